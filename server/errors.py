@@ -1,0 +1,117 @@
+"""The one exception that becomes an HTTP error. Raised deep, rendered in one place.
+
+Shapes and codes follow OpenAI's: {"error": {"message", "type", "param", "code"}}.
+"""
+
+import math
+from typing import Any
+
+
+class ApiError(Exception):
+    """An answer other than success.
+
+    status is the HTTP status; type, param and code are OpenAI's error fields. retry_after is in
+    seconds and becomes the Retry-After header; None sends none, and tells SDKs not to retry when
+    the same request would only fail again.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
+        self.extra_headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body, all four keys always present."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to the error, for SDKs that retry by themselves."""
+        headers = dict(self.extra_headers)
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
+        elif self.status >= 500 or self.status in (408, 409, 429):
+            # openai-python retries these twice by default; without this it would repeat a
+            # request that fails the same way again.
+            headers["x-should-retry"] = "false"
+        return headers
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """400: the client sent something that is not allowed."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def model_not_found(asked: str, served: str) -> ApiError:
+    """404 for a model that is not the one being served."""
+    return ApiError(
+        404,
+        f"The model {asked!r} does not exist; this server serves {served!r}.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def context_exceeded(prompt_tokens: int, context: int) -> ApiError:
+    """400 for a prompt that leaves no room; worded so that LangChain and litellm recognise it."""
+    return ApiError(
+        400,
+        f"This model's maximum context length is {context} tokens, and the prompt must leave room "
+        f"for at least one more. However, your prompt has {prompt_tokens} tokens. "
+        f"(context_length_exceeded; prompt is too long: {prompt_tokens} tokens > "
+        f"{context - 1} maximum)",
+        param="messages",
+        code="context_length_exceeded",
+    )
+
+
+def queue_full(waiting: int, running: int, retry_after: float) -> ApiError:
+    """429: every slot and every place in the line is taken."""
+    return ApiError(
+        429,
+        f"The server is full: {running} requests running and {waiting} waiting. Try again later.",
+        type="rate_limit_error",
+        code="rate_limit_exceeded",
+        retry_after=retry_after,
+    )
+
+
+def unavailable(message: str, code: str, retry_after: float = 5) -> ApiError:
+    """503: loading, draining, restarting."""
+    return ApiError(503, message, type="server_error", code=code, retry_after=retry_after)
+
+
+def timed_out(seconds: float) -> ApiError:
+    """504: the request took longer than REQ_TIMEOUT; the ranks have stopped working on it."""
+    return ApiError(
+        504,
+        f"The request did not finish within {seconds:g} s (REQ_TIMEOUT).",
+        type="server_error",
+        code="request_timeout",
+    )
+
+
+def engine_failed(message: str) -> ApiError:
+    """500: this request failed inside the engine; others go on."""
+    return ApiError(500, message, type="server_error", code="engine_error")

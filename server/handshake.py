@@ -1,0 +1,95 @@
+"""Before any work, all ranks introduce themselves and compare what must be the same.
+
+Called once on the main thread of every rank. Every rank sees every introduction, so all of them
+come to the same verdict and leave together.
+"""
+
+import json
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from server.link import Link
+from server.model_files import fingerprint, fingerprint_files
+from server.settings import Settings
+from server.status import Member
+
+PACKAGES = ("mlx", "mlx-lm", "transformers")
+
+
+class Mismatch(Exception):
+    """Ranks differ in something that must be the same. Restarting would not help."""
+
+
+def expected_ranks(env: Mapping[str, str]) -> int:
+    """How many ranks the launcher's files promise; 1 when there are none.
+
+    mx.distributed.init() silently makes a world of one when a backend cannot start.
+    """
+    for name in ("MLX_IBV_DEVICES", "JACCL_IBV_DEVICES", "MLX_HOSTFILE"):
+        path = env.get(name)
+        if not path:
+            continue
+        try:
+            text = Path(path).read_text().strip()
+            return max(1, len(json.loads(text))) if text else 1
+        except (OSError, ValueError) as error:
+            raise Mismatch(f"{name}={path!r} cannot be read: {error}") from None
+    return 1
+
+
+def introduce(settings: Settings, link: Link) -> dict[str, Any]:
+    """This rank's introduction: who it is, and under "same" what all ranks must share."""
+    return {
+        "rank": link.rank,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "model_dir": str(settings.model_dir),
+        "same": {
+            "ranks": link.size,
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+            "server code": _code_fingerprint(),
+            "PARALLEL": settings.parallel,
+            "MAX_BATCH": settings.max_batch,
+            "PREFILL_STEP": settings.prefill_step,
+            **{
+                f"model file {name}": value
+                for name, value in fingerprint_files(settings.model_dir).items()
+            },
+        },
+    }
+
+
+def shake_hands(mine: dict[str, Any], link: Link) -> tuple[Member, ...]:
+    """Gathers all introductions. Raises Mismatch, naming the rank and both values."""
+    gathered = [json.loads(data) for data in link.gather_bytes(json.dumps(mine).encode())]
+    compare(gathered)
+    return tuple(Member(g["rank"], g["host"], g["pid"], g["model_dir"]) for g in gathered)
+
+
+def compare(gathered: list[dict[str, Any]]) -> None:
+    """Raises Mismatch for the differences to rank 0, the first few of them."""
+    first = gathered[0]["same"]
+    differences = []
+    for other in gathered[1:]:
+        theirs = other["same"]
+        for name in sorted({*first, *theirs}):
+            if first.get(name) != theirs.get(name):
+                differences.append(
+                    f"rank {other['rank']} ({other['host']}) has {name} = "
+                    f"{theirs.get(name, 'missing')}, rank 0 ({gathered[0]['host']}) has "
+                    f"{first.get(name, 'missing')}"
+                )
+    if differences:
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise Mismatch("the ranks differ: " + "; ".join(differences[:5]) + more)
+
+
+def _code_fingerprint() -> str:
+    folder = Path(__file__).parent
+    return fingerprint([(p.name, p.read_text("utf-8")) for p in sorted(folder.glob("*.py"))])

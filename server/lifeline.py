@@ -1,0 +1,41 @@
+"""How a rank notices that its launcher is gone: a lease on standard input.
+
+Our launcher writes a newline to every rank every few seconds, through ssh or a pipe alike. A rank
+that has had one and then hears nothing for LEASE_S, or reads the end of the stream, has lost its
+launcher and leaves, so that no orphan keeps the port and the memory. Without a first newline
+(started by hand, or by the plain mlx.launch) there is no lease.
+"""
+
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable
+
+LEASE_S = 30.0
+
+
+def watch_lifeline(on_lost: Callable[[str], None], fd: int | None = None) -> threading.Thread:
+    """Starts the thread. on_lost(reason) is called at most once, on that thread."""
+    stdin = sys.stdin.fileno() if fd is None and sys.stdin is not None else fd
+
+    def watch() -> None:
+        leased = False
+        while stdin is not None:
+            ready, _, _ = select.select([stdin], [], [], LEASE_S if leased else None)
+            if not ready:
+                on_lost(f"nothing heard from the launcher for {LEASE_S:.0f} s")
+                return
+            try:
+                data = os.read(stdin, 4096)
+            except OSError:
+                data = b""
+            if not data:
+                if leased:
+                    on_lost("the launcher is gone")
+                return
+            leased = True
+
+    thread = threading.Thread(target=watch, name="lifeline", daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,54 @@
+"""The lockstep loop: the same turns, in the same order, on the main thread of every rank.
+
+A turn is: step the engine, deliver its tokens, learn rank 0's header (from the step's own
+collective, or by meeting for it), carry out the messages that the header announces. Everything
+that steers the loop is shared data, so that no two ranks can take different branches.
+"""
+
+import logging
+from collections.abc import Callable
+
+from server.director import Director, Spectator
+from server.engine import Engine
+from server.mailbox import Mailbox
+from server.messages import Cancel, Message, Shutdown, Submit
+
+log = logging.getLogger(__name__)
+
+
+def run_lockstep(
+    engine: Engine,
+    mailbox: Mailbox,
+    director: Director | Spectator,
+    progress: Callable[[str], None],
+) -> str:
+    """Turns until a Shutdown message; returns its reason.
+
+    progress is called with the name of what comes next, before each thing that can block: the
+    watchdog's food.
+    """
+    while True:
+        header = None
+        if engine.busy:
+            progress("engine step")
+            events, header = engine.step()
+            director.deliver(events)
+        if header is None:
+            progress("meeting")
+            header = mailbox.meet()
+        progress("messages")
+        for message in mailbox.receive(header):
+            if isinstance(message, Shutdown):
+                return message.reason
+            _carry_out(engine, message)
+        if header.nap_ms and not engine.busy:
+            progress("nap")
+            director.nap(header.nap_ms)
+
+
+def _carry_out(engine: Engine, message: Message) -> None:
+    match message:
+        case Submit():
+            engine.submit(message)
+        case Cancel(uid):
+            engine.cancel(uid)

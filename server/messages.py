@@ -1,0 +1,74 @@
+"""What rank 0 tells every rank, as frozen dataclasses and as bytes. No pickle.
+
+Layout of the bytes: a little-endian uint32 with the length of the JSON text, the JSON text (a
+list of messages, prompts replaced by their lengths), then all prompts' token ids as int32.
+"""
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Start on a prompt. uid names it from now on; max_tokens counts generated tokens."""
+
+    uid: int
+    prompt: Sequence[int]
+    max_tokens: int
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Drop a request wherever it is. Unknown uids are ignored: it may just have finished."""
+
+    uid: int
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """Leave the loop, all ranks together."""
+
+    reason: str
+
+
+Message = Submit | Cancel | Shutdown
+_KINDS = {kind.__name__: kind for kind in (Submit, Cancel, Shutdown)}
+
+
+def encode(messages: Sequence[Message]) -> bytes:
+    """Bytes for all ranks."""
+    records, prompts = [], []
+    for message in messages:
+        record = {"kind": type(message).__name__}
+        for name, value in asdict(message).items():
+            if name == "prompt":
+                prompts.append(np.asarray(value, dtype="<i4"))
+                value = len(value)
+            record[name] = value
+        records.append(record)
+    text = json.dumps(records, separators=(",", ":")).encode()
+    ids = np.concatenate(prompts).tobytes() if prompts else b""
+    return struct.pack("<I", len(text)) + text + ids
+
+
+def decode(data: bytes) -> list[Message]:
+    """The messages back. Raises ValueError for bytes that are not ours."""
+    (length,) = struct.unpack_from("<I", data)
+    records = json.loads(data[4 : 4 + length])
+    ids = np.frombuffer(data, dtype="<i4", offset=4 + length)
+    messages: list[Message] = []
+    for record in records:
+        kind = _KINDS[record.pop("kind")]
+        if "prompt" in record:
+            n = record["prompt"]
+            record["prompt"] = ids[:n].tolist()
+            ids = ids[n:]
+        messages.append(kind(**record))
+    if len(ids):
+        raise ValueError(f"{len(ids)} token ids too many in a message")
+    return messages

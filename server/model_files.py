@@ -1,0 +1,41 @@
+"""What a model folder is, in a few hashes: to compare ranks, and to name the model in answers.
+
+Small files (config, tokenizer, index) count by content; weight shards by size and safetensors
+header, because hashing hundreds of gigabytes would take longer than loading them. Imports no mlx.
+"""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
+
+
+def fingerprint_files(model_dir: Path) -> dict[str, str]:
+    """File name to a short description of its content. Raises OSError."""
+    files = {}
+    for pattern in SMALL:
+        for path in model_dir.glob(pattern):
+            files[path.name] = _digest(path.read_bytes())
+    for path in model_dir.glob("*.safetensors"):
+        files[path.name] = f"{path.stat().st_size} bytes, header {_digest(_header(path))}"
+    return dict(sorted(files.items()))
+
+
+def fingerprint(*parts: Any) -> str:
+    """One short hash of any JSON-able parts."""
+    return _digest(json.dumps(parts, sort_keys=True).encode())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _header(path: Path) -> bytes:
+    """The JSON header of a safetensors file: names, types, shapes and offsets."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        return file.read(min(length, 2**27))

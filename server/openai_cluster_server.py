@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""The entry that mlx.launch runs on every rank: one OpenAI-compatible endpoint on rank 0.
+
+usage: openai_cluster_server.py [--run-dir DIR] [--run-id ID]
+
+Settings come from the environment: MODEL_DIR (required), MODEL_ID, PARALLEL, HTTP_HOST,
+HTTP_PORT, QUEUE_MAX, MAX_BATCH, DEFAULT_MAX_TOKENS, REQ_TIMEOUT, ... (see server/settings.py).
+scripts/run_openai_cluster_server.sh starts it; by hand, on two local ranks:
+
+    MODEL_DIR=models/X mlx.launch -n 2 --backend ring -- server/openai_cluster_server.py
+
+Rank 0 opens its port before anything else, so that /health can say "loading". Exit codes are in
+server/exit_codes.py.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from server.exit_codes import CONFIG, INTERNAL, OK, PEER_LOST  # noqa: E402
+from server.http_server import Server  # noqa: E402
+from server.lifeline import watch_lifeline  # noqa: E402
+from server.pidfile import remove_pidfile, write_pidfile  # noqa: E402
+from server.routes import App  # noqa: E402
+from server.settings import SettingError, Settings, read_settings  # noqa: E402
+from server.shutdown import (  # noqa: E402
+    RankZero,
+    Worker,
+    block_signals,
+    end,
+    handle_signals,
+)
+from server.status import Status  # noqa: E402
+from server.tickets import Line  # noqa: E402
+from server.watchdog import Watchdog  # noqa: E402
+
+log = logging.getLogger("server")
+
+
+def main() -> None:
+    """Sets up what watches over the rank, then lives its life. Never returns."""
+    arguments = _parse_arguments()
+    rank = int(os.environ.get("MLX_RANK") or 0)
+    _log_as(rank)
+    block_signals()
+    try:
+        settings = read_settings(os.environ)
+    except SettingError as error:
+        log.error("ending with code %d: %s", CONFIG, error)
+        end(CONFIG)
+    _log_as(rank, settings.log_level)
+    pidfile = (
+        write_pidfile(arguments.run_dir, rank, arguments.run_id) if arguments.run_dir else None
+    )
+
+    status = Status(settings.model_id, arguments.run_id, settings.restarts, settings.last_failure)
+    line = Line(settings.max_batch, settings.queue_max)
+    if rank == 0:
+        leaver = RankZero(line, status, settings.drain_timeout)
+    else:
+        leaver = Worker(settings.drain_timeout)
+
+    def leave(code: int, reason: str) -> None:
+        status.phase, status.detail = "failed", reason
+        log.error("ending with code %d: %s", code, reason)
+        leaver.last_words(f"The server is restarting: {reason}.")
+        remove_pidfile(pidfile)
+        end(code)
+
+    handle_signals(leaver, on_end=lambda: remove_pidfile(pidfile))
+    watch_lifeline(lambda reason: leave(PEER_LOST, reason))
+    watchdog = Watchdog(settings.load_timeout, on_stall=leaver.last_words)
+    watchdog.start()
+    app = App(settings, status, line)
+    if rank == 0:
+        _open_door(settings, app, leave)
+    try:
+        reason = _live(settings, status, line, app, leaver, watchdog)
+    except Exception as error:
+        leave(*_explain(error))
+    log.info("left the loop: %s", reason)
+    remove_pidfile(pidfile)
+    end(OK)
+
+
+def _live(settings, status, line, app, leaver, watchdog) -> str:
+    # mlx and mlx-lm take seconds to import; the port is open by now.
+    from server import rank
+
+    watchdog.progress("joining the other ranks")
+    link = rank.join(dict(os.environ))
+    shard, system_fingerprint = rank.prepare(settings, link, status, watchdog.progress)
+    watchdog.set_limit(settings.stall_timeout)
+    if isinstance(leaver, RankZero):
+        return rank.lead(
+            settings, link, shard, line, app, status, leaver, watchdog, system_fingerprint
+        )
+    return rank.follow(settings, link, shard, leaver, watchdog)
+
+
+def _open_door(settings: Settings, app: App, leave) -> None:
+    try:
+        Server(settings.http_host, settings.http_port, app).start()
+    except OSError as error:
+        hint = "; something else listens there" if error.errno == errno.EADDRINUSE else ""
+        leave(
+            CONFIG,
+            f"HTTP_HOST={settings.http_host!r} HTTP_PORT={settings.http_port}: cannot listen: "
+            f"{error.strerror}{hint}",
+        )
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit code and reason for what ended the main thread."""
+    from server.handshake import Mismatch
+    from server.loading import Unloadable
+
+    if isinstance(error, Mismatch | Unloadable | SettingError):
+        return CONFIG, str(error)
+    log.error("unexpected error", exc_info=error)
+    if "connection to a peer was lost" in str(error) or "[jaccl]" in str(error):
+        return PEER_LOST, f"lost a peer: {error}"
+    return INTERNAL, f"{type(error).__name__}: {error}"
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run-dir", type=Path, help="where to write this rank's pid file")
+    parser.add_argument("--run-id", default="", help="names the run; scripts check pids by it")
+    return parser.parse_args()
+
+
+def _log_as(rank: int, level: str = "INFO") -> None:
+    """Whole lines, each with the rank: the launcher mixes the ranks' output."""
+    logging.basicConfig(
+        level=level,
+        format=f"%(asctime)s [rank {rank}] %(levelname)s %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

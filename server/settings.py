@@ -1,0 +1,134 @@
+"""Settings of the server: read once from the environment at the entry, then passed down.
+
+Every rank reads the same variables, but only the engine's limits matter on workers. No other
+module reads the environment. A wrong value raises SettingError, which names the setting, the
+value and what is allowed; the entry turns that into exit code 78.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class SettingError(ValueError):
+    """A setting has a value that is not allowed. The message names all three."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator asked for. Times are in seconds, sizes in the unit of the name."""
+
+    model_dir: Path
+    model_id: str
+    parallel: str  # "tensor" | "pipeline"
+    http_host: str
+    http_port: int
+    queue_max: int  # requests waiting beyond the running ones
+    max_batch: int  # requests decoded together
+    default_max_tokens: int
+    req_timeout: float
+    drain_timeout: float
+    stall_timeout: float
+    load_timeout: float
+    prefill_step: int  # tokens a prompt advances between two decode steps
+    context_max: int | None  # tokens; None: what the model's config says
+    api_keys: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+    log_level: str
+    restarts: int  # told by the supervisor, shown in /health
+    last_failure: str
+
+
+def read_settings(env: Mapping[str, str]) -> Settings:
+    """Builds Settings from environment variables; unset or empty means the default.
+
+    Raises SettingError for a value that is not allowed.
+    """
+    model_dir = _directory(env, "MODEL_DIR")
+    return Settings(
+        model_dir=model_dir,
+        model_id=_text(env, "MODEL_ID") or model_dir.name,
+        parallel=_choice(env, "PARALLEL", ("tensor", "pipeline")),
+        http_host=_text(env, "HTTP_HOST") or "127.0.0.1",
+        http_port=_integer(env, "HTTP_PORT", 8080, 1, 65535),
+        queue_max=_integer(env, "QUEUE_MAX", 8, 0, 100_000),
+        max_batch=_integer(env, "MAX_BATCH", 8, 1, 1024),
+        default_max_tokens=_integer(env, "DEFAULT_MAX_TOKENS", 2048, 1, 10_000_000),
+        req_timeout=_seconds(env, "REQ_TIMEOUT", 600),
+        drain_timeout=_seconds(env, "DRAIN_TIMEOUT", 30, least=0),
+        stall_timeout=_seconds(env, "STALL_TIMEOUT", 60),
+        load_timeout=_seconds(env, "LOAD_TIMEOUT", 900),
+        prefill_step=_integer(env, "PREFILL_STEP", 512, 16, 65_536),
+        context_max=_integer(env, "CONTEXT_MAX", 0, 0, 100_000_000) or None,
+        api_keys=_api_keys(env),
+        allowed_origins=tuple(_text(env, "ALLOWED_ORIGINS").replace(",", " ").split()),
+        log_level=_choice(env, "LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
+        restarts=_integer(env, "SUPERVISOR_RESTARTS", 0, 0, 10**9),
+        last_failure=_text(env, "SUPERVISOR_LAST_FAILURE"),
+    )
+
+
+def _text(env: Mapping[str, str], name: str) -> str:
+    return env.get(name, "").strip()
+
+
+def _integer(env: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = _text(env, name)
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise SettingError(f"{name}={text!r}: must be a whole number from {least} to {most}")
+    return value
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float, least: float = 0.1) -> float:
+    text = _text(env, name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not least <= value <= 31_536_000:  # also refuses nan
+        raise SettingError(f"{name}={text!r}: must be seconds from {least:g} to 31536000")
+    return value
+
+
+def _choice(env: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+    text = _text(env, name)
+    if not text:
+        return allowed[0]
+    if text not in allowed:
+        raise SettingError(f"{name}={text!r}: must be one of {', '.join(allowed)}")
+    return text
+
+
+def _directory(env: Mapping[str, str], name: str) -> Path:
+    text = _text(env, name)
+    if not text:
+        raise SettingError(f"{name} is not set: must be the folder of an MLX model")
+    path = Path(text).expanduser().resolve()
+    if not path.is_dir():
+        raise SettingError(f"{name}={text!r}: must be the folder of an MLX model; no such folder")
+    return path
+
+
+def _api_keys(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Keys from API_KEY (separated by commas) and API_KEY_FILE (one a line)."""
+    keys = [key.strip() for key in _text(env, "API_KEY").split(",")]
+    file = _text(env, "API_KEY_FILE")
+    if file:
+        try:
+            keys += [line.strip() for line in Path(file).read_text("utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(
+                f"API_KEY_FILE={file!r}: must be a readable text file with one key a line: {error}"
+            ) from None
+        if not any(keys):
+            # An empty file must not silently open the door.
+            raise SettingError(f"API_KEY_FILE={file!r}: holds no key; must have one a line")
+    return tuple(key for key in keys if key)

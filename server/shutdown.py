@@ -1,0 +1,119 @@
+"""Signals: the first SIGTERM or SIGINT drains, the second ends at once; SIGHUP ends at once.
+
+Python runs signal handlers on the main thread, which may sit in a collective for ever. So the
+signals are blocked in every thread and one thread waits for them; it can end the process whatever
+the main thread does.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from server.errors import unavailable
+from server.exit_codes import OK, PEER_LOST, STALLED
+from server.status import Status
+from server.tickets import Line
+
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+POLL_S = 0.05
+LEAVE_S = 10.0  # for the ranks to leave the loop together, once drained
+FLUSH_S = 1.0  # for HTTP threads to send their last words
+
+log = logging.getLogger(__name__)
+
+
+class Leaver(Protocol):
+    """What a rank does when told to end."""
+
+    def drain(self) -> None: ...
+
+    def last_words(self, reason: str) -> None: ...
+
+
+class RankZero:
+    """Finishes what it holds, then lets all ranks leave together through stop(reason)."""
+
+    def __init__(self, line: Line, status: Status, drain_timeout: float) -> None:
+        self._line = line
+        self._status = status
+        self._timeout = drain_timeout
+        self.stop: Callable[[str], None] | None = None  # set when the loop runs
+
+    def drain(self) -> None:
+        serving, self._status.phase = self._status.phase == "ok", "draining"
+        if not serving or self.stop is None:
+            log.info("ending: asked to, before the model was ready")
+            end(OK)
+        self._line.close(unavailable("The server is draining.", "draining"))
+        log.info("draining: %d requests, up to %g s", self._line.held(), self._timeout)
+        deadline = time.monotonic() + self._timeout
+        while self._line.held() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        self.last_words("The server is shutting down.")
+        self.stop("drained")
+        time.sleep(LEAVE_S)
+        log.error("a rank did not leave the loop within %g s", LEAVE_S)
+        end(STALLED)
+
+    def last_words(self, reason: str) -> None:
+        """Answers everything held with 503, and gives the HTTP threads time to send it."""
+        if self._line.held():
+            self._line.fail_all(unavailable(reason, "shutting_down"))
+            time.sleep(FLUSH_S)
+
+
+class Worker:
+    """Waits for rank 0's Shutdown; leaves by itself when that does not come."""
+
+    def __init__(self, drain_timeout: float) -> None:
+        self._patience = drain_timeout + LEAVE_S + FLUSH_S
+        self.serving = False
+
+    def drain(self) -> None:
+        if self.serving:
+            log.info("asked to end; waiting for rank 0, up to %g s", self._patience)
+            time.sleep(self._patience)
+        end(OK)
+
+    def last_words(self, reason: str) -> None:
+        pass
+
+
+def block_signals() -> None:
+    """Called on the main thread before any other thread starts: they inherit the mask."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def handle_signals(leaver: Leaver, on_end: Callable[[], None]) -> None:
+    """Starts the thread that waits for signals. on_end() runs just before the process ends."""
+
+    def wait() -> None:
+        draining = False
+        while True:
+            number = signal.sigwait(SIGNALS)
+            name = signal.Signals(number).name
+            if number == signal.SIGHUP:
+                log.error("ending with code %d: %s, the launcher is gone", PEER_LOST, name)
+                leaver.last_words("The server lost its launcher.")
+                on_end()
+                end(PEER_LOST)
+            if draining:
+                log.warning("ending at once: second signal (%s)", name)
+                leaver.last_words("The server is shutting down.")
+                on_end()
+                end(OK)
+            draining = True
+            # On its own thread, so that a second signal is heard meanwhile.
+            threading.Thread(target=leaver.drain, name="drain", daemon=True).start()
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+
+
+def end(code: int) -> None:
+    """Ends the process now, even while the main thread sits in native code."""
+    logging.shutdown()
+    os._exit(code)

@@ -1,0 +1,63 @@
+"""The watchdog of a rank: ends the process when its main thread makes no progress.
+
+A dead peer, a stopped peer and a wedged GPU look the same from here: a collective or an eval that
+never returns, and no error. One thread on every rank compares a counter that the main thread
+moves; no progress for the limit, and it prints every thread's stack, lets rank 0 answer what it
+holds, and ends the process with its own exit code. The supervisor does the rest.
+"""
+
+import faulthandler
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from server.exit_codes import STALLED
+
+log = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """limit: seconds without progress. on_stall(reason) runs before the process ends."""
+
+    def __init__(self, limit: float, on_stall: Callable[[str], None]) -> None:
+        self._limit = limit
+        self._on_stall = on_stall
+        self._count = 0
+        self._stage = "start"
+
+    def progress(self, stage: str) -> None:
+        """Called by the main thread before whatever may block. Costs next to nothing."""
+        self._stage = stage
+        self._count += 1
+
+    def set_limit(self, limit: float) -> None:
+        """Loading may take longer than serving."""
+        self.progress(self._stage)
+        self._limit = limit
+
+    def start(self) -> None:
+        """Watches until the process ends."""
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def _watch(self) -> None:
+        seen, since = self._count, time.monotonic()
+        while True:
+            time.sleep(min(1.0, self._limit / 4))
+            now = time.monotonic()
+            if self._count != seen:
+                seen, since = self._count, now
+            elif now - since > self._limit:
+                self._bite(now - since)
+
+    def _bite(self, seconds: float) -> None:
+        reason = f"no progress for {seconds:.0f} s at: {self._stage}"
+        try:
+            log.error("%s; stacks of all threads follow", reason)
+            faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+            self._on_stall(reason)
+            log.error("ending with code %d: %s", STALLED, reason)
+        finally:
+            os._exit(STALLED)

@@ -1,0 +1,65 @@
+"""Shared fixtures. Real parts only: the demo model and ranks under the launcher are real."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+for folder in (ROOT, ROOT / "scripts" / "lib"):
+    sys.path.insert(0, str(folder))
+
+from tests.cluster import Cluster  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def demo_model_dir() -> Path:
+    """The converted demo model; made on first use, which downloads it."""
+    import subprocess
+
+    made = subprocess.run(
+        [sys.executable, ROOT / "scripts/lib/demo_model.py", ROOT / "models"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return Path(made.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """start(ranks, model_dir, **settings) -> Cluster; everything is ended afterwards."""
+    started: list[Cluster] = []
+
+    def start(ranks: int, model_dir: Path, **settings: object) -> Cluster:
+        one = Cluster(ranks, model_dir, tmp_path / f"run{len(started)}", settings)
+        started.append(one)
+        one.wait_ready()
+        return one
+
+    yield start
+    for one in started:
+        one.end()
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(demo_model_dir, tmp_path_factory):
+    """ranks -> a running demo cluster, kept for the session, for tests that leave it whole."""
+    running: dict[int, Cluster] = {}
+
+    def get(ranks: int) -> Cluster:
+        if ranks not in running:
+            one = Cluster(ranks, demo_model_dir, tmp_path_factory.mktemp(f"ranks{ranks}"), {})
+            running[ranks] = one
+            one.wait_ready()
+        return running[ranks]
+
+    yield get
+    for one in running.values():
+        one.end()
+
+
+def pytest_configure(config):
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
