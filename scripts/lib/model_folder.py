@@ -1,0 +1,89 @@
+"""Is a model folder whole: configuration, tokenizer, and every weight file to its last byte?
+
+Called before launch (check_model.py, demo_model.py) and by the server. It reads names,
+sizes and headers, never weights, and imports nothing but the standard library, so it
+takes milliseconds whatever the size of the model.
+"""
+
+import json
+from pathlib import Path
+
+INDEX_FILE = "model.safetensors.index.json"
+# Any one of these sets is a tokenizer that transformers can read.
+TOKENIZER_SETS = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("vocab.json", "merges.txt"),
+    ("tiktoken.model",),
+)
+HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
+
+
+def folder_problems(folder: Path) -> list[str]:
+    """What is missing or damaged in `folder`, a sentence each; empty when it is whole."""
+    if not folder.is_dir():
+        return [f"{folder} is not a directory"]
+    problems = []
+    try:
+        read_json(folder / "config.json")
+    except ValueError as error:
+        problems.append(str(error))
+    if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_SETS):
+        problems.append(f"{folder} has no tokenizer (tokenizer.json or tokenizer.model)")
+    return problems + weight_problems(folder)
+
+
+def weight_problems(folder: Path) -> list[str]:
+    """What is missing or damaged among the weight files of `folder`."""
+    # The pattern that mlx-lm loads: a file of another name would be passed over in silence.
+    names = {path.name for path in folder.glob("model*.safetensors")}
+    if not names:
+        return [f"{folder} has no weights (model*.safetensors)"]
+    if (folder / INDEX_FILE).exists():
+        try:
+            weight_map = read_json(folder / INDEX_FILE).get("weight_map")
+        except ValueError as error:
+            return [str(error)]
+        if not isinstance(weight_map, dict):
+            return [f"{folder / INDEX_FILE} has no weight_map"]
+        names |= {str(name) for name in weight_map.values()}
+    problems = (safetensors_problem(folder / name) for name in sorted(names))
+    return [problem for problem in problems if problem]
+
+
+def safetensors_problem(path: Path) -> str | None:
+    """Why the safetensors file `path` cannot be read to its end, or None.
+
+    The header tells how long the file must be, so a copy that broke off is noticed here.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header_size = int.from_bytes(file.read(8), "little")
+            if not 2 <= header_size <= min(HEADER_LIMIT, size - 8):
+                return f"{path} is not a safetensors file, or broke off"
+            header = json.loads(file.read(header_size))
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{path} is not a safetensors file"
+    wanted = 8 + header_size + max(ends, default=0)
+    return None if size == wanted else f"{path} has {size} bytes of {wanted}"
+
+
+def read_json(path: Path) -> dict:
+    """The object in the JSON file `path`. Raises ValueError with a sentence for the user."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold a JSON object")
+    return content
