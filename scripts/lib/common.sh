@@ -1,0 +1,222 @@
+# shellcheck shell=bash
+# Small functions that every script shares. Sourced, never run; it does nothing by itself.
+#
+# Results go to stdout, all that is said to people to stderr. Exit codes: 0 done, 1 a host or a
+# check failed, 2 usage, 3 a tool or a file is missing. bash 3.2 and 5.
+
+unset CDPATH # with it set, cd prints where it went into $(cd ... && pwd)
+# shellcheck disable=SC2034  # used by the scripts
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+VENV=$ROOT/.venv
+PROGRAM=${0##*/}
+DRY_RUN=${DRY_RUN-} # --dry-run sets it to 1
+
+log() {
+  printf '%s: %s\n' "$PROGRAM" "$*" >&2
+}
+
+# tell MESSAGE...: of what is about to be done, so not with --dry-run.
+tell() {
+  [ -n "$DRY_RUN" ] || log "$@"
+}
+
+warn() {
+  log "warning: $*"
+}
+
+# die CODE MESSAGE...
+die() {
+  local code=$1
+  shift
+  log "$*"
+  exit "$code"
+}
+
+# The help of a script is its header comment.
+usage() {
+  awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$0"
+}
+
+# need TOOL HINT: the tool is on PATH, else exit 3.
+need() {
+  command -v "$1" >/dev/null 2>&1 || die 3 "$1 is not installed: $2"
+}
+
+# show COMMAND...: the command as it could be pasted, after a plus sign.
+show() {
+  printf '+'
+  printf ' %q' "$@"
+  printf '\n'
+}
+
+# run COMMAND...: runs it, its output being progress; with --dry-run prints it instead.
+run() {
+  if [ -n "$DRY_RUN" ]; then
+    show "$@"
+  else
+    "$@" >&2
+  fi
+}
+
+# quote WORD...: the words as one line of shell, for a command that ssh hands to a remote shell.
+quote() {
+  local line
+  line=$(printf ' %q' "$@")
+  printf '%s' "${line# }"
+}
+
+# matches VALUE EXTENDED-REGEX: the whole value does.
+matches() {
+  local pattern="^($2)\$"
+  [[ $1 =~ $pattern ]]
+}
+
+# absolute_path PATH: the same, from the root. It need not exist.
+absolute_path() {
+  case $1 in
+    /*) printf '%s\n' "$1" ;;
+    *) printf '%s\n' "$PWD/${1#./}" ;;
+  esac
+}
+
+# with_deadline SECONDS COMMAND...: the command's exit code, or 124 when it had to be ended.
+# macOS has no timeout(1). COMMAND is a program, not a function: its own process is ended.
+with_deadline() {
+  local tenths=$(($1 * 10)) pid status=0
+  shift
+  "$@" &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    if [ "$tenths" -le 0 ]; then
+      kill -TERM "$pid" 2>/dev/null || true
+      sleep 1
+      kill -KILL "$pid" 2>/dev/null || true
+      wait "$pid" 2>/dev/null || true
+      return 124
+    fi
+    sleep 0.1
+    tenths=$((tenths - 1))
+  done
+  wait "$pid" || status=$?
+  return "$status"
+}
+
+# host_command HOST COMMAND: sets HOST_COMMAND to what runs this line of shell there. Only the
+# literal 127.0.0.1 is this machine, as it is for mlx.launch.
+host_command() {
+  if [ "$1" = 127.0.0.1 ]; then
+    HOST_COMMAND=(bash -c "$2")
+  else
+    # Never ask, and never wait for a host that is down or goes down meanwhile.
+    HOST_COMMAND=(ssh -n -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5 "$1" "$2")
+  fi
+}
+
+# on_host HOST COMMAND: runs it there. 255: the host could not be reached.
+on_host() {
+  host_command "$1" "$2"
+  "${HOST_COMMAND[@]}" </dev/null
+}
+
+# ours PIDFILE: the process recorded there (line 1 pid, line 2 run id) lives and is the one that
+# wrote it. Leaves both in OURS_PID and OURS_RUN.
+ours() {
+  OURS_PID='' OURS_RUN=''
+  [ -f "$1" ] || return 1
+  { IFS= read -r OURS_PID && IFS= read -r OURS_RUN; } <"$1" || [ -n "$OURS_RUN" ] || return 1
+  matches "$OURS_PID" '[1-9][0-9]*' && matches "$OURS_RUN" '[A-Za-z0-9._-]+' || return 1
+  is_run "$OURS_PID" "$OURS_RUN"
+}
+
+# is_run PID RUN_ID: a pid alone may by now be somebody else's, so its command line must tell.
+is_run() {
+  case "$(ps -ww -p "$1" -o command= 2>/dev/null || true) " in
+    *"--run-id $2 "*) return 0 ;;
+  esac
+  return 1
+}
+
+# runs_code PYTHON: it starts and is one that the pinned packages exist for.
+runs_code() {
+  # mlx for macOS is built for arm64 alone; a python under Rosetta finds no wheel.
+  "$1" -c 'import platform, sys
+ok = sys.version_info >= (3, 11) and (sys.platform, platform.machine()) != ("darwin", "x86_64")
+sys.exit(not ok)' >/dev/null 2>&1
+}
+
+# find_python: prints a Python of at least 3.11, or fails.
+find_python() {
+  local name
+  # By name first, oldest first: the pinned packages are surely built for the oldest of them.
+  for name in python3.11 python3.12 python3.13 python3.14 python3; do
+    if runs_code "$name"; then
+      command -v "$name"
+      return 0
+    fi
+  done
+  return 1
+}
+
+no_python() {
+  die 3 "no Python 3.11 or later found: install one (macOS: brew install python@3.12," \
+    "Debian: apt-get install python3 python3-venv), or name one with PYTHON=/path/to/python"
+}
+
+# sha256 FILE: prints its digest.
+sha256() {
+  if command -v sha256sum >/dev/null 2>&1; then
+    sha256sum <"$1" | awk '{ print $1 }'
+  else
+    shasum -a 256 <"$1" | awk '{ print $1 }' # macOS
+  fi
+}
+
+# ensure_venv REQUIREMENTS...: $VENV exists and holds what these files pin.
+#
+# A stamp for each file, written when pip has finished, holds the file's digest; while it is
+# right nothing is started but one python, and no network is touched. An interrupted install
+# has no stamp, so the next start goes on where it stopped.
+ensure_venv() {
+  local file base stale='' arguments
+  arguments=()
+  for file in "$@"; do
+    arguments+=(-r "$file")
+    if [ "$(sha256 "$file")" != "$(cat "$(stamp_of "$file")" 2>/dev/null)" ]; then
+      stale=1
+    fi
+  done
+  if runs_code "$VENV/bin/python"; then
+    [ -n "$stale" ] || return 0
+  fi
+  if ! runs_code "$VENV/bin/python" || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+    base=$(find_python) || no_python
+    tell "making $VENV with $base"
+    run "$base" -m venv --clear "$VENV" ||
+      die 3 "$base could not make a virtual environment (Debian: apt-get install python3-venv)"
+  fi
+  tell "installing ${*##*/}, once; this takes a few minutes"
+  for file in "$@"; do
+    [ -n "$DRY_RUN" ] || rm -f "$(stamp_of "$file")"
+  done
+  run "$VENV/bin/python" -m pip install --disable-pip-version-check "${arguments[@]}" ||
+    die 1 "the installation failed; start again to go on with it"
+  [ -z "$DRY_RUN" ] || return 0
+  for file in "$@"; do
+    sha256 "$file" >"$(stamp_of "$file")"
+  done
+}
+
+stamp_of() {
+  printf '%s\n' "$VENV/.installed-${1##*/}.sha256"
+}
+
+# find_openblas: prints the path of Debian's OpenBLAS, or nothing. Linux only: the wheel for
+# macOS uses Accelerate, the one for Linux a BLAS fifty times slower than this.
+find_openblas() {
+  [ "$(uname -s)" = Linux ] || return 0
+  # A user's PATH on Debian lacks sbin. Reads to the end: closing the pipe early is an error.
+  PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | awk -v machine="$(uname -m)" '
+    BEGIN { wanted = machine == "x86_64" ? "x86-64" : "AArch64" }
+    $1 == "libopenblas.so.0" && index($0, wanted) && !path { path = $NF }
+    END { if (path) print path }'
+}

@@ -1,0 +1,316 @@
+#!/usr/bin/env python3
+"""Keep one server running: start its launcher, watch it, clean up, start it again.
+
+Usage: supervise.py --run-dir D --run-id ID --log FILE --health-url URL [--detach]
+                    [--no-restart] [--max-failures N] -- LAUNCHER COMMAND...
+
+The launcher runs in a session of its own; its stdin is a pipe that stays open as long as
+this process lives (its lease), and what it prints goes to the log file and to stdout.
+
+- The first SIGTERM, SIGINT or SIGHUP drains, each further one ends at once; both go to
+  the launcher and from there to the ranks. A launcher that does not end is killed.
+- An end that nobody asked for is a failure: its reason goes to the log, every host in
+  RUN_DIR/hosts is cleaned of our ranks, and after a pause of 1, 2, 4 to 30 s the launcher
+  is started again. restart_policy.py says when not: a first start that never got ready,
+  exit code 78, --no-restart, or N failures in a row (default 5).
+- The launcher learns the number of restarts and the last failure from
+  SUPERVISOR_RESTARTS and SUPERVISOR_LAST_FAILURE.
+- --detach: the same in the background, with output to the log only. Returns when the
+  server is ready (exit 0), or when its supervisor has given up (exit 1, with the reason
+  and the last lines of the rank that failed). Ctrl-C while waiting ends the server.
+
+RUN_DIR/supervisor.pid holds our pid and the run id; a lock beside it, which the system
+releases when we end in whatever way, keeps a second supervisor out.
+
+Exit codes: 0 ended as asked or as planned; 1 it failed, or something could not be ended;
+2 usage. Standard library only. One process, one loop; the only threads ask /health and
+feed a slow terminal.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from clean_hosts import end_ranks_everywhere, is_port_free  # noqa: E402
+from launch_ranks import CAUSE_PREFIX, STOP_SIGNALS, read_drain_timeout  # noqa: E402
+from rank_process import LineCutter  # noqa: E402
+from restart_policy import Ending, judge  # noqa: E402
+from run_log import RunLog  # noqa: E402
+from signal_pipe import SignalPipe  # noqa: E402
+from wait_ready import ReadyWatch, read_failure, wait_for  # noqa: E402
+
+from server.exit_codes import INTERNAL, OK, explain  # noqa: E402
+
+END_RANKS_GRACE_S = 5
+PORT_FREE_S = 30.0  # How long a restart waits for the last server's port.
+# The launcher kills its ranks 10 s after their time to drain, and gives up 15 s later.
+STUCK_AFTER_S = 30.0
+
+
+class Supervisor:
+    """One server from its first start to its end. `run` does everything."""
+
+    def __init__(self, args: argparse.Namespace, drain_timeout: float):
+        self._args = args
+        self._drain_timeout = drain_timeout
+        self._log = RunLog(args.log)
+        self._signals = SignalPipe((*STOP_SIGNALS, signal.SIGCHLD))
+        self._stops = 0  # How often we were asked to stop.
+        self._restarts = 0
+        self._last_failure = ""
+        self._cause = ""  # Of the end of the run in hand, in the launcher's words.
+
+    def run(self) -> int:
+        """Run until it is over for good; return the exit code."""
+        self._end_ranks()  # Of an earlier supervisor, if it was killed with its launcher.
+        failures = 0
+        while True:
+            ending = self._run_once()
+            if not ending.asked and ending.code != OK:
+                self._log.say(f"failed: {self._cause}")
+                self._last_failure = f"{self._cause}, at {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
+            clean = ending.code == OK or self._end_ranks()
+            verdict = judge(
+                ending,
+                failures,
+                may_restart=self._args.restart,
+                max_failures=self._args.max_failures,
+            )
+            failures = verdict.failures
+            if verdict.start_again:
+                self._log.say(f"{verdict.reason}: starting again in {verdict.pause_s:.0f} s")
+                self._restarts += 1
+                self._pause(verdict.pause_s)
+                self._wait_for_port()
+            if not verdict.start_again or self._asked():
+                break
+        exit_code = verdict.exit_code
+        if not verdict.start_again:
+            last = f"; the last: {self._cause}" if exit_code else ""
+            self._log.say(f"over: {verdict.reason}{last}")
+        else:
+            self._log.say("over: stopped as asked")
+        if not clean:
+            self._log.say("some ranks may be left; see above")
+        self._log.close()
+        return exit_code or (0 if clean else 1)
+
+    # -- one run of the launcher
+
+    def _run_once(self) -> Ending:
+        first_start = self._restarts == 0
+        self._cause = ""
+        if self._asked():
+            return Ending(OK, None, True, first_start)
+        try:
+            launcher = self._start_launcher()
+        except OSError as error:
+            self._cause = f"the launcher cannot be started: {error}"
+            return Ending(INTERNAL, None, False, first_start)
+        watch = ReadyWatch(self._args.health_url, self._args.run_id, self._signals.poke)
+        self._follow(launcher, watch)
+        watch.stop()
+        launcher.stdin.close()
+        self._cause = self._cause or f"the launcher ended with {explain(launcher.returncode)}"
+        served_s = None if watch.ready_at is None else time.monotonic() - watch.ready_at
+        return Ending(launcher.returncode, served_s, self._asked(), first_start)
+
+    def _start_launcher(self) -> subprocess.Popen:
+        env = dict(os.environ, MLX_LAUNCH_LEASE="1", SUPERVISOR_RESTARTS=str(self._restarts))
+        env["SUPERVISOR_LAST_FAILURE"] = self._last_failure
+        launcher = subprocess.Popen(
+            self._args.command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+        )
+        os.set_blocking(launcher.stdout.fileno(), False)
+        self._log.say(f"started launcher {launcher.pid} for run {self._args.run_id}")
+        return launcher
+
+    def _follow(self, launcher: subprocess.Popen, watch: ReadyWatch) -> None:
+        """Pass its output and our signals on until it has ended."""
+        cutter = LineCutter()
+        kill_at: float | None = None
+        told_ready = False
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._signals, selectors.EVENT_READ)
+            selector.register(launcher.stdout, selectors.EVENT_READ)
+            while launcher.poll() is None:
+                wait = None if kill_at is None else max(0.0, kill_at - time.monotonic())
+                for key, _ in selector.select(wait):
+                    if key.fileobj is launcher.stdout and not self._pass_on(launcher, cutter):
+                        selector.unregister(launcher.stdout)
+                for _ in range(self._take_stops()):
+                    patience = STUCK_AFTER_S + (self._drain_timeout if kill_at is None else 0.0)
+                    kill_at = min(kill_at or float("inf"), time.monotonic() + patience)
+                    launcher.send_signal(signal.SIGTERM)
+                if watch.ready_at is not None and not told_ready:
+                    told_ready = True
+                    self._log.say(f"ready: {self._args.health_url} answers")
+                if kill_at is not None and time.monotonic() >= kill_at:
+                    self._log.say("the launcher does not end: SIGKILL")
+                    launcher.kill()
+                    launcher.wait()
+            while self._pass_on(launcher, cutter):
+                pass
+            self._write(cutter.finish())
+            launcher.stdout.close()
+
+    def _pass_on(self, launcher: subprocess.Popen, cutter: LineCutter) -> bool:
+        """Pass one read's worth of output on; return False when there is none now."""
+        try:
+            data = os.read(launcher.stdout.fileno(), 65536)
+        except BlockingIOError:
+            return False
+        self._write(cutter.feed(data))
+        return bool(data)
+
+    def _write(self, lines: list[bytes]) -> None:
+        for line in lines:
+            if line.startswith(CAUSE_PREFIX.encode()):
+                self._cause = line.decode(errors="replace").removeprefix(CAUSE_PREFIX)
+        self._log.write(lines)
+
+    # -- signals to us, and waiting
+
+    def _take_stops(self) -> int:
+        """Return how many wishes to stop have come since the last call."""
+        count = sum(number in STOP_SIGNALS for number in self._signals.read())
+        for _ in range(count):
+            self._stops += 1
+            first = self._stops == 1
+            self._log.say("draining; again to end at once" if first else "ending at once")
+        return count
+
+    def _asked(self) -> bool:
+        self._take_stops()
+        return self._stops > 0
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, unless we are asked to stop."""
+        until = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._signals, selectors.EVENT_READ)
+            while not self._asked() and (left := until - time.monotonic()) > 0:
+                selector.select(left)
+
+    def _wait_for_port(self) -> None:
+        url = urlsplit(self._args.health_url)
+        give_up_at = time.monotonic() + PORT_FREE_S
+        while not self._asked() and not is_port_free(url.hostname, url.port or 80):
+            if time.monotonic() > give_up_at:
+                self._log.say(f"port {url.port} is still taken; trying all the same")
+                return
+            self._pause(0.5)
+
+    def _end_ranks(self) -> bool:
+        return end_ranks_everywhere(self._args.run_dir, END_RANKS_GRACE_S, self._log.say)
+
+
+def supervise(args: argparse.Namespace) -> int:
+    """Run a Supervisor, on record and alone in its RUN_DIR."""
+    record = args.run_dir / "supervisor.pid"
+    args.run_dir.mkdir(parents=True, exist_ok=True)
+    with open(args.run_dir / "supervisor.lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = record.read_text().split("\n")[0] if record.exists() else "unknown"
+            print(f"supervise: already running (pid {holder})", file=sys.stderr)
+            return 1
+        fresh = record.with_suffix(".new")
+        fresh.write_text(f"{os.getpid()}\n{args.run_id}\n")
+        fresh.replace(record)  # Whole or not at all: others read it at any time.
+        try:
+            return Supervisor(args, read_drain_timeout(os.environ)).run()
+        finally:
+            record.unlink(missing_ok=True)
+
+
+def detach(args: argparse.Namespace, argv: list[str]) -> int:
+    """Start a supervisor in the background; wait until its server is ready or it is over."""
+    split = argv.index("--")
+    options = [option for option in argv[:split] if option != "--detach"]
+    offset = args.log.stat().st_size if args.log.exists() else 0
+    with contextlib.ExitStack() as stack:
+        try:
+            args.log.parent.mkdir(parents=True, exist_ok=True)
+            errors = stack.enter_context(open(args.log, "ab"))
+        except OSError as error:
+            print(f"supervise: cannot write {args.log}: {error.strerror}", file=sys.stderr)
+            errors = subprocess.DEVNULL
+        supervisor = subprocess.Popen(
+            [sys.executable, __file__, *options, *argv[split:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        if wait_for(supervisor, args.health_url, args.run_id):
+            return 0
+    except KeyboardInterrupt:
+        print("supervise: not waiting any longer; ending the server", file=sys.stderr)
+        while supervisor.poll() is None:
+            supervisor.send_signal(signal.SIGTERM)  # Once more for each Ctrl-C.
+            with contextlib.suppress(KeyboardInterrupt):
+                supervisor.wait()
+        return 1
+    for line in read_failure(args.log, offset):
+        print(line, file=sys.stderr)
+    print(f"supervise: the server did not start; its log is {args.log}", file=sys.stderr)
+    return 1
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    first_line, _, text = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="supervise.py",
+        usage=argparse.SUPPRESS,
+        description=f"{first_line}\n\n{text}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--health-url", required=True)
+    parser.add_argument("--detach", action="store_true")
+    parser.add_argument("--no-restart", dest="restart", action="store_false")
+    parser.add_argument("--max-failures", type=int, default=5)
+    split = argv.index("--") if "--" in argv else len(argv)
+    args = parser.parse_args(argv[:split])
+    args.command = argv[split + 1 :]
+    if not args.command:
+        parser.error("no launcher command after --")
+    if args.max_failures < 1:
+        parser.error(f"--max-failures is {args.max_failures}; it must be at least 1")
+    return args
+
+
+def main() -> int:
+    args = parse(sys.argv[1:])
+    return detach(args, sys.argv[1:]) if args.detach else supervise(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

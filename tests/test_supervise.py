@@ -1,0 +1,575 @@
+"""The supervisor: what it starts again and what not, and that nothing is ever left. No model."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from clean_hosts import end_ranks_everywhere
+from restart_policy import HEALTHY_S, Ending, judge
+
+from tests.launch_helpers import (
+    LIB,
+    StubRanks,
+    command_of,
+    cpu_seconds,
+    loopback_sshd,
+    wait_until,
+)
+
+END_RANKS = str(LIB / "end_ranks.sh")
+
+
+class Server(StubRanks):
+    """Stub ranks under a supervisor."""
+
+    def supervise(self, *options: str, ranks=("--lease", "60"), tweak="", launcher=None, **popen):
+        """Start supervise.py; `tweak` is Python that changes its modules first."""
+        program = [str(LIB / "supervise.py")]
+        if tweak:
+            path = f"import sys; sys.path.insert(0, {str(LIB)!r}); "
+            program = ["-c", f"{path}import supervise, restart_policy\n{tweak}\n"
+                       "sys.exit(supervise.main())"]  # fmt: skip
+        command = [
+            sys.executable, *program,
+            "--run-dir", str(self.run_dir), "--run-id", self.run_id, "--log", str(self.log),
+            "--health-url", f"http://127.0.0.1:{self.port}/health", *options, "--",
+            *(launcher or self.launcher_command("--port", str(self.port), *ranks)),
+        ]  # fmt: skip
+        return self.start(command, **popen)
+
+    def wait_ready(self, restarts: int = 0) -> dict:
+        """Wait until 2 ranks are up after so many restarts, and the supervisor has noticed."""
+
+        def ready() -> dict | None:
+            told = self.health()
+            noted = self.log_text().count("supervisor: ready") > restarts
+            return told if noted and told.get("restarts") == str(restarts) else None
+
+        told = wait_until(ready, f"the server to be ready after {restarts} restarts")
+        self.pid(1)  # Rank 1 may be slower, and takes no signal before it has its record.
+        return told
+
+    def log_text(self) -> str:
+        return self.log.read_text() if self.log.is_file() else ""
+
+    def launcher_pid(self) -> int:
+        return int(self.log_text().rpartition("started launcher ")[2].split()[0])
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Server(tmp_path)
+    yield server
+    server.close()
+
+
+def finish(supervisor: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = supervisor.communicate(timeout=60)
+    return supervisor.returncode, out.decode(), err.decode()
+
+
+# -- the policy
+
+
+def judge_one(code=70, served_s=1.0, failures=0, asked=False, first=False, **settings):
+    settings = {"may_restart": True, "max_failures": 5} | settings
+    return judge(Ending(code, served_s, asked, first), failures, **settings)
+
+
+def test_a_server_that_was_ready_is_started_again():
+    verdict = judge_one()
+    assert (verdict.start_again, verdict.failures, verdict.pause_s) == (True, 1, 1)
+
+
+def test_a_first_start_that_never_got_ready_is_not_tried_again():
+    verdict = judge_one(served_s=None, first=True)
+    assert (verdict.start_again, verdict.exit_code) == (False, 1)
+
+
+def test_a_later_start_that_never_got_ready_is_one_more_failure():
+    verdict = judge_one(served_s=None, failures=2)
+    assert (verdict.start_again, verdict.failures) == (True, 3)
+
+
+def test_pauses_double_up_to_thirty_seconds():
+    pauses = [judge_one(failures=n, max_failures=99).pause_s for n in range(8)]
+    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_failures_in_a_row_are_capped():
+    assert judge_one(failures=3).start_again
+    verdict = judge_one(failures=4)
+    assert (verdict.start_again, verdict.exit_code) == (False, 1)
+    assert "5 failures in a row" in verdict.reason
+
+
+def test_five_minutes_of_service_end_a_row_of_failures():
+    assert judge_one(failures=4, served_s=HEALTHY_S).failures == 1
+    assert not judge_one(failures=4, served_s=HEALTHY_S - 1).start_again
+
+
+@pytest.mark.parametrize(
+    ("how", "exit_code"),
+    [
+        ({"code": 78}, 1),
+        ({"code": 0}, 0),
+        ({"may_restart": False}, 1),
+        ({"asked": True}, 0),
+        ({"asked": True, "code": -9}, 0),
+    ],
+)
+def test_what_is_never_started_again(how, exit_code):
+    verdict = judge_one(**how)
+    assert (verdict.start_again, verdict.exit_code) == (False, exit_code)
+
+
+# -- in the foreground
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_drains_and_leaves_nothing(server, signum):
+    supervisor = server.supervise()
+    server.wait_ready()
+    assert (server.run_dir / "supervisor.pid").read_text() == (
+        f"{supervisor.pid}\n{server.run_id}\n"
+    )
+    supervisor.send_signal(signum)
+    code, out, err = finish(supervisor)
+    assert (code, err) == (0, "")
+    assert "draining; again to end at once" in out
+    assert "rank 0 is up" in out
+    assert out == server.log_text()
+    assert server.seen(0)[-1] == server.seen(1)[-1] == "SIGTERM"
+    assert not (server.run_dir / "supervisor.pid").exists()
+    assert not server.left()
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_supervisor_alone(server):
+    """The terminal signals every process of its group: ranks would drain twice, that is, not."""
+    supervisor = server.supervise(start_new_session=True)
+    server.wait_ready()
+    os.killpg(supervisor.pid, signal.SIGINT)
+    assert finish(supervisor)[0] == 0
+    assert server.seen(0)[-2:] == ["lease", "SIGTERM"]
+
+
+def test_second_signal_ends_at_once(server):
+    supervisor = server.supervise(ranks=("--stubborn",), env={**os.environ, "DRAIN_TIMEOUT": "99"})
+    server.wait_ready()
+    for count in (1, 2):
+        supervisor.send_signal(signal.SIGTERM)
+        wait_until(lambda n=count: server.seen(0).count("SIGTERM") == n)
+    code, out, _ = finish(supervisor)
+    assert code == 0
+    assert "ending at once" in out
+    assert not server.left()
+
+
+def test_a_rank_that_dies_is_replaced_with_all_the_others(server):
+    supervisor = server.supervise()
+    server.wait_ready()
+    before = {server.pid(0), server.pid(1)}
+    os.kill(server.pid(1), signal.SIGKILL)
+    told = server.wait_ready(restarts=1)
+    assert before.isdisjoint({server.pid(0), server.pid(1)})
+    assert not any(command_of(pid) for pid in before)
+    failure = "rank 1 on 127.0.0.1 exited with code 137 (ended by SIGKILL)"
+    assert told["last_failure"].startswith(failure)
+    assert f"failed: {failure}" in server.log_text()
+    supervisor.send_signal(signal.SIGTERM)
+    assert finish(supervisor)[0] == 0
+    assert not server.left()
+
+
+def test_a_killed_launcher_is_replaced_and_its_ranks_are_ended(server):
+    """These ranks know no lease: end_ranks.sh has to find them by their records."""
+    supervisor = server.supervise(ranks=())
+    server.wait_ready()
+    before = [server.pid(0), server.pid(1)]
+    os.kill(server.launcher_pid(), signal.SIGKILL)
+    told = server.wait_ready(restarts=1)
+    assert told["last_failure"].startswith("the launcher ended with code 137 (ended by SIGKILL)")
+    assert not any(command_of(pid) for pid in before)
+    assert f"127.0.0.1: rank 0 (pid {before[0]}) ended" in server.log_text()
+    supervisor.send_signal(signal.SIGTERM)
+    assert finish(supervisor)[0] == 0
+    assert not server.left()
+
+
+def test_a_killed_supervisor_takes_everything_with_it(server):
+    supervisor = server.supervise(ranks=())
+    server.wait_ready()
+    supervisor.kill()
+    server.wait_for_none()
+    assert server.seen(0) == server.seen(1) == ["SIGTERM"]
+
+
+def test_a_new_supervisor_ends_what_a_killed_one_left(server):
+    supervisor = server.supervise(ranks=())
+    server.wait_ready()
+    before = [server.pid(0), server.pid(1)]
+    launcher = server.launcher_pid()
+    os.kill(launcher, signal.SIGSTOP)  # Or it would see to its ranks itself.
+    supervisor.kill()
+    supervisor.wait()
+    os.kill(launcher, signal.SIGKILL)
+    again = server.supervise()
+    wait_until(lambda: server.log_text().count("supervisor: ready") == 2)
+    assert f"127.0.0.1: rank 1 (pid {before[1]}) ended" in server.log_text()
+    assert not any(command_of(pid) for pid in before)
+    again.send_signal(signal.SIGTERM)
+    assert finish(again)[0] == 0
+
+
+def test_code_78_is_never_started_again(server):
+    supervisor = server.supervise()
+    server.wait_ready()
+    server.pid(1)
+    server.order(1, "leave(78)")
+    code, out, _ = finish(supervisor)
+    assert code == 1
+    assert "starting again cannot help" in out.splitlines()[-1]
+    assert "rank 1 on 127.0.0.1 exited with code 78" in out.splitlines()[-1]
+    assert not server.left()
+
+
+def test_no_restart_ends_with_the_reason(server):
+    supervisor = server.supervise("--no-restart")
+    server.wait_ready()
+    server.order(0, "leave(75)")
+    code, out, _ = finish(supervisor)
+    assert code == 1
+    assert "restarts are off; the last: rank 0" in out.splitlines()[-1]
+    assert not server.left()
+
+
+def test_ranks_that_end_as_planned_end_the_supervisor(server):
+    supervisor = server.supervise()
+    server.wait_ready()
+    server.order(0, "leave(0)")
+    server.order(1, "leave(0)")
+    code, out, _ = finish(supervisor)
+    assert code == 0
+    assert "the ranks ended as planned" in out
+
+
+def test_a_first_start_that_fails_is_not_tried_again(server):
+    supervisor = server.supervise(ranks=("--at-start", "say('no memory'); leave(70)"))
+    code, out, _ = finish(supervisor)
+    assert code == 1
+    assert "the server did not start" in out.splitlines()[-1]
+    assert out.count("started launcher") == 1
+    assert "  | no memory" in out
+
+
+def test_failures_in_a_row_come_to_an_end(server):
+    """Ready each time, and gone a second later."""
+    dies = "import threading; threading.Timer(2, lambda: leave(70)).start()"
+    supervisor = server.supervise("--max-failures", "2", ranks=("--at-start", dies))
+    code, out, _ = finish(supervisor)
+    assert code == 1
+    assert out.count("started launcher") == 2
+    assert "2 failures in a row; the last: rank" in out.splitlines()[-1]
+    assert not server.left()
+
+
+def test_asked_to_stop_during_the_pause_it_does_not_start_again(server):
+    tweak = """
+import dataclasses
+plain = supervise.judge
+supervise.judge = lambda *a, **k: dataclasses.replace(plain(*a, **k), pause_s=60.0)
+"""
+    supervisor = server.supervise(tweak=tweak)
+    server.wait_ready()
+    server.order(0, "leave(70)")
+    wait_until(lambda: "starting again in 60 s" in server.log_text())
+    supervisor.send_signal(signal.SIGTERM)
+    code, out, _ = finish(supervisor)
+    assert code == 0
+    assert out.count("started launcher") == 1
+
+
+def test_a_launcher_that_does_not_end_is_killed_and_cleaned_up_after(server, tmp_path):
+    stuck = tmp_path / "stuck.py"
+    stuck.write_text(
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "subprocess.Popen(sys.argv[1:], env={'MLX_RANK': '0'}, start_new_session=True)\n"
+        "time.sleep(600)\n"
+    )
+    launcher = [sys.executable, str(stuck), *server.rank_command("--port", str(server.port))]
+    supervisor = server.supervise(
+        tweak="supervise.STUCK_AFTER_S = 0.5",
+        launcher=launcher,
+        env={**os.environ, "DRAIN_TIMEOUT": "0"},
+    )
+    wait_until(lambda: "supervisor: ready" in server.log_text())
+    supervisor.send_signal(signal.SIGTERM)
+    code, out, _ = finish(supervisor)
+    assert "the launcher does not end: SIGKILL" in out
+    assert code == 0
+    assert not server.left()
+
+
+def test_only_one_supervisor_at_a_time(server):
+    first = server.supervise()
+    server.wait_ready()
+    second = server.supervise()
+    code, _, err = finish(second)
+    assert code == 1
+    assert f"already running (pid {first.pid})" in err
+    assert server.health()
+    first.send_signal(signal.SIGTERM)
+    assert finish(first)[0] == 0
+
+
+# -- logs and terminals that fail
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full, on Linux only")
+def test_a_full_disk_for_the_log_does_not_stop_the_server(server):
+    server.log = Path("/dev/full")
+    supervisor = server.supervise()
+    wait_until(server.health)
+    server.order(0, "say('still here')")
+    wait_until(lambda: "still here" in " ".join(server.seen(0)))
+    supervisor.send_signal(signal.SIGTERM)
+    code, out, _ = finish(supervisor)
+    assert code == 0
+    assert "cannot write /dev/full" in out
+    assert "still here" in out
+
+
+def test_lost_lines_are_counted_when_the_disk_has_space_again(tmp_path, monkeypatch, capfd):
+    import run_log
+
+    log = run_log.RunLog(tmp_path / "log")
+    takes = iter([2, OSError(28, "No space left on device"), 10**6, 10**6])
+    plain = os.write
+
+    def write(fd, data):
+        if fd != log._fd:
+            return plain(fd, data)
+        how = next(takes)
+        if isinstance(how, OSError):
+            raise how
+        return plain(fd, data[:how])
+
+    monkeypatch.setattr(run_log.os, "write", write)
+    log.write([b"cut", b"lost", b"kept", b"more"])
+    monkeypatch.undo()
+    log.close()
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "cu",
+        "(2 lines lost: the disk took none)",
+        "kept",
+        "more",
+    ]
+    assert "No space left on device; going on" in capfd.readouterr().out
+
+
+def test_a_terminal_that_does_not_read_does_not_stop_the_server(server):
+    """Ctrl-S, or a selection: the launcher would block, and the ranks miss their lease."""
+    supervisor = server.supervise()  # Its stdout is a pipe that nobody reads for now.
+    server.wait_ready()
+    server.order(0, "[print('x' * 200) for i in range(5000)]; say('all said')")
+    wait_until(lambda: "all said" in server.log_text())
+    supervisor.send_signal(signal.SIGTERM)
+    assert wait_until(lambda: "over: stopped as asked" in server.log_text())
+    assert finish(supervisor)[0] == 0
+
+
+# -- in the background
+
+
+def test_detach_returns_when_the_server_is_ready(server):
+    code, out, err = finish(server.supervise("--detach"))
+    assert (code, out) == (0, "")
+    assert "ready after" in err
+    assert server.health()["run_id"] == server.run_id
+    pid = int((server.run_dir / "supervisor.pid").read_text().split()[0])
+    assert f"--run-id {server.run_id}" in command_of(pid)
+    os.kill(pid, signal.SIGTERM)
+    server.wait_for_none()
+    assert "over: stopped as asked" in server.log_text()
+
+
+def test_detach_shows_why_the_server_did_not_start(server):
+    server.log.write_text("mlx_launch: cause: a failure of last week\n  | old line\n")
+    tell = "say(f'rank {RANK} finds no weights'); time.sleep(RANK * 60); leave(78)"
+    code, _, err = finish(server.supervise("--detach", ranks=("--at-start", tell)))
+    assert code == 1
+    lines = err.splitlines()
+    assert lines[0] == (
+        "mlx_launch: cause: rank 0 on 127.0.0.1 exited with code 78 "
+        "(wrong setting or model, or the ranks do not match)"
+    )
+    assert lines[1] == "  | rank 0 finds no weights"
+    assert "starting again cannot help" in lines[2]
+    assert str(server.log) in lines[3]
+    assert not server.left()
+
+
+def test_detach_shows_the_launchers_own_complaint(server):
+    launcher = [sys.executable, "-c", "import sys; sys.exit('the hostfile is malformed')"]
+    code, _, err = finish(server.supervise("--detach", launcher=launcher))
+    assert code == 1
+    assert "the hostfile is malformed" in err
+
+
+def test_detach_beside_a_running_server_says_so(server):
+    assert finish(server.supervise("--detach"))[0] == 0
+    pid = (server.run_dir / "supervisor.pid").read_text().split()[0]
+    ours, server.run_id = server.run_id, "another-run"
+    code, _, err = finish(server.supervise("--detach"))
+    server.run_id = ours
+    assert code == 1
+    assert f"already running (pid {pid})" in err
+    os.kill(int(pid), signal.SIGTERM)
+    server.wait_for_none()
+
+
+def test_interrupting_the_wait_ends_the_server(server):
+    waiter = server.supervise("--detach", ranks=("--at-start", "time.sleep(1000)"))
+    server.pid(0), server.pid(1)
+    waiter.send_signal(signal.SIGINT)
+    assert finish(waiter)[0] == 1
+    assert not server.left()
+
+
+def test_another_server_on_the_port_is_not_taken_for_ours(server, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Server(tmp_path / "other")
+    try:
+        other.supervise()
+        other.wait_ready()
+        server.port = other.port
+        stays = "time.sleep(3); leave(70)"
+        code, _, err = finish(server.supervise("--detach", ranks=("--at-start", stays)))
+        assert code == 1
+        assert "ready after" not in err
+    finally:
+        other.close()
+
+
+def test_help_is_the_header():
+    command = [sys.executable, str(LIB / "supervise.py"), "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "--max-failures N" in told
+    assert "Exit codes:" in told
+
+
+# -- end_ranks.sh
+
+
+def start_rank(stubs: StubRanks, rank: int, *options: str) -> subprocess.Popen:
+    process = stubs.start(stubs.rank_command(*options), env={**os.environ, "MLX_RANK": str(rank)})
+    stubs.pid(rank)
+    return process
+
+
+def run_end_ranks(*arguments) -> subprocess.CompletedProcess:
+    command = ["bash", END_RANKS, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_end_ranks_ends_ours_and_says_so(server):
+    pids = [start_rank(server, rank).pid for rank in (0, 1)]
+    done = run_end_ranks(server.run_dir)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        f"rank {rank} (pid {pid}) ended" for rank, pid in enumerate(pids)
+    ]
+    assert not server.left()
+    assert not list(server.run_dir.glob("rank-*.pid"))
+
+
+def test_end_ranks_kills_what_does_not_leave(server):
+    process = start_rank(server, 0, "--stubborn")
+    done = run_end_ranks(server.run_dir, 1)
+    assert (done.returncode, done.stdout) == (0, f"rank 0 (pid {process.pid}) killed after 3 s\n")
+    assert server.seen(0) == ["SIGTERM", "SIGTERM"]
+    assert not list(server.run_dir.glob("rank-*.pid"))
+
+
+def test_end_ranks_leaves_a_reused_pid_alone(server):
+    """The pid of a rank that crashed may by now belong to the user's editor."""
+    stranger = server.start(["sleep", "600"])
+    record = server.run_dir / "rank-0.pid"
+    record.write_text(f"{stranger.pid}\n{server.run_id}\n")
+    done = run_end_ranks(server.run_dir)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert stranger.poll() is None
+    assert not record.exists()
+
+
+@pytest.mark.parametrize(
+    "record", ["", "12x\nid\n", "1\nid\n", "0\nid\n", "-1\nid\n", "\n\n", "77\n*\n", "7"]
+)
+def test_end_ranks_survives_a_broken_record(server, record):
+    (server.run_dir / "rank-0.pid").write_text(record)
+    done = run_end_ranks(server.run_dir)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [((), 2), (("--wrong",), 2), (("x", "5s"), 2), (("x", "1", "2"), 2), (("--help",), 0),
+     (("/nowhere",), 0)],
+)  # fmt: skip
+def test_end_ranks_usage(arguments, code):
+    done = run_end_ranks(*arguments)
+    assert done.returncode == code
+    assert bool(done.stderr) == (code == 2)
+
+
+# -- other hosts
+
+
+def test_ranks_are_ended_on_every_host(server, tmp_path, monkeypatch):
+    process = start_rank(server, 1)
+    (server.run_dir / "hosts").write_text("node-gone\nnode-a\nnode-a\n")
+    said = []
+    with loopback_sshd(tmp_path / "ssh") as env:
+        monkeypatch.setenv("PATH", env["PATH"])
+        clean = end_ranks_everywhere(server.run_dir, 5, said.append)
+    assert process.wait(60) == 0
+    assert f"node-a: rank 1 (pid {process.pid}) ended" in said
+    assert "node-gone: cannot be reached to look for left ranks" in said
+    assert not clean
+
+
+def test_a_remote_rank_is_replaced_too(server, tmp_path):
+    with loopback_sshd(tmp_path / "ssh", banner="Welcome!") as env:
+        hosts = ("127.0.0.1", "node-a")
+        (server.run_dir / "hosts").write_text("\n".join(hosts))
+        launcher = server.launcher_command("--port", str(server.port), "--lease", "60", hosts=hosts)
+        supervisor = server.supervise(launcher=launcher, env=env)
+        server.wait_ready()
+        before = server.pid(1)
+        os.kill(server.launcher_pid(), signal.SIGKILL)
+        server.wait_ready(restarts=1)
+        assert not command_of(before)
+        supervisor.send_signal(signal.SIGTERM)
+        assert finish(supervisor)[0] == 0
+        wait_until(lambda: not server.left())
+
+
+def test_an_idle_supervisor_sleeps(server):
+    supervisor = server.supervise()
+    server.wait_ready()
+    before = cpu_seconds(supervisor.pid)
+    time.sleep(3)
+    assert cpu_seconds(supervisor.pid) - before < 0.09  # 3% of a core.
+    supervisor.send_signal(signal.SIGTERM)
+    assert finish(supervisor)[0] == 0
+
+
+def test_stub_processes_are_found_by_their_run_id(server):
+    """The other tests' `nothing is left` would be worth nothing otherwise."""
+    process = start_rank(server, 0)
+    assert server.left() == [process.pid]
