@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Measure tokens per second of a model split over the ranks, without the server.
+#
+# Usage: bench.sh [--local N] [--env NAME=VALUE]... [--dry-run] [--help] [-- ARGUMENT...]
+#
+#   --local N         N ranks on this machine (1 to 8). Makes .venv and gets the demo model
+#                     if it must. Without it: the hosts of HOSTFILE.
+#   --env NAME=VALUE  One more variable for every rank. May be repeated.
+#   --dry-run         Print what would be run, and run nothing.
+#   ARGUMENT...       For jaccl_tps_bench.py, after ours: --json, --prompt TEXT, --max-tokens N
+#
+# Settings, from the environment, as in run_openai_cluster_server.sh --help: MODEL_DIR HOSTFILE
+# BACKEND PARALLEL CLUSTER_PORT PYTHON ENV_NAME MLX_METAL_FAST_SYNCH
+#
+# Exit codes: 0 done, 1 a check or a rank failed, 2 usage, 3 a tool or a file is missing.
+set -euo pipefail
+
+# shellcheck source=scripts/lib/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+# shellcheck source=scripts/lib/cluster_env.sh
+. "$ROOT/scripts/lib/cluster_env.sh"
+
+PROMPT="Write 5 sentences about Thunderbolt RDMA."
+MAX_TOKENS=256
+LOCAL_MAX_TOKENS=128 # a CPU is slow
+# Beyond the ports of local servers, so that one may run meanwhile.
+LOCAL_BENCH_PORT=$((28000 + $$ % 500 * 8))
+
+LOCAL=''
+EXTRA_ENV=()
+BENCH_ARGUMENTS=()
+
+parse_arguments() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --local)
+        LOCAL=${2-}
+        [ -n "$LOCAL" ] || die 2 "--local needs a number of ranks"
+        shift
+        ;;
+      --env)
+        [ $# -ge 2 ] || die 2 "--env needs NAME=VALUE"
+        add_env "$2"
+        shift
+        ;;
+      --dry-run) DRY_RUN=1 ;;
+      -h | --help)
+        usage
+        exit 0
+        ;;
+      --)
+        shift
+        BENCH_ARGUMENTS=("$@")
+        return 0
+        ;;
+      *) die 2 "unknown argument '$1'; those of jaccl_tps_bench.py go after --; see --help" ;;
+    esac
+    shift
+  done
+}
+
+# JACCL gives a device to one job; a second one fails, or hangs both.
+check_devices_free() {
+  local record
+  [ -z "$LOCAL" ] || return 0
+  for record in "$ROOT"/run/*/supervisor.pid; do
+    if ours "$record" && grep -qvx 127.0.0.1 "${record%/*}/hosts" 2>/dev/null; then
+      die 1 "a server runs on the cluster (pid $OURS_PID): stop it first"
+    fi
+  done
+}
+
+main() {
+  parse_arguments "$@"
+  check_settings
+  choose_python
+  choose_hosts
+  check_devices_free
+  prepare_python
+  choose_model
+  check_model
+
+  if [ -n "$LOCAL" ]; then
+    MAX_TOKENS=$LOCAL_MAX_TOKENS
+    CLUSTER_PORT=${CLUSTER_PORT:-$LOCAL_BENCH_PORT}
+  else
+    CLUSTER_PORT=${CLUSTER_PORT:-32323}
+  fi
+  tell_fast_synch
+  launcher_command PARALLEL LOG_LEVEL
+  local command
+  command=("${LAUNCHER[@]}" "$ROOT/scripts/jaccl_tps_bench.py" --model "$MODEL_DIR"
+    --prompt "$PROMPT" --max-tokens "$MAX_TOKENS"
+    ${BENCH_ARGUMENTS[@]+"${BENCH_ARGUMENTS[@]}"})
+  if [ -n "$DRY_RUN" ]; then
+    show "${command[@]}"
+    exit 0
+  fi
+  exec "${command[@]}"
+}
+
+main "$@"

@@ -1,0 +1,308 @@
+# shellcheck shell=bash
+# What the scripts that start ranks share: which settings are allowed, which hosts, interpreter
+# and model are meant, and the launcher's command line. Sourced after common.sh, never run.
+#
+# The scripts call, in this order: check_settings, choose_python, choose_hosts, prepare_python,
+# choose_model, launcher_command. Each sets the global names listed above it, and ends the script
+# if it can't. LOCAL is the number of --local, or empty; EXTRA_ENV holds the --env options.
+
+DEFAULT_HOSTFILE=$ROOT/hostfiles/m3-ultra-jaccl.local.json
+HOSTFILE_HINT="copy a template and fill it in: cp hostfiles/m3-ultra-jaccl.template.json\
+ hostfiles/m3-ultra-jaccl.local.json; or use --local 2 for ranks on this machine"
+MAX_LOCAL_RANKS=8 # the cluster ports of two local servers are this far apart
+
+# The settings of the server that are not worked out here: passed on when set. Their defaults
+# are the server's own (server/settings.py, which also has the last word on each value).
+SERVER_SETTINGS="QUEUE_MAX MAX_BATCH DEFAULT_MAX_TOKENS REQ_TIMEOUT DRAIN_TIMEOUT STALL_TIMEOUT
+LOAD_TIMEOUT CANARY_INTERVAL PREFILL_STEP CONTEXT_MAX KV_BUDGET_GB ALLOWED_ORIGINS LOG_LEVEL
+PARALLEL"
+
+# bad_setting NAME ALLOWED: usage error that names the setting, its value and what is allowed.
+bad_setting() {
+  die 2 "$1='${!1-}': must be $2"
+}
+
+check_whole() { # NAME LEAST MOST
+  [ -n "${!1-}" ] || return 0
+  if ! matches "${!1}" '0|[1-9][0-9]{0,8}' || [ "${!1}" -lt "$2" ] || [ "${!1}" -gt "$3" ]; then
+    bad_setting "$1" "a whole number from $2 to $3"
+  fi
+}
+
+check_decimal() { # NAME LEAST MOST UNIT
+  [ -n "${!1-}" ] || return 0
+  if ! matches "${!1}" '[0-9]{1,8}(\.[0-9]{1,6})?' ||
+    ! awk -v value="${!1}" -v least="$2" -v most="$3" \
+      'BEGIN { exit !(value + 0 >= least + 0 && value + 0 <= most + 0) }'
+  then
+    bad_setting "$1" "$4 from $2 to $3"
+  fi
+}
+
+check_seconds() { # NAME LEAST
+  check_decimal "$1" "$2" 31536000 seconds
+}
+
+check_choice() { # NAME VALUE...
+  local name=$1 value
+  [ -n "${!name-}" ] || return 0
+  shift
+  for value in "$@"; do
+    [ "${!name}" != "$value" ] || return 0
+  done
+  bad_setting "$name" "one of: $*"
+}
+
+check_text() { # NAME EXTENDED-REGEX ALLOWED
+  [ -n "${!1-}" ] || return 0
+  matches "${!1}" "$2" || bad_setting "$1" "$3"
+}
+
+# Every setting of the environment, before anything is started. Empty counts as not set.
+check_settings() {
+  local name
+  for name in MODEL_DIR MODEL_ID HOSTFILE BACKEND HTTP_HOST HTTP_PORT LOG_DIR CLUSTER_PORT \
+    API_KEY API_KEY_FILE PYTHON ENV_NAME MLX_METAL_FAST_SYNCH $SERVER_SETTINGS; do
+    [ -n "${!name-}" ] || unset "$name"
+  done
+  check_whole HTTP_PORT 1 65535
+  check_whole CLUSTER_PORT 1024 65527
+  check_whole QUEUE_MAX 0 100000
+  check_whole MAX_BATCH 1 1024
+  check_whole DEFAULT_MAX_TOKENS 1 10000000
+  check_whole PREFILL_STEP 16 65536
+  check_whole CONTEXT_MAX 0 100000000
+  check_seconds REQ_TIMEOUT 0.1
+  check_seconds DRAIN_TIMEOUT 0
+  check_seconds STALL_TIMEOUT 0.1
+  check_seconds LOAD_TIMEOUT 0.1
+  check_seconds CANARY_INTERVAL 0
+  check_decimal KV_BUDGET_GB 0 100000 GB
+  check_choice LOG_LEVEL INFO DEBUG WARNING ERROR
+  check_choice PARALLEL tensor pipeline
+  check_choice BACKEND ring jaccl jaccl-ring
+  check_choice MLX_METAL_FAST_SYNCH 0 1
+  check_text HTTP_HOST '[A-Za-z0-9:][A-Za-z0-9.:%_-]*' "an address or a host name"
+  check_text MODEL_ID '[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{0,199}' \
+    "up to 200 letters, digits, spaces and any of ._:/@+-"
+  check_text ENV_NAME '[A-Za-z0-9_./][A-Za-z0-9_./-]*' "the name of a conda environment"
+  # Keys are never shown, not even a wrong one.
+  if [ -n "${API_KEY-}" ] && ! [[ $API_KEY =~ [^,[:space:]] ]]; then
+    die 2 "API_KEY holds no key: must be one or more, separated by commas"
+  fi
+  # Left by another job, these would take the ranks of this one to other peers.
+  unset MLX_RANK MLX_WORLD_SIZE MLX_HOSTFILE MLX_IBV_DEVICES MLX_JACCL_COORDINATOR MLX_JACCL_RING
+  unset JACCL_RANK JACCL_IBV_DEVICES JACCL_COORDINATOR JACCL_RING
+}
+
+# choose_python: PYTHON, or the conda environment ENV_NAME, or the checkout's .venv, which need not
+# exist yet. Sets PY; the same path is used on every host.
+choose_python() {
+  local conda
+  if [ -n "${PYTHON-}" ]; then
+    PY=$(command -v "$PYTHON") || die 3 "PYTHON='$PYTHON': no such program"
+    PY=$(absolute_path "$PY")
+  elif [ -n "${ENV_NAME-}" ]; then
+    conda=${CONDA_EXE:-conda}
+    need "$conda" "put conda on PATH, set CONDA_EXE, or use PYTHON instead of ENV_NAME"
+    PY=$("$conda" run -n "$ENV_NAME" python -c 'import sys; print(sys.executable)' | tail -n 1) ||
+      die 3 "ENV_NAME='$ENV_NAME': conda has no such environment with a python in it"
+  else
+    PY=$VENV/bin/python
+  fi
+}
+
+# choose_any_python: for the parts that need no package. Sets ANY_PYTHON.
+choose_any_python() {
+  ANY_PYTHON=$PY
+  runs_code "$ANY_PYTHON" || ANY_PYTHON=$(find_python) || no_python
+}
+
+# prepare_python: PY exists and has what the ranks need. The .venv is made with --local only:
+# with a hostfile it must be on every host, and this is but one of them.
+prepare_python() {
+  if [ "$PY" = "$VENV/bin/python" ]; then
+    if [ -n "$LOCAL" ]; then
+      ensure_venv "$ROOT/requirements.txt"
+    elif [ ! -x "$PY" ]; then
+      [ -n "$DRY_RUN" ] ||
+        die 3 "no $PY: make it on every host (docs/from-scratch.md), or set ENV_NAME or PYTHON"
+    fi
+    [ -z "$DRY_RUN" ] || return 0
+  fi
+  runs_code "$PY" || die 3 "$PY: not a Python 3.11 or later (on a Mac: for arm64)"
+  "$PY" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("mlx_lm"))' ||
+    die 3 "$PY has no mlx-lm: $PY -m pip install -r requirements.txt"
+}
+
+# read_hostfile COMMAND [OPTION...]: what hostfile.py says of $HOSTFILE.
+read_hostfile() {
+  local command=$1
+  shift
+  "$ANY_PYTHON" "$ROOT/scripts/lib/hostfile.py" "$command" "$HOSTFILE" "$@"
+}
+
+# list_hostfiles: prints those of this checkout, one a line.
+list_hostfiles() {
+  local file
+  for file in "$ROOT"/hostfiles/*.local.json; do
+    [ ! -f "$file" ] || printf '%s\n' "$file"
+  done
+}
+
+# find_hostfile: HOSTFILE as given, or the one that is there; absolute.
+find_hostfile() {
+  local found
+  if [ -n "${HOSTFILE-}" ]; then
+    HOSTFILE=$(absolute_path "$HOSTFILE")
+    [ -f "$HOSTFILE" ] || die 3 "HOSTFILE='$HOSTFILE': no such file; $HOSTFILE_HINT"
+    return 0
+  fi
+  HOSTFILE=$DEFAULT_HOSTFILE
+  [ ! -f "$HOSTFILE" ] || return 0
+  found=$(list_hostfiles)
+  case $found in
+    '') die 3 "no hostfile: $HOSTFILE_HINT" ;;
+    *$'\n'*) die 2 "several hostfiles; set HOSTFILE to one of:"$'\n'"$found" ;;
+  esac
+  HOSTFILE=$found
+}
+
+# choose_hosts: with $LOCAL, that many ranks here, else the hostfile.
+# Sets HOSTFILE (empty when local), HOSTS (ssh names, one a line), RANKS, BACKEND, RANK0 (ssh name),
+# RANK0_ADDRESS (for HTTP).
+# shellcheck disable=SC2034  # RANK0_ADDRESS is for the run script
+choose_hosts() {
+  local rank
+  if [ -n "$LOCAL" ]; then
+    if ! matches "$LOCAL" '[1-9]' || [ "$LOCAL" -gt "$MAX_LOCAL_RANKS" ]; then
+      die 2 "--local $LOCAL: must be a number of ranks from 1 to $MAX_LOCAL_RANKS"
+    fi
+    [ -z "${HOSTFILE-}" ] || log "--local: HOSTFILE is not used"
+    HOSTFILE=
+    [ "${BACKEND-ring}" = ring ] || bad_setting BACKEND "ring with --local"
+    BACKEND=ring
+    RANKS=$LOCAL
+    HOSTS=$(for ((rank = 0; rank < LOCAL; rank++)); do echo 127.0.0.1; done)
+    RANK0_ADDRESS=127.0.0.1
+  else
+    find_hostfile
+    choose_any_python
+    [ -n "${BACKEND-}" ] || BACKEND=$(read_hostfile backend) || exit "$?"
+    read_hostfile check --backend "$BACKEND" || exit "$?"
+    HOSTS=$(read_hostfile hosts) || exit "$?"
+    RANKS=$(printf '%s\n' "$HOSTS" | grep -c .)
+    RANK0_ADDRESS=$(read_hostfile rank0) || exit "$?"
+  fi
+  RANK0=${HOSTS%%$'\n'*}
+}
+
+# choose_model: MODEL_DIR, or the demo model for --local. Sets MODEL_DIR (absolute) and MODEL_ID.
+choose_model() {
+  local folder
+  if [ -n "${MODEL_DIR-}" ]; then
+    MODEL_DIR=$(absolute_path "$MODEL_DIR")
+    # Here or on another host: only what is here can be looked at.
+    if [ -d "$MODEL_DIR" ]; then
+      MODEL_DIR=$(cd "$MODEL_DIR" && pwd)
+    elif [ -n "$LOCAL" ]; then
+      bad_setting MODEL_DIR "the folder of an MLX model; there is no such folder"
+    fi
+  elif [ -z "$LOCAL" ]; then
+    die 2 "MODEL_DIR is not set: must be the folder of an MLX model, the same on every host"
+  elif [ -n "$DRY_RUN" ]; then
+    run "$PY" "$ROOT/scripts/lib/demo_model.py" "$ROOT/models"
+    MODEL_DIR="$ROOT/models/DEMO_MODEL"
+  else
+    # Its last line is the folder; the others, and all of stderr, are progress.
+    folder=$("$PY" "$ROOT/scripts/lib/demo_model.py" "$ROOT/models" | tail -n 1) ||
+      die 1 "the demo model could not be made; start again to go on, or set MODEL_DIR"
+    MODEL_DIR=$folder
+  fi
+  if [ -z "${MODEL_ID-}" ]; then
+    MODEL_ID=${MODEL_DIR##*/}
+    check_text MODEL_ID '[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{0,199}' \
+      "set to a plain name, as the folder's own is not one"
+  fi
+}
+
+# check_model: the model can be split over these ranks. Looked at where rank 0 will read it.
+check_model() {
+  local command
+  command=("$PY" "$ROOT/scripts/lib/check_model.py" "$MODEL_DIR" "$RANKS" --parallel
+    "${PARALLEL:-tensor}")
+  [ "$RANK0" = 127.0.0.1 ] || {
+    host_command "$RANK0" "$(quote "${command[@]}")"
+    command=("${HOST_COMMAND[@]}")
+  }
+  run "${command[@]}" || die "$(($? == 3 ? 3 : 1))" "the model was not accepted on $RANK0 (rank 0)"
+}
+
+# local_cluster_port: the first of the ports over which local ranks find each other; far enough
+# from that of a server on the next HTTP port, and below the ports that systems hand out.
+local_cluster_port() {
+  printf '%s\n' "$((20000 + HTTP_PORT * MAX_LOCAL_RANKS % 8000))"
+}
+
+# launcher_command NAME...: sets LAUNCHER to the launcher's command line, up to and with `--`.
+# The settings named go to every rank if they are set, then the user's own $EXTRA_ENV.
+launcher_command() {
+  local name blas
+  LAUNCHER=("$PY" "$ROOT/scripts/lib/mlx_launch.py" --python "$PY" --backend "$BACKEND")
+  if [ -n "$LOCAL" ]; then
+    LAUNCHER+=(-n "$LOCAL")
+  else
+    LAUNCHER+=(--hostfile "$HOSTFILE")
+  fi
+  LAUNCHER+=(--starting-port "$CLUSTER_PORT" --cwd "$ROOT")
+  # A rank never downloads: another version than its peers' would be the least of it.
+  LAUNCHER+=(--env HF_HUB_OFFLINE=1 --env TRANSFORMERS_OFFLINE=1)
+  blas=${LD_PRELOAD:-$(find_openblas)}
+  if [ -n "$blas" ]; then
+    LAUNCHER+=(--env "LD_PRELOAD=$blas")
+  elif [ "$(uname -s)" = Linux ]; then
+    warn "OpenBLAS is not installed, so the ranks will be slow" \
+      "(Debian: apt-get install libopenblas0-pthread)"
+  fi
+  # Several ranks on few cores: more threads each would only get in each other's way.
+  [ "$(uname -s)" != Linux ] || LAUNCHER+=(--env "OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}")
+  for name in BACKEND MLX_METAL_FAST_SYNCH "$@"; do
+    [ -z "${!name-}" ] || LAUNCHER+=(--env "$name=${!name}")
+  done
+  for name in ${EXTRA_ENV[@]+"${EXTRA_ENV[@]}"}; do
+    LAUNCHER+=(--env "$name")
+  done
+  LAUNCHER+=(--)
+}
+
+# add_env NAME=VALUE: an --env option of the user's.
+add_env() {
+  matches "$1" '[A-Za-z_][A-Za-z0-9_]*=.*' || die 2 "--env '$1': must be NAME=VALUE"
+  case $1 in
+    API_KEY=*) die 2 "--env API_KEY: everyone on the host could read it in ps; export it instead" ;;
+  esac
+  EXTRA_ENV+=("$1")
+}
+
+# tell_fast_synch: the state of MLX_METAL_FAST_SYNCH, wherever it may have been set.
+tell_fast_synch() {
+  local entry value=${MLX_METAL_FAST_SYNCH-} origin="from the environment"
+  if [ -z "$value" ] && [ -n "$HOSTFILE" ]; then
+    origin="from the hostfile"
+    value=$(read_hostfile envs | sed -n 's/^MLX_METAL_FAST_SYNCH=//p' | tail -n 1)
+  fi
+  for entry in ${EXTRA_ENV[@]+"${EXTRA_ENV[@]}"}; do
+    case $entry in
+      MLX_METAL_FAST_SYNCH=*)
+        value=${entry#*=}
+        origin="from --env"
+        ;;
+    esac
+  done
+  if [ -z "$value" ] || [ "$value" = 0 ]; then
+    log "MLX_METAL_FAST_SYNCH: off"
+  else
+    log "MLX_METAL_FAST_SYNCH=$value, $origin: faster, but it can deadlock and leave a GPU" \
+      "wedged until its Mac is started again"
+  fi
+}

@@ -1,0 +1,240 @@
+#!/usr/bin/env bash
+# Start the OpenAI server: one model, split over the ranks of a cluster or of this machine.
+#
+# Usage: run_openai_cluster_server.sh [--local N] [--detach] [--no-restart]
+#                                     [--env NAME=VALUE]... [--dry-run] [--help]
+#
+#   --local N         N ranks on this machine (1 to 8). Makes .venv and gets the demo model
+#                     if it must. Without it: the hosts of HOSTFILE.
+#   --detach          Return when the server is ready (0) or has failed (1). Without it the
+#                     server stays in the foreground and Ctrl-C ends it on every host.
+#   --no-restart      Do not start again after a fault.
+#   --env NAME=VALUE  One more variable for every rank. May be repeated. Others can read it
+#                     in ps, so no secrets.
+#   --dry-run         Print what would be run, and run nothing.
+#
+# Settings, from the environment (default):
+#   MODEL_DIR           Folder of an MLX model, the same on every host. Needed with a hostfile
+#                       (--local: the demo model)
+#   MODEL_ID            Its name in the API (the folder's)
+#   HOSTFILE            (hostfiles/m3-ultra-jaccl.local.json, or the only *.local.json)
+#   BACKEND             ring, jaccl or jaccl-ring (jaccl if the hostfile has an rdma matrix)
+#   PARALLEL            tensor or pipeline (tensor)
+#   HTTP_HOST           (127.0.0.1 with --local, else 0.0.0.0)
+#   HTTP_PORT           (8080)
+#   API_KEY             Keys that clients must send, commas between (none)
+#   API_KEY_FILE        File with one key a line, on the host of rank 0 (none)
+#   QUEUE_MAX           Requests that may wait (8)
+#   MAX_BATCH           Requests that run together (8)
+#   DEFAULT_MAX_TOKENS  Where a request has no limit (2048)
+#   REQ_TIMEOUT         Seconds for one request (600)
+#   DRAIN_TIMEOUT       Seconds for running requests when stopped (30)
+#   STALL_TIMEOUT       Seconds without progress after which a rank gives up (60)
+#   LOAD_TIMEOUT        The same while loading (900)
+#   CANARY_INTERVAL     Seconds of idleness between two checks of all ranks (0: at start only)
+#   KV_BUDGET_GB        Memory of each rank for prompts and answers (what the model leaves)
+#   CONTEXT_MAX         Tokens that a prompt and its answer may have (what the model can)
+#   PREFILL_STEP        Tokens a prompt advances between two decode steps (512)
+#   ALLOWED_ORIGINS     Web pages that may call the server (none)
+#   LOG_DIR             (logs/)
+#   LOG_LEVEL           INFO, DEBUG, WARNING or ERROR (INFO)
+#   CLUSTER_PORT        Where ranks meet (32323; --local: from HTTP_PORT)
+#   PYTHON              Interpreter, the same path on every host (.venv/bin/python), or
+#   ENV_NAME            the conda environment to take it from
+#   MLX_METAL_FAST_SYNCH  1 is faster, but can deadlock (not set)
+#
+# Exit codes: 0 done, 1 a check or a host failed, 2 usage, 3 a tool or a file is missing.
+set -euo pipefail
+
+# shellcheck source=scripts/lib/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+# shellcheck source=scripts/lib/cluster_env.sh
+. "$ROOT/scripts/lib/cluster_env.sh"
+
+LOCAL='' DETACH='' RESTART=1
+EXTRA_ENV=()
+
+parse_arguments() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --local)
+        [ $# -ge 2 ] || die 2 "--local needs a number of ranks"
+        LOCAL=$2
+        [ -n "$LOCAL" ] || die 2 "--local needs a number of ranks"
+        shift
+        ;;
+      --env)
+        [ $# -ge 2 ] || die 2 "--env needs NAME=VALUE"
+        add_env "$2"
+        shift
+        ;;
+      --detach) DETACH=1 ;;
+      --no-restart) RESTART= ;;
+      --dry-run) DRY_RUN=1 ;;
+      -h | --help)
+        usage
+        exit 0
+        ;;
+      *) die 2 "unknown argument '$1'; see --help" ;;
+    esac
+    shift
+  done
+}
+
+# The server's own address and place. Sets HTTP_HOST, HTTP_PORT, CLUSTER_PORT, LOG_DIR, LOG, RUN_DIR,
+# RUN_ID and URL, at which this machine can reach it.
+choose_place() {
+  local address
+  HTTP_PORT=${HTTP_PORT:-8080}
+  if [ -n "$LOCAL" ]; then
+    HTTP_HOST=${HTTP_HOST:-127.0.0.1}
+    CLUSTER_PORT=${CLUSTER_PORT:-$(local_cluster_port)}
+  else
+    HTTP_HOST=${HTTP_HOST:-0.0.0.0}
+    CLUSTER_PORT=${CLUSTER_PORT:-32323}
+  fi
+  LOG_DIR=$(absolute_path "${LOG_DIR:-$ROOT/logs}")
+  LOG=$LOG_DIR/server-$HTTP_PORT.log
+  RUN_DIR=$ROOT/run/$HTTP_PORT
+  RUN_ID=$(date +%Y%m%dT%H%M%S)-$$-$RANDOM
+  case $HTTP_HOST in
+    0.0.0.0 | ::) address=$RANK0_ADDRESS ;; # all of its addresses
+    *) address=$HTTP_HOST ;;
+  esac
+  case $address in
+    *:*) URL="http://[$address]:$HTTP_PORT" ;;
+    *) URL="http://$address:$HTTP_PORT" ;;
+  esac
+  case $HTTP_HOST in
+    127.* | localhost | ::1)
+      [ "$RANK0" = 127.0.0.1 ] ||
+        warn "HTTP_HOST=$HTTP_HOST: the server can be reached on $RANK0 (rank 0) alone"
+      ;;
+    *)
+      if [ -z "${API_KEY-}${API_KEY_FILE-}" ]; then
+        warn "anyone who can reach $HTTP_HOST:$HTTP_PORT can use the model:" \
+          "set API_KEY or API_KEY_FILE"
+      fi
+      ;;
+  esac
+}
+
+check_not_running() {
+  local address=$HTTP_HOST
+  if ours "$RUN_DIR/supervisor.pid"; then
+    die 1 "already running on port $HTTP_PORT (pid $OURS_PID);" \
+      "stop it first: $(stop_command), or set another HTTP_PORT"
+  fi
+  case $address in
+    0.0.0.0) address=127.0.0.1 ;;
+    ::) address=::1 ;;
+  esac
+  # A connection that is accepted: bash can make one, on every host.
+  if on_host "$RANK0" "$(quote bash -c "exec 3<>/dev/tcp/$address/$HTTP_PORT")" 2>/dev/null; then
+    die 1 "port $HTTP_PORT of $RANK0 is taken by something else; set another HTTP_PORT"
+  fi
+}
+
+# The keys must reach rank 0 without showing up in any command line. Local ranks inherit the
+# environment; for a remote one they travel on ssh's stdin into a file that only we can read.
+# Sets KEY_SOURCE: a piece of shell that prints a key, for the commands that are shown.
+hand_over_keys() {
+  local file=$RUN_DIR/api_key command dollar='$'
+  KEY_SOURCE=
+  if [ -n "${API_KEY_FILE-}" ]; then
+    API_KEY_FILE=$(absolute_path "$API_KEY_FILE")
+    command="head -n 1 $(quote "$API_KEY_FILE")"
+    [ "$RANK0" = 127.0.0.1 ] || command="ssh $RANK0 $(quote "$command")"
+    KEY_SOURCE="$dollar($command)"
+    [ -z "$DRY_RUN" ] || return 0
+    on_host "$RANK0" "$(quote test -r "$API_KEY_FILE")" ||
+      bad_setting API_KEY_FILE "a file that can be read on $RANK0 (rank 0)"
+    return 0
+  fi
+  [ -n "${API_KEY-}" ] || return 0
+  KEY_SOURCE="$dollar{API_KEY%%,*}"
+  [ "$RANK0" != 127.0.0.1 ] || return 0
+  command="umask 077; mkdir -p $(quote "$RUN_DIR"); rm -f $(quote "$file")"
+  command="$command; cat >$(quote "$file")"
+  if [ -n "$DRY_RUN" ]; then
+    log "the keys of API_KEY would go to the stdin of:"
+    show ssh -o BatchMode=yes -o ConnectTimeout=5 "$RANK0" "$command"
+  else
+    printf '%s\n' "$API_KEY" | tr ',' '\n' |
+      ssh -o BatchMode=yes -o ConnectTimeout=5 "$RANK0" "$command" ||
+      die 1 "the API keys could not be brought to $RANK0 (rank 0)"
+  fi
+  API_KEY_FILE=$file
+  unset API_KEY
+}
+
+# The command that shows what was asked for: the port only where it is not the default.
+stop_command() {
+  local prefix=
+  [ "$HTTP_PORT" = 8080 ] || prefix="HTTP_PORT=$HTTP_PORT "
+  printf '%sscripts/stop_openai_cluster_server.sh' "$prefix"
+}
+
+# Commands that work as pasted. A key is shown as the place it comes from.
+tell_next() {
+  local key=
+  [ -z "$KEY_SOURCE" ] || key=" -H \"Authorization: Bearer $KEY_SOURCE\""
+  cat <<TEXT
+
+$MODEL_ID is served by $RANKS rank(s) at $URL. Try:
+
+  curl -s $URL/v1/models$key
+
+  curl -s $URL/v1/chat/completions$key \\
+    -H 'Content-Type: application/json' \\
+    -d '{"model": "$MODEL_ID", "max_tokens": 64, "messages": [{"role": "user",
+         "content": "What is the capital of France? Answer in one sentence."}]}'
+
+Log:   $LOG
+Stop:  $(stop_command)
+TEXT
+}
+
+main() {
+  parse_arguments "$@"
+  check_settings
+  choose_python
+  choose_hosts
+  choose_place
+  if [ -z "$DRY_RUN" ]; then
+    check_not_running
+  fi
+  prepare_python
+  choose_model
+  check_model
+  hand_over_keys
+
+  tell_fast_synch
+  export MODEL_DIR MODEL_ID HTTP_HOST HTTP_PORT LOG_DIR
+  # shellcheck disable=SC2086  # a list of names
+  launcher_command MODEL_DIR MODEL_ID HTTP_HOST HTTP_PORT LOG_DIR API_KEY_FILE $SERVER_SETTINGS
+  local command
+  command=("$PY" "$ROOT/scripts/lib/supervise.py" --run-dir "$RUN_DIR" --run-id "$RUN_ID"
+    --log "$LOG" --health-url "$URL/health")
+  [ -z "$DETACH" ] || command+=(--detach)
+  [ -n "$RESTART" ] || command+=(--no-restart)
+  command+=(-- "${LAUNCHER[@]}" "$ROOT/server/openai_cluster_server.py"
+    --run-dir "$RUN_DIR" --run-id "$RUN_ID")
+
+  if [ -n "$DRY_RUN" ]; then
+    show "${command[@]}"
+    exit 0
+  fi
+  mkdir -p "$RUN_DIR" "$LOG_DIR"
+  printf '%s\n' "$HOSTS" >"$RUN_DIR/hosts"
+  # The stop script must wait as long as this server may drain.
+  printf '%s\n' "${DRAIN_TIMEOUT:-30}" >"$RUN_DIR/drain_timeout"
+  log "starting $MODEL_ID on $RANKS rank(s) over $BACKEND, port $HTTP_PORT"
+  if [ -z "$DETACH" ]; then
+    exec "${command[@]}"
+  fi
+  "${command[@]}" || exit "$?"
+  tell_next
+}
+
+main "$@"

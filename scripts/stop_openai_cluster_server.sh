@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# Stop the server that run_openai_cluster_server.sh started, on every host.
+#
+# Usage: stop_openai_cluster_server.sh [--dry-run] [--help]
+#
+# Asks it to drain: requests that run may finish, new ones are refused. What then is left of
+# it is ended by its recorded pids, each checked to be ours, on every host of that run.
+#
+#   --dry-run   Print what would be run, and run nothing.
+#
+# Settings, from the environment (default):
+#   HTTP_PORT      Which server (8080)
+#   DRAIN_TIMEOUT  Seconds for running requests (what the server was started with)
+#   HOSTFILE       Where to look if nothing recorded the hosts
+#                  (hostfiles/m3-ultra-jaccl.local.json, or the only *.local.json)
+#
+# Exit codes: 0 nothing of it runs any more, 1 a host could not be reached or something could
+# not be ended, 2 usage, 3 a tool or a file is missing.
+set -euo pipefail
+
+# shellcheck source=scripts/lib/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+# shellcheck source=scripts/lib/cluster_env.sh
+. "$ROOT/scripts/lib/cluster_env.sh"
+
+SLACK_S=15   # beyond the drain, for ranks to leave and hosts to be cleaned
+AT_ONCE_S=10 # for the second SIGTERM, which cuts the drain short
+RANK_GRACE_S=5
+
+STOPPED='' # whether anything was running
+FAILED=''
+
+parse_arguments() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --dry-run) DRY_RUN=1 ;;
+      -h | --help)
+        usage
+        exit 0
+        ;;
+      *) die 2 "unknown argument '$1'; see --help" ;;
+    esac
+    shift
+  done
+}
+
+# Sets DRAIN_S, in whole seconds.
+choose_drain() {
+  if [ -z "${DRAIN_TIMEOUT-}" ] && [ -f "$RUN_DIR/drain_timeout" ]; then
+    DRAIN_TIMEOUT=$(cat "$RUN_DIR/drain_timeout")
+    check_seconds DRAIN_TIMEOUT 0
+  fi
+  DRAIN_S=$(awk -v s="${DRAIN_TIMEOUT:-30}" 'BEGIN { print int(s) + (s > int(s)) }')
+}
+
+# wait_for_supervisor SECONDS: it has ended by then.
+wait_for_supervisor() {
+  local waited=0
+  while is_run "$OURS_PID" "$OURS_RUN"; do
+    [ "$waited" -lt "$(($1 * 5))" ] || return 1
+    [ "$((waited % 25))" != 24 ] || log "waiting, $(((waited + 1) / 5)) s of at most $1 s"
+    sleep 0.2
+    waited=$((waited + 1))
+  done
+}
+
+stop_supervisor() {
+  ours "$RUN_DIR/supervisor.pid" || return 0
+  STOPPED=1
+  if [ -n "$DRY_RUN" ]; then
+    run kill -TERM "$OURS_PID"
+    return 0
+  fi
+  log "asking the server (pid $OURS_PID) to drain, up to $DRAIN_S s"
+  kill -TERM "$OURS_PID" 2>/dev/null || true
+  wait_for_supervisor "$((DRAIN_S + SLACK_S))" && return 0
+  log "it still runs: asking it to leave at once"
+  kill -TERM "$OURS_PID" 2>/dev/null || true
+  wait_for_supervisor "$AT_ONCE_S" && return 0
+  log "it still runs: ending pid $OURS_PID"
+  kill -KILL "$OURS_PID" 2>/dev/null || true
+  wait_for_supervisor 5 || {
+    log "pid $OURS_PID could not be ended"
+    FAILED=1
+  }
+}
+
+# The hosts of that run, each once. Sets HOSTS.
+recall_hosts() {
+  if [ -f "$RUN_DIR/hosts" ]; then
+    HOSTS=$(cat "$RUN_DIR/hosts")
+  elif [ -n "${HOSTFILE-}" ] || [ -n "$(list_hostfiles)" ]; then
+    choose_python
+    find_hostfile
+    choose_any_python
+    HOSTS=$(read_hostfile hosts) || exit "$?"
+  else
+    HOSTS=127.0.0.1
+  fi
+  HOSTS=$(printf '%s\n' "$HOSTS" | awk 'NF && !seen[$0]++')
+}
+
+# end_ranks SECONDS: on every host at the same time, since ranks leave together.
+end_ranks() {
+  local host command count=0 i status pids names
+  pids=() names=()
+  # The keys that the run script may have left for rank 0 go with the ranks.
+  command="$(quote bash "$ROOT/scripts/lib/end_ranks.sh" "$RUN_DIR" "$1"); code=\$?"
+  command="$command; rm -f $(quote "$RUN_DIR/api_key"); exit \$code"
+  while IFS= read -r host; do
+    if [ -n "$DRY_RUN" ]; then
+      host_command "$host" "$command"
+      show "${HOST_COMMAND[@]}"
+      continue
+    fi
+    on_host "$host" "$command" >"$SCRATCH/$count" 2>&1 &
+    pids+=("$!")
+    names+=("$host")
+    count=$((count + 1))
+  done <<<"$HOSTS"
+  for ((i = 0; i < count; i++)); do
+    status=0
+    wait "${pids[i]}" || status=$?
+    sed "s/^/${names[i]}: /" "$SCRATCH/$i" >&2
+    if [ "$status" = 0 ]; then
+      [ ! -s "$SCRATCH/$i" ] || STOPPED=1
+      continue
+    fi
+    FAILED=1
+    case $status in
+      255) log "${names[i]} could not be reached: ranks may still run there" ;;
+      126 | 127) log "${names[i]} has no $ROOT: ranks may still run there" ;;
+      *) log "${names[i]}: not everything could be ended" ;;
+    esac
+  done
+}
+
+main() {
+  parse_arguments "$@"
+  check_settings
+  HTTP_PORT=${HTTP_PORT:-8080}
+  RUN_DIR=$ROOT/run/$HTTP_PORT
+  choose_drain
+  recall_hosts
+  case "$HOSTS" in 127.0.0.1) ;; *) need ssh "it is part of every macOS and Debian" ;; esac
+  SCRATCH=$(mktemp -d)
+  trap 'rm -rf "$SCRATCH"' EXIT
+
+  local grace=$RANK_GRACE_S
+  stop_supervisor
+  # Nobody asked these ranks to drain yet, if they run without a supervisor.
+  [ -n "$STOPPED" ] || grace=$((DRAIN_S + RANK_GRACE_S))
+  end_ranks "$grace"
+  [ -z "$DRY_RUN" ] || exit 0
+  [ -z "$FAILED" ] || exit 1
+  rm -f "$RUN_DIR/supervisor.pid"
+  if [ -n "$STOPPED" ]; then
+    log "the server on port $HTTP_PORT has stopped"
+  else
+    log "nothing is running on port $HTTP_PORT"
+  fi
+}
+
+main "$@"

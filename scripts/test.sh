@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Make what the tests need, then run them.
+#
+# Usage: test.sh [--help] [ARGUMENT...]
+#
+#   ARGUMENT...   For pytest: -k NAME, -x, or files and folders instead of all of tests/.
+#
+# Makes .venv with requirements.txt and requirements-dev.txt. Some tests also use shellcheck,
+# bats and sshd where they are installed, and are skipped, with the reason, where they aren't.
+# With CI=true a missing one is a failure.
+#
+# Exit codes: pytest's, but 3 if a tool or a file is missing.
+set -euo pipefail
+
+# shellcheck source=scripts/lib/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+
+main() {
+  local argument blas paths=tests
+  case ${1-} in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+  esac
+  ensure_venv "$ROOT/requirements.txt" "$ROOT/requirements-dev.txt"
+  blas=${LD_PRELOAD:-$(find_openblas)}
+  if [ -n "$blas" ]; then
+    export LD_PRELOAD=$blas OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
+  fi
+  for argument in "$@"; do
+    [ ! -e "${argument%%::*}" ] || paths=
+  done
+  # Paths are meant from where the user stands, so only the default one is made absolute.
+  exec "$VENV/bin/python" -m pytest -c "$ROOT/tests/pytest.ini" ${paths:+"$ROOT/$paths"} "$@"
+}
+
+main "$@"

@@ -1,0 +1,52 @@
+# What .ci/run installs, and that its verdict is that of the tests.
+
+setup() {
+  load helper
+  make_checkout
+  cp -R "$REPO/.ci" "$CHECKOUT/"
+  printf '#!/bin/sh\necho "test.sh $*" >>"$CALLS"\nexit "${TESTS_CODE:-0}"\n' >"$TEST"
+  # A machine that has these programs and no others.
+  mkdir "$BATS_TEST_TMPDIR/machine"
+  for tool in awk bash cat dirname env sh tr uname; do
+    ln -s "$(command -v "$tool")" "$BATS_TEST_TMPDIR/machine/$tool"
+  done
+  MACHINE=$STUBS:$BATS_TEST_TMPDIR/machine
+  stub id <<<"echo 0"
+}
+
+@test "without apt-get nothing is installed, and the tests run" {
+  PATH=$MACHINE run "$CHECKOUT/.ci/run" -x
+  [ "$status" -eq 0 ]
+  says "no apt-get here"
+  called "test.sh -x"
+}
+
+@test "what is missing is installed, after an update" {
+  stub apt-get </dev/null
+  PATH=$MACHINE run "$CHECKOUT/.ci/run"
+  [ "$status" -eq 0 ]
+  [ "$(grep -n 'apt-get update' "$CALLS" | cut -d: -f1)" -lt \
+    "$(grep -n 'apt-get install' "$CALLS" | cut -d: -f1)" ]
+  for package in shellcheck bats procps python3 python3-venv; do
+    called "apt-get install" | grep -q " $package\b"
+  done
+  called test.sh
+}
+
+@test "a user who is not root installs through sudo" {
+  stub apt-get </dev/null
+  stub id <<<"echo 1000"
+  stub sudo <<<'"$@"'
+  PATH=$MACHINE run "$CHECKOUT/.ci/run"
+  [ "$status" -eq 0 ]
+  called "sudo apt-get update"
+  called "sudo env DEBIAN_FRONTEND=noninteractive apt-get install"
+}
+
+@test "a failed install or a failed test fails the run" {
+  TESTS_CODE=1 PATH=$MACHINE run "$CHECKOUT/.ci/run"
+  [ "$status" -eq 1 ]
+  stub apt-get <<<"exit 100"
+  PATH=$MACHINE run "$CHECKOUT/.ci/run"
+  [ "$status" -ne 0 ]
+}

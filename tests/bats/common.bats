@@ -1,0 +1,163 @@
+# The functions of scripts/lib/common.sh that can go wrong by themselves.
+
+setup() {
+  load helper
+  make_checkout
+  REAL_PYTHON=$(real_python)
+  # with CODE: runs it as a script that has sourced common.sh.
+  with() {
+    bash -c "set -euo pipefail; . '$CHECKOUT/scripts/lib/common.sh'; $1" program
+  }
+}
+
+teardown() {
+  end_processes
+}
+
+# A python that makes a venv and "installs" by copying itself; INSTALL_CODE is pip's exit code.
+stub_base_python() {
+  # shellcheck disable=SC2016  # for the stub to expand
+  stub python3.11 <<'STUB'
+case "$*" in
+  *"-m venv"*)
+    for last; do :; done
+    mkdir -p "$last/bin" && cp "$0" "$last/bin/python"
+    ;;
+  *"pip install"*)
+    echo "Downloading mlx"
+    exit "${INSTALL_CODE:-0}"
+    ;;
+esac
+STUB
+}
+
+@test "with_deadline passes on the command's output and exit code" {
+  run with 'with_deadline 5 sh -c "echo out; exit 7"'
+  [ "$status" -eq 7 ]
+  [ "$output" = out ]
+}
+
+@test "with_deadline ends a command that hangs, and its output can be captured" {
+  run with 'x=$(with_deadline 1 sleep 30) || echo "code $?"'
+  [ "$output" = "code 124" ]
+}
+
+@test "die shows the program and exits with its code; nothing on stdout" {
+  run with 'die 3 "no such thing" 2>/dev/null'
+  [ "$status" -eq 3 ]
+  [ -z "$output" ]
+}
+
+@test "quoted commands survive a remote shell" {
+  run with 'bash -c "$(quote printf "%s|" "a b" "it'"'"'s" "" "\$HOME;x")"'
+  [ "$output" = "a b|it's||\$HOME;x|" ]
+}
+
+@test "matches takes the whole value, not a part or one line of it" {
+  run with 'matches 80 "[0-9]+" && ! matches 80x "[0-9]+" && ! matches "$(printf "1\n2")" "[0-9]+"'
+  [ "$status" -eq 0 ]
+}
+
+@test "a relative path becomes absolute where one stands" {
+  cd "$BATS_TEST_TMPDIR"
+  run with 'absolute_path ./a/b; absolute_path /c'
+  [ "$output" = "$(printf '%s\n/c' "$BATS_TEST_TMPDIR/a/b")" ]
+}
+
+@test "the run id must match as a whole for a pid to be ours" {
+  start_process run-1234 "$BATS_TEST_TMPDIR/a.pid"
+  run with "ours '$BATS_TEST_TMPDIR/a.pid' && echo \$OURS_PID"
+  [ "$output" = "$PROCESS" ]
+  printf '%s\nrun-123\n' "$PROCESS" >"$BATS_TEST_TMPDIR/a.pid"
+  run with "ours '$BATS_TEST_TMPDIR/a.pid'"
+  [ "$status" -eq 1 ]
+  run with "ours '$BATS_TEST_TMPDIR/none'"
+  [ "$status" -eq 1 ]
+}
+
+@test "a python that is too old, or does not start, is passed over" {
+  # Not copies of the real one, which would look for its library beside them.
+  for version in 11 12 13 14; do
+    stub "python3.$version" <<<"exit 127"
+  done
+  stub python3 <<<"exit 0"
+  run with find_python
+  [ "$output" = "$STUBS/python3" ]
+  stub python3 <<<"exit 1"
+  run with find_python
+  [ "$status" -eq 1 ]
+  run with 'ensure_venv "$ROOT/requirements.txt"'
+  [ "$status" -eq 3 ]
+  says "no Python 3.11 or later"
+}
+
+@test "the version test itself refuses 3.10 and takes this one" {
+  run with "runs_code '$REAL_PYTHON'"
+  [ "$status" -eq 0 ]
+  run with 'runs_code /none/python || exit 1'
+  [ "$status" -ne 0 ]
+}
+
+@test "ensure_venv installs once; the second start runs no pip" {
+  stub_base_python
+  run with 'ensure_venv "$ROOT/requirements.txt"'
+  [ "$status" -eq 0 ]
+  says "Downloading mlx"
+  [ "$(grep -c 'pip install' "$CALLS")" -eq 1 ]
+  run with 'ensure_venv "$ROOT/requirements.txt"'
+  [ -z "$output" ]
+  [ "$(grep -c 'pip install' "$CALLS")" -eq 1 ]
+}
+
+@test "what pip prints is progress, not a result" {
+  stub_base_python
+  run with 'ensure_venv "$ROOT/requirements.txt" 2>/dev/null'
+  [ -z "$output" ]
+}
+
+@test "changed requirements, or another file of them, are installed" {
+  stub_base_python
+  with 'ensure_venv "$ROOT/requirements.txt"'
+  echo "another==1" >>"$CHECKOUT/requirements.txt"
+  with 'ensure_venv "$ROOT/requirements.txt"'
+  [ "$(grep -c 'pip install' "$CALLS")" -eq 2 ]
+  with 'ensure_venv "$ROOT/requirements.txt" "$ROOT/requirements-dev.txt"'
+  [ "$(grep -c 'pip install' "$CALLS")" -eq 3 ]
+  with 'ensure_venv "$ROOT/requirements.txt"'
+  [ "$(grep -c 'pip install' "$CALLS")" -eq 3 ]
+}
+
+@test "an install that was cut short is not taken for a finished one" {
+  stub_base_python
+  INSTALL_CODE=1 run with 'ensure_venv "$ROOT/requirements.txt"'
+  [ "$status" -eq 1 ]
+  says "start again to go on"
+  run with 'ensure_venv "$ROOT/requirements.txt"'
+  [ "$status" -eq 0 ]
+  [ "$(grep -c 'pip install' "$CALLS")" -eq 2 ]
+  # Also when it had been finished before.
+  echo "another==1" >>"$CHECKOUT/requirements.txt"
+  INSTALL_CODE=1 run with 'ensure_venv "$ROOT/requirements.txt"'
+  git_like=$(grep -v another "$CHECKOUT/requirements.txt")
+  printf '%s\n' "$git_like" >"$CHECKOUT/requirements.txt"
+  run with 'ensure_venv "$ROOT/requirements.txt"'
+  [ "$(grep -c 'pip install' "$CALLS")" -eq 4 ]
+}
+
+@test "a .venv whose python is gone is made anew" {
+  stub_base_python
+  with 'ensure_venv "$ROOT/requirements.txt"'
+  echo "exit 127" >"$CHECKOUT/.venv/bin/python"
+  run with 'ensure_venv "$ROOT/requirements.txt"'
+  [ "$status" -eq 0 ]
+  [ "$(grep -c -- '-m venv --clear' "$CALLS")" -eq 2 ]
+}
+
+@test "no venv module: exit 3 with what to install" {
+  stub python3.11 <<'STUB'
+case "$*" in *"-m venv"*) exit 1 ;; esac
+STUB
+  run with 'ensure_venv "$ROOT/requirements.txt"'
+  [ "$status" -eq 3 ]
+  says "apt-get install python3-venv"
+}

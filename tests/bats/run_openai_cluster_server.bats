@@ -1,0 +1,342 @@
+# How run_openai_cluster_server.sh reads its settings, what it refuses, and what it starts.
+
+setup() {
+  load helper
+  make_checkout
+  stub_python
+}
+
+teardown() {
+  end_processes
+}
+
+@test "--help prints the header with every setting and exits 0" {
+  run "$RUN" --help
+  [ "$status" -eq 0 ]
+  says "Usage: run_openai_cluster_server.sh"
+  says "MLX_METAL_FAST_SYNCH"
+  says "Exit codes:"
+}
+
+@test "unknown arguments and missing values are usage errors" {
+  for arguments in "--foo" "--local" "--local 0" "--local 9" "--local two" "--env" "--env A" \
+    "--env 1A=2" "somewhere"; do
+    # shellcheck disable=SC2086  # split on purpose
+    run "$RUN" $arguments
+    [ "$status" -eq 2 ] || { echo "$arguments: $status"; return 1; }
+  done
+  [ ! -e "$RUN_DIR" ]
+}
+
+@test "each bad setting exits 2 and names the setting, its value and what is allowed" {
+  for setting in HTTP_PORT=0 HTTP_PORT=65536 HTTP_PORT=http QUEUE_MAX=-1 MAX_BATCH=0 \
+    DEFAULT_MAX_TOKENS=many REQ_TIMEOUT=0 REQ_TIMEOUT=nan DRAIN_TIMEOUT=-1 STALL_TIMEOUT=x \
+    LOAD_TIMEOUT=1e9 CANARY_INTERVAL=no KV_BUDGET_GB=-1 LOG_LEVEL=loud PARALLEL=both BACKEND=mpi CLUSTER_PORT=80 \
+    MLX_METAL_FAST_SYNCH=yes 'HTTP_HOST=a b' 'MODEL_ID=a"b' HTTP_PORT=08080; do
+    run env "$setting" "$RUN" --local 2
+    [ "$status" -eq 2 ] || { echo "$setting: $status"; return 1; }
+    says "${setting%%=*}='${setting#*=}': must be "
+  done
+  [ ! -e "$RUN_DIR" ]
+}
+
+@test "an empty setting counts as not set" {
+  REQ_TIMEOUT='' MODEL_DIR='' BACKEND='' run "$RUN" --local 2 --dry-run
+  [ "$status" -eq 0 ]
+}
+
+@test "--dry-run prints the commands, runs none of them and needs no venv" {
+  unset PYTHON
+  run "$RUN" --local 2 --detach --dry-run
+  [ "$status" -eq 0 ]
+  says "+ $CHECKOUT/.venv/bin/python -m pip install"
+  says "demo_model.py $CHECKOUT/models"
+  says "check_model.py"
+  says "supervise.py --run-dir $RUN_DIR"
+  says "--detach"
+  [ ! -e "$CHECKOUT/.venv" ]
+  [ ! -e "$CHECKOUT/run" ]
+  [ ! -e "$CHECKOUT/models" ]
+}
+
+@test "local ranks get the launcher's command line as designed" {
+  run "$RUN" --local 2
+  [ "$status" -eq 0 ]
+  line=$(called "supervise.py --run-dir")
+  id=$(echo "$line" | sed 's/.*--run-dir [^ ]* --run-id \([^ ]*\) --log.*/\1/')
+  expected="fakepython $CHECKOUT/scripts/lib/supervise.py --run-dir $RUN_DIR --run-id $id"
+  expected="$expected --log $CHECKOUT/logs/server-18431.log"
+  expected="$expected --health-url http://127.0.0.1:18431/health -- $STUBS/fakepython"
+  expected="$expected $CHECKOUT/scripts/lib/mlx_launch.py --python $STUBS/fakepython"
+  expected="$expected --backend ring -n 2 --starting-port 23448 --cwd $CHECKOUT"
+  expected="$expected --env HF_HUB_OFFLINE=1 --env TRANSFORMERS_OFFLINE=1 "
+  case $line in "$expected"*) ;; *) printf '%s\n%s\n' "$line" "$expected"; return 1 ;; esac
+  rank="-- $CHECKOUT/server/openai_cluster_server.py --run-dir $RUN_DIR --run-id $id"
+  case $line in *"$rank") ;; *) echo "$line"; return 1 ;; esac
+  called "--env BACKEND=ring"
+  called "--env MODEL_DIR=$CHECKOUT/models/Demo-1B --env MODEL_ID=Demo-1B"
+  called "--env HTTP_HOST=127.0.0.1 --env HTTP_PORT=18431"
+  [ "$(cat "$RUN_DIR/hosts")" = "$(printf '127.0.0.1\n127.0.0.1')" ]
+  [ "$(cat "$RUN_DIR/drain_timeout")" = 30 ]
+}
+
+@test "on Linux the ranks get OpenBLAS if ldconfig knows it" {
+  [ "$(uname -s)" = Linux ] || skip "Linux only"
+  machine=$([ "$(uname -m)" = x86_64 ] && echo x86-64 || echo AArch64)
+  stub ldconfig <<STUB
+echo "2 libs found in cache"
+echo "	libopenblas.so.0 (libc6) => /lib/other/libopenblas.so.0"
+echo "	libopenblas.so.0 (libc6,$machine) => /lib/here/libopenblas.so.0"
+STUB
+  run "$RUN" --local 2
+  called "--env LD_PRELOAD=/lib/here/libopenblas.so.0 --env OPENBLAS_NUM_THREADS=1"
+  stub ldconfig </dev/null
+  run "$RUN" --local 2
+  [ "$status" -eq 0 ]
+  says "apt-get install libopenblas0-pthread"
+}
+
+@test "settings and --env reach the ranks; unset ones keep the server's defaults" {
+  QUEUE_MAX=3 REQ_TIMEOUT=2.5 DRAIN_TIMEOUT=7 run "$RUN" --local 1 --env A=1 --env "B=2 3"
+  [ "$status" -eq 0 ]
+  called "--env QUEUE_MAX=3"
+  called "--env REQ_TIMEOUT=2.5"
+  called "--env A=1 --env B=2 3 --"
+  run called "MAX_BATCH"
+  [ "$status" -ne 0 ]
+  [ "$(cat "$RUN_DIR/drain_timeout")" = 7 ]
+}
+
+@test "variables that would lead ranks to another job's peers are dropped" {
+  MLX_HOSTFILE=/stray JACCL_RANK=7 run "$RUN" --local 2
+  [ "$status" -eq 0 ]
+  run grep -E '^(MLX_HOSTFILE|JACCL_RANK)=' "$CALLS.environment"
+  [ "$status" -ne 0 ]
+}
+
+@test "MLX_METAL_FAST_SYNCH is passed only when set, and its state is always told" {
+  run "$RUN" --local 2
+  says "MLX_METAL_FAST_SYNCH: off"
+  run called FAST_SYNCH
+  [ "$status" -ne 0 ]
+  MLX_METAL_FAST_SYNCH=1 run "$RUN" --local 2
+  says "MLX_METAL_FAST_SYNCH=1, from the environment"
+  called "--env MLX_METAL_FAST_SYNCH=1"
+  run "$RUN" --local 2 --env MLX_METAL_FAST_SYNCH=1
+  says "MLX_METAL_FAST_SYNCH=1, from --env"
+}
+
+@test "--no-restart and --detach reach the supervisor; after --detach it says what to try" {
+  run "$RUN" --local 2 --detach --no-restart
+  [ "$status" -eq 0 ]
+  called "/health --detach --no-restart -- "
+  says "curl -s http://127.0.0.1:18431/v1/models"
+  says '"model": "Demo-1B"'
+  says "Stop:  HTTP_PORT=18431 scripts/stop_openai_cluster_server.sh"
+  says "$CHECKOUT/logs/server-18431.log"
+}
+
+@test "a server that does not come up makes --detach exit 1 and suggest nothing" {
+  SUPERVISE_CODE=1 run "$RUN" --local 2 --detach
+  [ "$status" -eq 1 ]
+  [ "${output#*curl}" = "$output" ]
+}
+
+@test "MODEL_DIR replaces the demo model and is made absolute" {
+  mkdir -p "$BATS_TEST_TMPDIR/my models/Big-70B"
+  cd "$BATS_TEST_TMPDIR/my models"
+  MODEL_DIR=./Big-70B/ run "$RUN" --local 2
+  [ "$status" -eq 0 ]
+  called "--env MODEL_DIR=$BATS_TEST_TMPDIR/my models/Big-70B --env MODEL_ID=Big-70B"
+  run called demo_model.py
+  [ "$status" -ne 0 ]
+}
+
+@test "MODEL_ID names the model; a MODEL_DIR that is not there is refused" {
+  MODEL_ID=gpt-oss run "$RUN" --local 2
+  called "--env MODEL_ID=gpt-oss"
+  MODEL_DIR=/none run "$RUN" --local 2
+  [ "$status" -eq 2 ]
+  says "MODEL_DIR='/none': must be"
+}
+
+@test "a model that the ranks can't share is refused before anything starts" {
+  CHECK_MODEL_CODE=1 run "$RUN" --local 2
+  [ "$status" -eq 1 ]
+  says "9 heads cannot be shared by 2 ranks"
+  [ ! -e "$RUN_DIR" ]
+}
+
+@test "a server that runs on the port already: says so, exit 1" {
+  start_process some-run "$RUN_DIR/supervisor.pid"
+  run "$RUN" --local 2
+  [ "$status" -eq 1 ]
+  says "already running on port 18431 (pid $PROCESS)"
+}
+
+@test "a recorded pid that is now somebody else's does not count as running" {
+  start_process some-run "$RUN_DIR/supervisor.pid"
+  printf '%s\nother-run\n' "$PROCESS" >"$RUN_DIR/supervisor.pid"
+  run "$RUN" --local 2
+  [ "$status" -eq 0 ]
+}
+
+@test "a port that another program has is refused" {
+  "$REAL_PYTHON" -c '
+import socket, time
+s = socket.create_server(("127.0.0.1", 18431))
+print("up", flush=True)
+time.sleep(60)' >"$BATS_TEST_TMPDIR/up" 3>&- &
+  SERVERS=$!
+  disown
+  while [ ! -s "$BATS_TEST_TMPDIR/up" ]; do sleep 0.1; done
+  run "$RUN" --local 2
+  [ "$status" -eq 1 ]
+  says "port 18431 of 127.0.0.1 is taken"
+}
+
+@test "without --local and without a hostfile: exit 3 and how to make one" {
+  run "$RUN"
+  [ "$status" -eq 3 ]
+  says "cp hostfiles/m3-ultra-jaccl.template.json hostfiles/m3-ultra-jaccl.local.json"
+}
+
+@test "a hostfile decides hosts, backend, address and port" {
+  hostfile studio.local.json
+  stub_ssh
+  MODEL_DIR=/models/Big-70B run "$RUN"
+  [ "$status" -eq 0 ]
+  says "anyone who can reach 0.0.0.0:18431"
+  called "--backend jaccl --hostfile $CHECKOUT/hostfiles/studio.local.json --starting-port 32323"
+  called "--health-url http://192.0.2.1:18431/health"
+  called "--env MODEL_DIR=/models/Big-70B --env MODEL_ID=Big-70B --env HTTP_HOST=0.0.0.0"
+  called "check_model.py /models/Big-70B 2 --parallel tensor"
+  [ "$(cat "$RUN_DIR/hosts")" = "$(printf 'mac0\nmac1')" ]
+}
+
+@test "several hostfiles: the usual name wins, else HOSTFILE must tell" {
+  hostfile one.local.json
+  hostfile two.local.json
+  MODEL_DIR=/m/x run "$RUN" --dry-run
+  [ "$status" -eq 2 ]
+  says "two.local.json"
+  HOSTFILE=$CHECKOUT/hostfiles/two.local.json MODEL_DIR=/m/x run "$RUN" --dry-run
+  [ "$status" -eq 0 ]
+  hostfile m3-ultra-jaccl.local.json
+  MODEL_DIR=/m/x run "$RUN" --dry-run
+  [ "$status" -eq 0 ]
+  says "--hostfile $CHECKOUT/hostfiles/m3-ultra-jaccl.local.json"
+}
+
+@test "a template that was not filled in is refused before anything is asked of a host" {
+  stub_ssh
+  HOSTFILE=$CHECKOUT/hostfiles/m3-ultra-jaccl.template.json MODEL_DIR=/m/x run "$RUN"
+  [ "$status" -eq 1 ]
+  says "<RANK0_LAN_IP>"
+  run called "ssh "
+  [ "$status" -ne 0 ]
+}
+
+@test "a hostfile needs MODEL_DIR, and an interpreter that is on every host" {
+  hostfile studio.local.json
+  run "$RUN" --dry-run
+  [ "$status" -eq 2 ]
+  says "MODEL_DIR is not set"
+  unset PYTHON
+  stub_ssh
+  MODEL_DIR=/m/x run "$RUN"
+  [ "$status" -eq 3 ]
+  says "no $CHECKOUT/.venv/bin/python"
+}
+
+@test "ENV_NAME takes the interpreter out of a conda environment, as an absolute path" {
+  unset PYTHON
+  stub conda <<STUB
+echo "some notice"
+echo "$STUBS/fakepython"
+STUB
+  ENV_NAME=mlxjccl run "$RUN" --local 2
+  [ "$status" -eq 0 ]
+  called "conda run -n mlxjccl python -c"
+  called "--python $STUBS/fakepython"
+  mv "$STUBS/conda" "$BATS_TEST_TMPDIR/other-conda"
+  CONDA_EXE=$BATS_TEST_TMPDIR/other-conda ENV_NAME=mlxjccl run "$RUN" --local 2
+  [ "$status" -eq 0 ]
+}
+
+@test "without conda, or without that environment, ENV_NAME exits 3" {
+  unset PYTHON
+  CONDA_EXE=/none/conda ENV_NAME=mlxjccl run "$RUN" --local 2
+  [ "$status" -eq 3 ]
+  stub conda <<'STUB'
+echo "EnvironmentLocationNotFound: Not a conda environment" >&2
+exit 1
+STUB
+  ENV_NAME=nope run "$RUN" --local 2
+  [ "$status" -eq 3 ]
+  says "ENV_NAME='nope'"
+}
+
+@test "API keys never show: not in a command, not in what is printed" {
+  API_KEY=sk-secret run "$RUN" --local 2 --detach
+  [ "$status" -eq 0 ]
+  says 'Authorization: Bearer ${API_KEY%%,*}'
+  [ "${output#*sk-secret}" = "$output" ]
+  run called sk-secret
+  [ "$status" -ne 0 ]
+  grep -qx API_KEY=sk-secret "$CALLS.environment"
+  run "$RUN" --local 2 --env API_KEY=sk-secret
+  [ "$status" -eq 2 ]
+  API_KEY=' ,' run "$RUN" --local 2
+  [ "$status" -eq 2 ]
+  says "API_KEY holds no key"
+}
+
+@test "for a remote rank 0 the keys travel on stdin into a private file" {
+  hostfile studio.local.json
+  stub_ssh
+  API_KEY=sk-one,sk-two MODEL_DIR=/m/x run "$RUN" --detach
+  [ "$status" -eq 0 ]
+  says 'Authorization: Bearer ${API_KEY%%,*}'
+  [ "$(cat "$RUN_DIR/api_key")" = "$(printf 'sk-one\nsk-two')" ]
+  case $(ls -l "$RUN_DIR/api_key") in -rw-------*) ;; *) return 1 ;; esac
+  called "--env API_KEY_FILE=$RUN_DIR/api_key"
+  run grep -rF sk-one "$CALLS" "$CALLS.environment"
+  [ "$status" -ne 0 ]
+}
+
+@test "a dry run with keys prints no key and writes none" {
+  hostfile studio.local.json
+  API_KEY=sk-one MODEL_DIR=/m/x run "$RUN" --dry-run
+  [ "$status" -eq 0 ]
+  says "API_KEY_FILE=$RUN_DIR/api_key"
+  [ "${output#*sk-one}" = "$output" ]
+  [ ! -e "$RUN_DIR" ]
+}
+
+@test "API_KEY_FILE must be readable for rank 0" {
+  API_KEY_FILE=/none/keys run "$RUN" --local 2
+  [ "$status" -eq 2 ]
+  says "API_KEY_FILE='/none/keys'"
+  echo sk-file >"$BATS_TEST_TMPDIR/keys"
+  cd "$BATS_TEST_TMPDIR"
+  API_KEY_FILE=keys run "$RUN" --local 2 --detach
+  [ "$status" -eq 0 ]
+  called "--env API_KEY_FILE=$BATS_TEST_TMPDIR/keys"
+  says "head -n 1 $BATS_TEST_TMPDIR/keys"
+}
+
+@test "the door open to the network without a key is warned of, a closed one is not" {
+  HTTP_HOST=0.0.0.0 run "$RUN" --local 2
+  says "set API_KEY or API_KEY_FILE"
+  HTTP_HOST=0.0.0.0 API_KEY=k run "$RUN" --local 2
+  [ "${output#*warning: anyone}" = "$output" ]
+  run "$RUN" --local 2
+  [ "${output#*warning: anyone}" = "$output" ]
+}
+
+@test "--local takes no backend but ring" {
+  BACKEND=jaccl run "$RUN" --local 2
+  [ "$status" -eq 2 ]
+  says "BACKEND='jaccl': must be ring with --local"
+}

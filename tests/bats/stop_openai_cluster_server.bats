@@ -1,0 +1,160 @@
+# How stop_openai_cluster_server.sh ends the supervisor and the ranks, and what it never touches.
+
+setup() {
+  load helper
+  make_checkout
+}
+
+teardown() {
+  end_processes
+}
+
+gone() {
+  ! kill -0 "$1" 2>/dev/null
+}
+
+@test "--help prints the header; unknown arguments are usage errors" {
+  run "$STOP" --help
+  [ "$status" -eq 0 ]
+  says "Usage: stop_openai_cluster_server.sh"
+  run "$STOP" --now
+  [ "$status" -eq 2 ]
+  HTTP_PORT=x run "$STOP"
+  [ "$status" -eq 2 ]
+  DRAIN_TIMEOUT=soon run "$STOP"
+  [ "$status" -eq 2 ]
+}
+
+@test "nothing running: says so, exit 0, twice" {
+  run "$STOP"
+  [ "$status" -eq 0 ]
+  says "nothing is running on port 18431"
+  run "$STOP"
+  [ "$status" -eq 0 ]
+}
+
+@test "a running supervisor is asked to drain and waited for" {
+  start_process some-run "$RUN_DIR/supervisor.pid"
+  run "$STOP"
+  [ "$status" -eq 0 ]
+  says "asking the server (pid $PROCESS) to drain, up to 30 s"
+  says "the server on port 18431 has stopped"
+  gone "$PROCESS"
+  run "$STOP"
+  says "nothing is running"
+}
+
+@test "it waits as long as this server may drain, not a fixed time" {
+  start_process some-run "$RUN_DIR/supervisor.pid"
+  echo 2.5 >"$RUN_DIR/drain_timeout"
+  run "$STOP"
+  says "to drain, up to 3 s"
+  start_process some-run "$RUN_DIR/supervisor.pid"
+  DRAIN_TIMEOUT=4 run "$STOP"
+  says "to drain, up to 4 s"
+}
+
+@test "a supervisor that ignores SIGTERM is ended in the end" {
+  sed 's/^SLACK_S=.*/SLACK_S=1/; s/^AT_ONCE_S=.*/AT_ONCE_S=1/' "$STOP" >"$STOP.quick"
+  chmod +x "$STOP.quick"
+  IGNORE=1 start_process some-run "$RUN_DIR/supervisor.pid"
+  sleep 0.3
+  DRAIN_TIMEOUT=0 run "$STOP.quick"
+  [ "$status" -eq 0 ]
+  says "asking it to leave at once"
+  says "ending pid $PROCESS"
+  gone "$PROCESS"
+}
+
+@test "a pid that is now somebody else's is left alone" {
+  start_process their-run "$BATS_TEST_TMPDIR/theirs"
+  mkdir -p "$RUN_DIR"
+  printf '%s\nour-run\n' "$PROCESS" >"$RUN_DIR/supervisor.pid"
+  printf '%s\nour-run\n' "$PROCESS" >"$RUN_DIR/rank-0.pid"
+  run "$STOP"
+  [ "$status" -eq 0 ]
+  says "nothing is running"
+  kill -0 "$PROCESS"
+}
+
+@test "a broken record is no reason to fail" {
+  mkdir -p "$RUN_DIR"
+  for text in '' 'x' '12' '-1\nrun' '0\nrun' '1 2\nrun'; do
+    printf -- "$text" >"$RUN_DIR/supervisor.pid"
+    run "$STOP"
+    [ "$status" -eq 0 ] || { echo "$text: $status $output"; return 1; }
+  done
+}
+
+@test "ranks whose supervisor is dead are ended too" {
+  start_process some-run "$RUN_DIR/rank-0.pid"
+  first=$PROCESS
+  start_process some-run "$RUN_DIR/rank-1.pid"
+  DRAIN_TIMEOUT=1 run "$STOP"
+  [ "$status" -eq 0 ]
+  says "127.0.0.1: rank 0 (pid $first) ended"
+  says "has stopped"
+  gone "$first"
+  gone "$PROCESS"
+}
+
+@test "every host of the run is cleaned, each once, over ssh that never asks" {
+  stub_ssh
+  mkdir -p "$RUN_DIR"
+  printf 'mac0\nmac1\nmac0\n' >"$RUN_DIR/hosts"
+  echo sk-secret >"$RUN_DIR/api_key"
+  start_process some-run "$RUN_DIR/rank-0.pid"
+  DRAIN_TIMEOUT=1 run "$STOP"
+  [ "$status" -eq 0 ]
+  [ "$(grep -c '^ssh ' "$CALLS")" -eq 2 ]
+  [ "$(grep -c -- '-n -o BatchMode=yes -o ConnectTimeout=5' "$CALLS")" -eq 2 ]
+  called "mac1 bash $CHECKOUT/scripts/lib/end_ranks.sh $RUN_DIR"
+  [ ! -e "$RUN_DIR/api_key" ]
+  gone "$PROCESS"
+}
+
+@test "a host that can't be reached fails the stop, after the others were cleaned" {
+  stub_ssh
+  mkdir -p "$RUN_DIR" "$REMOTE/mac0"
+  touch "$REMOTE/mac0/down"
+  printf 'mac0\nmac1\n' >"$RUN_DIR/hosts"
+  start_process some-run "$RUN_DIR/rank-1.pid"
+  DRAIN_TIMEOUT=1 run "$STOP"
+  [ "$status" -eq 1 ]
+  says "mac0 could not be reached"
+  says "mac1: rank 1 (pid $PROCESS) ended"
+  gone "$PROCESS"
+}
+
+@test "a host without this checkout is told apart from an unreachable one" {
+  stub ssh <<'STUB'
+echo "bash: no such file" >&2
+exit 127
+STUB
+  mkdir -p "$RUN_DIR"
+  echo mac0 >"$RUN_DIR/hosts"
+  run "$STOP"
+  [ "$status" -eq 1 ]
+  says "mac0 has no $CHECKOUT"
+}
+
+@test "without a record of hosts it looks on those of the hostfile" {
+  stub_ssh
+  PYTHON=$(real_python)
+  export PYTHON
+  hostfile studio.local.json
+  run "$STOP"
+  [ "$status" -eq 0 ]
+  says "nothing is running"
+  [ "$(grep -c '^ssh ' "$CALLS")" -eq 2 ]
+}
+
+@test "--dry-run prints what it would do and ends nothing" {
+  start_process some-run "$RUN_DIR/supervisor.pid"
+  printf 'mac0\n' >"$RUN_DIR/hosts"
+  run "$STOP" --dry-run
+  [ "$status" -eq 0 ]
+  says "+ kill -TERM $PROCESS"
+  says "+ ssh -n -o BatchMode=yes"
+  kill -0 "$PROCESS"
+}
