@@ -3,41 +3,78 @@
 Lives on rank 0's main thread, between the Line of tickets and the lockstep loop. It never touches
 MLX: it composes messages that every rank, rank 0 included, then carries out. A worker has a
 Spectator in its place, so the loop holds no test of the rank.
+
+KV memory: a request is admitted when its prompt and the likely part of its answer fit beside what
+runs. When running requests outgrow the budget all the same, the youngest is paused: it leaves the
+ranks, goes back to the head of the line and continues later from its tokens so far. Its client
+notices only time.
 """
 
 import collections
 import logging
 import time
+from dataclasses import dataclass
 
 from server.errors import ApiError, engine_failed
-from server.messages import Cancel, Message, Shutdown, Submit
+from server.kv_budget import KvBudget
+from server.messages import Canary, Cancel, Message, Shutdown, Submit
 from server.sampling import Row
 from server.status import Status
 from server.tickets import Failed, Line, Prefilled, Ticket, Token
 
 # Idle ranks nap between two meetings: the first milliseconds after work are likely to bring more.
 NAP_FIRST_MS = 1
-NAP_LAST_MS = 30
+NAP_LAST_MS = 50
 SMOOTHING = 0.1  # weight of the newest measurement in running averages
+LIKELY_LEAST = 64  # tokens of answer that a newcomer reserves at least, if its limit allows
+LOOK_AHEAD = 4  # steps between the need for room and the ranks' having made it
 
 log = logging.getLogger(__name__)
 
 
-class Director:
-    """vocab: size of the logits' last axis, for sampling state."""
+@dataclass
+class Running:
+    """A ticket on the ranks. row is its sampling state, generated its tokens so far."""
 
-    def __init__(self, line: Line, status: Status, vocab: int) -> None:
+    ticket: Ticket
+    row: Row
+    generated: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens in its cache."""
+        return len(self.ticket.prompt) + len(self.generated)
+
+    @property
+    def left(self) -> int:
+        """Tokens that it may still generate."""
+        return self.ticket.max_tokens - len(self.generated)
+
+
+class Director:
+    """vocab: size of the logits' last axis, for sampling state. canary_interval: seconds of
+    idleness between two canaries; 0 for none."""
+
+    def __init__(
+        self,
+        line: Line,
+        status: Status,
+        vocab: int,
+        budget: KvBudget,
+        canary_interval: float = 0,
+    ) -> None:
         self._line = line
         self._status = status
         self._vocab = vocab
-        self._waiting: collections.deque[Ticket] = collections.deque()
-        self._running: dict[int, Ticket] = {}
-        self._rows: dict[int, Row] = {}
-        self._produced: dict[int, int] = {}
+        self._budget = budget
+        self._waiting: collections.deque[Running] = collections.deque()
+        self._running: dict[int, Running] = {}
         self._shutdown: str | None = None
-        self._broken: list[int] = []
+        self._broken: set[int] = set()
+        self._canary_interval = canary_interval
+        self._canary_due = time.monotonic() + canary_interval
         self._idle_ms = NAP_FIRST_MS
-        self._step_s = 0.05  # running averages, for Retry-After
+        self._step_s = 0.05  # running averages, for Retry-After and for admission
         self._answer_tokens = 128.0
         self._last_step = 0.0
         line.estimate_wait = self._estimate_wait
@@ -47,14 +84,13 @@ class Director:
     def compose(self) -> list[Message]:
         """The next messages to every rank: drops first, so that their slots are free."""
         self._line.arrived.clear()
-        self._waiting.extend(self._line.take())
-        messages: list[Message] = [Cancel(uid) for uid in self._drop()]
-        while self._waiting and len(self._running) < self._line.max_running:
-            ticket = self._waiting.popleft()
-            self._running[ticket.uid] = ticket
-            self._rows[ticket.uid] = Row(ticket.sampling, ticket.prompt, self._vocab)
-            self._produced[ticket.uid] = 0
-            messages.append(Submit(ticket.uid, ticket.prompt, ticket.max_tokens, ticket.ignore_eos))
+        self._waiting.extend(
+            Running(ticket, Row(ticket.sampling, ticket.prompt, self._vocab), [])
+            for ticket in self._line.take()
+        )
+        messages: list[Message] = [Cancel(uid) for uid in [*self._drop(), *self._pause()]]
+        messages += self._start()
+        messages += self._prove()
         if self._shutdown is not None:
             messages.append(Shutdown(self._shutdown))
         if messages:
@@ -63,28 +99,28 @@ class Director:
         return messages
 
     def deliver(self, events: list[tuple[int, Token | Prefilled]]) -> None:
-        """Hands tokens to their tickets. A uid that was dropped meanwhile is skipped."""
+        """Hands tokens to their tickets. A uid that was dropped or paused meanwhile is skipped."""
         now = time.monotonic()
         if events:
             if self._running and self._last_step:
                 self._step_s += SMOOTHING * (min(now - self._last_step, 5.0) - self._step_s)
             self._last_step = now
         for uid, event in events:
-            ticket = self._running.get(uid)
-            if ticket is None:
+            one = self._running.get(uid)
+            if one is None:
                 continue
             if isinstance(event, Token):
-                self._produced[uid] += 1
+                one.generated.append(event.id)
                 if event.finish is not None:
-                    self._answer_tokens += SMOOTHING * (self._produced[uid] - self._answer_tokens)
-                    self._forget(ticket)
-            ticket.put(event)
+                    count = len(one.generated)
+                    self._answer_tokens += SMOOTHING * (count - self._answer_tokens)
+                    self._forget(uid)
+            one.ticket.put(event)
         self._count()
 
     def nap_ms(self) -> int:
         """How long all ranks nap after the coming meeting; grows while nothing happens."""
         if self._running or self._waiting or self._line.arrived.is_set():
-            self._last_step = 0.0 if not self._running else self._last_step
             return 0
         self._last_step = 0.0
         self._idle_ms = min(self._idle_ms * 2, NAP_LAST_MS)
@@ -98,15 +134,15 @@ class Director:
 
     def row(self, uid: int) -> Row:
         """The sampling state of a request that compose() started."""
-        return self._rows[uid]
+        return self._running[uid].row
 
     def failed(self, row: Row, error: Exception) -> None:
         """Sampling failed for one row: that request ends with an error, the others go on."""
-        for uid, candidate in self._rows.items():
-            if candidate is row and uid not in self._broken:
+        for uid, one in self._running.items():
+            if one.row is row and uid not in self._broken:
                 log.error("request %d failed in sampling: %r", uid, error)
-                self._running[uid].put(Failed(engine_failed(f"Sampling failed: {error}")))
-                self._broken.append(uid)
+                one.ticket.put(Failed(engine_failed(f"Sampling failed: {error}")))
+                self._broken.add(uid)
 
     # What ends it.
 
@@ -121,31 +157,78 @@ class Director:
 
     def _drop(self) -> list[int]:
         """Removes cancelled and broken requests; returns the uids that ranks must drop."""
-        for ticket in [t for t in self._waiting if t.cancelled.is_set()]:
-            self._waiting.remove(ticket)
-            self._line.release(ticket)
-        gone = [t for t in self._running.values() if t.cancelled.is_set() or t.uid in self._broken]
+        for one in [w for w in self._waiting if w.ticket.cancelled.is_set()]:
+            self._waiting.remove(one)
+            self._line.release(one.ticket)
+        gone = [
+            uid
+            for uid, one in self._running.items()
+            if uid in self._broken or one.ticket.cancelled.is_set()
+        ]
         self._broken.clear()
-        for ticket in gone:
-            self._forget(ticket)
-        return [ticket.uid for ticket in gone]
+        for uid in gone:
+            self._forget(uid)
+        return gone
 
-    def _forget(self, ticket: Ticket) -> None:
-        del self._running[ticket.uid], self._rows[ticket.uid], self._produced[ticket.uid]
-        self._line.release(ticket)
+    def _pause(self) -> list[int]:
+        """Takes the youngest off the ranks until the rest fits; returns their uids."""
+        paused = []
+        while not self._budget.holds(
+            one.length + min(one.left, LOOK_AHEAD) for one in self._running.values()
+        ):
+            uid = max(self._running)  # uids count up: the youngest, also after a pause
+            one = self._running.pop(uid)
+            one.row = one.row.resume(one.generated)
+            self._waiting.appendleft(one)
+            paused.append(uid)
+            log.info("request %d paused after %d tokens: no KV memory", uid, len(one.generated))
+        return paused
+
+    def _start(self) -> list[Message]:
+        """Puts waiting requests on the ranks, in order, while slots and memory last."""
+        messages: list[Message] = []
+        while self._waiting and len(self._running) < self._line.max_running:
+            one = self._waiting[0]
+            if not self._budget.holds(
+                [*(self._reserve(r) for r in self._running.values()), self._reserve(one)]
+            ):
+                break  # in order: a small one that overtook could starve a large one
+            self._waiting.popleft()
+            ticket = one.ticket
+            self._running[ticket.uid] = one
+            prompt = [*ticket.prompt, *one.generated]
+            messages.append(Submit(ticket.uid, prompt, one.left, ticket.ignore_eos))
+        return messages
+
+    def _prove(self) -> list[Message]:
+        """A canary, when the ranks have had nothing to do for long enough."""
+        now = time.monotonic()
+        if self._running or not self._canary_interval:
+            self._canary_due = now + self._canary_interval
+            return []
+        if now < self._canary_due:
+            return []
+        self._canary_due = now + self._canary_interval
+        return [Canary()]
+
+    def _reserve(self, one: Running) -> int:
+        """Tokens of cache that a request is likely to need."""
+        likely = max(LIKELY_LEAST, 1.5 * self._answer_tokens - len(one.generated))
+        return one.length + min(one.left, int(likely))
+
+    def _forget(self, uid: int) -> None:
+        self._line.release(self._running.pop(uid).ticket)
 
     def _estimate_wait(self) -> float:
         """Seconds until a slot is likely to be free, from what is running. Any thread."""
-        running = list(self._running.values())
-        if not running:
-            return self._step_s
-        left = min(
-            max(1.0, min(t.max_tokens, self._answer_tokens) - self._produced.get(t.uid, 0))
-            for t in running
-        )
-        return left * self._step_s
+        left = [
+            max(1.0, min(one.ticket.max_tokens, self._answer_tokens) - len(one.generated))
+            for one in list(self._running.values())
+        ]
+        return min(left, default=1.0) * self._step_s
 
     def _count(self) -> None:
+        self._status.kv_used = self._budget.cost(r.length for r in self._running.values())
         self._status.running = len(self._running)
         self._status.waiting = max(0, self._line.held() - len(self._running))
 

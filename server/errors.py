@@ -73,7 +73,7 @@ def model_not_found(asked: str, served: str) -> ApiError:
     )
 
 
-def context_exceeded(prompt_tokens: int, context: int) -> ApiError:
+def context_exceeded(prompt_tokens: int, context: int, param: str) -> ApiError:
     """400 for a prompt that leaves no room; worded so that LangChain and litellm recognise it."""
     return ApiError(
         400,
@@ -81,7 +81,7 @@ def context_exceeded(prompt_tokens: int, context: int) -> ApiError:
         f"for at least one more. However, your prompt has {prompt_tokens} tokens. "
         f"(context_length_exceeded; prompt is too long: {prompt_tokens} tokens > "
         f"{context - 1} maximum)",
-        param="messages",
+        param=param,
         code="context_length_exceeded",
     )
 
@@ -91,7 +91,7 @@ def queue_full(waiting: int, running: int, retry_after: float) -> ApiError:
     return ApiError(
         429,
         f"The server is full: {running} requests running and {waiting} waiting. Try again later.",
-        type="rate_limit_error",
+        type="rate_limit_exceeded",
         code="rate_limit_exceeded",
         retry_after=retry_after,
     )

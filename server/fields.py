@@ -5,6 +5,7 @@ for a number, though Python would.
 """
 
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,10 @@ Body = Mapping[str, Any]
 
 def show(value: Any, limit: int = 60) -> str:
     """The value as it goes into an error message, cut so that rubbish does not come back whole."""
-    text = repr(value)
+    # Not repr(): it would write out megabytes, or run out of stack, before we cut.
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = limit
+    text = short.repr(value)
     return text if len(text) <= limit else text[:limit] + "..."
 
 

@@ -25,21 +25,23 @@ class Mismatch(Exception):
     """Ranks differ in something that must be the same. Restarting would not help."""
 
 
-def expected_ranks(env: Mapping[str, str]) -> int:
-    """How many ranks the launcher's files promise; 1 when there are none.
+def promised_group(env: Mapping[str, str]) -> tuple[str, int]:
+    """The backend and the number of ranks that the launcher's files promise; ("any", 1) if none.
 
-    mx.distributed.init() silently makes a world of one when a backend cannot start.
+    mx.distributed.init() silently makes a world of one when a backend cannot start, and with
+    "any" a stray MLX_HOSTFILE would turn a JACCL job into a ring.
     """
-    for name in ("MLX_IBV_DEVICES", "JACCL_IBV_DEVICES", "MLX_HOSTFILE"):
+    files = (("jaccl", "JACCL_IBV_DEVICES"), ("jaccl", "MLX_IBV_DEVICES"), ("ring", "MLX_HOSTFILE"))
+    for backend, name in files:
         path = env.get(name)
         if not path:
             continue
         try:
             text = Path(path).read_text().strip()
-            return max(1, len(json.loads(text))) if text else 1
+            return backend, max(1, len(json.loads(text))) if text else 1
         except (OSError, ValueError) as error:
             raise Mismatch(f"{name}={path!r} cannot be read: {error}") from None
-    return 1
+    return "any", 1
 
 
 def introduce(settings: Settings, link: Link) -> dict[str, Any]:

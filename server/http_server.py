@@ -10,13 +10,16 @@ every error is JSON in OpenAI's shape.
 import io
 import json
 import logging
+import resource
 import select
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email import errors as email_errors
+from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
 from server.errors import ApiError, bad_request, engine_failed, unavailable
@@ -25,9 +28,19 @@ IDLE_S = 75.0  # keep-alive: until the next request's first byte
 HEADER_S = 15.0  # from the first byte to the end of the headers
 BODY_S = 60.0  # for the whole body
 SEND_S = 60.0  # for one write to a client that does not read
+LINGER_S = 5.0  # for a client that is still sending when it has been refused
+ACCEPT_PAUSE_S = 0.05  # after a failed accept, usually for want of file descriptors
 MAX_BODY_BYTES = 32 * 2**20
+MAX_TRAILERS = 64
 MAX_CONNECTIONS = 1024
 BACKLOG = 1024  # connections the kernel holds while we are busy; the default of 5 resets bursts
+SPARE_FILES = 512  # descriptors beside the connections: model files, other ranks, logs
+# Header lines that two parsers would take apart in two ways. Other defects concern MIME bodies.
+BROKEN_HEADERS = (
+    email_errors.MissingHeaderBodySeparatorDefect,
+    email_errors.FirstHeaderLineIsContinuationDefect,
+    email_errors.MisplacedEnvelopeHeaderDefect,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +74,13 @@ class DeadlineReader(io.RawIOBase):
             raise SlowClient from None
 
 
-class Server(ThreadingHTTPServer):
+class Server(ThreadingMixIn, TCPServer):
     """Listens as soon as it is built, so that /health can say "loading".
 
     app(exchange) answers one request. Raises OSError when the address is taken.
     """
 
+    # Not http.server's HTTPServer, which asks DNS for the host's name before it listens.
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = BACKLOG
@@ -81,27 +95,52 @@ class Server(ThreadingHTTPServer):
         self.app = app
         self._places = threading.BoundedSemaphore(max_connections)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        _allow_files(max_connections + SPARE_FILES)
         super().__init__((host, port), Exchange)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; of interest when it was asked for port 0."""
+        return self.server_address[1]
 
     def start(self) -> None:
         """Serves in a thread until the process ends."""
         threading.Thread(target=self.serve_forever, name="http", daemon=True).start()
 
+    def get_request(self):
+        try:
+            return super().get_request()
+        except OSError as error:
+            # The connection stays in the backlog, so without a pause we would spin.
+            log.warning("cannot accept a connection: %s", error)
+            time.sleep(ACCEPT_PAUSE_S)
+            raise
+
     def process_request(self, request, client_address) -> None:
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
+        if not self._places.acquire(blocking=False):
+            self._refuse(request)
             return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()  # no thread could be started
+            raise
+
+    def _refuse(self, request: socket.socket) -> None:
+        """503 from the accepting thread, which must not wait for anybody."""
         error = unavailable("Too many connections.", "too_many_connections")
-        body = json.dumps(error.body()).encode()
+        body = json.dumps(error.body()).encode() + b"\n"
         head = (
             f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
         )
-        request.settimeout(1.0)
+        request.setblocking(False)
         try:
             request.sendall(head.encode() + body)
+            request.shutdown(socket.SHUT_WR)
+            request.recv(65536)  # closing on unread bytes would reset the connection
         except OSError:
-            pass  # it did not wait for the answer
+            pass  # it did not wait for the answer, or has sent nothing yet
         self.shutdown_request(request)
 
     def process_request_thread(self, request, client_address) -> None:
@@ -114,10 +153,22 @@ class Server(ThreadingHTTPServer):
         log.exception("connection from %s failed", client_address[0])
 
 
+def _allow_files(count: int) -> None:
+    """Raises the soft limit on open files: macOS starts programs with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError) as error:
+            log.warning("at most %d files can be open at once: %s", soft, error)
+
+
 class Exchange(BaseHTTPRequestHandler):
     """One connection: requests in, answers out. `app` sees it as one request at a time."""
 
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.1"  # an unreadable request line gets a status line, too
     server_version = "mlx-cluster"
     sys_version = ""
     disable_nagle_algorithm = True  # 40 ms a keep-alive request otherwise
@@ -131,31 +182,61 @@ class Exchange(BaseHTTPRequestHandler):
         self.rfile = io.BufferedReader(self.reader)
 
     def handle(self) -> None:
-        self.close_connection = False
+        self.close_connection = self._unread = False
         while not self.close_connection:
             self._fresh()
+            self.reader.allow(IDLE_S)
             try:
-                self.reader.allow(IDLE_S)
                 if not self.rfile.peek(1):
                     return
-                self.reader.allow(HEADER_S)
+            except (SlowClient, OSError):
+                return  # nothing was asked
+            self.reader.allow(HEADER_S)
+            try:
                 self.handle_one_request()
             except SlowClient:
-                if self.raw_requestline or self.rfile.peek(0):
-                    self._give_up(ApiError(408, "The request took too long to arrive."))
-                return
+                self._give_up(ApiError(408, "The request took too long to arrive."))
             except OSError:
                 return  # the client is gone; whoever worked for it has noticed
+        if self._unread:
+            self._linger()
 
     def _fresh(self) -> None:
         self.request_id = "req_" + uuid.uuid4().hex[:24]
-        self.raw_requestline = b""
-        self.requestline = self.command = ""
+        self.requestline = self.command = self.path = ""
         self.request_version = "HTTP/1.1"
         self.headers = {}  # type: ignore[assignment]  # until parsed
+        self.common_headers: dict[str, str] = {}  # the app's, for whatever is answered
         self._body_read = False
         self._answered = False
         self._chunked = False
+
+    def _hang_up(self) -> None:
+        """The connection ends after this answer, as what follows on it makes no sense."""
+        self.close_connection = self._unread = True
+
+    def _linger(self) -> None:
+        """Drops what the client still sends: closing on unread bytes would reset the connection,
+        and the reset would overtake the answer."""
+        self.reader.allow(LINGER_S)
+        waste = bytearray(65536)
+        try:
+            self.connection.shutdown(socket.SHUT_WR)
+            while self.reader.readinto(waste):
+                pass
+        except (SlowClient, OSError):
+            pass  # it had its chance
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        if self.request_version not in ("HTTP/1.0", "HTTP/1.1"):
+            self.request_version = self.default_request_version  # that of the answer
+            self.send_error(505, "HTTP/1.0 and HTTP/1.1 are spoken here")
+            return False
+        if self.request_version == "HTTP/1.0":
+            self.close_connection = True  # its keep-alive needs headers that few still send
+        return True
 
     def _dispatch(self) -> None:
         try:
@@ -165,13 +246,11 @@ class Exchange(BaseHTTPRequestHandler):
             self.send_api_error(error)
         except SlowClient:
             self._give_up(ApiError(408, "The body took too long to arrive."))
-        except OSError:
-            raise
+        except (ConnectionError, TimeoutError):
+            raise  # the client's doing
         except Exception:
-            log.exception("%s %s failed", self.request_id, self.path[:200])
+            log.exception("%s %r failed", self.request_id, self.path[:200])
             self._give_up(engine_failed("Internal error; the server's log has the details."))
-        if not self._body_read and self._has_body():
-            self.close_connection = True  # an unread body would be taken for the next request
 
     do_GET = do_POST = do_HEAD = do_OPTIONS = _dispatch
     do_PUT = do_DELETE = do_PATCH = do_TRACE = _dispatch
@@ -180,17 +259,21 @@ class Exchange(BaseHTTPRequestHandler):
 
     def _check_framing(self) -> None:
         """Refuses what two parsers could read in two ways."""
-        lengths = self.headers.get_all("Content-Length") or []
-        encoding = self.headers.get("Transfer-Encoding")
+        lengths = [n.strip() for n in self.headers.get_all("Content-Length", [])]
+        encodings = [e.strip().lower() for e in self.headers.get_all("Transfer-Encoding", [])]
         error = None
-        if encoding is not None and (lengths or encoding.strip().lower() != "chunked"):
+        if any(isinstance(defect, BROKEN_HEADERS) for defect in self.headers.defects):
+            error = bad_request("A header line is malformed.")
+        elif encodings and self.request_version == "HTTP/1.0":
+            error = bad_request("HTTP/1.0 has no Transfer-Encoding.")
+        elif encodings and (lengths or encodings != ["chunked"]):
             error = bad_request("Transfer-Encoding must be 'chunked', without Content-Length.")
         elif len(lengths) > 1 or not all(n.isascii() and n.isdigit() for n in lengths):
             error = bad_request("Content-Length must be one whole number of bytes.")
         elif lengths and (len(lengths[0]) > 15 or int(lengths[0]) > MAX_BODY_BYTES):
             error = ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes.")
         if error is not None:
-            self.close_connection = True
+            self._hang_up()
             raise error
 
     def handle_expect_100(self) -> bool:
@@ -202,8 +285,6 @@ class Exchange(BaseHTTPRequestHandler):
         return super().handle_expect_100()
 
     def _has_body(self) -> bool:
-        if not self.headers:
-            return False
         return "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0") != "0"
 
     def read_body(self) -> bytes:
@@ -211,12 +292,13 @@ class Exchange(BaseHTTPRequestHandler):
         self._body_read = True
         encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
-            self.close_connection = True
+            self._hang_up()
             raise ApiError(415, f"Content-Encoding {encoding!r} is not supported; send it plain.")
         self.reader.allow(BODY_S)
         if "Transfer-Encoding" in self.headers:
             return self._read_chunks()
         if "Content-Length" not in self.headers:
+            self._hang_up()  # there may be a body all the same
             raise ApiError(411, "A body with a Content-Length is required.")
         return self._read_exactly(int(self.headers["Content-Length"]))
 
@@ -227,34 +309,37 @@ class Exchange(BaseHTTPRequestHandler):
         return data
 
     def _read_chunks(self) -> bytes:
+        """A chunked body. Strict: a bare newline or a plus sign is where parsers disagree."""
         data = bytearray()
         while True:
             line = self.rfile.readline(1026)
             size = line.split(b";", 1)[0].strip()
-            if not line.endswith(b"\n") or not size or size.strip(b"0123456789abcdefABCDEF"):
-                self.close_connection = True
-                raise bad_request("The chunked body is malformed.")
-            length = int(size[:16], 16)
+            if not line.endswith(b"\r\n") or not size or size.strip(b"0123456789abcdefABCDEF"):
+                raise self._malformed_chunks()
+            length = int(size, 16)
             if len(data) + length > MAX_BODY_BYTES:
-                self.close_connection = True
+                self._hang_up()
                 raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes.")
             if length == 0:
                 break
             data += self._read_exactly(length)
-            if self.rfile.readline(3) not in (b"\r\n", b"\n"):
-                self.close_connection = True
-                raise bad_request("The chunked body is malformed.")
-        for _ in range(64):  # trailers
-            if self.rfile.readline(8192) in (b"\r\n", b"\n", b""):
+            if self.rfile.readline(3) != b"\r\n":
+                raise self._malformed_chunks()
+        for _ in range(MAX_TRAILERS):
+            if self.rfile.readline(8192) == b"\r\n":
                 return bytes(data)
-        self.close_connection = True
-        raise bad_request("The chunked body has too many trailers.")
+        raise self._malformed_chunks()
+
+    def _malformed_chunks(self) -> ApiError:
+        self._hang_up()
+        return bad_request("The chunked body is malformed.")
 
     def client_gone(self) -> bool:
         """Whether the client has closed its side. Never blocks."""
         try:
-            ready, _, _ = select.select([self.connection], [], [], 0)
-            return bool(ready) and self.connection.recv(1, socket.MSG_PEEK) == b""
+            poll = select.poll()  # select() refuses descriptors from 1024 on
+            poll.register(self.connection, select.POLLIN)
+            return bool(poll.poll(0)) and self.connection.recv(1, socket.MSG_PEEK) == b""
         except (OSError, ValueError):
             return True
 
@@ -290,9 +375,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Cache-Control", "no-cache")
         self.send_header("X-Accel-Buffering", "no")  # nginx would hold events back
-        if self.request_version == "HTTP/1.0":
-            self.close_connection = True
-        else:
+        if self.request_version != "HTTP/1.0":
             self.send_header("Transfer-Encoding", "chunked")
         self._finish_headers()
 
@@ -330,13 +413,17 @@ class Exchange(BaseHTTPRequestHandler):
 
     def _finish_headers(self) -> None:
         self.send_header("x-request-id", self.request_id)
+        for name, value in self.common_headers.items():
+            self.send_header(name, value)
+        if not self._body_read and self._has_body():
+            self._hang_up()  # an unread body would be taken for the next request
         if self.close_connection:
             self.send_header("Connection", "close")
         self.connection.settimeout(SEND_S)
         self.end_headers()
 
     def _give_up(self, error: ApiError) -> None:
-        self.close_connection = True
+        self._hang_up()
         try:
             self.send_api_error(error)
         except OSError:
@@ -346,9 +433,10 @@ class Exchange(BaseHTTPRequestHandler):
 
     def send_error(self, code, message=None, explain=None) -> None:
         """Replaces HTML error pages: bad request lines, huge headers, unknown methods."""
-        self.close_connection = True
+        self._hang_up()
         code = 405 if code == 501 else int(code)
-        self.send_api_error(ApiError(code, f"{message or 'The request could not be read'}."))
+        text = (message or "The request could not be read")[:200]
+        self.send_api_error(ApiError(code, f"{text}."))
 
     def log_message(self, format: str, *args: Any) -> None:
-        log.debug("%s %s", self.client_address[0], format % args)
+        log.debug("%s %r", self.client_address[0], format % args)

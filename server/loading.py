@@ -27,12 +27,14 @@ class Unloadable(Exception):
 
 @dataclass(frozen=True)
 class Shard:
-    """This rank's part. vocab: size of the logits' last axis; context: tokens."""
+    """This rank's part. vocab: size of the logits' last axis; context: tokens; hidden: values
+    of one token between two layers."""
 
     model: Any
     tokenizer: Any
     vocab: int
     context: int
+    hidden: int
     sampling: Sampling
 
 
@@ -60,17 +62,29 @@ def load_shard(
         tokenizer,
         vocab=logits.shape[-1],
         context=min(context_length(config), context_max or 2**31),
+        hidden=_config_integer(config, "hidden_size", "n_embd", "d_model") or 4096,
         sampling=default_sampling(model_dir),
     )
 
 
 def context_length(config: dict[str, Any]) -> int:
     """Tokens that the model was made for, from its config.json."""
+    names = ("max_position_embeddings", "max_sequence_length", "model_max_length", "n_ctx")
+    found = _config_integer(config, *names)
+    if found is None:
+        raise Unloadable(
+            "config.json names no context length; set CONTEXT_MAX to the tokens it takes"
+        )
+    return found
+
+
+def _config_integer(config: dict[str, Any], *names: str) -> int | None:
+    """The first of names that the config, or its text part, has as a number."""
     for part in (config, config.get("text_config") or {}):
-        for name in ("max_position_embeddings", "max_sequence_length", "model_max_length", "n_ctx"):
+        for name in names:
             if isinstance(part.get(name), int):
                 return part[name]
-    raise Unloadable("config.json names no context length; set CONTEXT_MAX to the tokens it takes")
+    return None
 
 
 def default_sampling(model_dir: Path) -> Sampling:

@@ -5,27 +5,25 @@ collective, or by meeting for it), carry out the messages that the header announ
 that steers the loop is shared data, so that no two ranks can take different branches.
 """
 
-import logging
 from collections.abc import Callable
 
 from server.director import Director, Spectator
 from server.engine import Engine
 from server.mailbox import Mailbox
-from server.messages import Cancel, Message, Shutdown, Submit
-
-log = logging.getLogger(__name__)
+from server.messages import Canary, Cancel, Shutdown, Submit
 
 
 def run_lockstep(
     engine: Engine,
     mailbox: Mailbox,
     director: Director | Spectator,
+    canary: Callable[[Callable[[str], None]], None],
     progress: Callable[[str], None],
 ) -> str:
     """Turns until a Shutdown message; returns its reason.
 
     progress is called with the name of what comes next, before each thing that can block: the
-    watchdog's food.
+    watchdog's food. canary is what a Canary message asks for.
     """
     while True:
         header = None
@@ -38,17 +36,15 @@ def run_lockstep(
             header = mailbox.meet()
         progress("messages")
         for message in mailbox.receive(header):
-            if isinstance(message, Shutdown):
-                return message.reason
-            _carry_out(engine, message)
+            match message:
+                case Submit():
+                    engine.submit(message)
+                case Cancel(uid):
+                    engine.cancel(uid)
+                case Canary():
+                    canary(progress)
+                case Shutdown(reason):
+                    return reason
         if header.nap_ms and not engine.busy:
             progress("nap")
             director.nap(header.nap_ms)
-
-
-def _carry_out(engine: Engine, message: Message) -> None:
-    match message:
-        case Submit():
-            engine.submit(message)
-        case Cancel(uid):
-            engine.cancel(uid)

@@ -30,14 +30,19 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Canary:
+    """Prove again that all ranks compute the same. Sent only while nothing runs."""
+
+
+@dataclass(frozen=True)
 class Shutdown:
     """Leave the loop, all ranks together."""
 
     reason: str
 
 
-Message = Submit | Cancel | Shutdown
-_KINDS = {kind.__name__: kind for kind in (Submit, Cancel, Shutdown)}
+Message = Submit | Cancel | Canary | Shutdown
+_KINDS = {kind.__name__: kind for kind in (Submit, Cancel, Canary, Shutdown)}
 
 
 def encode(messages: Sequence[Message]) -> bytes:
@@ -58,6 +63,13 @@ def encode(messages: Sequence[Message]) -> bytes:
 
 def decode(data: bytes) -> list[Message]:
     """The messages back. Raises ValueError for bytes that are not ours."""
+    try:
+        return _decode(data)
+    except (struct.error, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a bundle of messages: {error!r}") from error
+
+
+def _decode(data: bytes) -> list[Message]:
     (length,) = struct.unpack_from("<I", data)
     records = json.loads(data[4 : 4 + length])
     ids = np.frombuffer(data, dtype="<i4", offset=4 + length)
@@ -66,6 +78,8 @@ def decode(data: bytes) -> list[Message]:
         kind = _KINDS[record.pop("kind")]
         if "prompt" in record:
             n = record["prompt"]
+            if not 0 <= n <= len(ids):
+                raise ValueError(f"a prompt of {n} tokens, but {len(ids)} token ids")
             record["prompt"] = ids[:n].tolist()
             ids = ids[n:]
         messages.append(kind(**record))

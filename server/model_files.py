@@ -17,9 +17,9 @@ def fingerprint_files(model_dir: Path) -> dict[str, str]:
     """File name to a short description of its content. Raises OSError."""
     files = {}
     for pattern in SMALL:
-        for path in model_dir.glob(pattern):
+        for path in _visible(model_dir, pattern):
             files[path.name] = _digest(path.read_bytes())
-    for path in model_dir.glob("*.safetensors"):
+    for path in _visible(model_dir, "*.safetensors"):
         files[path.name] = f"{path.stat().st_size} bytes, header {_digest(_header(path))}"
     return dict(sorted(files.items()))
 
@@ -27,6 +27,11 @@ def fingerprint_files(model_dir: Path) -> dict[str, str]:
 def fingerprint(*parts: Any) -> str:
     """One short hash of any JSON-able parts."""
     return _digest(json.dumps(parts, sort_keys=True).encode())
+
+
+def _visible(model_dir: Path, pattern: str) -> list[Path]:
+    """Files only. Hidden ones are not the model's: macOS leaves ._config.json on some disks."""
+    return [p for p in model_dir.glob(pattern) if p.is_file() and not p.name.startswith(".")]
 
 
 def _digest(data: bytes) -> str:

@@ -19,6 +19,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -32,7 +33,6 @@ from server.shutdown import (  # noqa: E402
     RankZero,
     Worker,
     block_signals,
-    end,
     handle_signals,
 )
 from server.status import Status  # noqa: E402
@@ -49,10 +49,10 @@ def main() -> None:
     _log_as(rank)
     block_signals()
     try:
-        settings = read_settings(os.environ)
+        settings = read_settings(os.environ, rank)
     except SettingError as error:
         log.error("ending with code %d: %s", CONFIG, error)
-        end(CONFIG)
+        sys.exit(CONFIG)
     _log_as(rank, settings.log_level)
     pidfile = (
         write_pidfile(arguments.run_dir, rank, arguments.run_id) if arguments.run_dir else None
@@ -60,21 +60,27 @@ def main() -> None:
 
     status = Status(settings.model_id, arguments.run_id, settings.restarts, settings.last_failure)
     line = Line(settings.max_batch, settings.queue_max)
-    if rank == 0:
-        leaver = RankZero(line, status, settings.drain_timeout)
-    else:
-        leaver = Worker(settings.drain_timeout)
 
-    def leave(code: int, reason: str) -> None:
-        status.phase, status.detail = "failed", reason
-        log.error("ending with code %d: %s", code, reason)
-        leaver.last_words(f"The server is restarting: {reason}.")
+    def on_end() -> None:
         remove_pidfile(pidfile)
-        end(code)
 
-    handle_signals(leaver, on_end=lambda: remove_pidfile(pidfile))
+    if rank == 0:
+        leaver = RankZero(on_end, line, status, settings.drain_timeout)
+    else:
+        leaver = Worker(on_end, settings.drain_timeout)
+
+    def tell_clients(reason: str) -> None:
+        status.phase, status.detail = "failed", reason
+        leaver.last_words(f"The server is restarting: {reason}.")
+
+    def leave(code: int, reason: str) -> NoReturn:
+        log.error("ending with code %d: %s", code, reason)
+        tell_clients(reason)
+        leaver.end(code)
+
+    handle_signals(leaver)
     watch_lifeline(lambda reason: leave(PEER_LOST, reason))
-    watchdog = Watchdog(settings.load_timeout, on_stall=leaver.last_words)
+    watchdog = Watchdog(settings.load_timeout, on_stall=tell_clients)
     watchdog.start()
     app = App(settings, status, line)
     if rank == 0:
@@ -84,23 +90,25 @@ def main() -> None:
     except Exception as error:
         leave(*_explain(error))
     log.info("left the loop: %s", reason)
-    remove_pidfile(pidfile)
-    end(OK)
+    leaver.end(OK)
 
 
 def _live(settings, status, line, app, leaver, watchdog) -> str:
     # mlx and mlx-lm take seconds to import; the port is open by now.
     from server import rank
 
-    watchdog.progress("joining the other ranks")
-    link = rank.join(dict(os.environ))
-    shard, system_fingerprint = rank.prepare(settings, link, status, watchdog.progress)
+    def tell(stage: str) -> None:
+        watchdog.progress(stage)
+        if stage != status.detail:
+            log.info("%s", stage)
+        status.detail = stage
+
+    tell("joining the other ranks")
+    ready = rank.prepare(settings, rank.join(os.environ), tell)
     watchdog.set_limit(settings.stall_timeout)
     if isinstance(leaver, RankZero):
-        return rank.lead(
-            settings, link, shard, line, app, status, leaver, watchdog, system_fingerprint
-        )
-    return rank.follow(settings, link, shard, leaver, watchdog)
+        return rank.lead(ready, line, app, status, leaver, watchdog)
+    return rank.follow(ready, leaver, watchdog)
 
 
 def _open_door(settings: Settings, app: App, leave) -> None:

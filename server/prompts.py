@@ -30,7 +30,9 @@ class Prompts(Protocol):
 
     def from_text(self, text: str) -> list[int]: ...
 
-    def text_out(self, stop: tuple[str, ...], end_tokens_are_text: bool) -> TextOut: ...
+    def text_out(
+        self, stop: tuple[str, ...], end_tokens_are_text: bool, continues: bool
+    ) -> TextOut: ...
 
 
 class TokenizerPrompts:
@@ -51,10 +53,11 @@ class TokenizerPrompts:
                 add_generation_prompt=True,
                 **request.template_kwargs,
             )
+            ids = [int(token) for token in ids]
         except Exception as error:
             # Templates raise whatever they like: unknown roles, wrong order, missing keys.
             raise _refused(error, "messages", "the model's chat template") from error
-        return self._checked(list(ids), "messages")
+        return self._checked(ids, "messages")
 
     def from_text(self, text: str) -> list[int]:
         """Token ids of plain text, with the tokenizer's own special tokens."""
@@ -64,10 +67,22 @@ class TokenizerPrompts:
             raise _refused(error, "prompt", "the tokenizer") from error
         return self._checked(list(ids), "prompt")
 
-    def text_out(self, stop: tuple[str, ...], end_tokens_are_text: bool = False) -> TextOut:
-        """A fresh TextOut. end_tokens_are_text: for ignore_eos, where they are ordinary."""
+    def text_out(
+        self,
+        stop: tuple[str, ...],
+        end_tokens_are_text: bool = False,
+        continues: bool = False,
+    ) -> TextOut:
+        """A fresh TextOut. end_tokens_are_text: for ignore_eos, where they are ordinary.
+        continues: the text goes on from a prompt, so a space at its start is part of it."""
         hidden = set() if end_tokens_are_text else set(self._tokenizer.eos_token_ids)
-        return StreamedText(self._tokenizer.detokenizer, stop, hidden)
+        detokenizer = self._tokenizer.detokenizer
+        if continues:
+            # mlx-lm's detokenizers drop a space at the start of a text; so this is not the start.
+            for token in self._tokenizer.encode("a", add_special_tokens=False):
+                detokenizer.add_token(token)
+            _ = detokenizer.last_segment
+        return StreamedText(detokenizer, stop, hidden)
 
     def _checked(self, ids: list[int], name: str) -> list[int]:
         if not ids:

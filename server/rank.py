@@ -1,19 +1,22 @@
-"""One rank's life after the entry: join, compare, load, serve in lockstep.
+"""One rank's life after the entry: join, compare, load, prove, serve in lockstep.
 
 Runs on the main thread of every rank; the only thread that touches MLX. What differs between
 rank 0 and a worker is chosen here, once: the director and the chooser.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 
 import mlx.core as mx
 
+from server.canary import check_link, check_model
 from server.director import Director, Spectator
-from server.engine import ChoosesForAll, Engine, Follows
-from server.handshake import Mismatch, expected_ranks, introduce, shake_hands
+from server.engine import Chooser, ChoosesForAll, Engine, Follows
+from server.handshake import Mismatch, introduce, promised_group, shake_hands
+from server.kv_budget import KvBudget, measure_capacity
 from server.link import Link
-from server.loading import Shard, load_shard
+from server.loading import Shard, Unloadable, load_shard
 from server.loop import run_lockstep
 from server.mailbox import Mailbox
 from server.model_files import fingerprint
@@ -21,86 +24,118 @@ from server.prompts import TokenizerPrompts
 from server.routes import App, Model
 from server.settings import Settings
 from server.shutdown import RankZero, Worker
-from server.status import Status
+from server.status import Member, Status
 from server.tickets import Line
 from server.watchdog import Watchdog
+
+CANARY_BEYOND_CHUNK = 24  # tokens of the canary's prompt after its first full chunk
+LINK_CHECK_VALUES_MOST = 2**24  # 64 MB of int32
 
 log = logging.getLogger(__name__)
 
 
-def join(env: dict[str, str]) -> Link:
+@dataclass(frozen=True)
+class Ready:
+    """A rank that can serve. members are all ranks; system names model and versions."""
+
+    settings: Settings
+    link: Link
+    shard: Shard
+    members: tuple[Member, ...]
+    budget: KvBudget
+    system: str
+
+    def engine(self, chooser: Chooser) -> Engine:
+        """An empty engine over this rank's shard."""
+        return Engine(
+            self.shard.model,
+            self.link,
+            chooser,
+            max_batch=self.settings.max_batch,
+            prefill_step=self.settings.prefill_step,
+            eos=sorted(self.shard.tokenizer.eos_token_ids),
+        )
+
+    def canary(self, progress: Callable[[str], None]) -> None:
+        """Proves that all ranks still compute the same. Every rank calls it, with empty engines."""
+        length = min(self.settings.prefill_step + CANARY_BEYOND_CHUNK, self.shard.context // 2)
+        prompt = [i * 7919 % self.shard.vocab for i in range(1, length + 1)]
+        tokens = check_model(self.engine, self.link, prompt, progress)
+        log.info("canary: %d ranks agree on %s after %d tokens", self.link.size, tokens, length)
+
+
+def join(env: MutableMapping[str, str]) -> Link:
     """Joins the group of ranks. Raises Mismatch when it is not as large as the launcher meant."""
-    expected = expected_ranks(env)
-    group = mx.distributed.init(strict=expected > 1)
-    if group.size() != expected:
-        raise Mismatch(f"the launcher started {expected} ranks, but {group.size()} joined")
+    backend, ranks = promised_group(env)
+    if ranks == 1:
+        # For one rank mlx.launch writes an empty hostfile, which MLX cannot parse.
+        env.pop("MLX_HOSTFILE", None)
+        return Link(mx.distributed.init())
+    group = mx.distributed.init(strict=True, backend=backend)
+    if group.size() != ranks:
+        raise Mismatch(f"the launcher started {ranks} ranks, but {group.size()} joined")
     return Link(group)
 
 
-def prepare(
-    settings: Settings, link: Link, status: Status, progress: Callable[[str], None]
-) -> tuple[Shard, str]:
-    """Handshake and load. Returns the shard and the system's fingerprint."""
-    progress("handshake")
+def prepare(settings: Settings, link: Link, tell: Callable[[str], None]) -> Ready:
+    """Handshake, load, and proof. tell is called with what comes next: the watchdog's food.
+
+    Raises Mismatch or Unloadable, on every rank alike.
+    """
+    tell("handshake")
     introduction = introduce(settings, link)
-    status.members = shake_hands(introduction, link)
-    log.info("%d ranks agree: %s", link.size, ", ".join(m.host for m in status.members))
-
-    def tell(stage: str) -> None:
-        progress(stage)
-        status.detail = stage
-        log.info("%s", stage)
-
+    members = shake_hands(introduction, link)
+    tell(f"loading on {link.size} ranks")
     shard = load_shard(settings.model_dir, settings.parallel, link, settings.context_max, tell)
-    progress("waiting for the other ranks to load")
-    link.share_ints([1])
-    return shard, "fp_" + fingerprint(introduction["same"])
+    tell("waiting for all ranks to load")
+    link.share_ints([0])
+    tell("checking the link")
+    rows = min(8, settings.max_batch)
+    check_link(link, min(rows * settings.prefill_step * shard.hidden, LINK_CHECK_VALUES_MOST))
+    tell("measuring the KV cache")
+    ranks_here = sum(m.host == members[link.rank].host for m in members)
+    capacity, per_token = measure_capacity(shard.model, settings.kv_budget_gb, ranks_here)
+    budget = KvBudget(min(int(c) for c in link.gather_bytes(str(capacity).encode())))
+    log.info("KV memory: room for %d tokens, %d bytes each here", budget.capacity, per_token)
+    if not budget.reach:
+        raise Unloadable(
+            f"no memory left for the KV cache: the smallest rank has room for {budget.capacity} "
+            "tokens; set KV_BUDGET_GB, or use a smaller model or more ranks"
+        )
+    system = "fp_" + fingerprint(introduction["same"])
+    ready = Ready(settings, link, shard, members, budget, system)
+    tell("canary")
+    ready.canary(tell)
+    return ready
 
 
 def lead(
-    settings: Settings,
-    link: Link,
-    shard: Shard,
-    line: Line,
-    app: App,
-    status: Status,
-    leaver: RankZero,
-    watchdog: Watchdog,
-    system_fingerprint: str,
+    ready: Ready, line: Line, app: App, status: Status, leaver: RankZero, watchdog: Watchdog
 ) -> str:
     """Rank 0: serves until told to stop; returns the reason."""
-    director = Director(line, status, shard.vocab)
-    mailbox = Mailbox(link, director.compose, director.nap_ms)
-    chooser = ChoosesForAll(director.row, mailbox.header, director.failed)
-    engine = _engine(settings, link, shard, chooser)
-    status.context = shard.context
+    shard, settings = ready.shard, ready.settings
+    director = Director(line, status, shard.vocab, ready.budget, settings.canary_interval)
+    mailbox = Mailbox(ready.link, director.compose, director.nap_ms)
+    engine = ready.engine(ChoosesForAll(director.row, mailbox.header, director.failed))
+    context = min(shard.context, ready.budget.reach)
     app.model = Model(
-        TokenizerPrompts(shard.tokenizer, shard.vocab),
-        shard.context,
-        shard.sampling,
-        system_fingerprint,
+        TokenizerPrompts(shard.tokenizer, shard.vocab), context, shard.sampling, ready.system
     )
+    status.members, status.context = ready.members, context
+    status.kv_capacity = ready.budget.capacity
     leaver.stop = director.stop
     status.phase, status.detail = "ok", "serving"
-    log.info("ready: %s on %d ranks, http port %d", status.model_id, link.size, settings.http_port)
-    return run_lockstep(engine, mailbox, director, watchdog.progress)
+    log.info(
+        "ready: %s on %d ranks, http port %d", status.model_id, ready.link.size, settings.http_port
+    )
+    return run_lockstep(engine, mailbox, director, ready.canary, watchdog.progress)
 
 
-def follow(settings: Settings, link: Link, shard: Shard, leaver: Worker, watchdog: Watchdog) -> str:
+def follow(ready: Ready, leaver: Worker, watchdog: Watchdog) -> str:
     """A worker: computes until told to stop; returns the reason."""
     spectator = Spectator()
-    mailbox = Mailbox(link, spectator.compose, spectator.nap_ms)
-    engine = _engine(settings, link, shard, Follows())
+    mailbox = Mailbox(ready.link, spectator.compose, spectator.nap_ms)
     leaver.serving = True
-    return run_lockstep(engine, mailbox, spectator, watchdog.progress)
-
-
-def _engine(settings: Settings, link: Link, shard: Shard, chooser) -> Engine:
-    return Engine(
-        shard.model,
-        link,
-        chooser,
-        max_batch=settings.max_batch,
-        prefill_step=settings.prefill_step,
-        eos=sorted(shard.tokenizer.eos_token_ids),
+    return run_lockstep(
+        ready.engine(Follows()), mailbox, spectator, ready.canary, watchdog.progress
     )

@@ -31,6 +31,14 @@ MAX_STOP_CHARS = 1024
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MAX_INT = 2**31 - 1
 ROLES = ("system", "developer", "user", "assistant", "tool")
+# Arguments of the call that renders a template, not variables of the template: with them a client
+# could run a template of its own, or get something other than token ids back.
+NOT_TEMPLATE_VARIABLES = {
+    "conversation", "messages", "tools", "chat_template", "add_generation_prompt",
+    "continue_final_message", "tokenize", "tokenizer_kwargs", "sanitize_control_tokens",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,9 +128,12 @@ def parse_chat(body: Body, served: Served) -> ChatRequest:
 def parse_completion(body: Body, served: Served) -> CompletionRequest:
     """Checks a completion request. Raises ApiError."""
     common = _parse_common(body, served)
-    for name in ("echo", "logprobs", "suffix"):
-        if body.get(name) not in (None, False, ""):
-            raise _unsupported(name)
+    if boolean(body, "echo"):
+        raise _unsupported("echo")
+    if integer(body, "logprobs", 0, 20) is not None:  # 0 asks for the chosen tokens' own
+        raise _unsupported("logprobs")
+    if string(body, "suffix"):
+        raise _unsupported("suffix")
     best_of = integer(body, "best_of", 1, 1)
     del best_of  # only 1 is allowed, and it changes nothing
     return CompletionRequest(prompt=_prompt(body.get("prompt")), common=common)
@@ -139,9 +150,12 @@ def _parse_common(body: Body, served: Served) -> Common:
     check_model(body, served)
     if integer(body, "n", 1, 128) not in (None, 1):
         raise _unsupported("n", "1")
-    for name in ("logit_bias", "min_tokens", "stop_token_ids"):
-        if body.get(name):
-            raise _unsupported(name)
+    if mapping(body, "logit_bias"):
+        raise _unsupported("logit_bias")
+    if integer(body, "min_tokens", 0, MAX_INT):
+        raise _unsupported("min_tokens")
+    if array(body, "stop_token_ids"):
+        raise _unsupported("stop_token_ids")
     options = mapping(body, "stream_options") or {}
     max_tokens = integer(body, "max_completion_tokens", 1, MAX_INT)
     legacy_max = integer(body, "max_tokens", 1, MAX_INT)
@@ -253,6 +267,8 @@ def _prompt(value: Any) -> str | list[int]:
 
 def _template_kwargs(body: Body) -> dict[str, Any]:
     kwargs = dict(mapping(body, "chat_template_kwargs") or {})
+    for name in sorted(NOT_TEMPLATE_VARIABLES & kwargs.keys()):
+        raise bad_request(f"'chat_template_kwargs' must not hold {name!r}.", "chat_template_kwargs")
     effort = string(body, "reasoning_effort")
     if effort is not None:
         kwargs.setdefault("reasoning_effort", effort)
@@ -260,7 +276,7 @@ def _template_kwargs(body: Body) -> dict[str, Any]:
 
 
 def _refuse_unsupported_chat(body: Body) -> None:
-    if boolean(body, "logprobs") or body.get("top_logprobs"):
+    if boolean(body, "logprobs") or integer(body, "top_logprobs", 0, 20):
         raise _unsupported("logprobs")
     response_format = mapping(body, "response_format") or {}
     if response_format.get("type") not in (None, "text"):

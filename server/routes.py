@@ -6,6 +6,7 @@ that need the model answer 503 with Retry-After; /health, /queue and /v1/models 
 
 import hmac
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from server.status import Status
 from server.tickets import Line, Ticket
 
 PING_S = 5.0  # a stream with nothing to send begins, and says so, after this long
+PREFLIGHT_S = 600  # a browser may remember a preflight's answer for so long
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +64,13 @@ class App:
 
     def __call__(self, exchange: Exchange) -> None:
         """Routes one request. Raises ApiError for the transport to render."""
-        path = urlsplit(exchange.path).path
+        exchange.common_headers.update(self._cross_origin(exchange))
+        try:
+            path = urlsplit(exchange.path).path
+        except ValueError:
+            raise bad_request("The URL is malformed.") from None
         path = path.removeprefix("/v1").rstrip("/") or "/"
-        if path != "/health":
+        if path != "/health" and exchange.command != "OPTIONS":  # browsers ask that without a key
             self._check_key(exchange)
         methods = self._find(path)
         method = "GET" if exchange.command == "HEAD" else exchange.command
@@ -96,8 +102,9 @@ class App:
         scheme, _, token = bearer.partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else ""
         given = given or exchange.headers.get("x-api-key", "")
-        # Every key is compared, in constant time, so that timing tells nothing.
-        right = [hmac.compare_digest(given.encode("utf-8", "replace"), k.encode()) for k in keys]
+        # As bytes, which http.server reads as Latin-1. Every key is compared, in constant time, so
+        # that timing tells nothing.
+        right = [hmac.compare_digest(given.encode("latin-1", "replace"), k.encode()) for k in keys]
         if not any(right):
             raise ApiError(
                 401,
@@ -106,6 +113,27 @@ class App:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+    def _cross_origin(self, exchange: Exchange) -> dict[str, str]:
+        """What lets a page of an allowed origin read the answer. None allowed: nothing at all."""
+        allowed = self._settings.allowed_origins
+        if not allowed:
+            return {}
+        headers = {"Vary": "Origin"}
+        origin = exchange.headers.get("Origin")
+        if origin is None or not ("*" in allowed or origin in allowed):
+            return headers
+        headers["Access-Control-Allow-Origin"] = "*" if "*" in allowed else origin
+        headers["Access-Control-Expose-Headers"] = "Retry-After, x-request-id"
+        if exchange.command == "OPTIONS":
+            asked = exchange.headers.get("Access-Control-Request-Headers", "")
+            names = {"authorization", "content-type", "x-api-key"}
+            # SDKs add a dozen of their own. Names alone: nothing else may get into our headers.
+            names.update(re.findall(r"[a-z0-9-]+", asked.lower())[:64])
+            headers["Access-Control-Allow-Headers"] = ", ".join(sorted(names))
+            headers["Access-Control-Allow-Methods"] = "GET, HEAD, OPTIONS, POST"
+            headers["Access-Control-Max-Age"] = str(PREFLIGHT_S)
+        return headers
 
     # Small routes.
 
@@ -169,12 +197,12 @@ class App:
     ) -> None:
         ticket = Ticket(
             prompt,
-            self._clamp(common, len(prompt), model.context),
+            self._clamp(common, len(prompt), model.context, "messages" if chat else "prompt"),
             common.sampling,
             common.ignore_eos,
         )
         answer = Answer(chat, self._status.model_id, model.fingerprint, len(prompt))
-        text = model.prompts.text_out(common.stop, common.ignore_eos)
+        text = model.prompts.text_out(common.stop, common.ignore_eos, continues=not chat)
         self._line.admit(ticket)
         pieces = generate(
             ticket, self._line, text, exchange.client_gone, self._settings.req_timeout
@@ -192,9 +220,10 @@ class App:
             raise
         except ApiError as error:
             outcome = f"error {error.status}"
-            raise
+            exchange.send_api_error(error)  # not left to the transport: it is answered after that
         finally:
             pieces.close()  # cancels, unless the answer is complete
+            self._line.answered(ticket)
             log.info(
                 "%s %s: %d prompt tokens, %s, %.2f s",
                 exchange.request_id,
@@ -204,11 +233,11 @@ class App:
                 time.monotonic() - started,
             )
 
-    def _clamp(self, common: Common, prompt_tokens: int, context: int) -> int:
+    def _clamp(self, common: Common, prompt_tokens: int, context: int, param: str) -> int:
         """The limit on generated tokens, so that prompt and answer fit the context."""
         room = context - prompt_tokens
         if room < 1:
-            raise context_exceeded(prompt_tokens, context)
+            raise context_exceeded(prompt_tokens, context, param)
         return min(common.max_tokens or self._settings.default_max_tokens, room)
 
 

@@ -12,6 +12,7 @@ import math
 import secrets
 
 import mlx.core as mx
+import numpy as np
 
 from server.requests import Sampling
 
@@ -21,7 +22,10 @@ _MASK64 = 2**64 - 1
 
 
 class Row:
-    """One request's sampling state. vocab: size of the logits' last axis."""
+    """One request's sampling state. vocab: size of the logits' last axis.
+
+    resume() makes the state of a request that continues from the tokens it has generated.
+    """
 
     def __init__(self, sampling: Sampling, prompt: list[int], vocab: int) -> None:
         self.sampling = sampling
@@ -29,8 +33,17 @@ class Row:
         self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(64)
         self._prompt = prompt
         self._vocab = vocab
+        self._before: list[int] = []  # generated before a pause
         self._seen: mx.array | None = None  # [V] bool: token is in the prompt
         self._counts: mx.array | None = None  # [V] float32: how often it was generated
+
+    def resume(self, generated: list[int]) -> "Row":
+        """A fresh state, as if these tokens had just been drawn."""
+        row = Row(self.sampling, self._prompt, self._vocab)
+        row._seed = self._seed
+        row._before = list(generated)
+        row.drawn = len(generated)
+        return row
 
     @property
     def greedy(self) -> bool:
@@ -58,7 +71,8 @@ class Row:
         """logits: [V] float32. Returns the same shape."""
         s = self.sampling
         if self._counts is None:
-            self._counts = mx.zeros(self._vocab, dtype=mx.float32)
+            counts = np.bincount(self._before, minlength=self._vocab)
+            self._counts = mx.array(counts.astype(np.float32))
             self._seen = mx.zeros(self._vocab, dtype=mx.bool_)
             self._seen[mx.array(self._prompt)] = True
         generated = self._counts > 0

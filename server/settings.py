@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+YEAR_S = 31_536_000
+
 
 class SettingError(ValueError):
     """A setting has a value that is not allowed. The message names all three."""
@@ -32,6 +34,8 @@ class Settings:
     load_timeout: float
     prefill_step: int  # tokens a prompt advances between two decode steps
     context_max: int | None  # tokens; None: what the model's config says
+    kv_budget_gb: float | None  # 10^9 bytes a rank; None: what is left after the weights
+    canary_interval: float  # seconds of idleness between two canaries; 0: only at start
     api_keys: tuple[str, ...]
     allowed_origins: tuple[str, ...]
     log_level: str
@@ -39,10 +43,11 @@ class Settings:
     last_failure: str
 
 
-def read_settings(env: Mapping[str, str]) -> Settings:
+def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
     """Builds Settings from environment variables; unset or empty means the default.
 
-    Raises SettingError for a value that is not allowed.
+    Keys are read on rank 0 alone: API_KEY_FILE need not exist elsewhere. Raises SettingError for
+    a value that is not allowed.
     """
     model_dir = _directory(env, "MODEL_DIR")
     return Settings(
@@ -60,7 +65,9 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         load_timeout=_seconds(env, "LOAD_TIMEOUT", 900),
         prefill_step=_integer(env, "PREFILL_STEP", 512, 16, 65_536),
         context_max=_integer(env, "CONTEXT_MAX", 0, 0, 100_000_000) or None,
-        api_keys=_api_keys(env),
+        kv_budget_gb=_decimal(env, "KV_BUDGET_GB", 0, 0, 100_000, "GB") or None,
+        canary_interval=_seconds(env, "CANARY_INTERVAL", 0, least=0),
+        api_keys=_api_keys(env) if rank == 0 else (),
         allowed_origins=tuple(_text(env, "ALLOWED_ORIGINS").replace(",", " ").split()),
         log_level=_choice(env, "LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
         restarts=_integer(env, "SUPERVISOR_RESTARTS", 0, 0, 10**9),
@@ -77,7 +84,7 @@ def _integer(env: Mapping[str, str], name: str, default: int, least: int, most: 
     if not text:
         return default
     try:
-        value = int(text)
+        value = int(text) if text.isascii() and "_" not in text else least - 1
     except ValueError:
         value = least - 1
     if not least <= value <= most:
@@ -85,17 +92,23 @@ def _integer(env: Mapping[str, str], name: str, default: int, least: int, most: 
     return value
 
 
-def _seconds(env: Mapping[str, str], name: str, default: float, least: float = 0.1) -> float:
+def _decimal(
+    env: Mapping[str, str], name: str, default: float, least: float, most: float, unit: str
+) -> float:
     text = _text(env, name)
     if not text:
         return default
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not least <= value <= 31_536_000:  # also refuses nan
-        raise SettingError(f"{name}={text!r}: must be seconds from {least:g} to 31536000")
+        value = least - 1
+    if not least <= value <= most:  # also refuses nan
+        raise SettingError(f"{name}={text!r}: must be {unit} from {least:g} to {most:g}")
     return value
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float, least: float = 0.1) -> float:
+    return _decimal(env, name, default, least, YEAR_S, "seconds")
 
 
 def _choice(env: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
@@ -111,15 +124,23 @@ def _directory(env: Mapping[str, str], name: str) -> Path:
     text = _text(env, name)
     if not text:
         raise SettingError(f"{name} is not set: must be the folder of an MLX model")
-    path = Path(text).expanduser().resolve()
-    if not path.is_dir():
-        raise SettingError(f"{name}={text!r}: must be the folder of an MLX model; no such folder")
+    try:
+        path = Path(text).expanduser().resolve()
+        problem = "" if path.is_dir() else "no such folder"
+    except (OSError, RuntimeError) as error:  # no permission, name too long, no such ~user
+        problem = str(error)
+    if problem:
+        raise SettingError(f"{name}={text!r}: must be the folder of an MLX model; {problem}")
     return path
 
 
 def _api_keys(env: Mapping[str, str]) -> tuple[str, ...]:
     """Keys from API_KEY (separated by commas) and API_KEY_FILE (one a line)."""
-    keys = [key.strip() for key in _text(env, "API_KEY").split(",")]
+    text = _text(env, "API_KEY")
+    keys = [key.strip() for key in text.split(",")]
+    if text and not any(keys):
+        # As with an empty file below. The value is not shown: settings are logged.
+        raise SettingError("API_KEY holds no key; must be one or more, separated by commas")
     file = _text(env, "API_KEY_FILE")
     if file:
         try:

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NoReturn
 
 from server.errors import unavailable
 from server.exit_codes import OK, PEER_LOST, STALLED
@@ -26,18 +26,33 @@ FLUSH_S = 1.0  # for HTTP threads to send their last words
 log = logging.getLogger(__name__)
 
 
-class Leaver(Protocol):
-    """What a rank does when told to end."""
+class Leaver:
+    """What a rank does when told to end. on_end() runs just before the process ends."""
 
-    def drain(self) -> None: ...
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        self._on_end = on_end
 
-    def last_words(self, reason: str) -> None: ...
+    def drain(self) -> None:
+        """Ends in good order; returns never, or after the loop was told to end."""
+        raise NotImplementedError
+
+    def last_words(self, reason: str) -> None:
+        """Answers whoever still waits for this rank."""
+
+    def end(self, code: int) -> NoReturn:
+        """Ends the process now, even while the main thread sits in native code."""
+        self._on_end()
+        logging.shutdown()
+        os._exit(code)
 
 
-class RankZero:
+class RankZero(Leaver):
     """Finishes what it holds, then lets all ranks leave together through stop(reason)."""
 
-    def __init__(self, line: Line, status: Status, drain_timeout: float) -> None:
+    def __init__(
+        self, on_end: Callable[[], None], line: Line, status: Status, drain_timeout: float
+    ) -> None:
+        super().__init__(on_end)
         self._line = line
         self._status = status
         self._timeout = drain_timeout
@@ -47,29 +62,32 @@ class RankZero:
         serving, self._status.phase = self._status.phase == "ok", "draining"
         if not serving or self.stop is None:
             log.info("ending: asked to, before the model was ready")
-            end(OK)
+            self.end(OK)
         self._line.close(unavailable("The server is draining.", "draining"))
-        log.info("draining: %d requests, up to %g s", self._line.held(), self._timeout)
-        deadline = time.monotonic() + self._timeout
-        while self._line.held() and time.monotonic() < deadline:
-            time.sleep(POLL_S)
+        log.info("draining: %d requests, up to %g s", self._line.unanswered(), self._timeout)
+        self._wait_answered(self._timeout)
         self.last_words("The server is shutting down.")
         self.stop("drained")
         time.sleep(LEAVE_S)
         log.error("a rank did not leave the loop within %g s", LEAVE_S)
-        end(STALLED)
+        self.end(STALLED)
 
     def last_words(self, reason: str) -> None:
         """Answers everything held with 503, and gives the HTTP threads time to send it."""
-        if self._line.held():
-            self._line.fail_all(unavailable(reason, "shutting_down"))
-            time.sleep(FLUSH_S)
+        self._line.fail_all(unavailable(reason, "shutting_down"))
+        self._wait_answered(FLUSH_S)
+
+    def _wait_answered(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._line.unanswered() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
 
 
-class Worker:
+class Worker(Leaver):
     """Waits for rank 0's Shutdown; leaves by itself when that does not come."""
 
-    def __init__(self, drain_timeout: float) -> None:
+    def __init__(self, on_end: Callable[[], None], drain_timeout: float) -> None:
+        super().__init__(on_end)
         self._patience = drain_timeout + LEAVE_S + FLUSH_S
         self.serving = False
 
@@ -77,10 +95,7 @@ class Worker:
         if self.serving:
             log.info("asked to end; waiting for rank 0, up to %g s", self._patience)
             time.sleep(self._patience)
-        end(OK)
-
-    def last_words(self, reason: str) -> None:
-        pass
+        self.end(OK)
 
 
 def block_signals() -> None:
@@ -88,8 +103,8 @@ def block_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
-def handle_signals(leaver: Leaver, on_end: Callable[[], None]) -> None:
-    """Starts the thread that waits for signals. on_end() runs just before the process ends."""
+def handle_signals(leaver: Leaver) -> None:
+    """Starts the thread that waits for signals."""
 
     def wait() -> None:
         draining = False
@@ -99,21 +114,13 @@ def handle_signals(leaver: Leaver, on_end: Callable[[], None]) -> None:
             if number == signal.SIGHUP:
                 log.error("ending with code %d: %s, the launcher is gone", PEER_LOST, name)
                 leaver.last_words("The server lost its launcher.")
-                on_end()
-                end(PEER_LOST)
+                leaver.end(PEER_LOST)
             if draining:
                 log.warning("ending at once: second signal (%s)", name)
                 leaver.last_words("The server is shutting down.")
-                on_end()
-                end(OK)
+                leaver.end(OK)
             draining = True
             # On its own thread, so that a second signal is heard meanwhile.
             threading.Thread(target=leaver.drain, name="drain", daemon=True).start()
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
-
-
-def end(code: int) -> None:
-    """Ends the process now, even while the main thread sits in native code."""
-    logging.shutdown()
-    os._exit(code)

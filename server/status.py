@@ -33,6 +33,8 @@ class Status:
         self.context = 0  # tokens; 0 until the model is loaded
         self.running = 0
         self.waiting = 0
+        self.kv_capacity = 0  # tokens
+        self.kv_used = 0
 
     def health(self) -> dict[str, Any]:
         """The body of GET /health."""
@@ -45,6 +47,7 @@ class Status:
             "ranks": [{"rank": m.rank, "host": m.host, "pid": m.pid} for m in self.members],
             "running": self.running,
             "queued": self.waiting,
+            "kv_tokens": {"used": self.kv_used, "capacity": self.kv_capacity},
             "uptime_s": round(time.time() - self.started, 1),
             "restarts": self.restarts,
             "last_failure": self.last_failure or None,

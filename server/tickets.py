@@ -90,19 +90,22 @@ class Line:
         self._queue: queue.Queue[Ticket] = queue.Queue(maxsize=max_running + max_waiting)
         self._lock = threading.Lock()
         self._held: dict[int, Ticket] = {}
+        self._unanswered: set[int] = set()
         self._closed: ApiError | None = None
 
     def admit(self, ticket: Ticket) -> None:
         """Takes the ticket, or raises ApiError: 429 when full, the closing error when closed."""
         with self._lock:
             if self._closed is not None:
-                raise self._closed
+                # Raised many times over; each would add its frames to the traceback.
+                raise self._closed.with_traceback(None)
             if len(self._held) >= self.max_running + self.max_waiting:
                 running = min(len(self._held), self.max_running)
                 raise queue_full(
                     len(self._held) - running, running, min(60.0, max(1.0, self.estimate_wait()))
                 )
             self._held[ticket.uid] = ticket
+            self._unanswered.add(ticket.uid)
         self._queue.put_nowait(ticket)
         self.arrived.set()
 
@@ -139,6 +142,16 @@ class Line:
             self._held.clear()
         for ticket in held:
             ticket.put(Failed(error))
+
+    def answered(self, ticket: Ticket) -> None:
+        """The HTTP side has sent its last byte, or has nobody left to send it to."""
+        with self._lock:
+            self._unanswered.discard(ticket.uid)
+
+    def unanswered(self) -> int:
+        """Admitted tickets whose answers are still being sent."""
+        with self._lock:
+            return len(self._unanswered)
 
     def held(self) -> int:
         """Tickets waiting or running."""

@@ -59,6 +59,8 @@ class Cluster:
             **engine_environment(),
             "MODEL_DIR": str(model_dir),
             "MODEL_ID": "demo",
+            # A canary of 512 tokens at every start would be most of the suite's time.
+            "PREFILL_STEP": "128",
             "HTTP_PORT": str(first),
             **{name: str(value) for name, value in settings.items()},
         }
