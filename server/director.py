@@ -118,6 +118,11 @@ class Director:
             one.ticket.put(event)
         self._count()
 
+    def refused(self, uid: int, error: Exception) -> None:
+        """The engine did not take a request: it ends with an error. No rank holds it."""
+        self._fail(uid, f"The engine refused the request: {error}")
+        self._forget(uid)
+
     def nap_ms(self) -> int:
         """How long all ranks nap after the coming meeting; grows while nothing happens."""
         if self._running or self._waiting or self._line.arrived.is_set():
@@ -140,8 +145,7 @@ class Director:
         """Sampling failed for one row: that request ends with an error, the others go on."""
         for uid, one in self._running.items():
             if one.row is row and uid not in self._broken:
-                log.error("request %d failed in sampling: %r", uid, error)
-                one.ticket.put(Failed(engine_failed(f"Sampling failed: {error}")))
+                self._fail(uid, f"Sampling failed: {error}")
                 self._broken.add(uid)
 
     # What ends it.
@@ -216,6 +220,10 @@ class Director:
         likely = max(LIKELY_LEAST, 1.5 * self._answer_tokens - len(one.generated))
         return one.length + min(one.left, int(likely))
 
+    def _fail(self, uid: int, reason: str) -> None:
+        log.error("request %d failed: %s", uid, reason)
+        self._running[uid].ticket.put(Failed(engine_failed(reason)))
+
     def _forget(self, uid: int) -> None:
         self._line.release(self._running.pop(uid).ticket)
 
@@ -240,6 +248,9 @@ class Spectator:
         return []
 
     def deliver(self, events: list[tuple[int, Token | Prefilled]]) -> None:
+        pass
+
+    def refused(self, uid: int, error: Exception) -> None:
         pass
 
     def nap_ms(self) -> int:

@@ -38,7 +38,11 @@ def run_lockstep(
         for message in mailbox.receive(header):
             match message:
                 case Submit():
-                    engine.submit(message)
+                    try:
+                        engine.submit(message)
+                    except Exception as error:
+                        # Made of shared data alone, so every rank fails here in the same way.
+                        director.refused(message.uid, error)
                 case Cancel(uid):
                     engine.cancel(uid)
                 case Canary():

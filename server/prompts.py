@@ -87,6 +87,9 @@ class TokenizerPrompts:
     def _checked(self, ids: list[int], name: str) -> list[int]:
         if not ids:
             raise bad_request(f"{name!r} holds no tokens.", name)
+        if max(ids) >= self.vocab:
+            # A tokenizer with more tokens than its model; MLX would read beyond the embeddings.
+            raise bad_request(f"{name!r} holds a token that the model does not have.", name)
         return ids
 
 
