@@ -39,13 +39,20 @@ def promised_group(env: Mapping[str, str]) -> tuple[str, int]:
         try:
             text = Path(path).read_text().strip()
             return backend, max(1, len(json.loads(text))) if text else 1
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise Mismatch(f"{name}={path!r} cannot be read: {error}") from None
     return "any", 1
 
 
 def introduce(settings: Settings, link: Link) -> dict[str, Any]:
-    """This rank's introduction: who it is, and under "same" what all ranks must share."""
+    """This rank's introduction: who it is, and under "same" what all ranks must share.
+
+    A file that this rank cannot read is a difference like any other: all ranks see it and leave.
+    """
+    try:
+        files = fingerprint_files(settings.model_dir)
+    except OSError as error:
+        files = {f"(rank {link.rank})": f"unreadable: {error}"}
     return {
         "rank": link.rank,
         "host": socket.gethostname(),
@@ -59,10 +66,7 @@ def introduce(settings: Settings, link: Link) -> dict[str, Any]:
             "PARALLEL": settings.parallel,
             "MAX_BATCH": settings.max_batch,
             "PREFILL_STEP": settings.prefill_step,
-            **{
-                f"model file {name}": value
-                for name, value in fingerprint_files(settings.model_dir).items()
-            },
+            **{f"model file {name}": value for name, value in files.items()},
         },
     }
 

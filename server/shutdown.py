@@ -17,6 +17,7 @@ from server.errors import unavailable
 from server.exit_codes import OK, PEER_LOST, STALLED
 from server.status import Status
 from server.tickets import Line
+from server.watchdog import end_soon
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 POLL_S = 0.05
@@ -41,6 +42,7 @@ class Leaver:
 
     def end(self, code: int) -> NoReturn:
         """Ends the process now, even while the main thread sits in native code."""
+        end_soon(code)
         self._on_end()
         logging.shutdown()
         os._exit(code)
@@ -59,6 +61,10 @@ class RankZero(Leaver):
         self.stop: Callable[[str], None] | None = None  # set when the loop runs
 
     def drain(self) -> None:
+        if self._status.phase == "failed":
+            # Whoever found the failure is telling the clients, and ends the process after that.
+            log.info("asked to end; ending already")
+            return
         serving, self._status.phase = self._status.phase == "ok", "draining"
         if not serving or self.stop is None:
             log.info("ending: asked to, before the model was ready")

@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 from server.exit_codes import STALLED
 
+LAST_WORDS_S = 5.0  # for stacks, answers to clients and the log, once the end is decided
+
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +55,7 @@ class Watchdog:
                 self._bite(now - since)
 
     def _bite(self, seconds: float) -> None:
+        end_soon(STALLED)
         reason = f"no progress for {seconds:.0f} s at: {self._stage}"
         try:
             log.error("%s; stacks of all threads follow", reason)
@@ -61,3 +64,14 @@ class Watchdog:
             log.error("ending with code %d: %s", STALLED, reason)
         finally:
             os._exit(STALLED)
+
+
+def end_soon(code: int) -> None:
+    """Ends the process in a few seconds, whatever else happens: a log that nobody reads and a
+    lock that nobody frees can hold up everything but this."""
+
+    def end() -> None:
+        time.sleep(LAST_WORDS_S)
+        os._exit(code)
+
+    threading.Thread(target=end, name="end", daemon=True).start()

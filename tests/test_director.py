@@ -1,0 +1,316 @@
+"""Rank 0's decisions, without ranks: who starts, who is dropped, who gets which token."""
+
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("mlx.core")
+
+from server.director import NAP_LAST_MS, Director, Spectator
+from server.errors import ApiError, unavailable
+from server.kv_budget import STEP, KvBudget
+from server.messages import Cancel, Shutdown, Submit
+from server.requests import Sampling
+from server.status import Status
+from server.tickets import Failed, Line, Prefilled, Ticket, Token
+
+
+class Desk:
+    """A director with its line and status."""
+
+    def __init__(self, max_running: int = 2, max_waiting: int = 4, capacity: int = 10**9) -> None:
+        self.line = Line(max_running, max_waiting)
+        self.status = Status("demo", "run")
+        self.director = Director(self.line, self.status, vocab=100, budget=KvBudget(capacity))
+
+    def admit(self, count: int = 1, **fields) -> list[Ticket]:
+        defaults = {"prompt": [1, 2, 3], "max_tokens": 10, "sampling": Sampling()}
+        tickets = [Ticket(**defaults | fields) for _ in range(count)]
+        for ticket in tickets:
+            self.line.admit(ticket)
+        return tickets
+
+    def compose(self):
+        return self.director.compose()
+
+    def counts(self) -> tuple[int, int]:
+        return self.status.running, self.status.waiting
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def submits(tickets: list[Ticket]) -> list[Submit]:
+    return [Submit(t.uid, t.prompt, t.max_tokens, t.ignore_eos) for t in tickets]
+
+
+def test_nothing_arrived_is_no_message(desk):
+    assert desk.compose() == []
+    assert desk.counts() == (0, 0)
+
+
+def test_requests_start_in_the_order_of_arrival_up_to_max_running(desk):
+    tickets = desk.admit(4)
+    assert desk.compose() == submits(tickets[:2])
+    assert desk.counts() == (2, 2)
+    assert desk.compose() == []
+
+
+def test_a_finished_request_makes_room_for_the_next(desk):
+    tickets = desk.admit(3)
+    desk.compose()
+    desk.director.deliver([(tickets[0].uid, Token(7, "stop"))])
+    assert tickets[0].get(0) == Token(7, "stop")
+    assert desk.compose() == submits(tickets[2:])
+    assert desk.counts() == (2, 0)
+    assert desk.line.held() == 2
+
+
+def test_tokens_reach_their_own_tickets(desk):
+    one, two = desk.admit(2)
+    desk.compose()
+    desk.director.deliver(
+        [(one.uid, Prefilled(2, 3)), (two.uid, Token(5, None)), (one.uid, Token(6, None))]
+    )
+    assert [one.get(0), one.get(0), one.get(0)] == [Prefilled(2, 3), Token(6, None), None]
+    assert [two.get(0), two.get(0)] == [Token(5, None), None]
+
+
+def test_a_request_cancelled_while_waiting_never_starts(desk):
+    tickets = desk.admit(4)
+    desk.compose()
+    desk.line.cancel(tickets[2])
+    assert desk.compose() == []
+    assert desk.line.held() == 3
+    desk.director.deliver([(tickets[0].uid, Token(1, "length"))])
+    assert desk.compose() == submits([tickets[3]])
+
+
+def test_a_request_cancelled_before_it_was_seen_never_starts(desk):
+    (ticket,) = desk.admit()
+    desk.line.cancel(ticket)
+    assert desk.compose() == []
+    assert desk.line.held() == 0
+
+
+def test_a_request_cancelled_while_running_is_dropped_before_its_slot_is_filled(desk):
+    tickets = desk.admit(3)
+    desk.compose()
+    desk.line.cancel(tickets[1])
+    assert desk.compose() == [Cancel(tickets[1].uid), *submits(tickets[2:])]
+    assert desk.line.held() == 2
+    # Its last token was in flight.
+    desk.director.deliver([(tickets[1].uid, Token(5, None)), (tickets[2].uid, Token(6, None))])
+    assert tickets[1].get(0) is None
+    assert tickets[2].get(0) == Token(6, None)
+
+
+def test_a_cancel_after_the_last_token_is_no_message(desk):
+    (ticket,) = desk.admit()
+    desk.compose()
+    desk.director.deliver([(ticket.uid, Token(5, "stop"))])
+    desk.line.cancel(ticket)
+    assert desk.compose() == []
+
+
+def test_cancelling_all_frees_every_slot_and_place(desk):
+    tickets = desk.admit(6)
+    desk.compose()
+    for ticket in tickets:
+        desk.line.cancel(ticket)
+    assert desk.compose() == [Cancel(tickets[0].uid), Cancel(tickets[1].uid)]
+    assert desk.counts() == (0, 0) and desk.line.held() == 0
+    again = desk.admit(6)
+    assert desk.compose() == submits(again[:2])
+
+
+def test_a_row_that_fails_in_sampling_fails_alone(desk):
+    one, two = desk.admit(2)
+    desk.compose()
+    desk.director.failed(desk.director.row(one.uid), RuntimeError("bad row"))
+    desk.director.failed(desk.director.row(one.uid), RuntimeError("again, a step later"))
+    event = one.get(0)
+    assert isinstance(event, Failed)
+    assert (event.error.status, event.error.code) == (500, "engine_error")
+    assert one.get(0) is None and two.get(0) is None
+    # The token it got to keep the ranks' shapes equal.
+    desk.director.deliver([(one.uid, Token(0, None)), (two.uid, Token(1, None))])
+    assert desk.compose() == [Cancel(one.uid)]
+    assert two.get(0) == Token(1, None)
+    assert desk.counts() == (1, 0)
+
+
+def test_a_row_that_fails_at_its_last_token_leaves_nothing_behind(desk):
+    (one,) = desk.admit()
+    desk.compose()
+    desk.director.failed(desk.director.row(one.uid), RuntimeError("bad row"))
+    desk.director.deliver([(one.uid, Token(0, "length"))])
+    assert desk.compose() == []
+    assert desk.line.held() == 0
+
+
+def test_stop_is_a_shutdown_message_after_the_drops(desk):
+    (ticket,) = desk.admit()
+    desk.compose()
+    desk.line.cancel(ticket)
+    desk.line.arrived.clear()
+    desk.director.stop("drained")
+    assert desk.line.arrived.is_set()  # an idle director wakes for it
+    assert desk.compose() == [Cancel(ticket.uid), Shutdown("drained")]
+
+
+def test_fail_all_answers_waiting_and_running(desk):
+    tickets = desk.admit(4)
+    desk.compose()
+    desk.director.fail_all(unavailable("restarting", "shutting_down"))
+    assert all(isinstance(ticket.get(0), Failed) for ticket in tickets)
+
+
+def test_rows_know_their_sampling_and_prompt(desk):
+    (ticket,) = desk.admit(sampling=Sampling(temperature=0.3, seed=5))
+    desk.compose()
+    row = desk.director.row(ticket.uid)
+    assert row.sampling == ticket.sampling and not row.greedy
+
+
+# KV memory. A batch costs its rows times the longest, in steps of STEP tokens.
+
+
+def test_a_request_that_does_not_fit_beside_the_others_waits():
+    desk = Desk(max_running=4, capacity=2 * STEP)
+    tickets = desk.admit(3)
+    assert desk.compose() == submits(tickets[:2])
+    assert desk.counts() == (2, 1)
+    desk.director.deliver([(tickets[0].uid, Token(1, "stop"))])
+    assert desk.compose() == submits(tickets[2:])
+
+
+def test_a_small_request_does_not_overtake_a_large_one():
+    desk = Desk(max_running=4, capacity=2 * STEP)
+    first = desk.admit(1)
+    (large,) = desk.admit(1, prompt=[1] * 2 * STEP)
+    (small,) = desk.admit(1)
+    assert desk.compose() == submits(first)
+    desk.director.deliver([(first[0].uid, Token(1, "stop"))])
+    assert desk.compose() == submits([large])
+    desk.director.deliver([(large.uid, Token(1, "stop"))])
+    assert desk.compose() == submits([small])
+
+
+def test_a_request_alone_always_starts():
+    desk = Desk(capacity=1)
+    tickets = desk.admit(2)
+    assert desk.compose() == submits(tickets[:1])
+
+
+def test_the_youngest_is_paused_when_memory_runs_out_and_continues_where_it_was():
+    desk = Desk(max_running=2, capacity=2 * STEP)
+    old, young = desk.admit(2, prompt=[1] * 10, max_tokens=2 * STEP)
+    assert desk.compose() == submits([old, young])
+    for n in range(2 * STEP - 1):
+        desk.director.deliver([(old.uid, Token(n % 50, None)), (young.uid, Token(n % 50, None))])
+        if messages := desk.compose():
+            break
+    assert messages == [Cancel(young.uid)] and 200 < n < STEP
+    assert desk.counts() == (1, 1)
+    # Its next token was in flight: it will be drawn again.
+    desk.director.deliver([(young.uid, Token(99, None))])
+    desk.director.deliver([(old.uid, Token(99, "stop"))])
+    so_far = [k % 50 for k in range(n + 1)]
+    assert desk.compose() == [Submit(young.uid, [1] * 10 + so_far, 2 * STEP - len(so_far), False)]
+    assert desk.director.row(young.uid).drawn == len(so_far)
+    desk.director.deliver([(young.uid, Token(98, "stop"))])
+    got = []
+    while (event := young.get(0)) is not None:
+        got.append(event.id)
+    assert got == [*so_far, 98]
+    assert desk.compose() == [] and desk.line.held() == 0
+
+
+def test_a_paused_request_can_be_cancelled():
+    desk = Desk(max_running=2, capacity=2 * STEP)
+    tickets = desk.admit(2, prompt=[1] * 10, max_tokens=2 * STEP)
+    desk.compose()
+    while not desk.compose():
+        desk.director.deliver([(t.uid, Token(5, None)) for t in tickets])
+    desk.line.cancel(tickets[1])
+    assert desk.compose() == [] and desk.line.held() == 1
+
+
+def test_requests_that_end_within_the_budget_are_never_paused():
+    """The look-ahead asked for room beyond a request's own limit: it was paused and started again
+    in one bundle, and the token in flight meanwhile came twice."""
+    desk = Desk(max_running=2, capacity=2 * STEP)
+    tickets = desk.admit(2, prompt=[1] * (STEP - 10), max_tokens=10)
+    assert desk.compose() == submits(tickets)
+    for _ in range(9):
+        desk.director.deliver([(t.uid, Token(5, None)) for t in tickets])
+        assert desk.compose() == []
+
+
+# Naps.
+
+
+def test_naps_grow_while_idle_and_end_with_work(desk):
+    naps = [desk.director.nap_ms() for _ in range(10)]
+    assert naps == sorted(naps) and naps[0] < 5 and naps[-1] == NAP_LAST_MS
+    (ticket,) = desk.admit()
+    assert desk.director.nap_ms() == 0  # arrived, not yet composed
+    desk.compose()
+    assert desk.director.nap_ms() == 0  # running
+    desk.director.deliver([(ticket.uid, Token(1, "stop"))])
+    assert desk.director.nap_ms() < 5
+
+
+def test_a_nap_ends_when_a_ticket_arrives(desk):
+    threading.Timer(0.05, desk.admit).start()
+    started = time.monotonic()
+    desk.director.nap(30_000)
+    assert time.monotonic() - started < 15
+
+
+def test_a_worker_decides_nothing():
+    spectator = Spectator()
+    assert spectator.compose() == [] and spectator.nap_ms() == 0
+    spectator.deliver([(1, Token(1, None))])
+    spectator.nap(1)
+
+
+# Retry-After.
+
+
+def retry_after(desk: Desk) -> int:
+    with pytest.raises(ApiError) as caught:
+        desk.admit()
+    return int(caught.value.headers()["Retry-After"])
+
+
+def test_retry_after_grows_with_what_is_left_to_generate():
+    short, long = Desk(1, 0), Desk(1, 0)
+    for desk, tokens in ((short, 5), (long, 2000)):
+        desk.admit(max_tokens=tokens)
+        desk.compose()
+        desk.director._step_s = 0.5
+    assert retry_after(short) == 3  # 5 steps of half a second, rounded up
+    assert 10 < retry_after(long) <= 60
+
+
+def test_retry_after_falls_as_tokens_come():
+    desk = Desk(1, 0)
+    (ticket,) = desk.admit(max_tokens=100)
+    desk.compose()
+    desk.director._step_s = 0.5
+    before = retry_after(desk)
+    for _ in range(60):
+        desk.director.deliver([(ticket.uid, Token(1, None))])
+    desk.director._step_s = 0.5
+    assert retry_after(desk) < before
+
+
+def test_retry_after_before_anything_runs_is_soon():
+    desk = Desk(1, 0)
+    desk.admit()
+    assert retry_after(desk) == 1
