@@ -108,7 +108,7 @@ def test_neither_a_full_pipe_nor_endless_last_words_save_it(body):
         [sys.executable, "-c", PRELUDE + body], cwd=ROOT, stderr=subprocess.PIPE
     )
     try:
-        assert process.wait(4) == STALLED
+        assert process.wait(DEADLINE_S) == STALLED
     finally:
         process.kill()
         process.communicate()

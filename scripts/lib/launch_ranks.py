@@ -13,6 +13,7 @@ How ranks come to an end:
   another SIGTERM, and the second makes a rank leave at once. SIGKILL after DRAIN_TIMEOUT
   and DRAIN_EXTRA_S, or GRACE_S after the second.
 - The supervisor is gone (end of file on stdin, if stdin is its lease): as for a failure.
+  What is printed from then on goes to the log file itself, since nobody reads our output.
 """
 
 import contextlib
@@ -81,8 +82,16 @@ class Output:
 class Launch:
     """Starts ranks, each described by (index, host, script, command), and ends with them."""
 
-    def __init__(self, ranks: list[tuple], *, drain_timeout: float, lease_fd: int | None = None):
+    def __init__(
+        self,
+        ranks: list[tuple],
+        *,
+        drain_timeout: float,
+        lease_fd: int | None = None,
+        log: str | None = None,
+    ):
         self._descriptions = ranks
+        self._log = log
         self._drain_timeout = drain_timeout
         self._lease_fd = lease_fd
         self._ranks: list[RankProcess] = []
@@ -120,6 +129,8 @@ class Launch:
                 rank.process.kill()  # Those of a loop that broke; the others have ended.
         self._done.set()
         self._name_the_cause()
+        if self._lease_lost:
+            self._say("over: every rank has been ended, because the supervisor is gone")
         return self._result()
 
     def _start_ranks(self) -> None:
@@ -178,6 +189,10 @@ class Launch:
                 return
         self._selector.unregister(self._lease_fd)
         self._lease_lost = True
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                fd = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+                self._out = dict.fromkeys((1, 2), Output(fd))
         self._say("the supervisor is gone: ending every rank")
         self._end_all()
 

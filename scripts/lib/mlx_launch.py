@@ -12,8 +12,8 @@ What is different:
 - A rank that leaves does not strand the others, and ranks' lines do not mix.
 - stdin belongs to the ranks' lease, not to data: every rank gets a newline every 5 s, so
   it can tell that the launcher lives. With MLX_LAUNCH_LEASE=1 the launcher's own stdin
-  is its lease in turn: at end of file it ends the ranks and leaves. Otherwise its stdin
-  is not read.
+  is its lease in turn: at end of file it ends the ranks and leaves, and tells so in the
+  file MLX_LAUNCH_LOG. Otherwise its stdin is not read.
 
 SUPERVISOR_RESTARTS and SUPERVISOR_LAST_FAILURE, if set, are handed on to the ranks.
 
@@ -70,7 +70,9 @@ def find_differences(launcher: ModuleType) -> list[str]:
     return differences
 
 
-def mend(launcher: ModuleType, *, drain_timeout: float, lease_fd: int | None) -> list[int]:
+def mend(
+    launcher: ModuleType, *, drain_timeout: float, lease_fd: int | None, log: str | None = None
+) -> list[int]:
     """Put our loop in place of MLX's; return the list that will receive the exit code."""
     codes: list[int] = []
 
@@ -81,7 +83,8 @@ def mend(launcher: ModuleType, *, drain_timeout: float, lease_fd: int | None) ->
                 rank, python, cwd, files, env, command, is_local=host == "127.0.0.1"
             )
             ranks.append((rank, host, script, command if python is None else [python, *command]))
-        codes.append(Launch(ranks, drain_timeout=drain_timeout, lease_fd=lease_fd).run())
+        launch = Launch(ranks, drain_timeout=drain_timeout, lease_fd=lease_fd, log=log)
+        codes.append(launch.run())
 
     launcher._launch_with_io = launch_with_io
     return codes
@@ -122,6 +125,7 @@ def main() -> int:
         launcher,
         drain_timeout=read_drain_timeout(env),
         lease_fd=LEASE_FD if supervised else None,
+        log=env.get("MLX_LAUNCH_LOG") if supervised else None,
     )
     returned = launcher.main()
     return codes[0] if codes else returned or 0

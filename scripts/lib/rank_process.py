@@ -145,6 +145,9 @@ class RankProcess:
                     os.killpg(self.process.pid, signum)
             else:
                 self.process.send_signal(signum)
+                # A stopped process would find the signal only when it is too late to answer its
+                # clients; on one that runs this does nothing.
+                self.process.send_signal(signal.SIGCONT)
             return None
         if self.pidfile is None:
             # Still on its way: without ssh the far shell has no terminal and ends too.
@@ -154,7 +157,7 @@ class RankProcess:
         remote = (
             f"pid=$(cat {shlex.quote(self.pidfile)}) || exit 0; "
             f'case "$(ps -ww -p "$pid" -o command=)" in '
-            f'*{shlex.quote(self._marker)}*) kill -{name} "$pid" ;; esac'
+            f'*{shlex.quote(self._marker)}*) kill -{name} "$pid"; kill -CONT "$pid" ;; esac'
         )
         return subprocess.Popen(
             ["ssh", "-n", *SSH_OPTIONS, self.host, remote],
