@@ -10,6 +10,7 @@ every error is JSON in OpenAI's shape.
 import io
 import json
 import logging
+import re
 import resource
 import select
 import socket
@@ -40,7 +41,11 @@ BROKEN_HEADERS = (
     email_errors.MissingHeaderBodySeparatorDefect,
     email_errors.FirstHeaderLineIsContinuationDefect,
     email_errors.MisplacedEnvelopeHeaderDefect,
+    email_errors.InvalidHeaderDefect,
 )
+# What the parser takes for the end of a line, or of all headers, and others do not: a lone
+# carriage return, a NUL, a line that continues the one before it.
+AMBIGUOUS_LINE = re.compile(rb"\r(?!\n)|\0|^[ \t]")
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +77,17 @@ class DeadlineReader(io.RawIOBase):
             return self._connection.recv_into(buffer)
         except TimeoutError:
             raise SlowClient from None
+
+
+class LineReader(io.BufferedReader):
+    """Bytes of a DeadlineReader; notes in `ambiguous` whether a line was AMBIGUOUS_LINE."""
+
+    ambiguous = False
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(size)
+        self.ambiguous = self.ambiguous or AMBIGUOUS_LINE.search(line) is not None
+        return line
 
 
 class Server(ThreadingMixIn, TCPServer):
@@ -179,7 +195,7 @@ class Exchange(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.reader = DeadlineReader(self.connection)
-        self.rfile = io.BufferedReader(self.reader)
+        self.rfile = LineReader(self.reader)
 
     def handle(self) -> None:
         self.close_connection = self._unread = False
@@ -207,6 +223,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.request_version = "HTTP/1.1"
         self.headers = {}  # type: ignore[assignment]  # until parsed
         self.common_headers: dict[str, str] = {}  # the app's, for whatever is answered
+        self.rfile.ambiguous = False
         self._body_read = False
         self._answered = False
         self._chunked = False
@@ -262,7 +279,8 @@ class Exchange(BaseHTTPRequestHandler):
         lengths = [n.strip() for n in self.headers.get_all("Content-Length", [])]
         encodings = [e.strip().lower() for e in self.headers.get_all("Transfer-Encoding", [])]
         error = None
-        if any(isinstance(defect, BROKEN_HEADERS) for defect in self.headers.defects):
+        broken = any(isinstance(defect, BROKEN_HEADERS) for defect in self.headers.defects)
+        if broken or self.rfile.ambiguous:
             error = bad_request("A header line is malformed.")
         elif encodings and self.request_version == "HTTP/1.0":
             error = bad_request("HTTP/1.0 has no Transfer-Encoding.")

@@ -34,10 +34,11 @@ from server.shutdown import (  # noqa: E402
     Worker,
     block_signals,
     handle_signals,
+    signals_end_at_once,
 )
 from server.status import Status  # noqa: E402
 from server.tickets import Line  # noqa: E402
-from server.watchdog import Watchdog  # noqa: E402
+from server.watchdog import Watchdog, limit_native  # noqa: E402
 
 log = logging.getLogger("server")
 
@@ -78,24 +79,12 @@ def main() -> None:
         tell_clients(reason)
         leaver.end(code)
 
-    handle_signals(leaver)
     watch_lifeline(lambda reason: leave(PEER_LOST, reason))
     watchdog = Watchdog(settings.load_timeout, on_stall=tell_clients)
     watchdog.start()
     app = App(settings, status, line)
     if rank == 0:
         _open_door(settings, app, leave)
-    try:
-        reason = _live(settings, status, line, app, leaver, watchdog)
-    except Exception as error:
-        leave(*_explain(error))
-    log.info("left the loop: %s", reason)
-    leaver.end(OK)
-
-
-def _live(settings, status, line, app, leaver, watchdog) -> str:
-    # mlx and mlx-lm take seconds to import; the port is open by now.
-    from server import rank
 
     def tell(stage: str) -> None:
         watchdog.progress(stage)
@@ -103,8 +92,30 @@ def _live(settings, status, line, app, leaver, watchdog) -> str:
             log.info("%s", stage)
         status.detail = stage
 
-    tell("joining the other ranks")
-    ready = rank.prepare(settings, rank.join(os.environ), tell)
+    try:
+        link = _join(settings, tell)
+        handle_signals(leaver)
+        reason = _live(settings, link, tell, app, status, line, leaver, watchdog)
+    except Exception as error:
+        leave(*_explain(error))
+    log.info("left the loop: %s", reason)
+    leaver.end(OK)
+
+
+def _join(settings: Settings, tell):
+    # mlx and mlx-lm take seconds to import; the port is open by now. Then MLX waits for the other
+    # ranks in native code, for ever, and no other thread of ours can run meanwhile.
+    with limit_native(settings.load_timeout), signals_end_at_once():
+        from server import rank
+
+        tell("joining the other ranks")
+        return rank.join(os.environ)
+
+
+def _live(settings, link, tell, app, status, line, leaver, watchdog) -> str:
+    from server import rank
+
+    ready = rank.prepare(settings, link, tell)
     watchdog.set_limit(settings.stall_timeout)
     if isinstance(leaver, RankZero):
         return rank.lead(ready, line, app, status, leaver, watchdog)

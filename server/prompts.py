@@ -133,5 +133,19 @@ class StreamedText:
         return text
 
 
+def count_chars(value: Any) -> int:
+    """Characters of all strings in a JSON value: what a chat template may write out."""
+    chars, left = 0, [value]
+    while left:  # no recursion: a tool call's arguments may be nested deeper than Python goes
+        item = left.pop()
+        if isinstance(item, str):
+            chars += len(item)
+        elif isinstance(item, dict):
+            left += [*item, *item.values()]
+        elif isinstance(item, list):
+            left += item
+    return chars
+
+
 def _refused(error: Exception, param: str, by: str) -> ApiError:
     return bad_request(f"{param!r} was refused by {by}: {show(str(error), 300)}", param)

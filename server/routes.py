@@ -17,7 +17,7 @@ from server.answers import Answer, model_card
 from server.errors import ApiError, bad_request, context_exceeded, model_not_found, unavailable
 from server.generation import ClientGone, Piece, generate
 from server.http_server import Exchange
-from server.prompts import Prompts
+from server.prompts import Prompts, count_chars
 from server.requests import (
     Common,
     Sampling,
@@ -31,6 +31,7 @@ from server.status import Status
 from server.tickets import Line, Ticket
 
 PING_S = 5.0  # a stream with nothing to send begins, and says so, after this long
+TOKEN_CHARS = 128  # the longest tokens of known vocabularies are runs of so many blanks
 PREFLIGHT_S = 600  # a browser may remember a preflight's answer for so long
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,8 @@ class App:
     def _chat(self, exchange: Exchange) -> None:
         model, served = self._ready()
         request = parse_chat(parse_json(exchange.read_body()), served)
+        given = [request.messages, request.tools, request.template_kwargs]
+        _check_length(count_chars(given), model.context, "messages")
         self._answer(exchange, model, request.common, model.prompts.from_chat(request), chat=True)
 
     def _completions(self, exchange: Exchange) -> None:
@@ -177,6 +180,7 @@ class App:
         request = parse_completion(parse_json(exchange.read_body()), served)
         prompt = request.prompt
         if isinstance(prompt, str):
+            _check_length(len(prompt), model.context, "prompt")
             prompt = model.prompts.from_text(prompt)
         elif not all(0 <= token < model.prompts.vocab for token in prompt):
             raise bad_request(
@@ -239,6 +243,13 @@ class App:
         if room < 1:
             raise context_exceeded(prompt_tokens, context, param)
         return min(common.max_tokens or self._settings.default_max_tokens, room)
+
+
+def _check_length(chars: int, context: int, param: str) -> None:
+    """Refuses text that cannot fit before it is tokenized: 20 MB would keep a core busy for a
+    minute, whether the client waits or not. The error then counts the least it can be."""
+    if chars > context * TOKEN_CHARS:
+        raise context_exceeded(chars // TOKEN_CHARS, context, param)
 
 
 def _send_whole(exchange: Exchange, answer: Answer, common: Common, pieces) -> str:

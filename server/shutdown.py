@@ -5,12 +5,13 @@ signals are blocked in every thread and one thread waits for them; it can end th
 the main thread does.
 """
 
+import contextlib
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from server.errors import unavailable
@@ -107,6 +108,37 @@ class Worker(Leaver):
 def block_signals() -> None:
     """Called on the main thread before any other thread starts: they inherit the mask."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+@contextlib.contextmanager
+def signals_end_at_once() -> Iterator[None]:
+    """While the body runs a signal ends the process, by the system's hand. On the main thread.
+
+    For a native call that keeps the interpreter to itself: the thread of handle_signals, which
+    must not run yet, could not do anything. Such an end leaves the pid file behind; nobody takes
+    it for a living rank.
+    """
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish
+            signal.signal(number, signal.SIG_DFL)
+    ready, over = threading.Event(), threading.Event()
+
+    def take_signals() -> None:
+        # On this thread alone: the ones that native code starts inherit the main thread's mask,
+        # and keep it for life.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        ready.set()
+        over.wait()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    thread = threading.Thread(target=take_signals, name="signals", daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def handle_signals(leaver: Leaver) -> None:

@@ -4,15 +4,19 @@ A dead peer, a stopped peer and a wedged GPU look the same from here: a collecti
 never returns, and no error. One thread on every rank compares a counter that the main thread
 moves; no progress for the limit, and it prints every thread's stack, lets rank 0 answer what it
 holds, and ends the process with its own exit code. The supervisor does the rest.
+
+A thread of Python's is of no use while native code keeps the interpreter to itself, as joining the
+group of ranks does: `limit_native` is for that.
 """
 
+import contextlib
 import faulthandler
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from server.exit_codes import STALLED
 
@@ -75,3 +79,17 @@ def end_soon(code: int) -> None:
         os._exit(code)
 
     threading.Thread(target=end, name="end", daemon=True).start()
+
+
+@contextlib.contextmanager
+def limit_native(seconds: float) -> Iterator[None]:
+    """Ends the process, with code 1 and every thread's stack, if the body takes longer.
+
+    For a native call that does not release the interpreter's lock: no thread of Python's runs
+    meanwhile, the watchdog's neither. faulthandler's is a native one.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -234,7 +234,7 @@ def test_header_lines_that_cannot_be_trusted_are_refused(client, headers, status
 
 
 @pytest.mark.parametrize(
-    "value", ["abc", "-1", "+5", "1 2", "", "5, 5", "0x5", "5.0", "\u0665", "1e3", "5\r\n 6"]
+    "value", ["abc", "-1", "+5", "1 2", "", "5, 5", "0x5", "5.0", "\u0665", "1e3"]
 )
 def test_content_length_that_is_no_number_is_400(client, app, value):
     answer = client.ask(f"POST /echo HTTP/1.1\r\nContent-Length: {value}\r\n\r\nhello")

@@ -6,14 +6,15 @@ main thread, but for a small thread that renews the ranks' leases: a terminal th
 no output must not look to the ranks like a launcher that died.
 
 How ranks come to an end:
-- A rank fails: the others cannot drain without it, so SIGTERM, again after GRACE_S, and
-  SIGKILL after as long again. (SIGKILL last: on macOS it can strand wired memory.)
+- A rank fails: the others cannot drain without it, so SIGTERM, again after HOPELESS_S, and
+  SIGKILL after 2 GRACE_S. (SIGKILL last: on macOS it can strand wired memory.)
 - A rank leaves with 0 and others stay for STRAGGLE_S: the same.
 - A signal to the launcher: SIGTERM to every rank, which drains it; each further signal is
   another SIGTERM, and the second makes a rank leave at once. SIGKILL after DRAIN_TIMEOUT
   and DRAIN_EXTRA_S, or GRACE_S after the second.
-- The supervisor is gone (end of file on stdin, if stdin is its lease): as for a failure.
-  What is printed from then on goes to the log file itself, since nobody reads our output.
+- The supervisor is gone (end of file on stdin, if stdin is its lease): the same, but with
+  GRACE_S to finish. What is printed from then on goes to the log file itself, since nobody
+  reads our output.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ from server.exit_codes import INTERNAL, OK, PEER_LOST, explain
 
 LEASE_PERIOD_S = 5.0  # Between two newlines on a rank's stdin.
 GRACE_S = 5.0  # Between the first SIGTERM and the next, and from there to SIGKILL.
+HOPELESS_S = 1.0  # The first of these after a rank failed: the others cannot finish anything.
 CAUSE_WAIT_S = 2.0  # A rank that lost a peer is seldom the cause; another may be on its way.
 STRAGGLE_S = 10.0  # Ranks end together; one that stays longer than this is stuck.
 DRAIN_TIMEOUT_S = 30.0  # The server's default for DRAIN_TIMEOUT.
@@ -250,7 +252,8 @@ class Launch:
         if not self._ending:
             self._ending = True
             self._signal_all(signal.SIGTERM)
-            self._after(GRACE_S, lambda: self._signal_all(signal.SIGTERM))
+            patience = GRACE_S if self._failed is None else min(HOPELESS_S, GRACE_S)
+            self._after(patience, lambda: self._signal_all(signal.SIGTERM))
             self._kill_within(2 * GRACE_S)
 
     def _kill_within(self, seconds: float) -> None:
@@ -312,6 +315,8 @@ class Launch:
         if self._failed is None:
             return
         text = f"{CAUSE_PREFIX}{self._failed} exited with {_explain(self._failed)}"
+        if reason := _own_words(self._failed):
+            text += f": {reason}"
         tail = [TAIL_PREFIX.encode() + line for line in self._failed.tail]
         self._out[2].write([text.encode(), *tail])
 
@@ -340,6 +345,17 @@ def _weigh(rank: RankProcess) -> int:
     if rank.code == PEER_LOST or rank.signals_sent:
         return 0
     return 1
+
+
+def _own_words(rank: RankProcess) -> str:
+    """The reason that a rank gave when it left, if it gave one."""
+    mark = f"ending with code {rank.code}: "
+    for line in reversed([line.decode(errors="replace") for line in rank.tail]):
+        if mark in line:
+            return line.partition(mark)[2]
+        if line.startswith("Timeout ("):  # The words of server/watchdog.py's limit_native.
+            return "the other ranks did not join it within LOAD_TIMEOUT"
+    return ""
 
 
 def _explain(rank: RankProcess) -> str:

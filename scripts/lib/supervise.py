@@ -162,6 +162,7 @@ class Supervisor:
                 if watch.ready_at is not None and not told_ready:
                     told_ready = True
                     self._log.say(f"ready: {self._args.health_url} answers")
+                    self._tell_ready()
                 if kill_at is not None and time.monotonic() >= kill_at:
                     self._log.say("the launcher does not end: SIGKILL")
                     launcher.kill()
@@ -185,6 +186,14 @@ class Supervisor:
             if line.startswith(CAUSE_PREFIX.encode()):
                 self._cause = line.decode(errors="replace").removeprefix(CAUSE_PREFIX)
         self._log.write(lines)
+
+    def _tell_ready(self) -> None:
+        """Once, whoever waits for a detached supervisor."""
+        fd, self._args.tell_ready = self._args.tell_ready, None
+        if fd is not None:
+            with contextlib.suppress(OSError):  # It does not wait any longer.
+                os.write(fd, b"\n")
+            os.close(fd)
 
     # -- signals to us, and waiting
 
@@ -254,12 +263,15 @@ def detach(args: argparse.Namespace, argv: list[str]) -> int:
         except OSError as error:
             print(f"supervise: cannot write {args.log}: {error.strerror}", file=sys.stderr)
             errors = subprocess.DEVNULL
+        told_fd, tell_fd = os.pipe()
+        stack.callback(os.close, tell_fd)  # So that its end shows when the supervisor ends.
         supervisor = subprocess.Popen(
-            [sys.executable, __file__, *options, *argv[split:]],
+            [sys.executable, __file__, *options, f"--tell-ready={tell_fd}", *argv[split:]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
             start_new_session=True,
+            pass_fds=[tell_fd],
         )
 
     def interrupt(signum: int, frame: object) -> None:
@@ -267,7 +279,7 @@ def detach(args: argparse.Namespace, argv: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        if wait_for(supervisor, args.health_url, args.run_id):
+        if wait_for(told_fd, args.health_url, args.run_id):
             return 0
     except KeyboardInterrupt:
         print("supervise: not waiting any longer; ending the server", file=sys.stderr)
@@ -276,6 +288,7 @@ def detach(args: argparse.Namespace, argv: list[str]) -> int:
             with contextlib.suppress(KeyboardInterrupt):
                 supervisor.wait()
         return 1
+    supervisor.wait()
     for line in read_failure(args.log, offset):
         print(line, file=sys.stderr)
     print(f"supervise: the server did not start; its log is {args.log}", file=sys.stderr)
@@ -298,6 +311,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--detach", action="store_true")
     parser.add_argument("--no-restart", dest="restart", action="store_false")
     parser.add_argument("--max-failures", type=int, default=5)
+    # A file descriptor, from --detach to the supervisor that it starts.
+    parser.add_argument("--tell-ready", type=int, help=argparse.SUPPRESS)
     split = argv.index("--") if "--" in argv else len(argv)
     args = parser.parse_args(argv[:split])
     args.command = argv[split + 1 :]

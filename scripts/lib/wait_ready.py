@@ -5,10 +5,10 @@ port, or one that is still loading, is not ours and not ready. Used by supervise
 thread beside its loop, and in the process that waits for a detached supervisor.
 """
 
-import contextlib
 import http.client
 import json
-import subprocess
+import os
+import select
 import sys
 import threading
 import time
@@ -99,24 +99,23 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def wait_for(supervisor: subprocess.Popen, url: str, run_id: str) -> Health | None:
-    """Wait until the server is ready, or return None once its supervisor has ended.
+def wait_for(told_fd: int, url: str, run_id: str) -> bool:
+    """Wait until the supervisor tells on told_fd that the server is ready; False: it has ended.
 
+    Its word and not /health's: a fault before the supervisor has seen the server ready counts
+    as a start that failed, which is not tried again.
     No deadline: each rank's watchdog has one (LOAD_TIMEOUT), and it counts from progress.
     """
     progress = Progress()
     try:
         while True:
-            health = ask_health(url, run_id)
-            if health.ready:
+            progress.show(ask_health(url, run_id).text)
+            if select.select([told_fd], [], [], ASK_EVERY_S)[0]:
+                ready = bool(os.read(told_fd, 1))
                 progress.clear()
-                print(f"ready after {progress.elapsed_s()} s", file=sys.stderr)
-                return health
-            progress.show(health.text)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                supervisor.wait(ASK_EVERY_S)
-                progress.clear()
-                return None
+                if ready:
+                    print(f"ready after {progress.elapsed_s()} s", file=sys.stderr)
+                return ready
     except KeyboardInterrupt:
         progress.clear()
         raise

@@ -1,0 +1,294 @@
+"""A real server under faults: started by the run script, watched by clients that hold requests.
+
+For tests/test_faults.py and scripts/fault_table.py. Nothing here is a stand-in: two ranks over the
+ring backend, under the launcher and the supervisor, with a tiny model.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cluster import free_ports
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN_SCRIPT = ROOT / "scripts" / "run_openai_cluster_server.sh"
+FAULT_SITE = ROOT / "tests" / "fault_site"
+STALL_TIMEOUT_S = 6
+START_DEADLINE_S = 120
+DEADLINE_S = 120  # for whatever has to happen after a fault
+CONTEXT = 65_536  # of the tiny model, so that prefill and decoding last
+
+PROBE = {"prompt": [5, 6, 7, 8], "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+LONG_ANSWER = PROBE | {"max_tokens": 60_000}
+LONG_PROMPT = PROBE | {"prompt": [5, 6, 7, 8] * 10_000, "max_tokens": 10_000}
+
+# What became of a request; an HTTP error is its status. HUNG and CUT must not happen to a request
+# that was accepted, as long as rank 0's process can still speak.
+ANSWERED = "answered"
+ERROR_EVENT = "error event"
+REFUSED = "no connection"
+HUNG = "hung"
+CUT = "cut"
+
+
+def processes(text: str) -> dict[int, str]:
+    """Command lines, by pid, of the living processes that have text in them."""
+    ps = ["ps", "-Aww", "-o", "pid=,stat=,command="]
+    listed = subprocess.run(ps, capture_output=True, text=True, check=True).stdout
+    lines = [line.split(None, 2) for line in listed.splitlines()]
+    return {
+        int(line[0]): line[2]
+        for line in lines
+        if len(line) == 3 and text in line[2] and not line[1].startswith("Z")
+    }
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = DEADLINE_S):
+    """What condition() returns, once that is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {seconds:g} s in vain for {what}")
+        time.sleep(0.05)
+    return found
+
+
+class Client(threading.Thread):
+    """One request of a client that waits for its answer; `outcome` says what became of it."""
+
+    def __init__(self, port: int, body: dict, stream: bool = False, timeout: float = DEADLINE_S):
+        super().__init__(daemon=True)
+        self.outcome = HUNG
+        self.text = ""  # of the answer, so far
+        self.error: dict = {}  # what an error said
+        self.retry_after: str | None = None
+        self.ended_at: float | None = None  # time.monotonic()
+        self._link = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        self._body = body | {"stream": stream}
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.outcome = self._ask()
+        except ConnectionRefusedError:
+            self.outcome = REFUSED
+        except TimeoutError:
+            self.outcome = HUNG
+        except (OSError, http.client.HTTPException, ValueError):
+            self.outcome = CUT
+        self.ended_at = time.monotonic()
+        self._link.close()
+
+    def _ask(self) -> str:
+        self._link.request("POST", "/v1/completions", json.dumps(self._body))
+        answer = self._link.getresponse()
+        if answer.status != 200:
+            self.retry_after = answer.headers["Retry-After"]
+            self.error = json.loads(answer.read())["error"]
+            return f"{answer.status}"
+        if not self._body["stream"]:
+            self.text = json.loads(answer.read())["choices"][0]["text"]
+            return ANSWERED
+        while line := answer.readline():
+            if line == b"data: [DONE]\n":
+                return ANSWERED
+            if line.startswith(b"data: "):
+                event = json.loads(line[6:])
+                if "error" in event:
+                    self.error = event["error"]
+                    return ERROR_EVENT
+                self.text += event["choices"][0]["text"]
+        return CUT
+
+    def leave(self) -> None:
+        """Hangs up, if the answer is still on its way."""
+        with contextlib.suppress(OSError, AttributeError):
+            self._link.sock.shutdown(2)
+
+
+class Server:
+    """One server on two ranks, as the run script starts it. Ended by `close`, whatever happened."""
+
+    def __init__(self, folder: Path, model_dir: Path, **settings: object) -> None:
+        self.fault_dir = folder / "faults"
+        self.fault_dir.mkdir(parents=True, exist_ok=True)
+        self.port = free_ports(3)
+        self.run_dir = ROOT / "run" / str(self.port)
+        self.log_path = folder / f"server-{self.port}.log"
+        self.output = ""  # of the run script
+        self.reference = ""  # the right answer to PROBE
+        self.run_ids: set[str] = set()  # of all its starts
+        self._settings = {
+            "MODEL_DIR": model_dir,
+            "MODEL_ID": "tiny",
+            "PYTHON": sys.executable,
+            "HTTP_PORT": self.port,
+            "CLUSTER_PORT": self.port + 1,
+            "LOG_DIR": folder,
+            "PREFILL_STEP": 128,
+            "STALL_TIMEOUT": STALL_TIMEOUT_S,
+        } | settings
+
+    # Starting and ending.
+
+    def begin(self) -> subprocess.Popen:
+        """Runs the run script, and doesn't wait for it."""
+        command = [
+            RUN_SCRIPT, "--local", "2", "--detach",
+            "--env", f"PYTHONPATH={FAULT_SITE}", "--env", f"FAULT_DIR={self.fault_dir}",
+        ]  # fmt: skip
+        env = os.environ | {name: str(value) for name, value in self._settings.items()}
+        return subprocess.Popen(
+            [str(part) for part in command], cwd=ROOT, env=env, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def start(self) -> int:
+        """Runs the run script, which returns when the server is ready; returns its exit code."""
+        script = self.begin()
+        try:
+            self.output, _ = script.communicate(timeout=START_DEADLINE_S)
+        finally:
+            script.kill()
+        if script.returncode == 0:
+            self.run_ids.add(self._recorded("supervisor.pid")[1])
+            first = self.ask()
+            assert first.outcome == ANSWERED, first.error
+            assert self.reference in ("", first.text), "another answer than at the last start"
+            self.reference = first.text
+        return script.returncode
+
+    def close(self) -> None:
+        """Ends what is left, by the pids of this run, and takes its records away."""
+        for pid in self.left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not self.left(), "the processes of this run to end")
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    # Its processes.
+
+    def _recorded(self, name: str) -> list[str]:
+        return (self.run_dir / name).read_text().split()
+
+    @property
+    def supervisor(self) -> int:
+        return int(self._recorded("supervisor.pid")[0])
+
+    @property
+    def launcher(self) -> int:
+        """The launcher that runs now."""
+        found = {
+            pid
+            for pid, command in self.left().items()
+            if "mlx_launch.py" in command and "supervise.py" not in command
+        }
+        (pid,) = found
+        return pid
+
+    def rank(self, number: int) -> int:
+        return int(self._recorded(f"rank-{number}.pid")[0])
+
+    def tree(self) -> set[int]:
+        """The four processes that a server in good order has."""
+        return {self.supervisor, self.launcher, self.rank(0), self.rank(1)}
+
+    def left(self) -> dict[int, str]:
+        """Every process of this server, by its run ids and its place."""
+        found = processes(f"--run-dir {self.run_dir} ")
+        for run_id in self.run_ids:
+            found |= processes(run_id)
+        return found
+
+    def orphans(self) -> list[str]:
+        """Processes that don't belong to the server that runs now."""
+        mine = self.tree()
+        return [command for pid, command in self.left().items() if pid not in mine]
+
+    def log(self) -> str:
+        """All that was logged so far."""
+        return self.log_path.read_text(errors="replace") if self.log_path.is_file() else ""
+
+    def last_line(self) -> str:
+        return (self.log().splitlines() or [""])[-1]
+
+    # Clients.
+
+    def get(self, path: str) -> tuple[int, dict]:
+        """Status and body; status 0 when nothing answers."""
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            link.request("GET", path)
+            answer = link.getresponse()
+            return answer.status, json.loads(answer.read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return 0, {}
+        finally:
+            link.close()
+
+    def ask(self, timeout: float = DEADLINE_S) -> Client:
+        """A short request, to its end."""
+        client = Client(self.port, PROBE, timeout=timeout)
+        client.join()
+        return client
+
+    def hold(self, phase: str) -> list[Client]:
+        """Clients whose requests are in this phase; one of PHASES."""
+        return PHASES[phase](self)
+
+    def wait_good_answer(self, since: float) -> tuple[float, Counter]:
+        """Asks until the answer is right again. Seconds since then, and what was seen before."""
+        seen: Counter = Counter()
+        while time.monotonic() < since + DEADLINE_S:
+            client = self.ask()
+            if client.outcome == ANSWERED and client.text == self.reference:
+                return time.monotonic() - since, seen
+            seen[client.outcome if client.outcome != ANSWERED else "wrong answer"] += 1
+            time.sleep(0.2)
+        raise AssertionError(f"no good answer in {DEADLINE_S} s, but {dict(seen)}\n{self.log()}")
+
+    def wait_gone(self, since: float) -> float:
+        """Until no process of it is left and its port is free; seconds since then."""
+        wait_for(lambda: not self.left(), "everything to be gone")
+        seconds = time.monotonic() - since
+        assert self.get("/health")[0] == 0, "something still answers"
+        return seconds
+
+    def running(self) -> int:
+        return self.get("/queue")[1].get("running", 0)
+
+    def _hold_prefill(self) -> list[Client]:
+        client = Client(self.port, LONG_PROMPT, stream=True)
+        wait_for(lambda: self.running() == 1, "the prompt to be taken")
+        time.sleep(0.3)  # into the prefill, which lasts for many seconds
+        assert not client.text, "the prefill is over already"
+        return [client]
+
+    def _hold_decode(self) -> list[Client]:
+        clients = [Client(self.port, LONG_ANSWER, stream=stream) for stream in (True, False)]
+        wait_for(lambda: self.running() == 2 and len(clients[0].text) > 3, "tokens")
+        return clients
+
+    def _hold_streams(self) -> list[Client]:
+        clients = [Client(self.port, LONG_ANSWER, stream=True) for _ in range(8)]
+        wait_for(lambda: all(len(client.text) > 3 for client in clients), "eight streams")
+        return clients
+
+
+IDLE, PREFILL, DECODE, STREAMS = "idle", "in prefill", "in decode", "under 8 streams"
+PHASES: dict[str, Callable[[Server], list[Client]]] = {
+    IDLE: lambda server: [],
+    PREFILL: Server._hold_prefill,
+    DECODE: Server._hold_decode,
+    STREAMS: Server._hold_streams,
+}
