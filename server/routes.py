@@ -4,9 +4,11 @@ Routes answer with and without /v1. While the model loads, and while the server 
 that need the model answer 503 with Retry-After; /health, /queue and /v1/models always answer.
 """
 
+import contextlib
 import hmac
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from server.tickets import Line, Ticket
 
 PING_S = 5.0  # a stream with nothing to send begins, and says so, after this long
 TOKEN_CHARS = 128  # the longest tokens of known vocabularies are runs of so many blanks
+LARGE_BODY = 2**20  # bytes; parsed, these can take thirty times as much memory
 PREFLIGHT_S = 600  # a browser may remember a preflight's answer for so long
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class App:
         self._status = status
         self._line = line
         self.model: Model | None = None
+        self._large = threading.Lock()
         self._routes: dict[str, dict[str, Callable[[Exchange], None]]] = {
             "/health": {"GET": self._health},
             "/queue": {"GET": self._queue},
@@ -170,14 +174,14 @@ class App:
 
     def _chat(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        request = parse_chat(parse_json(exchange.read_body()), served)
+        request = self._parse(exchange, parse_chat, served)
         given = [request.messages, request.tools, request.template_kwargs]
         _check_length(count_chars(given), model.context, "messages")
         self._answer(exchange, model, request.common, model.prompts.from_chat(request), chat=True)
 
     def _completions(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        request = parse_completion(parse_json(exchange.read_body()), served)
+        request = self._parse(exchange, parse_completion, served)
         prompt = request.prompt
         if isinstance(prompt, str):
             _check_length(len(prompt), model.context, "prompt")
@@ -187,6 +191,13 @@ class App:
                 f"'prompt' has a token id outside 0..{model.prompts.vocab - 1}.", "prompt"
             )
         self._answer(exchange, model, request.common, prompt, chat=False)
+
+    def _parse(self, exchange: Exchange, parse: Callable[..., Any], served: Served) -> Any:
+        """The checked request. Large ones in turn: parsing together they are no sooner done, but
+        need their memory together, and keep the engine's thread waiting all the while."""
+        raw = exchange.read_body()
+        with self._large if len(raw) > LARGE_BODY else contextlib.nullcontext():
+            return parse(parse_json(raw), served)
 
     def _ready(self) -> tuple[Model, Served]:
         phase = self._status.phase
