@@ -36,14 +36,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mlx.core as mx  # noqa: E402
 
-from server.engine import ChoosesForAll, Engine, Follows  # noqa: E402
+from server.choosers import ChoosesForAll, Follows
+from server.engine import Engine  # noqa: E402
 from server.handshake import Mismatch  # noqa: E402
 from server.link import Link  # noqa: E402
 from server.loading import Shard, Unloadable, load_shard  # noqa: E402
 from server.messages import Submit, decode, encode  # noqa: E402
 from server.rank import join  # noqa: E402
-from server.requests import Sampling  # noqa: E402
-from server.sampling import Row  # noqa: E402
+from server.requests import Common, Sampling  # noqa: E402
+from server.rows import Row  # noqa: E402
 from server.tickets import Token  # noqa: E402
 from server.watchdog import Watchdog  # noqa: E402
 
@@ -102,7 +103,7 @@ def make_engine(arguments, link: Link, shard: Shard, request: Submit) -> Engine:
         raise error
 
     def greedy_row(uid: int) -> Row:
-        return Row(Sampling(temperature=0), list(request.prompt), shard.vocab)
+        return Row(Common(sampling=Sampling(temperature=0)), list(request.prompt), shard.vocab)
 
     leads = ChoosesForAll(greedy_row, lambda: NO_NEWS, fail)
     return Engine(

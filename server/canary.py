@@ -48,11 +48,14 @@ class EachJudges:
     def row(self, uid: int) -> None:
         return None
 
-    def propose(self, logits: mx.array, rows: list) -> mx.array:
+    def propose(self, logits: mx.array, rows: list, inputs: mx.array):
         self.logits.append(logits.astype(mx.float32))
         choice = mx.argmax(logits, axis=-1).astype(mx.int32)
         payload = mx.concatenate([choice, mx.zeros(Header.SIZE, dtype=mx.int32)])
-        return payload if self._leads else payload * 0
+        return (payload if self._leads else payload * 0), []
+
+    def score(self, uid: int, logits: mx.array, tokens: list[int]) -> list[mx.array]:
+        return [logits]
 
 
 def check_model(

@@ -13,14 +13,15 @@ notices only time.
 import collections
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.errors import ApiError, engine_failed
 from server.kv_budget import KvBudget
 from server.messages import Canary, Cancel, Message, Shutdown, Submit
-from server.sampling import Row
+from server.requests import Common, Sampling
+from server.rows import Row
 from server.status import Status
-from server.tickets import Failed, Line, Prefilled, Ticket, Token
+from server.tickets import Failed, Line, Prefilled, Scored, Ticket, Token
 
 # Idle ranks nap between two meetings: the first milliseconds after work are likely to bring more.
 NAP_FIRST_MS = 1
@@ -52,8 +53,8 @@ class Running:
 
 
 class Director:
-    """vocab: size of the logits' last axis, for sampling state. canary_interval: seconds of
-    idleness between two canaries; 0 for none."""
+    """vocab: size of the logits' last axis; eos: ids that end a text. canary_interval: seconds
+    of idleness between two canaries; 0 for none."""
 
     def __init__(
         self,
@@ -61,14 +62,18 @@ class Director:
         status: Status,
         vocab: int,
         budget: KvBudget,
+        eos: tuple[int, ...] = (),
         canary_interval: float = 0,
     ) -> None:
         self._line = line
         self._status = status
         self._vocab = vocab
+        self._eos = eos
         self._budget = budget
-        self._waiting: collections.deque[Running] = collections.deque()
+        # Choices of one prompt wait together, to share its prefill.
+        self._waiting: collections.deque[list[Running]] = collections.deque()
         self._running: dict[int, Running] = {}
+        self._nobody = Row(Common(sampling=Sampling(temperature=0)), [], vocab)
         self._shutdown: str | None = None
         self._broken: set[int] = set()
         self._canary_interval = canary_interval
@@ -84,10 +89,8 @@ class Director:
     def compose(self) -> list[Message]:
         """The next messages to every rank: drops first, so that their slots are free."""
         self._line.arrived.clear()
-        self._waiting.extend(
-            Running(ticket, Row(ticket.sampling, ticket.prompt, self._vocab), [])
-            for ticket in self._line.take()
-        )
+        for ticket in self._line.take():
+            self._waiting.append([self._fresh(t) for t in (ticket, *ticket.followers)])
         messages: list[Message] = [Cancel(uid) for uid in [*self._drop(), *self._pause()]]
         messages += self._start()
         messages += self._prove()
@@ -110,6 +113,9 @@ class Director:
             if one is None:
                 continue
             if isinstance(event, Token):
+                if one.row.prompt_scores and not one.generated:
+                    one.ticket.put(Scored(one.row.take_prompt_scores()))
+                event = replace(event, score=one.row.take_score())
                 one.generated.append(event.id)
                 if event.finish is not None:
                     count = len(one.generated)
@@ -138,8 +144,13 @@ class Director:
     # What the engine's sampler asks of it.
 
     def row(self, uid: int) -> Row:
-        """The sampling state of a request that compose() started."""
-        return self._running[uid].row
+        """The sampling state of a request that compose() started.
+
+        The ranks hear of a drop or a pause a step after it was composed, and may ask in between
+        for a request that has left: what they make of this stand-in is read by nobody.
+        """
+        one = self._running.get(uid)
+        return self._nobody if one is None else one.row
 
     def failed(self, row: Row, error: Exception) -> None:
         """Sampling failed for one row: that request ends with an error, the others go on."""
@@ -159,11 +170,25 @@ class Director:
         """Answers everything held with error. For the end of the process; thread-safe."""
         self._line.fail_all(error)
 
+    def _fresh(self, ticket: Ticket) -> Running:
+        row = Row(
+            ticket.common,
+            ticket.prompt,
+            self._vocab,
+            self._eos,
+            choice=ticket.choice,
+            grammar=ticket.grammar,
+        )
+        return Running(ticket, row, [])
+
     def _drop(self) -> list[int]:
         """Removes cancelled and broken requests; returns the uids that ranks must drop."""
-        for one in [w for w in self._waiting if w.ticket.cancelled.is_set()]:
-            self._waiting.remove(one)
-            self._line.release(one.ticket)
+        for group in list(self._waiting):
+            for one in [w for w in group if w.ticket.cancelled.is_set()]:
+                group.remove(one)
+                self._line.release(one.ticket)
+            if not group:
+                self._waiting.remove(group)
         gone = [
             uid
             for uid, one in self._running.items()
@@ -183,7 +208,7 @@ class Director:
             uid = max(self._running)  # uids count up: the youngest, also after a pause
             one = self._running.pop(uid)
             one.row = one.row.resume(one.generated)
-            self._waiting.appendleft(one)
+            self._waiting.appendleft([one])
             paused.append(uid)
             log.info("request %d paused after %d tokens: no KV memory", uid, len(one.generated))
         return paused
@@ -191,18 +216,38 @@ class Director:
     def _start(self) -> list[Message]:
         """Puts waiting requests on the ranks, in order, while slots and memory last."""
         messages: list[Message] = []
-        while self._waiting and len(self._running) < self._line.max_running:
-            one = self._waiting[0]
-            if not self._budget.holds(
-                [*(self._reserve(r) for r in self._running.values()), self._reserve(one)]
-            ):
-                break  # in order: a small one that overtook could starve a large one
+        while self._waiting:
+            group = self._waiting[0]
+            started = [one for one in group if self._admit(one)]
+            if started:
+                messages.append(self._submit(started))
+            if len(started) < len(group):
+                # In order: a small one that overtook could starve a large one.
+                self._waiting[0] = group[len(started) :]
+                break
             self._waiting.popleft()
-            ticket = one.ticket
-            self._running[ticket.uid] = one
-            prompt = [*ticket.prompt, *one.generated]
-            messages.append(Submit(ticket.uid, prompt, one.left, ticket.ignore_eos))
         return messages
+
+    def _admit(self, one: Running) -> bool:
+        """Gives it a slot, if there is one and the likely length of its answer fits."""
+        lengths = [self._reserve(r) for r in (*self._running.values(), one)]
+        if len(self._running) >= self._line.max_running or not self._budget.holds(lengths):
+            return False
+        self._running[one.ticket.uid] = one
+        return True
+
+    def _submit(self, started: list[Running]) -> Submit:
+        first, *others = started
+        common = first.ticket.common
+        return Submit(
+            first.ticket.uid,
+            [*first.ticket.prompt, *first.generated],
+            first.left,
+            common.ignore_eos,
+            common.stop_token_ids,
+            forks=tuple(one.ticket.uid for one in others),
+            score=first.ticket.score_prompt and not first.generated,
+        )
 
     def _prove(self) -> list[Message]:
         """A canary, when the ranks have had nothing to do for long enough."""

@@ -223,6 +223,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.request_version = "HTTP/1.1"
         self.headers = {}  # type: ignore[assignment]  # until parsed
         self.common_headers: dict[str, str] = {}  # the app's, for whatever is answered
+        self.error_body: Callable[[ApiError], Any] = ApiError.body  # the app's, too
         self.rfile.ambiguous = False
         self._body_read = False
         self._answered = False
@@ -379,12 +380,13 @@ class Exchange(BaseHTTPRequestHandler):
 
     def send_api_error(self, error: ApiError) -> None:
         """An error, whatever has been sent so far: a JSON answer, or the end of a stream."""
+        body = self.error_body(error)
         if self._chunked:
-            self.send_event(error.body())
+            self.send_event(body)
             self.end_stream()
             self.close_connection = True
         elif not self._answered:
-            self.send_json(error.status, error.body(), error.headers())
+            self.send_json(error.status, body, error.headers())
 
     def begin_stream(self) -> None:
         """The 200 of a server-sent event stream."""
@@ -397,10 +399,11 @@ class Exchange(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
         self._finish_headers()
 
-    def send_event(self, data: Any) -> None:
-        """One event; data is JSON, or the bare text "[DONE]"."""
+    def send_event(self, data: Any, name: str | None = None) -> None:
+        """One event, with its name if it has one; data is JSON, or the bare text "[DONE]"."""
         text = data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))
-        self._write_chunk(f"data: {text}\n\n".encode())
+        head = "" if name is None else f"event: {name}\n"
+        self._write_chunk(f"{head}data: {text}\n\n".encode())
 
     def send_ping(self) -> None:
         """A comment that clients skip and proxies take for life."""
@@ -454,7 +457,12 @@ class Exchange(BaseHTTPRequestHandler):
         self._hang_up()
         code = 405 if code == 501 else int(code)
         text = (message or "The request could not be read")[:200]
-        self.send_api_error(ApiError(code, f"{text}."))
+        if code == 405:
+            allow = {"Allow": "GET, HEAD, OPTIONS, POST"}
+            raised = ApiError(code, f"{text}.", code="method_not_allowed", headers=allow)
+        else:
+            raised = ApiError(code, f"{text}.")
+        self.send_api_error(raised)
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug("%s %r", self.client_address[0], format % args)

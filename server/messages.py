@@ -7,19 +7,27 @@ list of messages, prompts replaced by their lengths), then all prompts' token id
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Submit:
-    """Start on a prompt. uid names it from now on; max_tokens counts generated tokens."""
+    """Start on a prompt. uid names it from now on; max_tokens counts generated tokens.
+
+    stop_ids end the answer, as end-of-text does unless ignore_eos. forks are the uids of further
+    choices from the same prompt, which share its prefill. score: rank 0 wants the prompt's
+    log-probabilities.
+    """
 
     uid: int
     prompt: Sequence[int]
     max_tokens: int
     ignore_eos: bool = False
+    stop_ids: Sequence[int] = ()
+    forks: Sequence[int] = ()
+    score: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ def encode(messages: Sequence[Message]) -> bytes:
     records, prompts = [], []
     for message in messages:
         record = {"kind": type(message).__name__}
-        for name, value in asdict(message).items():
+        for name, value in vars(message).items():  # asdict would copy every token id
             if name == "prompt":
                 prompts.append(np.asarray(value, dtype="<i4"))
                 value = len(value)
@@ -82,6 +90,8 @@ def _decode(data: bytes) -> list[Message]:
                 raise ValueError(f"a prompt of {n} tokens, but {len(ids)} token ids")
             record["prompt"] = ids[:n].tolist()
             ids = ids[n:]
+            record["stop_ids"] = tuple(record["stop_ids"])
+            record["forks"] = tuple(record["forks"])
         messages.append(kind(**record))
     if len(ids):
         raise ValueError(f"{len(ids)} token ids too many in a message")

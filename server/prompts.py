@@ -1,24 +1,21 @@
-"""Text in and text out: chat template, tokenizer, and streaming text with stop strings.
+"""Text in: chat template and tokenizer; and the right way out for what comes back.
 
 Called on rank 0's HTTP threads, while the engine runs on the main thread; holds no MLX arrays.
-The tokenizer, detokenizer and text matcher are mlx-lm's.
+The tokenizer, its templates, parsers and detokenizers are mlx-lm's.
 """
 
 from typing import Any, Protocol
 
+from server.chat_text import ChatText
+from server.constraint import Constraint
 from server.errors import ApiError, bad_request
 from server.fields import show
-from server.requests import ChatRequest
-
-
-class TextOut(Protocol):
-    """Turns one request's tokens into text."""
-
-    stopped: bool  # a stop string was reached; what follows is not part of the answer
-
-    def add(self, token: int) -> str: ...
-
-    def finish(self) -> str: ...
+from server.forced_calls import ForcedCalls
+from server.grammar import Grammars
+from server.pieces import TextOut, TokenLogprob
+from server.plain_text import PlainText
+from server.requests import ChatRequest, Common, CompletionRequest
+from server.tickets import Score
 
 
 class Prompts(Protocol):
@@ -26,13 +23,25 @@ class Prompts(Protocol):
 
     vocab: int
 
-    def from_chat(self, request: ChatRequest) -> list[int]: ...
+    def from_chat(self, request: ChatRequest, open_turn: bool = True) -> list[int]: ...
 
     def from_text(self, text: str) -> list[int]: ...
 
-    def text_out(
-        self, stop: tuple[str, ...], end_tokens_are_text: bool, continues: bool
-    ) -> TextOut: ...
+    def encode(self, text: str, special_tokens: bool) -> list[int]: ...
+
+    def chat_out(self, request: ChatRequest, constraint: Any, prompt: list[int]) -> TextOut: ...
+
+    def plain_out(self, common: Common) -> TextOut: ...
+
+    def chat_constraint(self, request: ChatRequest, prompt: list[int]) -> Any: ...
+
+    def plain_constraint(self, request: CompletionRequest) -> Any: ...
+
+    def describe(self, score: Score) -> TokenLogprob: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+    def token_names(self, ids: list[int]) -> list[str]: ...
 
 
 class TokenizerPrompts:
@@ -40,49 +49,148 @@ class TokenizerPrompts:
 
     def __init__(self, tokenizer: Any, vocab: int) -> None:
         self._tokenizer = tokenizer
+        self._eos = set(tokenizer.eos_token_ids)
         self.vocab = vocab
+        self._grammars = Grammars(tokenizer._tokenizer, vocab, sorted(self._eos))
 
-    def from_chat(self, request: ChatRequest) -> list[int]:
-        """Token ids of a conversation. Raises ApiError 400 when the template refuses it."""
+    # Text in.
+
+    def from_chat(self, request: ChatRequest, open_turn: bool = True) -> list[int]:
+        """Token ids of a conversation, with the start of the model's turn unless open_turn is
+        False. Raises ApiError 400 when the template refuses it."""
         if not self._tokenizer.has_chat_template:
             raise bad_request("This model has no chat template; use /v1/completions.", "messages")
         try:
-            ids = self._tokenizer.apply_chat_template(
-                request.messages,
-                tools=request.tools,
-                add_generation_prompt=True,
-                **request.template_kwargs,
-            )
+            try:
+                ids = self._render(request, request.messages, open_turn)
+            except Exception:
+                # Many templates know no developer, and take a system turn only as the first; some
+                # clients send both later on.
+                plainer = _system_first(request.messages)
+                if plainer == request.messages:
+                    raise
+                ids = self._render(request, plainer, open_turn)
             ids = [int(token) for token in ids]
         except Exception as error:
             # Templates raise whatever they like: unknown roles, wrong order, missing keys.
             raise _refused(error, "messages", "the model's chat template") from error
         return self._checked(ids, "messages")
 
+    def _render(self, request: ChatRequest, messages: list[dict], open_turn: bool) -> list[int]:
+        return self._tokenizer.apply_chat_template(
+            messages,
+            # Some templates take an empty list for tools to show.
+            tools=(request.tools or None) if request.tool_choice.mode != "none" else None,
+            add_generation_prompt=open_turn,
+            **request.template_kwargs,
+        )
+
     def from_text(self, text: str) -> list[int]:
-        """Token ids of plain text, with the tokenizer's own special tokens."""
+        """Token ids of plain text, with the tokenizer's own special tokens; never none."""
+        return self._checked(self.encode(text, special_tokens=True), "prompt")
+
+    def encode(self, text: str, special_tokens: bool) -> list[int]:
+        """Token ids of plain text. Raises ApiError 400 when the tokenizer refuses it."""
         try:
-            ids = self._tokenizer.encode(text)
+            return list(self._tokenizer.encode(text, add_special_tokens=special_tokens))
         except Exception as error:
             raise _refused(error, "prompt", "the tokenizer") from error
-        return self._checked(list(ids), "prompt")
 
-    def text_out(
-        self,
-        stop: tuple[str, ...],
-        end_tokens_are_text: bool = False,
-        continues: bool = False,
+    # The way out.
+
+    def chat_out(
+        self, request: ChatRequest, constraint: Constraint | None, prompt: list[int]
     ) -> TextOut:
-        """A fresh TextOut. end_tokens_are_text: for ignore_eos, where they are ordinary.
-        continues: the text goes on from a prompt, so a space at its start is part of it."""
-        hidden = set() if end_tokens_are_text else set(self._tokenizer.eos_token_ids)
+        """A fresh TextOut for one choice of a conversation that continues prompt."""
+        common, hidden = request.common, self._hidden(request.common)
+        if _forces_call(request):
+            return ForcedCalls(
+                self._tokenizer,
+                request.tool_choice,
+                hidden,
+                request.parallel_tool_calls,
+                thinks=constraint.thinking,
+            )
+        return ChatText(
+            self._tokenizer,
+            common.stop,
+            hidden,
+            prompt,
+            request.tools,
+            parse_calls=bool(request.tools) and request.tool_choice.mode == "auto",
+            parallel=request.parallel_tool_calls,
+            live=common.stream,
+        )
+
+    def plain_out(self, common: Common) -> TextOut:
+        """A fresh TextOut for text that goes on from a prompt."""
         detokenizer = self._tokenizer.detokenizer
-        if continues:
-            # mlx-lm's detokenizers drop a space at the start of a text; so this is not the start.
-            for token in self._tokenizer.encode("a", add_special_tokens=False):
-                detokenizer.add_token(token)
-            _ = detokenizer.last_segment
-        return StreamedText(detokenizer, stop, hidden)
+        # mlx-lm's detokenizers drop a space at the start of a text; so this is not the start.
+        for token in self._tokenizer.encode("a", add_special_tokens=False):
+            detokenizer.add_token(token)
+        _ = detokenizer.last_segment
+        return PlainText(detokenizer, common.stop, self._hidden(common))
+
+    def _hidden(self, common: Common) -> set[int]:
+        """Ids that end an answer, and are no part of its text."""
+        eos = set() if common.ignore_eos else self._eos
+        return eos | set(common.stop_token_ids)
+
+    # What the answer must match.
+
+    def warm(self) -> None:
+        """Builds what the first grammar would wait for. For a thread of its own."""
+        self._grammars.warm()
+
+    def chat_constraint(self, request: ChatRequest, prompt: list[int]) -> Constraint | None:
+        """The grammar of a forced call or of response_format. Raises ApiError 400."""
+        if _forces_call(request):
+            grammar = self._grammars.compile_calls(
+                request.tools, request.tool_choice, request.parallel_tool_calls
+            )
+        elif request.format is not None:
+            grammar = self._grammars.compile(request.format)
+        else:
+            return None
+        may_think = not _forces_call(request)
+        return Constraint.for_chat(grammar, self._tokenizer, prompt, may_think)
+
+    def plain_constraint(self, request: CompletionRequest) -> Constraint | None:
+        """The grammar of a completion. Raises ApiError 400."""
+        if request.format is None:
+            return None
+        return Constraint(self._grammars.compile(request.format))
+
+    # Log-probabilities.
+
+    def describe(self, score: Score) -> TokenLogprob:
+        """A Score with its text and bytes."""
+        data = self._bytes(score.id)
+        return TokenLogprob(
+            score.id,
+            data.decode("utf-8", "replace"),
+            tuple(data),
+            score.logprob,
+            tuple(self.describe(Score(token, value)) for token, value in score.top),
+        )
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of a prompt that came as token ids."""
+        return self._tokenizer.decode(ids)
+
+    def token_names(self, ids: list[int]) -> list[str]:
+        """The tokens' names in the vocabulary."""
+        return self._tokenizer.convert_ids_to_tokens(ids)
+
+    def _bytes(self, token: int) -> bytes:
+        """What a token adds to the text. Byte-level tokens may be part of a character."""
+        from mlx_lm.tokenizer_utils import _byte_decoder
+
+        piece = self._tokenizer.convert_ids_to_tokens(token)
+        decoder = _byte_decoder()
+        if piece is not None and all(letter in decoder for letter in piece):
+            return bytes(decoder[letter] for letter in piece)
+        return self._tokenizer.decode([token]).encode("utf-8", "replace")
 
     def _checked(self, ids: list[int], name: str) -> list[int]:
         if not ids:
@@ -91,46 +199,6 @@ class TokenizerPrompts:
             # A tokenizer with more tokens than its model; MLX would read beyond the embeddings.
             raise bad_request(f"{name!r} holds a token that the model does not have.", name)
         return ids
-
-
-class StreamedText:
-    """Text of a growing list of tokens, cut at the first stop string, wherever token edges fall.
-
-    Text that could be the start of a stop string, or is an unfinished character, is held back.
-    """
-
-    def __init__(self, detokenizer: Any, stop: tuple[str, ...], hidden: set[int]) -> None:
-        from mlx_lm.generate import TextStateMachine
-
-        self.stopped = False
-        self._detokenizer = detokenizer
-        self._hidden = hidden
-        self._machine = TextStateMachine
-        edges = {"normal": [(word, None) for word in stop]} if stop else None
-        self._state = TextStateMachine(edges).make_state()
-
-    def add(self, token: int) -> str:
-        """Text that this token makes certain; may be empty."""
-        if token in self._hidden or self.stopped:
-            return ""
-        self._detokenizer.add_token(token)
-        return self._match(self._detokenizer.last_segment)
-
-    def finish(self) -> str:
-        """What was held back, once no more tokens come."""
-        if self.stopped:
-            return ""
-        self._detokenizer.finalize()
-        text = self._match(self._detokenizer.last_segment)
-        if not self.stopped:
-            self._state, rest, _ = self._machine.flush(self._state)
-            text += rest
-        return text
-
-    def _match(self, segment: str) -> str:
-        self._state, text, name = self._machine.step(self._state, segment)
-        self.stopped = name is None
-        return text
 
 
 def count_chars(value: Any) -> int:
@@ -145,6 +213,19 @@ def count_chars(value: Any) -> int:
         elif isinstance(item, list):
             left += item
     return chars
+
+
+def _system_first(messages: list[dict]) -> list[dict]:
+    """The same turns, with a system turn at most at the start: later ones become the user's."""
+    instructs = ("system", "developer")
+    return [
+        {**m, "role": "user" if i else "system"} if m["role"] in instructs else m
+        for i, m in enumerate(messages)
+    ]
+
+
+def _forces_call(request: ChatRequest) -> bool:
+    return bool(request.tools) and request.tool_choice.mode in ("named", "required")
 
 
 def _refused(error: Exception, param: str, by: str) -> ApiError:

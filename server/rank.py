@@ -5,14 +5,16 @@ rank 0 and a worker is chosen here, once: the director and the chooser.
 """
 
 import logging
+import threading
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from server.canary import check_link, check_model
+from server.choosers import Chooser, ChoosesForAll, Follows
 from server.director import Director, Spectator
-from server.engine import Chooser, ChoosesForAll, Engine, Follows
+from server.engine import Engine
 from server.handshake import Mismatch, introduce, promised_group, shake_hands
 from server.kv_budget import KvBudget, measure_capacity
 from server.link import Link
@@ -20,8 +22,9 @@ from server.loading import Shard, Unloadable, load_shard
 from server.loop import run_lockstep
 from server.mailbox import Mailbox
 from server.model_files import fingerprint
+from server.model_routes import Model
 from server.prompts import TokenizerPrompts
-from server.routes import App, Model
+from server.routes import App
 from server.settings import Settings
 from server.shutdown import RankZero, Worker
 from server.status import Member, Status
@@ -114,13 +117,20 @@ def lead(
 ) -> str:
     """Rank 0: serves until told to stop; returns the reason."""
     shard, settings = ready.shard, ready.settings
-    director = Director(line, status, shard.vocab, ready.budget, settings.canary_interval)
+    director = Director(
+        line,
+        status,
+        shard.vocab,
+        ready.budget,
+        tuple(sorted(shard.tokenizer.eos_token_ids)),
+        settings.canary_interval,
+    )
     mailbox = Mailbox(ready.link, director.compose, director.nap_ms)
     engine = ready.engine(ChoosesForAll(director.row, mailbox.header, director.failed))
     context = min(shard.context, ready.budget.reach)
-    app.model = Model(
-        TokenizerPrompts(shard.tokenizer, shard.vocab), context, shard.sampling, ready.system
-    )
+    prompts = TokenizerPrompts(shard.tokenizer, shard.vocab)
+    threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
+    app.with_model.model = Model(prompts, context, shard.sampling, ready.system)
     status.members, status.context = ready.members, context
     status.kv_capacity = ready.budget.capacity
     leaver.stop = director.stop

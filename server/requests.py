@@ -1,13 +1,11 @@
 """The client's JSON, checked and typed: what a request may ask for, before any work is done.
 
-Called on rank 0's HTTP threads. Imports no mlx. Everything that can be refused is refused here,
-with an ApiError that names the field. Unknown fields are ignored, as OpenAI's clients expect;
-fields that would change the answer and are not supported yet are refused instead, because an
-answer that silently ignores them is a wrong answer.
+Called on rank 0's HTTP threads. Imports no mlx. Everything that can be refused is refused before
+the queue, with an ApiError that names the field. Unknown fields are ignored, as OpenAI's clients
+expect. What each API adds of its own is in dialects/.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,15 +28,8 @@ MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 1024
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MAX_INT = 2**31 - 1
-ROLES = ("system", "developer", "user", "assistant", "tool")
-# Arguments of the call that renders a template, not variables of the template: with them a client
-# could run a template of its own, or get something other than token ids back.
-NOT_TEMPLATE_VARIABLES = {
-    "conversation", "messages", "tools", "chat_template", "add_generation_prompt",
-    "continue_final_message", "tokenize", "tokenizer_kwargs", "sanitize_control_tokens",
-    "padding", "truncation", "max_length", "return_tensors", "return_dict",
-    "return_assistant_tokens_mask",
-}  # fmt: skip
+MAX_CHOICES = 128
+MAX_TOKEN_IDS = 1024
 
 
 @dataclass(frozen=True)
@@ -57,32 +48,69 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Common:
-    """What chat and completions share."""
+    """What every kind of request may ask of the engine."""
 
-    sampling: Sampling
-    max_tokens: int | None  # None: the server's default
-    stop: tuple[str, ...]
-    ignore_eos: bool
-    stream: bool
-    include_usage: bool
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None  # None: the server's default
+    min_tokens: int = 0
+    n: int = 1  # choices a prompt
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit)
+    logprobs: int | None = None  # None: none; else how many alternatives beside each token
+    stream: bool = False
+    include_usage: bool = False
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the text of an answer must match.
+
+    kind: "json_object" (value None), "json_schema" (a JSON schema), "regex" (a pattern), "choice"
+    (a list of strings) or "lark" (a grammar). field names where the client put it, for errors.
+    """
+
+    kind: str
+    value: Any = None
+    strict: bool = False
+    field: str = "response_format"
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """mode: "none", "auto", "required" (any tool, at least one call), "named" (this one)."""
+
+    mode: str = "auto"
+    name: str | None = None
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A checked body of POST /v1/chat/completions."""
+    """A conversation to continue, from whichever dialect it came.
+
+    messages are as chat templates expect them: content is text, tool-call arguments are objects.
+    tools are OpenAI's function tools: {"type": "function", "function": {"name", "description",
+    "parameters"}}.
+    """
 
     messages: list[dict[str, Any]]
-    tools: list[Any] | None
-    template_kwargs: dict[str, Any]
-    common: Common
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    parallel_tool_calls: bool = True
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    format: Format | None = None
+    common: Common = field(default_factory=Common)
 
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A checked body of POST /v1/completions. prompt is text, or token ids."""
+    """Prompts to continue: text, or token ids."""
 
-    prompt: str | list[int]
-    common: Common
+    prompts: list[str | list[int]]
+    echo: bool = False
+    format: Format | None = None
+    common: Common = field(default_factory=Common)
 
 
 @dataclass(frozen=True)
@@ -110,35 +138,6 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def parse_chat(body: Body, served: Served) -> ChatRequest:
-    """Checks a chat request. Raises ApiError."""
-    common = _parse_common(body, served)
-    _refuse_unsupported_chat(body)
-    messages = array(body, "messages")
-    if not messages:
-        raise wrong("messages", messages, "a non-empty array of messages")
-    return ChatRequest(
-        messages=[_message(m, f"messages[{i}]") for i, m in enumerate(messages)],
-        tools=array(body, "tools") or None,
-        template_kwargs=_template_kwargs(body),
-        common=common,
-    )
-
-
-def parse_completion(body: Body, served: Served) -> CompletionRequest:
-    """Checks a completion request. Raises ApiError."""
-    common = _parse_common(body, served)
-    if boolean(body, "echo"):
-        raise _unsupported("echo")
-    if integer(body, "logprobs", 0, 20) is not None:  # 0 asks for the chosen tokens' own
-        raise _unsupported("logprobs")
-    if string(body, "suffix"):
-        raise _unsupported("suffix")
-    best_of = integer(body, "best_of", 1, 1)
-    del best_of  # only 1 is allowed, and it changes nothing
-    return CompletionRequest(prompt=_prompt(body.get("prompt")), common=common)
-
-
 def check_model(body: Body, served: Served) -> None:
     """Absent means the served model; any other name is a 404. The name is never looked up."""
     model = string(body, "model")
@@ -146,27 +145,62 @@ def check_model(body: Body, served: Served) -> None:
         raise model_not_found(show(model, 100)[1:-1], served.model_id)
 
 
-def _parse_common(body: Body, served: Served) -> Common:
+def parse_common(body: Body, served: Served) -> Common:
+    """The fields that chat and completions share; logprobs differ and are the caller's."""
     check_model(body, served)
-    if integer(body, "n", 1, 128) not in (None, 1):
-        raise _unsupported("n", "1")
-    if mapping(body, "logit_bias"):
-        raise _unsupported("logit_bias")
-    if integer(body, "min_tokens", 0, MAX_INT):
-        raise _unsupported("min_tokens")
-    if array(body, "stop_token_ids"):
-        raise _unsupported("stop_token_ids")
     options = mapping(body, "stream_options") or {}
     max_tokens = integer(body, "max_completion_tokens", 1, MAX_INT)
     legacy_max = integer(body, "max_tokens", 1, MAX_INT)
     return Common(
         sampling=_sampling(body, served.sampling),
         max_tokens=legacy_max if max_tokens is None else max_tokens,
-        stop=_stop(body.get("stop")),
+        min_tokens=integer(body, "min_tokens", 0, MAX_INT) or 0,
+        n=integer(body, "n", 1, MAX_CHOICES) or 1,
+        stop=parse_stop(body.get("stop")),
+        stop_token_ids=_token_ids(body, "stop_token_ids"),
         ignore_eos=boolean(body, "ignore_eos"),
+        logit_bias=_logit_bias(body),
         stream=boolean(body, "stream"),
         include_usage=boolean(options, "include_usage"),
     )
+
+
+def check_vocabulary(common: Common, vocab: int) -> None:
+    """Refuses token ids that the model does not have."""
+    for name, ids in (
+        ("logit_bias", [token for token, _ in common.logit_bias]),
+        ("stop_token_ids", common.stop_token_ids),
+    ):
+        for token in ids:
+            if token >= vocab:
+                raise wrong(name, token, f"made of token ids from 0 to {vocab - 1}")
+
+
+def _token_ids(body: Body, name: str) -> tuple[int, ...]:
+    ids = array(body, name) or []
+    allowed = f"an array of at most {MAX_TOKEN_IDS} token ids"
+    if len(ids) > MAX_TOKEN_IDS:
+        raise wrong(name, f"{len(ids)} ids", allowed)
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token <= MAX_INT:
+            raise wrong(name, token, allowed)
+    return tuple(dict.fromkeys(ids))
+
+
+def _logit_bias(body: Body) -> tuple[tuple[int, float], ...]:
+    given = mapping(body, "logit_bias") or {}
+    if len(given) > MAX_TOKEN_IDS:
+        raise wrong("logit_bias", f"{len(given)} ids", f"at most {MAX_TOKEN_IDS} token ids")
+    biases = []
+    for key in given:
+        if not (key.isascii() and key.isdigit() and len(key) <= 10):
+            raise wrong("logit_bias", key, "an object whose keys are token ids")
+        name = f"logit_bias.{key}"
+        value = number({name: given[key]}, name, -100, 100)
+        if value is None:
+            raise wrong(name, value, "a number from -100 to 100")
+        biases.append((int(key), value))
+    return tuple(biases)
 
 
 def _sampling(body: Body, default: Sampling) -> Sampling:
@@ -188,109 +222,19 @@ def _sampling(body: Body, default: Sampling) -> Sampling:
     )
 
 
-def _stop(value: Any) -> tuple[str, ...]:
+def parse_stop(value: Any, name: str = "stop") -> tuple[str, ...]:
+    """Stop strings, as a tuple without doubles."""
     if value is None:
         return ()
     items = [value] if isinstance(value, str) else value
     allowed = f"a string or an array of at most {MAX_STOP_STRINGS} strings"
     if not isinstance(items, list) or len(items) > MAX_STOP_STRINGS:
-        raise wrong("stop", value, allowed)
+        raise wrong(name, value, allowed)
     for item in items:
-        if len(check_text(item, "stop")) > MAX_STOP_CHARS:
-            raise wrong("stop", item, f"at most {MAX_STOP_CHARS} characters long")
+        if len(check_text(item, name)) > MAX_STOP_CHARS:
+            raise wrong(name, item, f"at most {MAX_STOP_CHARS} characters long")
     # An empty stop string can stop nothing; some clients send one for "none".
     return tuple(dict.fromkeys(item for item in items if item))
-
-
-def _message(message: Any, name: str) -> dict[str, Any]:
-    """One turn, as chat templates expect it: text content, tool arguments as objects."""
-    if not isinstance(message, dict):
-        raise wrong(name, message, "an object with role and content")
-    role = message.get("role")
-    if role not in ROLES:
-        raise wrong(f"{name}.role", role, f"one of {', '.join(ROLES)}")
-    turn: dict[str, Any] = {"role": role, "content": _content(message, name)}
-    for key in ("name", "tool_call_id", "reasoning_content", "reasoning"):
-        if message.get(key) is not None:
-            turn[key] = check_text(message[key], f"{name}.{key}")
-    if message.get("tool_calls") is not None:
-        calls = array(message, "tool_calls") or []
-        turn["tool_calls"] = [
-            _tool_call(call, f"{name}.tool_calls[{i}]") for i, call in enumerate(calls)
-        ]
-    return turn
-
-
-def _content(message: Mapping[str, Any], name: str) -> str:
-    content = message.get("content")
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return check_text(content, f"{name}.content")
-    if not isinstance(content, list):
-        raise wrong(f"{name}.content", content, "a string, null or an array of text parts")
-    texts = []
-    for i, part in enumerate(content):
-        at = f"{name}.content[{i}]"
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise wrong(f"{at}.type", kind, "'text' (this server takes text only)")
-        texts.append(check_text(part.get("text"), f"{at}.text"))
-    return "".join(texts)
-
-
-def _tool_call(call: Any, name: str) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict):
-        raise wrong(name, call, "an object with a function")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            pass  # the model's own malformed call, sent back to it: the template shows it as text
-    return {**call, "function": {**function, "arguments": arguments}}
-
-
-def _prompt(value: Any) -> str | list[int]:
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
-        value = value[0]  # a list of one prompt is that prompt
-    if isinstance(value, str) and value:
-        return check_text(value, "prompt")
-    if isinstance(value, list) and value:
-        if all(isinstance(item, int) and not isinstance(item, bool) for item in value):
-            return value
-        if all(isinstance(item, str | list) for item in value):
-            raise _unsupported("prompt", "one prompt a request")
-    raise wrong("prompt", value, "a non-empty string or array of token ids")
-
-
-def _template_kwargs(body: Body) -> dict[str, Any]:
-    kwargs = dict(mapping(body, "chat_template_kwargs") or {})
-    for name in sorted(NOT_TEMPLATE_VARIABLES & kwargs.keys()):
-        raise bad_request(f"'chat_template_kwargs' must not hold {name!r}.", "chat_template_kwargs")
-    effort = string(body, "reasoning_effort")
-    if effort is not None:
-        kwargs.setdefault("reasoning_effort", effort)
-    return kwargs
-
-
-def _refuse_unsupported_chat(body: Body) -> None:
-    if boolean(body, "logprobs") or integer(body, "top_logprobs", 0, 20):
-        raise _unsupported("logprobs")
-    response_format = mapping(body, "response_format") or {}
-    if response_format.get("type") not in (None, "text"):
-        raise _unsupported("response_format.type", "'text'")
-    if body.get("tool_choice") not in (None, "none", "auto"):
-        raise _unsupported("tool_choice", "'none' or 'auto'")
-
-
-def _unsupported(name: str, instead: str = "absent"):
-    return bad_request(
-        f"{name!r} is not supported by this server yet; it must be {instead}.",
-        name,
-        "unsupported_parameter",
-    )
 
 
 def _refuse_constant(text: str) -> None:

@@ -2,108 +2,75 @@
 
 Called on rank 0's main thread; workers never sample. Filters follow mlx_lm.sample_utils: top_p
 and min_p look at the distribution before the temperature, top_k at its ranking. Penalties follow
-vLLM: repetition over prompt and output, presence and frequency over output alone.
-
-Each row draws from its own key, made of its seed and the position of the token, so that a seeded
-request gets the same noise alone and in any batch.
+vLLM: repetition over prompt and output, presence and frequency over output alone. What a request
+does not ask for is not computed.
 """
 
 import math
-import secrets
+from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
 
-from server.requests import Sampling
-
-# Below this, temperature would overflow float32 long before it changed the choice.
-GREEDY_BELOW = 1e-3
-_MASK64 = 2**64 - 1
+from server.rows import Row, Scores
+from server.token_masks import apply_mask
 
 
-class Row:
-    """One request's sampling state. vocab: size of the logits' last axis.
+def sample(
+    logits: mx.array, rows: list[Row], previous: Callable[[], list[int]]
+) -> tuple[mx.array, list[mx.array]]:
+    """Next tokens, lazy. logits: [B, V], one row a request.
 
-    resume() makes the state of a request that continues from the tokens it has generated.
+    previous: the last token of each row, evaluated; asked for only when a grammar must see it.
+    Returns tokens [B] int32, and the other arrays to evaluate with them (log-probabilities).
     """
-
-    def __init__(self, sampling: Sampling, prompt: list[int], vocab: int) -> None:
-        self.sampling = sampling
-        self.drawn = 0
-        self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(64)
-        self._prompt = prompt
-        self._vocab = vocab
-        self._before: list[int] = []  # generated before a pause
-        self._seen: mx.array | None = None  # [V] bool: token is in the prompt
-        self._counts: mx.array | None = None  # [V] float32: how often it was generated
-
-    def resume(self, generated: list[int]) -> "Row":
-        """A fresh state, as if these tokens had just been drawn."""
-        row = Row(self.sampling, self._prompt, self._vocab)
-        row._seed = self._seed
-        row._before = list(generated)
-        row.drawn = len(generated)
-        return row
-
-    @property
-    def greedy(self) -> bool:
-        return self.sampling.temperature < GREEDY_BELOW
-
-    @property
-    def filtered(self) -> bool:
-        s = self.sampling
-        return s.top_p < 1 or 0 < s.top_k < self._vocab or s.min_p > 0
-
-    @property
-    def penalised(self) -> bool:
-        s = self.sampling
-        return s.repetition_penalty != 1 or s.presence_penalty != 0 or s.frequency_penalty != 0
-
-    def key(self) -> tuple[int, int]:
-        """The key of the token about to be drawn: two uint32, mixed from seed and position."""
-        x = (self._seed * 0x9E3779B97F4A7C15 + self.drawn * 0xD1B54A32D192ED03) & _MASK64
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
-        x ^= x >> 31
-        return x >> 32, x & 0xFFFFFFFF
-
-    def penalise(self, logits: mx.array) -> mx.array:
-        """logits: [V] float32. Returns the same shape."""
-        s = self.sampling
-        if self._counts is None:
-            counts = np.bincount(self._before, minlength=self._vocab)
-            self._counts = mx.array(counts.astype(np.float32))
-            self._seen = mx.zeros(self._vocab, dtype=mx.bool_)
-            self._seen[mx.array(self._prompt)] = True
-        generated = self._counts > 0
-        if s.repetition_penalty != 1:
-            shrunk = mx.where(
-                logits > 0, logits / s.repetition_penalty, logits * s.repetition_penalty
-            )
-            logits = mx.where(generated | self._seen, shrunk, logits)
-        return logits - s.frequency_penalty * self._counts - s.presence_penalty * generated
-
-    def drew(self, token: mx.array) -> None:
-        """Remembers a token, lazily: it may still be in flight. token: [] int32."""
-        self.drawn += 1
-        if self._counts is not None:
-            self._counts = self._counts.at[token].add(1.0)
-
-
-def sample(logits: mx.array, rows: list[Row]) -> mx.array:
-    """Next tokens, lazy. logits: [B, V], one row a request. Returns [B] int32."""
     logits = logits.astype(mx.float32)
-    penalised = [i for i, row in enumerate(rows) if row.penalised]
-    if penalised:
-        logits[mx.array(penalised)] = mx.stack([rows[i].penalise(logits[i]) for i in penalised])
+    raw = logits
+    logits = _adjust(logits, rows)
+    constrained = [i for i, row in enumerate(rows) if row.constrained]
+    if constrained:
+        # The forward pass goes on while the grammars look at its input: only the choice waits.
+        mx.async_eval(logits)
+        logits = _constrain(logits, rows, constrained, previous())
     tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
     drawing = [i for i, row in enumerate(rows) if not row.greedy]
     if drawing:
         drawn = _draw(logits[mx.array(drawing)], [rows[i] for i in drawing])
         tokens[mx.array(drawing)] = drawn
+    extras = _score(raw, tokens, rows)
     for i, row in enumerate(rows):
         row.drew(tokens[i])
-    return tokens
+    return tokens, extras
+
+
+def _adjust(logits: mx.array, rows: list[Row]) -> mx.array:
+    """Bias, penalties, and end tokens that would come too early."""
+    penalised = [i for i, row in enumerate(rows) if row.penalised]
+    if penalised:
+        logits = mx.array(logits)  # assignment would change the caller's too
+        logits[mx.array(penalised)] = mx.stack([rows[i].penalise(logits[i]) for i in penalised])
+    places, ids, values = [], [], []
+    for i, row in enumerate(rows):
+        for token, value in row.biases():
+            places.append(i)
+            ids.append(token)
+            values.append(value)
+    if ids:
+        logits = logits.at[mx.array(places), mx.array(ids)].add(mx.array(values))
+    return logits
+
+
+def _constrain(
+    logits: mx.array, rows: list[Row], constrained: list[int], previous: list[int]
+) -> mx.array:
+    """Excludes what the rows' grammars do not allow after their last tokens."""
+    masked, masks = [], []
+    for i in constrained:
+        mask = rows[i].mask_after(previous[i])
+        if mask is not None:
+            masked.append(i)
+            masks.append(mask)
+    return apply_mask(logits, masked, np.stack(masks)) if masked else logits
 
 
 def _draw(logits: mx.array, rows: list[Row]) -> mx.array:
@@ -120,10 +87,10 @@ def _draw(logits: mx.array, rows: list[Row]) -> mx.array:
     return mx.argmax(logits / temperature + noise, axis=-1).astype(mx.int32)
 
 
-def keep_likely(logits: mx.array, wanted: list[Sampling]) -> mx.array:
+def keep_likely(logits: mx.array, wanted: list) -> mx.array:
     """Log-probabilities with what top_p, top_k and min_p exclude at -inf.
 
-    logits: [B, V] float32; wanted: B entries. All three keep the likeliest tokens down to some
+    logits: [B, V] float32; wanted: B Samplings. All three keep the likeliest tokens down to some
     rank, so their intersection is one threshold a row. Returns [B, V].
     """
     vocab = logits.shape[-1]
@@ -140,3 +107,36 @@ def keep_likely(logits: mx.array, wanted: list[Sampling]) -> mx.array:
     keep[:, 0] = True
     threshold = mx.min(mx.where(keep, ordered, math.inf), axis=-1, keepdims=True)
     return mx.where(logprobs >= threshold, logprobs, -math.inf)
+
+
+def _score(raw: mx.array, tokens: mx.array, rows: list[Row]) -> list[mx.array]:
+    """Log-probabilities of the chosen tokens and their rivals, for the rows that asked."""
+    asked = [i for i, row in enumerate(rows) if row.logprobs is not None]
+    if not asked:
+        return []
+    places = mx.array(asked)
+    scores = score_tokens(raw[places], tokens[places], max(rows[i].logprobs for i in asked))
+    for place, i in enumerate(asked):
+        rows[i].scores.append((scores, place))
+    return scores.arrays()
+
+
+def score_tokens(logits: mx.array, tokens: mx.array, alternatives: int) -> Scores:
+    """Natural log-probabilities, lazy. logits: [R, V] as the model gave them; tokens: [R].
+
+    alternatives: how many of the likeliest tokens to tell, too.
+    """
+    logprobs = logits.astype(mx.float32)
+    logprobs = logprobs - mx.logsumexp(logprobs, axis=-1, keepdims=True)
+    chosen = mx.take_along_axis(logprobs, tokens[:, None].astype(mx.int32), axis=-1)[:, 0]
+    if not alternatives:
+        return Scores(tokens, chosen, None, None)
+    top = mx.argpartition(-logprobs, kth=alternatives - 1, axis=-1)[:, :alternatives]
+    values = mx.take_along_axis(logprobs, top, axis=-1)
+    order = mx.argsort(-values, axis=-1)
+    return Scores(
+        tokens,
+        chosen,
+        mx.take_along_axis(top, order, axis=-1),
+        mx.take_along_axis(values, order, axis=-1),
+    )

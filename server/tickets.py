@@ -10,19 +10,33 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from server.errors import ApiError, queue_full
-from server.requests import Sampling
+from server.errors import ApiError, bad_request, queue_full
+from server.requests import Common
 
 DEFAULT_RETRY_S = 5.0
 
 
 @dataclass(frozen=True)
+class Score:
+    """A token's natural log-probability, and the likeliest alternatives as (id, value).
+
+    logprob is None for the first token of a prompt, which follows nothing.
+    """
+
+    id: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Token:
-    """One generated token. finish is None, "stop" (end of text) or "length"."""
+    """One generated token. finish is None, "stop" (an end token) or "length"."""
 
     id: int
     finish: str | None
+    score: Score | None = None  # if the request asked for log-probabilities
 
 
 @dataclass(frozen=True)
@@ -34,45 +48,59 @@ class Prefilled:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """The prompt's own log-probabilities, from its second token on. Comes before any Token."""
+
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
 class Failed:
-    """The request ended without an answer."""
+    """The choice ended without an answer."""
 
     error: ApiError
 
 
-Event = Token | Prefilled | Failed
+Event = Token | Prefilled | Scored | Failed
 
 
 class Ticket:
-    """One request on its way through the engine.
+    """One choice of one request on its way through the engine.
 
     prompt: token ids. max_tokens: limit on generated tokens, already clamped to the context.
+    score_prompt: asks for the prompt's log-probabilities. grammar: a compiled server.grammar
+    Grammar, or None. Several choices of one request share `events`, and say by `choice` whose
+    event it is; those of one prompt are `followers` of the first, whose prefill they share.
     """
 
     _ids = itertools.count(1)
 
     def __init__(
-        self, prompt: list[int], max_tokens: int, sampling: Sampling, ignore_eos: bool = False
+        self,
+        prompt: list[int],
+        max_tokens: int,
+        common: Common,
+        *,
+        choice: int = 0,
+        score_prompt: bool = False,
+        grammar: Any = None,
+        events: "queue.SimpleQueue[tuple[int, Event]] | None" = None,
     ) -> None:
         self.uid = next(self._ids)
         self.prompt = prompt
         self.max_tokens = max_tokens
-        self.sampling = sampling
-        self.ignore_eos = ignore_eos
+        self.common = common
+        self.choice = choice
+        self.score_prompt = score_prompt
+        self.grammar = grammar
+        self.followers: list[Ticket] = []
         self.accepted = time.monotonic()
         self.cancelled = threading.Event()
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.events = queue.SimpleQueue() if events is None else events
 
     def put(self, event: Event) -> None:
         """Called by the engine's side."""
-        self._events.put(event)
-
-    def get(self, timeout: float) -> Event | None:
-        """The next event, or None after timeout seconds. Called by the HTTP side."""
-        try:
-            return self._events.get(timeout=timeout)
-        except queue.Empty:
-            return None
+        self.events.put((self.choice, event))
 
 
 class Line:
@@ -93,20 +121,36 @@ class Line:
         self._unanswered: set[int] = set()
         self._closed: ApiError | None = None
 
-    def admit(self, ticket: Ticket) -> None:
-        """Takes the ticket, or raises ApiError: 429 when full, the closing error when closed."""
+    def check_size(self, choices: int) -> None:
+        """Raises ApiError 400 for a request that could never be held."""
+        places = self.max_running + self.max_waiting
+        if choices > places:
+            raise bad_request(
+                f"The request asks for {choices} choices; this server holds {places} at most.", "n"
+            )
+
+    def admit(self, tickets: list[Ticket]) -> None:
+        """Takes all of them and their followers, or none.
+
+        Raises ApiError: 429 when there is no room, 400 when there never is, the closing error
+        when closed.
+        """
+        every = [one for ticket in tickets for one in (ticket, *ticket.followers)]
+        self.check_size(len(every))
+        places = self.max_running + self.max_waiting
         with self._lock:
             if self._closed is not None:
                 # Raised many times over; each would add its frames to the traceback.
                 raise self._closed.with_traceback(None)
-            if len(self._held) >= self.max_running + self.max_waiting:
+            if len(self._held) + len(every) > places:
                 running = min(len(self._held), self.max_running)
                 raise queue_full(
                     len(self._held) - running, running, min(60.0, max(1.0, self.estimate_wait()))
                 )
-            self._held[ticket.uid] = ticket
-            self._unanswered.add(ticket.uid)
-        self._queue.put_nowait(ticket)
+            self._held.update((one.uid, one) for one in every)
+            self._unanswered.update(one.uid for one in every)
+        for ticket in tickets:
+            self._queue.put_nowait(ticket)
         self.arrived.set()
 
     def cancel(self, ticket: Ticket) -> None:
@@ -115,7 +159,8 @@ class Line:
         self.arrived.set()
 
     def take(self) -> list[Ticket]:
-        """All tickets that arrived since the last call. Called by the engine's side."""
+        """Tickets that arrived since the last call, with their followers in them. Called by the
+        engine's side."""
         tickets = []
         while True:
             try:

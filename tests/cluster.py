@@ -48,6 +48,7 @@ class Cluster:
 
     def __init__(self, ranks: int, model_dir: Path, run_dir: Path, settings: dict) -> None:
         self.ranks = ranks
+        self.model_dir = model_dir
         self.run_dir = run_dir
         self.log_path = run_dir.with_suffix(".log")
         first = free_ports(ranks + 1)

@@ -1,6 +1,7 @@
 """Shared fixtures. Real parts only: the demo model and ranks under the launcher are real."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -43,9 +44,12 @@ def cluster(tmp_path):
         one.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_cluster(demo_model_dir, tmp_path_factory):
-    """ranks -> a running demo cluster, kept for the session, for tests that leave it whole."""
+    """ranks -> a running demo cluster, kept for the module, for tests that leave it whole.
+
+    Not longer: idle ranks meet all the time, and on two cores that slows whatever runs beside.
+    """
     running: dict[int, Cluster] = {}
 
     def get(ranks: int) -> Cluster:
@@ -61,5 +65,7 @@ def shared_cluster(demo_model_dir, tmp_path_factory):
 
 
 def pytest_configure(config):
+    # A shell starts its background jobs with SIGINT ignored, and our children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")

@@ -5,20 +5,32 @@ import threading
 from collections.abc import Callable, Iterator
 
 from server.errors import bad_request
-from server.requests import ChatRequest
+from server.pieces import Parts, TokenLogprob
+from server.requests import ChatRequest, Common, CompletionRequest
 from server.status import Status
-from server.tickets import Event, Line, Ticket, Token
+from server.tickets import Event, Failed, Line, Score, Scored, Ticket, Token
 
 CONTEXT = 100
 
 
 def repeat(ticket: Ticket) -> Iterator[Event]:
-    """The prompt as the answer, up to max_tokens."""
+    """The prompt as the answer, up to max_tokens. Log-probabilities count down from -1."""
+    if ticket.score_prompt:
+        yield Scored(tuple(scored(ticket, n, token) for n, token in enumerate(ticket.prompt))[1:])
     for n, token in enumerate(ticket.prompt, 1):
         last = n == len(ticket.prompt)
-        yield Token(token, "stop" if last else "length" if n == ticket.max_tokens else None)
+        finish = "stop" if last else "length" if n == ticket.max_tokens else None
+        score = None if ticket.common.logprobs is None else scored(ticket, n, token)
+        yield Token(token, finish, score)
         if n == ticket.max_tokens:
             return
+
+
+def scored(ticket: Ticket, n: int, token: int) -> Score:
+    """The nth token at -n, and what asked for beside it: its successors, the last impossible."""
+    asked = ticket.common.logprobs
+    values = [-n - 0.5, -float("inf")][-asked:] if asked else []
+    return Score(token, -float(n), tuple((token + i, v) for i, v in enumerate(values, 1)))
 
 
 class StubEngine:
@@ -53,9 +65,9 @@ class StubEngine:
         while not self._end.is_set():
             self._line.arrived.wait(0.005)
             self._line.arrived.clear()
-            new = self._line.take()
-            self.seen += new
-            waiting += new
+            for first in self._line.take():
+                self.seen += [first, *first.followers]
+                waiting += [first, *first.followers]
             for ticket in [t for t in [*waiting, *running] if t.cancelled.is_set()]:
                 self.dropped.append(ticket.uid)
                 waiting = [t for t in waiting if t is not ticket]
@@ -73,7 +85,7 @@ class StubEngine:
                 if event is None:
                     continue  # a script that has gone silent
                 ticket.put(event)
-                if isinstance(event, Token) and event.finish:
+                if isinstance(event, Failed) or (isinstance(event, Token) and event.finish):
                     del running[ticket]
                     self._line.release(ticket)
 
@@ -81,18 +93,23 @@ class StubEngine:
 class LetterText:
     """A TextOut for StubPrompts: stop strings of one letter."""
 
+    reasoning_tokens = 0
+
     def __init__(self, stop: tuple[str, ...]) -> None:
-        self.stopped = False
+        self.stopped: str | None = None
         self._stop = stop
 
-    def add(self, token: int) -> str:
-        if chr(token) == "\x18":
+    def add(self, token: int) -> Parts:
+        letter = chr(token)
+        if letter == "\x18":
             raise RuntimeError("a detokenizer's bug")
-        self.stopped = chr(token) in self._stop
-        return "" if self.stopped else chr(token)
+        if letter in self._stop:
+            self.stopped = letter
+            return Parts()
+        return Parts(text=letter)
 
-    def finish(self) -> str:
-        return ""
+    def finish(self, reason: str) -> tuple[Parts, str]:
+        return Parts(), reason
 
 
 class StubPrompts:
@@ -100,18 +117,39 @@ class StubPrompts:
 
     vocab = 0x110000
 
-    def from_chat(self, request: ChatRequest) -> list[int]:
+    def from_chat(self, request: ChatRequest, open_turn: bool = True) -> list[int]:
         text = "".join(message["content"] for message in request.messages)
         if text == "bug":
             raise RuntimeError("a bug with a secret")
         if text == "refuse":
             raise bad_request("'messages' was refused by the model's chat template", "messages")
-        return [ord(letter) for letter in text]
+        return self.from_text(text)
 
     def from_text(self, text: str) -> list[int]:
         return [ord(letter) for letter in text]
 
-    def text_out(
-        self, stop: tuple[str, ...], end_tokens_are_text: bool, continues: bool
-    ) -> LetterText:
-        return LetterText(stop)
+    def encode(self, text: str, special_tokens: bool) -> list[int]:
+        return self.from_text(text)
+
+    def chat_out(self, request: ChatRequest, constraint: None, prompt: list[int]) -> LetterText:
+        return LetterText(request.common.stop)
+
+    def plain_out(self, common: Common) -> LetterText:
+        return LetterText(common.stop)
+
+    def chat_constraint(self, request: ChatRequest, prompt: list[int]) -> None:
+        return None
+
+    def plain_constraint(self, request: CompletionRequest) -> None:
+        return None
+
+    def describe(self, score: Score) -> TokenLogprob:
+        text = chr(score.id)
+        top = tuple(self.describe(Score(token, value)) for token, value in score.top)
+        return TokenLogprob(score.id, text, tuple(text.encode()), score.logprob, top)
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(chr(token) for token in ids)
+
+    def token_names(self, ids: list[int]) -> list[str]:
+        return [chr(token) for token in ids]

@@ -7,13 +7,17 @@ import pytest
 
 pytest.importorskip("mlx.core")
 
+import mlx.core as mx
+
 from server.director import NAP_LAST_MS, Director, Spectator
 from server.errors import ApiError, unavailable
 from server.kv_budget import STEP, KvBudget
 from server.messages import Cancel, Shutdown, Submit
-from server.requests import Sampling
+from server.requests import Common, Sampling
+from server.rows import Scores
 from server.status import Status
-from server.tickets import Failed, Line, Prefilled, Ticket, Token
+from server.tickets import Failed, Line, Prefilled, Score, Scored, Ticket, Token
+from tests.ticket_events import all_events, next_event
 
 
 class Desk:
@@ -25,11 +29,20 @@ class Desk:
         self.director = Director(self.line, self.status, vocab=100, budget=KvBudget(capacity))
 
     def admit(self, count: int = 1, **fields) -> list[Ticket]:
-        defaults = {"prompt": [1, 2, 3], "max_tokens": 10, "sampling": Sampling()}
+        defaults = {"prompt": [1, 2, 3], "max_tokens": 10, "common": Common()}
         tickets = [Ticket(**defaults | fields) for _ in range(count)]
         for ticket in tickets:
-            self.line.admit(ticket)
+            self.line.admit([ticket])
         return tickets
+
+    def admit_choices(self, count: int, **fields) -> list[Ticket]:
+        """One request for several choices of one prompt; the first has the others in it."""
+        defaults = {"prompt": [1, 2, 3], "max_tokens": 10, "common": Common()} | fields
+        first = Ticket(**defaults)
+        later = defaults | {"score_prompt": False, "events": first.events}
+        first.followers = [Ticket(**later, choice=n) for n in range(1, count)]
+        self.line.admit([first])
+        return [first, *first.followers]
 
     def compose(self):
         return self.director.compose()
@@ -44,7 +57,14 @@ def desk() -> Desk:
 
 
 def submits(tickets: list[Ticket]) -> list[Submit]:
-    return [Submit(t.uid, t.prompt, t.max_tokens, t.ignore_eos) for t in tickets]
+    return [Submit(t.uid, t.prompt, t.max_tokens, t.common.ignore_eos) for t in tickets]
+
+
+def together(tickets: list[Ticket], **fields) -> Submit:
+    """The message that starts choices of one prompt."""
+    first, *others = tickets
+    forks = tuple(one.uid for one in others)
+    return Submit(first.uid, first.prompt, first.max_tokens, forks=forks, **fields)
 
 
 def test_nothing_arrived_is_no_message(desk):
@@ -63,7 +83,7 @@ def test_a_finished_request_makes_room_for_the_next(desk):
     tickets = desk.admit(3)
     desk.compose()
     desk.director.deliver([(tickets[0].uid, Token(7, "stop"))])
-    assert tickets[0].get(0) == Token(7, "stop")
+    assert next_event(tickets[0]) == Token(7, "stop")
     assert desk.compose() == submits(tickets[2:])
     assert desk.counts() == (2, 0)
     assert desk.line.held() == 2
@@ -75,8 +95,12 @@ def test_tokens_reach_their_own_tickets(desk):
     desk.director.deliver(
         [(one.uid, Prefilled(2, 3)), (two.uid, Token(5, None)), (one.uid, Token(6, None))]
     )
-    assert [one.get(0), one.get(0), one.get(0)] == [Prefilled(2, 3), Token(6, None), None]
-    assert [two.get(0), two.get(0)] == [Token(5, None), None]
+    assert [next_event(one), next_event(one), next_event(one)] == [
+        Prefilled(2, 3),
+        Token(6, None),
+        None,
+    ]
+    assert [next_event(two), next_event(two)] == [Token(5, None), None]
 
 
 def test_a_request_cancelled_while_waiting_never_starts(desk):
@@ -104,8 +128,8 @@ def test_a_request_cancelled_while_running_is_dropped_before_its_slot_is_filled(
     assert desk.line.held() == 2
     # Its last token was in flight.
     desk.director.deliver([(tickets[1].uid, Token(5, None)), (tickets[2].uid, Token(6, None))])
-    assert tickets[1].get(0) is None
-    assert tickets[2].get(0) == Token(6, None)
+    assert next_event(tickets[1]) is None
+    assert next_event(tickets[2]) == Token(6, None)
 
 
 def test_a_cancel_after_the_last_token_is_no_message(desk):
@@ -132,14 +156,14 @@ def test_a_row_that_fails_in_sampling_fails_alone(desk):
     desk.compose()
     desk.director.failed(desk.director.row(one.uid), RuntimeError("bad row"))
     desk.director.failed(desk.director.row(one.uid), RuntimeError("again, a step later"))
-    event = one.get(0)
+    event = next_event(one)
     assert isinstance(event, Failed)
     assert (event.error.status, event.error.code) == (500, "engine_error")
-    assert one.get(0) is None and two.get(0) is None
+    assert next_event(one) is None and next_event(two) is None
     # The token it got to keep the ranks' shapes equal.
     desk.director.deliver([(one.uid, Token(0, None)), (two.uid, Token(1, None))])
     assert desk.compose() == [Cancel(one.uid)]
-    assert two.get(0) == Token(1, None)
+    assert next_event(two) == Token(1, None)
     assert desk.counts() == (1, 0)
 
 
@@ -166,14 +190,127 @@ def test_fail_all_answers_waiting_and_running(desk):
     tickets = desk.admit(4)
     desk.compose()
     desk.director.fail_all(unavailable("restarting", "shutting_down"))
-    assert all(isinstance(ticket.get(0), Failed) for ticket in tickets)
+    assert all(isinstance(next_event(ticket), Failed) for ticket in tickets)
 
 
 def test_rows_know_their_sampling_and_prompt(desk):
-    (ticket,) = desk.admit(sampling=Sampling(temperature=0.3, seed=5))
+    (ticket,) = desk.admit(common=Common(sampling=Sampling(temperature=0.3, seed=5)))
     desk.compose()
     row = desk.director.row(ticket.uid)
-    assert row.sampling == ticket.sampling and not row.greedy
+    assert row.sampling == ticket.common.sampling and not row.greedy
+
+
+def test_what_a_request_asks_of_the_ranks_is_in_its_message(desk):
+    common = Common(ignore_eos=True, stop_token_ids=(7, 8), logprobs=1)
+    (ticket,) = desk.admit(common=common, score_prompt=True)
+    assert desk.compose() == [Submit(ticket.uid, [1, 2, 3], 10, True, (7, 8), (), True)]
+
+
+# Choices of one prompt.
+
+
+def test_choices_of_one_prompt_start_with_one_message():
+    desk = Desk(max_running=4)
+    choices = desk.admit_choices(3)
+    (other,) = desk.admit()
+    assert desk.compose() == [together(choices), *submits([other])]
+    assert desk.counts() == (4, 0)
+    keys = {desk.director.row(one.uid).key() for one in choices}
+    assert len(keys) == 3
+
+
+def test_choices_of_one_seed_draw_apart_but_the_same_every_time(desk):
+    keys = []
+    for _ in range(2):
+        choices = desk.admit_choices(2, common=Common(sampling=Sampling(seed=5)))
+        desk.compose()
+        keys.append([desk.director.row(one.uid).key() for one in choices])
+        desk.director.deliver([(one.uid, Token(1, "stop")) for one in choices])
+    assert keys[0] == keys[1] and keys[0][0] != keys[0][1]
+
+
+def test_choices_without_a_slot_start_when_there_is_one(desk):
+    """max_running is 2: the third has no prefill to share any more."""
+    (other,) = desk.admit()
+    choices = desk.admit_choices(3, score_prompt=True)
+    assert desk.compose() == [*submits([other]), together(choices[:1], score=True)]
+    desk.director.deliver([(other.uid, Token(1, "stop"))])
+    assert desk.compose() == submits(choices[1:2])
+    assert desk.counts() == (2, 1)
+    desk.director.deliver([(choices[0].uid, Token(1, "stop"))])
+    assert desk.compose() == submits(choices[2:])
+    assert desk.counts() == (2, 0)
+
+
+def test_each_choice_gets_its_own_tokens(desk):
+    choices = desk.admit_choices(2)
+    desk.compose()
+    desk.director.deliver([(choices[1].uid, Token(5, None)), (choices[0].uid, Token(6, "stop"))])
+    assert all_events(choices[0]) == [(1, Token(5, None)), (0, Token(6, "stop"))]
+    assert desk.counts() == (1, 0) and desk.line.held() == 1
+
+
+def test_cancelled_choices_are_dropped_one_by_one_wherever_they_are(desk):
+    choices = desk.admit_choices(4)
+    assert desk.compose() == [together(choices[:2])]
+    desk.line.cancel(choices[0])
+    desk.line.cancel(choices[2])
+    assert desk.compose() == [Cancel(choices[0].uid), *submits(choices[3:])]
+    assert desk.line.held() == 2 and desk.counts() == (2, 0)
+
+
+def test_choices_cancelled_before_they_were_seen_leave_the_others(desk):
+    choices = desk.admit_choices(3)
+    desk.line.cancel(choices[0])
+    assert desk.compose() == [together(choices[1:])]
+    assert desk.line.held() == 2
+
+
+def test_a_choice_that_fails_fails_alone_here(desk):
+    """The HTTP side ends the whole request; the ranks are told when it does."""
+    one, two = desk.admit_choices(2)
+    desk.compose()
+    desk.director.failed(desk.director.row(two.uid), RuntimeError("bad row"))
+    ((choice, event),) = all_events(one)
+    assert choice == 1 and event.error.code == "engine_error"
+    assert desk.compose() == [Cancel(two.uid)]
+    assert desk.counts() == (1, 0)
+
+
+def test_a_request_that_is_gone_still_has_a_row(desk):
+    """Ranks hear of a drop one step after rank 0 has forgotten the request, and may insert it or
+    its choices, or score its prompt, meanwhile: the KeyError ended rank 0."""
+    choices = desk.admit_choices(2, common=Common(logprobs=3))
+    desk.compose()
+    for one in choices:
+        desk.line.cancel(one)
+    desk.compose()
+    for one in choices:
+        assert desk.director.row(one.uid).logprobs is None
+
+
+# Log-probabilities.
+
+
+def scores_of(*logprobs: float) -> Scores:
+    return Scores(mx.arange(len(logprobs)), mx.array(logprobs), None, None)
+
+
+def test_scores_come_with_their_tokens_and_the_prompts_before_any(desk):
+    (ticket,) = desk.admit(common=Common(logprobs=0), score_prompt=True)
+    desk.compose()
+    row = desk.director.row(ticket.uid)
+    row.prompt_scores += [scores_of(-1.0), scores_of(-2.0)]
+    row.scores += [(scores_of(-0.5, -0.25), 1), (scores_of(-4.0), 0)]
+    desk.director.deliver([(ticket.uid, Prefilled(2, 3))])
+    desk.director.deliver([(ticket.uid, Token(1, None))])
+    desk.director.deliver([(ticket.uid, Token(0, "stop"))])
+    assert [event for _, event in all_events(ticket)] == [
+        Prefilled(2, 3),
+        Scored((Score(0, -1.0), Score(0, -2.0))),
+        Token(1, None, Score(1, -0.25)),
+        Token(0, "stop", Score(0, -4.0)),
+    ]
 
 
 # KV memory. A batch costs its rows times the longest, in steps of STEP tokens.
@@ -224,10 +361,41 @@ def test_the_youngest_is_paused_when_memory_runs_out_and_continues_where_it_was(
     assert desk.director.row(young.uid).drawn == len(so_far)
     desk.director.deliver([(young.uid, Token(98, "stop"))])
     got = []
-    while (event := young.get(0)) is not None:
+    while (event := next_event(young)) is not None:
         got.append(event.id)
     assert got == [*so_far, 98]
     assert desk.compose() == [] and desk.line.held() == 0
+
+
+def test_a_paused_request_goes_on_with_its_limits_but_is_not_scored_again():
+    desk = Desk(max_running=2, capacity=2 * STEP)
+    common = Common(stop_token_ids=(7,), logprobs=0)
+    old, young = desk.admit(2, max_tokens=2 * STEP, common=common, score_prompt=True)
+    desk.compose()
+    while not (messages := desk.compose()):
+        for one in (old, young):
+            desk.director.row(one.uid).scores.append((scores_of(-1.0), 0))
+        desk.director.deliver([(old.uid, Token(0, None)), (young.uid, Token(0, None))])
+    assert messages == [Cancel(young.uid)]
+    desk.line.cancel(old)
+    cancel, submit = desk.compose()
+    assert cancel == Cancel(old.uid)
+    assert submit.uid == young.uid and submit.stop_ids == (7,) and not submit.score
+
+
+def test_the_youngest_choice_is_paused_and_continues_alone():
+    desk = Desk(max_running=3, capacity=2 * STEP)
+    one, two = choices = desk.admit_choices(2, max_tokens=2 * STEP)
+    assert desk.compose() == [together(choices)]
+    count = 0
+    while not (messages := desk.compose()):
+        desk.director.deliver([(one.uid, Token(5, None)), (two.uid, Token(6, None))])
+        count += 1
+    assert messages == [Cancel(two.uid)] and desk.counts() == (1, 1)
+    key = desk.director._waiting[0][0].row.key()
+    desk.director.deliver([(one.uid, Token(5, "stop"))])
+    assert desk.compose() == [Submit(two.uid, [1, 2, 3] + [6] * count, 2 * STEP - count)]
+    assert desk.director.row(two.uid).key() == key, "its seed and place, not the first choice's"
 
 
 def test_a_paused_request_can_be_cancelled():

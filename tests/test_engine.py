@@ -1,18 +1,24 @@
 """The engine on one rank, in this process: its bookkeeping, and what one request may break."""
 
+import math
+from collections.abc import Callable
+
 import mlx.core as mx
+import numpy as np
 import pytest
 
+from server.choosers import ChoosesForAll, Follows
 from server.director import Director
-from server.engine import ChoosesForAll, Engine
+from server.engine import Engine
 from server.kv_budget import KvBudget, measure_capacity
 from server.link import Link
 from server.loading import load_shard
 from server.loop import run_lockstep
 from server.mailbox import Mailbox
-from server.requests import Sampling
+from server.requests import Common, Sampling
 from server.status import Status
-from server.tickets import Failed, Line, Ticket, Token
+from server.tickets import Event, Failed, Line, Prefilled, Score, Scored, Ticket, Token
+from tests.ticket_events import all_events
 from tests.tiny_models import tiny_llama
 
 
@@ -29,38 +35,64 @@ class Desk:
         self.shard = shard
         self.link = Link(mx.distributed.init())
         self.line = Line(max_batch, 100)
-        self.director = Director(self.line, Status("m", "run"), shard.vocab, KvBudget(2**31 - 1))
+        self.director = Director(
+            self.line, Status("m", "run"), shard.vocab, KvBudget(2**31 - 1), tuple(eos)
+        )
         self.mailbox = Mailbox(self.link, self.director.compose, self.director.nap_ms)
         chooser = ChoosesForAll(self.director.row, self.mailbox.header, self.director.failed)
         self.engine = Engine(
             shard.model, self.link, chooser, max_batch=max_batch, prefill_step=64, eos=list(eos)
         )
 
-    def run(self, *tickets: Ticket) -> list[list[int] | Failed]:
-        """Each ticket's token ids, or its failure."""
-        for ticket in tickets:
-            self.line.admit(ticket)
+    def run(
+        self, *tickets: Ticket, act: Callable[[int], None] = lambda turn: None
+    ) -> list[list[int] | Failed]:
+        """Each choice's token ids, or its failure. act is called before each turn."""
+        return [ids_of(events) for events in self.events(*tickets, act=act)]
+
+    def events(self, *tickets: Ticket, act=lambda turn: None) -> list[list[Event]]:
+        """Each choice's events."""
+        self.line.admit(list(tickets))
+        turns = 0
 
         def progress(stage: str) -> None:
+            nonlocal turns
+            if stage == "messages":
+                act(turns)
+                turns += 1
+                assert turns < 3000, "it does not end"
             if not self.line.held():
                 self.director.stop("done")
 
         run_lockstep(self.engine, self.mailbox, self.director, lambda tell: None, progress)
-        return [outcome(ticket) for ticket in tickets]
+        queues = {one.uid: all_events(one) for one in tickets}
+        return [
+            [event for choice, event in queues[first.uid] if choice == one.choice]
+            for first in tickets
+            for one in (first, *first.followers)
+        ]
 
 
-def outcome(ticket: Ticket) -> list[int] | Failed:
-    ids = []
-    while (event := ticket.get(0.01)) is not None:
-        if isinstance(event, Failed):
-            return event
-        if isinstance(event, Token):
-            ids.append(event.id)
-    return ids
+def ids_of(events: list[Event]) -> list[int] | Failed:
+    failures = [event for event in events if isinstance(event, Failed)]
+    return failures[0] if failures else [e.id for e in events if isinstance(e, Token)]
 
 
-def ticket(prompt=(5, 6, 7), max_tokens=8, **sampling) -> Ticket:
-    return Ticket(list(prompt), max_tokens, Sampling(**{"temperature": 0} | sampling))
+def ticket(
+    prompt=(5, 6, 7), max_tokens=8, common=None, choice=0, score_prompt=False, **sampling
+) -> Ticket:
+    common = Common(sampling=Sampling(**{"temperature": 0} | sampling), **common or {})
+    return Ticket(list(prompt), max_tokens, common, choice=choice, score_prompt=score_prompt)
+
+
+def choices(count: int, **fields) -> Ticket:
+    """The first choice of one prompt, which has the others as followers."""
+    first = ticket(**fields)
+    first.followers = [
+        Ticket(first.prompt, first.max_tokens, first.common, choice=n, events=first.events)
+        for n in range(1, count)
+    ]
+    return first
 
 
 def test_requests_of_all_lengths_get_what_they_get_alone(shard):
@@ -91,7 +123,7 @@ def test_rows_that_come_and_go_keep_their_own_sampling(shard):
 
 
 def test_a_request_whose_sampling_fails_fails_alone(shard, monkeypatch):
-    from server.sampling import Row
+    from server.rows import Row
 
     good = Desk(shard).run(ticket())[0]
     penalise = Row.penalise
@@ -126,7 +158,7 @@ def test_cancelling_in_any_phase_empties_the_engine(shard):
     for steps in range(6):
         desk.director.compose()
         one = ticket(prompt=list(range(150)), max_tokens=50)
-        desk.line.admit(one)
+        desk.line.admit([one])
         for message in desk.director.compose():
             desk.engine.submit(message)
         for _ in range(steps):
@@ -142,10 +174,310 @@ def test_cancelling_in_any_phase_empties_the_engine(shard):
 def test_ignore_eos_and_end_of_text(shard):
     first = Desk(shard).run(ticket())[0][0]
     desk = Desk(shard, eos=[first])
-    stopped, endless = ticket(), Ticket([5, 6, 7], 8, Sampling(temperature=0), ignore_eos=True)
+    stopped, endless = ticket(), ticket(common={"ignore_eos": True})
     ends = desk.run(stopped, endless)
     assert ends[0] == [first]
     assert len(ends[1]) == 8
+
+
+def test_a_stop_token_ends_an_answer_as_end_of_text_does_but_in_spite_of_ignore_eos(shard):
+    ids = Desk(shard).run(ticket(max_tokens=6, **LIVELY))[0]
+    last = ids.index(ids[3])
+    common = {"stop_token_ids": (200, ids[3]), "ignore_eos": True}
+    (events,) = Desk(shard).events(ticket(max_tokens=6, common=common, **LIVELY))
+    tokens = [event for event in events if isinstance(event, Token)]
+    assert [token.id for token in tokens] == ids[: last + 1]
+    assert [token.finish for token in tokens] == [None] * last + ["stop"]
+
+
+def test_min_tokens_puts_every_end_off_but_not_for_ever(shard):
+    first = Desk(shard).run(ticket())[0][0]
+    second = Desk(shard).run(ticket(common={"logit_bias": ((first, -100),)}))[0][0]
+    for kind in ({}, {"stop_token_ids": (first,)}):
+        eos = [] if kind else [first]
+        ids = Desk(shard, eos=eos).run(ticket(common={"min_tokens": 3} | kind))[0]
+        assert first not in ids[:3] and ids[0] == second
+        assert len(ids) == 8 or ids.index(first) == len(ids) - 1
+        short = ticket(max_tokens=2, common={"min_tokens": 5} | kind)
+        assert len(Desk(shard, eos=eos).run(short)[0]) == 2
+
+
+def test_a_bias_forces_and_forbids_tokens(shard):
+    assert Desk(shard).run(ticket(common={"logit_bias": ((200, 100.0),)}))[0] == [200] * 8
+    free = Desk(shard).run(ticket())[0]
+    banned = Desk(shard).run(ticket(common={"logit_bias": tuple((i, -100.0) for i in free)}))[0]
+    assert len(banned) == 8 and not set(banned) & set(free)
+
+
+# Choices of one prompt.
+
+LIVELY = {"temperature": 1.3, "seed": 11}
+
+
+def alone(shard, count: int, **fields) -> list[list[int]]:
+    """What the choices give one by one, each with a prefill of its own."""
+    return [Desk(shard).run(ticket(choice=n, **fields))[0] for n in range(count)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 64, 65, 66, 200])
+def test_choices_from_one_prefill_are_what_they_are_alone(shard, length):
+    fields = {"prompt": [n % 90 + 33 for n in range(length)]} | LIVELY
+    expected = alone(shard, 4, **fields)
+    assert len({tuple(ids) for ids in expected}) == 4, "choices differ"
+    assert Desk(shard).run(choices(4, **fields)) == expected
+    assert Desk(shard, max_batch=2).run(choices(4, **fields)) == expected
+    other = ticket(prompt=[3] * 90, max_tokens=20)
+    assert Desk(shard).run(other, choices(4, **fields))[1:] == expected
+
+
+def test_a_prompt_is_prefilled_once_for_all_its_choices(shard, monkeypatch):
+    shapes = []
+    call = type(shard.model).__call__
+
+    def spy(self, inputs, cache=None, **rest):
+        shapes.append(inputs.shape)
+        return call(self, inputs, cache=cache, **rest)
+
+    monkeypatch.setattr(type(shard.model), "__call__", spy)
+    Desk(shard).run(choices(4, prompt=[7] * 130, max_tokens=3))
+    prefill = [shape for shape in shapes if shape[1] > 1]
+    assert prefill == [(1, 64), (1, 64)], "129 tokens: two chunks, and one of a single token"
+
+
+@pytest.mark.parametrize("score", [False, True])
+@pytest.mark.parametrize("turn", range(9))
+def test_a_choice_that_is_cancelled_at_any_time_leaves_the_others_as_they_are(shard, turn, score):
+    """The prompt takes four steps; the first choice's end before the fork hands it on."""
+    fields = {"prompt": [n % 90 + 33 for n in range(200)], "common": {"logprobs": 0}} | LIVELY
+    expected = alone(shard, 3, **fields)
+    for gone in range(3):
+        desk = Desk(shard)
+        first = choices(3, score_prompt=score, **fields)
+        every = [first, *first.followers]
+
+        def leave(now: int, one=every[gone], desk=desk) -> None:
+            if now == turn:
+                desk.line.cancel(one)
+
+        got = desk.run(first, act=leave)
+        for n in {0, 1, 2} - {gone}:
+            assert got[n] == expected[n]
+        assert got[gone] == expected[gone][: len(got[gone])]
+        assert not desk.engine.busy and desk.line.held() == 0
+
+
+@pytest.mark.parametrize("score", [False, True])
+@pytest.mark.parametrize("length", [1, 3, 200])
+@pytest.mark.parametrize("turn", range(9))
+def test_a_request_that_leaves_at_any_time_takes_all_its_choices_with_it(
+    shard, turn, length, score
+):
+    """Its choices went back to the engine one by one while rank 0 had forgotten them all: the
+    KeyError ended rank 0, whenever a client of n > 1 left during prefill."""
+    desk = Desk(shard)
+    first = choices(
+        3, prompt=[9] * length, max_tokens=50, common={"logprobs": 2}, score_prompt=score
+    )
+    other = ticket(max_tokens=12)
+
+    def leave(now: int) -> None:
+        if now == turn:
+            for one in (first, *first.followers):
+                desk.line.cancel(one)
+
+    assert desk.run(first, other, act=leave)[3] == Desk(shard).run(ticket(max_tokens=12))[0]
+    assert not desk.engine.busy and desk.line.held() == 0
+
+
+# Log-probabilities.
+
+
+def right_logprobs(shard, ids: list[int]) -> np.ndarray:
+    """[T, V] of the tokens that follow each position, by one forward pass."""
+    logits = shard.model(mx.array([ids]))[0].astype(mx.float32)
+    return np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+
+
+def check_score(score: Score, right: np.ndarray, alternatives: int) -> None:
+    assert score.logprob == pytest.approx(right[score.id], abs=2e-3)
+    best = np.sort(right)[::-1][:alternatives]
+    assert [value for _, value in score.top] == pytest.approx(best.tolist(), abs=2e-3)
+    for token, value in score.top:
+        assert right[token] == pytest.approx(value, abs=2e-3)
+
+
+@pytest.mark.parametrize("length", [2, 3, 64, 65, 66, 200])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_prompts_log_probabilities_are_those_of_a_forward_pass(shard, length, count):
+    prompt = [n * 7 % 90 + 33 for n in range(length)]
+    fields = {"prompt": prompt, "common": {"logprobs": 3}} | LIVELY
+    outputs = Desk(shard).events(
+        ticket(max_tokens=30), choices(count, score_prompt=True, **fields), ticket()
+    )
+    assert [ids_of(events) for events in outputs[1:-1]] == alone(shard, count, **fields)
+    (scored,) = [event for event in outputs[1] if isinstance(event, Scored)]
+    first_token = next(i for i, event in enumerate(outputs[1]) if isinstance(event, Token))
+    assert outputs[1].index(scored) < first_token
+    assert [score.id for score in scored.scores] == prompt[1:]
+    right = right_logprobs(shard, prompt)
+    for place, score in enumerate(scored.scores):
+        check_score(score, right[place], 3)
+    progress = [event for event in outputs[1] if isinstance(event, Prefilled)]
+    assert progress[-1].done == progress[-1].total
+    assert not [e for events in outputs[2:] for e in events if isinstance(e, Scored)]
+
+
+def test_tokens_have_their_log_probabilities_whatever_their_neighbours_ask(shard):
+    prompts = [[40 + n] * (3 * n + 1) for n in range(4)]
+    asked = [None, 0, 5, 2]
+    outputs = Desk(shard).events(
+        *[
+            ticket(prompt=p, max_tokens=6 + n, common={"logprobs": n}, **LIVELY)
+            if n is not None
+            else ticket(prompt=p)
+            for p, n in zip(prompts, asked, strict=True)
+        ]
+    )
+    for prompt, alternatives, events in zip(prompts, asked, outputs, strict=True):
+        tokens = [event for event in events if isinstance(event, Token)]
+        if alternatives is None:
+            assert all(token.score is None for token in tokens)
+            continue
+        right = right_logprobs(shard, prompt + [token.id for token in tokens])
+        for n, token in enumerate(tokens):
+            assert token.score.id == token.id
+            assert len(token.score.top) == alternatives
+            check_score(token.score, right[len(prompt) - 1 + n], alternatives)
+
+
+def test_a_forbidden_token_may_still_be_the_likeliest_rival(shard):
+    """Log-probabilities are the model's own, before bias and temperature."""
+    first = Desk(shard).run(ticket())[0][0]
+    common = {"logprobs": 1, "logit_bias": ((first, -100.0),)}
+    (events,) = Desk(shard).events(ticket(max_tokens=1, common=common))
+    (token,) = [event for event in events if isinstance(event, Token)]
+    assert token.id != first and token.score.top[0][0] == first
+    assert token.score.logprob < token.score.top[0][1] and math.isfinite(token.score.logprob)
+
+
+def test_a_failed_sampling_with_log_probabilities_fails_alone_at_any_step(shard, monkeypatch):
+    """The token that it gets all the same has no score, and must not be asked for one, whether
+    or not messages are on their way to the ranks in that step."""
+    from server.rows import Row
+
+    expected = Desk(shard).run(ticket(max_tokens=20))[0]
+    penalise = Row.penalise
+    for step in range(4):
+
+        def break_later(self, logits, step=step):
+            if self.drawn >= step and self.sampling.presence_penalty == 1.25:
+                raise ValueError("a broken sampler")
+            return penalise(self, logits)
+
+        monkeypatch.setattr(Row, "penalise", break_later)
+        for turn in range(5):
+            desk = Desk(shard)
+            bad = ticket(max_tokens=20, presence_penalty=1.25, common={"logprobs": 1})
+            late = ticket(max_tokens=2)
+
+            def arrive(now: int, desk=desk, late=late, turn=turn) -> None:
+                if now == turn:
+                    desk.line.admit([late])
+
+            ends = desk.run(bad, ticket(max_tokens=20), act=arrive)
+            assert isinstance(ends[0], Failed) and "broken sampler" in ends[0].error.message
+            assert ends[1] == expected
+
+
+def test_a_worker_computes_the_logits_of_a_prompt_too():
+    """Only rank 0 reads them, but the model's last collectives are on the way to them: rank 0
+    would wait for ever for a rank that leaves them out."""
+    logits = mx.zeros((2, 8)) + 1
+    (waited_for,) = Follows().score(1, logits, [1, 2])
+    assert waited_for is logits
+
+
+# Grammars.
+
+
+class Even:
+    """A grammar of even tokens, whose matchers object to a token shown twice or out of turn."""
+
+    def __init__(self, breaks_after: int | None = None) -> None:
+        self.breaks_after = breaks_after
+        self.matchers: list[list[int]] = []
+
+    def matcher(self):
+        self.matchers.append([])
+        return EvenMatcher(self, self.matchers[-1])
+
+
+class EvenMatcher:
+    def __init__(self, grammar: Even, seen: list[int]) -> None:
+        self._grammar, self.seen = grammar, seen
+
+    def accept(self, token: int) -> None:
+        if token % 2 or len(self.seen) == self._grammar.breaks_after:
+            raise ValueError("not allowed")
+        self.seen.append(token)
+
+    def mask(self) -> np.ndarray:
+        return np.full(-(-264 // 32), 0x55555555, dtype=np.uint32)
+
+
+def constrained(grammar, **fields) -> Ticket:
+    one = ticket(**fields)
+    one.grammar = grammar
+    return one
+
+
+def test_each_constrained_choice_has_a_matcher_of_its_own(shard):
+    grammar = Even()
+    first = choices(3, prompt=[n % 90 + 33 for n in range(70)], **LIVELY)
+    for one in (first, *first.followers):
+        one.grammar = grammar
+    free = ticket(prompt=[5] * 30, max_tokens=20, **LIVELY)
+    *outputs, unbound = Desk(shard).run(first, free)
+    assert len(grammar.matchers) == 3
+    for ids, seen in zip(outputs, grammar.matchers, strict=True):
+        assert len(ids) == 8 and all(i % 2 == 0 for i in ids)
+        # It may be shown the last one: that step was launched before anyone knew.
+        assert seen[:7] == ids[:7] and len(seen) <= 8
+    assert unbound == Desk(shard).run(ticket(prompt=[5] * 30, max_tokens=20, **LIVELY))[0]
+
+
+class OnlyEnd:
+    """A grammar that is complete at once: it allows token 33 alone."""
+
+    def matcher(self):
+        return self
+
+    def accept(self, token: int) -> None:
+        assert token == 33
+
+    def mask(self) -> np.ndarray:
+        return np.array([0, 1 << 1] + [0] * 7, dtype=np.uint32)
+
+
+def test_a_complete_grammar_ends_an_answer_before_its_min_tokens(shard):
+    """With nothing left to choose from, the sampler would break the grammar."""
+    one = constrained(OnlyEnd(), common={"min_tokens": 3})
+    assert Desk(shard, eos=[33]).run(one) == [[33]]
+
+
+def test_a_matcher_that_breaks_fails_its_own_request_alone(shard):
+    """The others in the batch were shown their token a second time, and failed with it."""
+    good = Desk(shard).run(constrained(Even(), max_tokens=6))[0]
+    sound = Even(), Even()
+    ends = Desk(shard).run(
+        constrained(sound[0], max_tokens=6),
+        constrained(Even(breaks_after=2), max_tokens=6),
+        constrained(sound[1], max_tokens=6),
+    )
+    assert isinstance(ends[1], Failed) and "not allowed" in ends[1].error.message
+    assert ends[0] == ends[2] == good
+    for grammar in sound:
+        assert grammar.matchers[0][:5] == good[:5]
 
 
 def test_the_cache_of_the_tiny_model_costs_what_its_sizes_say(shard):

@@ -241,8 +241,12 @@ def run_two_ranks_by_hand(tmp_path, model_dirs, steps) -> tuple[list[int], list[
         }  # fmt: skip
         ranks.append(
             subprocess.Popen(
-                [sys.executable, ROOT / "server/openai_cluster_server.py"], env=env, cwd=ROOT,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                [sys.executable, ROOT / "server/openai_cluster_server.py"],
+                env=env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 text=True,
             )  # fmt: skip
         )

@@ -4,12 +4,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.messages import Cancel, Shutdown, Submit, decode, encode
+from server.messages import Canary, Cancel, Shutdown, Submit, decode, encode
 
 TOKENS = st.integers(0, 2**31 - 1)
+UIDS = st.integers(1, 2**53)
 MESSAGES = st.lists(
-    st.builds(Submit, st.integers(1, 2**53), st.lists(TOKENS), st.integers(1, 2**31), st.booleans())
-    | st.builds(Cancel, st.integers(1, 2**53))
+    st.builds(
+        Submit,
+        UIDS,
+        st.lists(TOKENS),
+        st.integers(1, 2**31),
+        ignore_eos=st.booleans(),
+        stop_ids=st.lists(TOKENS, max_size=3).map(tuple),
+        forks=st.lists(UIDS, max_size=3).map(tuple),
+        score=st.booleans(),
+    )
+    | st.builds(Cancel, UIDS)
+    | st.just(Canary())
     | st.builds(Shutdown, st.text()),
     max_size=8,
 )
@@ -21,6 +32,8 @@ def test_messages_come_out_as_they_went_in():
         Submit(8, [1, 2, 3], 10),
         Submit(9, [], 1, ignore_eos=True),
         Submit(10, [2**31 - 1], 5),
+        Submit(11, [4, 5], 5, stop_ids=(7, 2**31 - 1), forks=(12, 13), score=True),
+        Canary(),
         Shutdown("drained, ‘so’ to say"),
     ]
     assert decode(encode(messages)) == messages
@@ -55,6 +68,7 @@ def test_any_messages_come_out_as_they_went_in(messages):
         b"\x11\x00\x00\x00" + b'[{"kind":"None"}]',
         b"\x13\x00\x00\x00" + b'[{"kind":"Cancel"}]',
         b"\xff\xff\xff\xff[]",
+        b"\x13\x00\x00\x00" + b'[{"kind":"Submit"}]',
         encode([Cancel(1)])[:-1],
         encode([Cancel(1)]) + b"1234",
         encode([Submit(1, [1, 2, 3], 5)])[:-4],

@@ -11,9 +11,12 @@ pytest.importorskip("mlx_lm")
 
 from mlx_lm.utils import load_tokenizer
 
+from server.dialects.chat import parse as parse_chat
 from server.errors import ApiError
+from server.pieces import TokenLogprob
 from server.prompts import TokenizerPrompts
-from server.requests import Served, parse_chat
+from server.requests import ChatRequest, Common, Served
+from server.tickets import Score
 from tests.tiny_models import SPECIALS, VOCAB, write_byte_tokenizer
 
 EOS = 256 + SPECIALS.index("<|im_end|>")
@@ -32,20 +35,25 @@ def demo(demo_model_dir) -> TokenizerPrompts:
     return TokenizerPrompts(load_tokenizer(demo_model_dir), 49152)
 
 
-def chat(**fields):
+def chat(**fields) -> ChatRequest:
     body = {"messages": [{"role": "user", "content": "hi"}]} | fields
     return parse_chat(body, Served("demo"))
 
 
-def run(prompts, tokens, *stop: str, end_tokens_are_text: bool = False) -> tuple[list[str], bool]:
+def run(
+    prompts, tokens, *stop: str, ignore_eos: bool = False, stop_token_ids=()
+) -> tuple[list[str], bool]:
     """What each token gave, then what finish() gave; and whether a stop string was met."""
-    out = prompts.text_out(stop, end_tokens_are_text)
+    out = prompts.plain_out(
+        Common(stop=stop, ignore_eos=ignore_eos, stop_token_ids=tuple(stop_token_ids))
+    )
     parts = []
     for token in tokens:
-        parts.append(out.add(token))
-        if out.stopped:
+        parts.append(out.add(token).text)
+        if out.stopped is not None:
             return parts, True
-    return [*parts, out.finish()], out.stopped
+    rest, _ = out.finish("length")
+    return [*parts, rest.text], out.stopped is not None
 
 
 def text_of(prompts, tokens, *stop: str) -> tuple[str, bool]:
@@ -90,7 +98,8 @@ class Refusing:
     has_chat_template = True
     eos_token_ids = {2}
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, real: TokenizerPrompts, error: Exception) -> None:
+        self._tokenizer = real._tokenizer._tokenizer  # for grammars
         self._error = error
 
     def apply_chat_template(self, *_, **__):
@@ -102,8 +111,8 @@ class Refusing:
 @pytest.mark.parametrize(
     "error", [ValueError("roles must alternate"), KeyError("x"), RecursionError(), OSError("disk")]
 )
-def test_what_template_and_tokenizer_refuse_is_400(error):
-    refusing = TokenizerPrompts(Refusing(error), 10)
+def test_what_template_and_tokenizer_refuse_is_400(prompts, error):
+    refusing = TokenizerPrompts(Refusing(prompts, error), VOCAB)
     with pytest.raises(ApiError) as caught:
         refusing.from_chat(chat())
     assert (caught.value.status, caught.value.param) == (400, "messages")
@@ -112,21 +121,21 @@ def test_what_template_and_tokenizer_refuse_is_400(error):
     assert (caught.value.status, caught.value.param) == (400, "prompt")
 
 
-def test_a_template_that_gives_no_token_ids_is_400():
+def test_a_template_that_gives_no_token_ids_is_400(prompts):
     """Text in place of ids got as far as the ranks, and ended them."""
     for result in ("text", ["a"], [[1]], [None], []):
-        tokenizer = Refusing(ValueError())
+        tokenizer = Refusing(prompts, ValueError())
         tokenizer.apply_chat_template = lambda *_, result=result, **__: result
         with pytest.raises(ApiError) as caught:
-            TokenizerPrompts(tokenizer, 10).from_chat(chat())
+            TokenizerPrompts(tokenizer, VOCAB).from_chat(chat())
         assert caught.value.status == 400
 
 
-def test_a_model_without_a_template_says_so():
-    tokenizer = Refusing(ValueError())
+def test_a_model_without_a_template_says_so(prompts):
+    tokenizer = Refusing(prompts, ValueError())
     tokenizer.has_chat_template = False
     with pytest.raises(ApiError, match="no chat template"):
-        TokenizerPrompts(tokenizer, 10).from_chat(chat())
+        TokenizerPrompts(tokenizer, VOCAB).from_chat(chat())
 
 
 def test_a_token_that_the_model_does_not_have_is_400(prompts):
@@ -206,18 +215,18 @@ def test_a_stop_string_of_many_bytes_a_character_is_found(prompts):
 
 
 def test_nothing_comes_after_a_stop_string(prompts):
-    out = prompts.text_out(("b",))
-    assert [out.add(ord("a")), out.add(ord("b")), out.add(ord("c")), out.finish()] == [
-        "a", "", "", "",
-    ]  # fmt: skip
-    assert out.stopped
+    out = prompts.plain_out(Common(stop=("b",)))
+    assert [out.add(token).text for token in b"abc"] == ["a", "", ""]
+    rest, finish = out.finish("length")
+    assert (rest.text, finish, out.stopped) == ("", "stop", "b")
 
 
 def test_a_stop_string_completed_by_the_end_is_still_one(prompts):
     """An unfinished character before it is only decided by the end."""
-    out = prompts.text_out(("\ufffd",))
-    assert out.add(0xE2) == "" and not out.stopped
-    assert out.finish() == "" and out.stopped
+    out = prompts.plain_out(Common(stop=("\ufffd",)))
+    assert out.add(0xE2).text == "" and out.stopped is None
+    rest, finish = out.finish("length")
+    assert (rest.text, finish, out.stopped) == ("", "stop", "\ufffd")
 
 
 def test_end_of_text_is_not_part_of_the_text(prompts):
@@ -225,27 +234,117 @@ def test_end_of_text_is_not_part_of_the_text(prompts):
 
 
 def test_end_of_text_is_text_when_it_does_not_end_it(prompts):
-    parts, _ = run(prompts, [*b"a", EOS, *b"b"], end_tokens_are_text=True)
+    parts, _ = run(prompts, [*b"a", EOS, *b"b"], ignore_eos=True)
+    assert "".join(parts) == "a<|im_end|>b"
+
+
+def test_a_stop_token_is_not_part_of_the_text_even_where_end_of_text_is(prompts):
+    parts, _ = run(prompts, [*b"aX", EOS, *b"b"], ignore_eos=True, stop_token_ids=[ord("X")])
     assert "".join(parts) == "a<|im_end|>b"
 
 
 def test_a_space_at_the_start_is_kept_where_the_text_continues_a_prompt(prompts, demo):
     """mlx-lm's detokenizers drop it, as at the start of any text."""
     for one in (prompts, demo):
-        out = one.text_out(("the end",), False, continues=True)
+        out = one.plain_out(Common(stop=("the end",)))
         tokens = one.from_text(" then\n  it is the end")
-        assert "".join(out.add(token) for token in tokens) + out.finish() == " then\n  it is "
-        assert out.stopped
-        out = one.text_out((), False, continues=False)
-        assert "".join(out.add(token) for token in one.from_text(" then")) == "then"
+        assert "".join(out.add(token).text for token in tokens) == " then\n  it is "
+        assert out.stopped == "the end" and out.finish("length")[0].text == ""
+        request = chat()
+        out = one.chat_out(request, None, one.from_chat(request))
+        text = "".join(out.add(token).text for token in one.from_text(" then"))
+        assert text + out.finish("length")[0].text == "then"
 
 
 def test_two_answers_at_once_do_not_share_their_text(prompts):
-    one, two = prompts.text_out(()), prompts.text_out(("x",))
-    assert [one.add(0xC3), two.add(ord("b")), one.add(0xA9), two.add(ord("x"))] == [
-        "", "b", "é", "",
-    ]  # fmt: skip
-    assert (one.stopped, two.stopped) == (False, True)
+    one, two = prompts.plain_out(Common()), prompts.plain_out(Common(stop=("x",)))
+    turns = [(one, 0xC3), (two, ord("b")), (one, 0xA9), (two, ord("x"))]
+    assert [out.add(token).text for out, token in turns] == ["", "b", "é", ""]
+    assert (one.stopped, two.stopped) == (None, "x")
+
+
+def test_chat_text_is_cut_at_stop_strings_and_has_no_end_tokens(prompts):
+    request = chat(stop=["two"])
+    ids = prompts.from_chat(request)
+    out = prompts.chat_out(request, None, ids)
+    assert "".join(out.add(token).text for token in b"one two three") == "one "
+    assert out.stopped == "two"
+    out = prompts.chat_out(chat(), None, ids)
+    assert "".join(out.add(token).text for token in [*b"done", EOS]) == "done"
+    assert out.finish("stop")[1] == "stop"
+
+
+# Log-probabilities.
+
+
+def test_a_score_is_told_with_its_text_and_bytes(prompts):
+    score = Score(ord("a"), -0.5, ((ord("b"), -1.5), (EOS, -2.5)))
+    assert prompts.describe(score) == TokenLogprob(
+        ord("a"), "a", (97,), -0.5,
+        (
+            TokenLogprob(ord("b"), "b", (98,), -1.5),
+            TokenLogprob(EOS, "<|im_end|>", tuple(b"<|im_end|>"), -2.5),
+        ),
+    )  # fmt: skip
+    assert prompts.describe(Score(1, None)).logprob is None
+
+
+def test_part_of_a_character_has_its_own_bytes(prompts):
+    described = [prompts.describe(Score(byte, 0.0)) for byte in "é🙂".encode()]
+    assert bytes(byte for one in described for byte in one.bytes).decode() == "é🙂"
+    assert all(one.text == "\ufffd" for one in described)
+
+
+@pytest.mark.parametrize("text", [" The capital,  of\n\nFrance\t1 234", "日本語とé 🙂🙂", "Ġ\x00a"])
+def test_the_bytes_of_all_tokens_joined_are_the_text(prompts, demo, text):
+    for one in (prompts, demo):
+        described = [one.describe(Score(token, -1.0)) for token in one.from_text(text)]
+        assert bytes(byte for t in described for byte in t.bytes).decode() == text
+        if text.isascii():
+            assert "".join(t.text for t in described) == text
+
+
+def test_a_token_id_beyond_the_tokenizer_still_has_a_description(demo):
+    """Models have more rows than tokens, for speed; sampling hardly ever meets one."""
+    one = demo.describe(Score(10**6, -50.0))
+    assert one.id == 10**6 and isinstance(one.text, str)
+
+
+def test_token_ids_become_text_for_echo(prompts, demo):
+    for one in (prompts, demo):
+        for text in (" a b", "é🙂", "x <|im_end|> y"):
+            assert one.decode(one.from_text(text)) == text
+
+
+# What the answer must match.
+
+
+def test_a_format_or_a_forced_call_makes_a_constraint_and_nothing_else_does(prompts):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    request = chat(tools=[tool])
+    ids = prompts.from_chat(request)
+    for fields in ({}, {"tools": [tool]}, {"response_format": {"type": "text"}}):
+        assert prompts.chat_constraint(chat(**fields), ids) is None
+    named = {"type": "function", "function": {"name": "f"}}
+    for fields in (
+        {"response_format": {"type": "json_object"}},
+        {"tools": [tool], "tool_choice": "required"},
+        {"tools": [tool], "tool_choice": named},
+    ):
+        matcher = prompts.chat_constraint(chat(**fields), ids).matcher()
+        opening = ord("[") if fields.get("tool_choice") == "required" else ord("{")
+        mask = matcher.mask()
+        assert mask[opening // 32] >> (opening % 32) & 1
+        assert not mask[ord("x") // 32] >> (ord("x") % 32) & 1
+
+
+def test_an_impossible_schema_is_400_before_any_work(prompts):
+    schema = {"type": "object", "properties": {"a": {"type": "no such type"}}}
+    given = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    request = chat(response_format=given)
+    with pytest.raises(ApiError) as caught:
+        prompts.chat_constraint(request, prompts.from_chat(request))
+    assert caught.value.status == 400 and "response_format" in caught.value.param
 
 
 @settings(max_examples=200, deadline=None)
@@ -291,3 +390,29 @@ def test_one_tokenizer_serves_many_threads(demo):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(there_and_back, texts * 4))
+
+
+STRICT = (
+    "{% for m in messages %}"
+    "{% if m.role not in ('system', 'user', 'assistant') %}{{ raise_exception('role') }}{% endif %}"
+    "{% if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}"
+    "{{ m.role[0] }}:{{ m.content }};{% endfor %}"
+)
+
+
+def test_templates_that_want_system_first_get_it_there(tmp_path):
+    write_byte_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    tokenizer = load_tokenizer(tmp_path, eos_token_ids=EOS)
+    tokenizer._tokenizer.chat_template = STRICT
+    prompts = TokenizerPrompts(tokenizer, VOCAB)
+
+    def rendered(*turns: tuple[str, str]) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return bytes(prompts.from_chat(chat(messages=messages))).decode()
+
+    assert rendered(("system", "a"), ("user", "b")) == "s:a;u:b;"
+    assert rendered(("developer", "a"), ("user", "b")) == "s:a;u:b;"
+    assert rendered(("user", "b"), ("system", "c")) == "u:b;u:c;"
+    with pytest.raises(ApiError, match="role"):
+        rendered(("user", "b"), ("tool", "c"))

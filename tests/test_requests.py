@@ -6,23 +6,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.dialects.chat import NOT_TEMPLATE_VARIABLES
+from server.dialects.chat import parse as parse_chat
+from server.dialects.completions import MAX_PROMPTS
+from server.dialects.completions import parse as parse_completion
 from server.errors import ApiError
 from server.requests import (
     INT64_MAX,
     INT64_MIN,
+    MAX_CHOICES,
     MAX_JSON_DEPTH,
-    NOT_TEMPLATE_VARIABLES,
+    MAX_TOKEN_IDS,
     ChatRequest,
+    Common,
     CompletionRequest,
+    Format,
     Sampling,
     Served,
-    parse_chat,
-    parse_completion,
+    ToolChoice,
+    check_vocabulary,
     parse_json,
 )
 
 SERVED = Served("demo", ("alias",))
 MESSAGES = [{"role": "user", "content": "hi"}]
+TOOL = {"type": "function", "function": {"name": "f"}}
+NAMED = {"type": "function", "function": {"name": "f"}}
 
 
 def chat(**fields) -> ChatRequest:
@@ -253,23 +262,59 @@ def test_the_model_only_names(parse):
 
 @pytest.mark.parametrize("parse", [chat, completion])
 @pytest.mark.parametrize(
-    ("name", "idle", "unsupported", "wrong"),
+    ("name", "idle", "taken", "refused"),
     [
-        ("n", [1], [2, 128], [0, -1, 129, True, "1", 1.0]),
-        ("logit_bias", [{}], [{"1": 5}], [[], "x", 1, True]),
-        ("min_tokens", [0], [1], [-1, True, "1", 1.5]),
-        ("stop_token_ids", [[]], [[1]], [{}, 5, "1", True]),
+        ("n", [1], [2, MAX_CHOICES], [0, -1, MAX_CHOICES + 1, 1.0]),
+        ("min_tokens", [0], [1, 2**31 - 1], [-1, 2**31, 1.0, 1.5]),
     ],
 )
-def test_what_is_not_supported_yet_is_refused_not_ignored(parse, name, idle, unsupported, wrong):
+def test_counts_are_taken_in_their_range_and_refused_by_name(parse, name, idle, taken, refused):
     for value in idle:
         assert parse(**{name: value}) == parse()
-    for value in unsupported:
-        error = refusal(parse, **{name: value})
-        assert (error.param, error.code) == (name, "unsupported_parameter")
-    for value in wrong:
+    for value in taken:
+        assert getattr(parse(**{name: value}).common, name) == value
+    for value in refused + NOT_NUMBERS:
         error = refusal(parse, **{name: value})
         assert error.param == name and error.code is None
+
+
+@pytest.mark.parametrize("parse", [chat, completion])
+def test_logit_bias_maps_token_ids_to_numbers(parse):
+    assert parse(logit_bias={}) == parse()
+    biases = parse(logit_bias={"5": 1, "0": -100, "7": 100.0, "007": 2}).common.logit_bias
+    assert biases == ((5, 1.0), (0, -100.0), (7, 100.0), (7, 2.0))
+    for value in [[], "x", 1, True, [[5, 1]]]:
+        assert refusal(parse, logit_bias=value).param == "logit_bias"
+    for key in ["", "x", "-1", "1.0", "1e3", " 1", "1_0", "٣", "²", "9" * 11, "9" * 10**6]:
+        assert refusal(parse, logit_bias={key: 1}).param == "logit_bias"
+    for value in [None, -100.5, 101, *NOT_NUMBERS]:
+        assert refusal(parse, logit_bias={"5": value}).param == "logit_bias.5"
+    assert len(parse(logit_bias={str(n): 1 for n in range(MAX_TOKEN_IDS)}).common.logit_bias)
+    many = {str(n): 1 for n in range(MAX_TOKEN_IDS + 1)}
+    assert refusal(parse, logit_bias=many).param == "logit_bias"
+
+
+@pytest.mark.parametrize("parse", [chat, completion])
+def test_stop_token_ids_are_token_ids(parse):
+    assert parse(stop_token_ids=[]) == parse()
+    assert parse(stop_token_ids=[5, 0, 5]).common.stop_token_ids == (5, 0)
+    wrong = [{}, 5, "1", True, ["1"], [-1], [1.0], [True], [None], [2**31], [[1]]]
+    for value in [*wrong, list(range(MAX_TOKEN_IDS + 1))]:
+        assert refusal(parse, stop_token_ids=value).param == "stop_token_ids"
+
+
+def test_token_ids_outside_the_vocabulary_are_refused_by_name():
+    for common in (
+        Common(),
+        Common(logit_bias=((9, 1.0),), stop_token_ids=(0, 9)),
+    ):
+        check_vocabulary(common, 10)
+    for name, common in (
+        ("logit_bias", Common(logit_bias=((1, 1.0), (10, 1.0)))),
+        ("stop_token_ids", Common(stop_token_ids=(1, 10**9))),
+    ):
+        error = refusal(lambda common=common: check_vocabulary(common, 10))
+        assert error.param == name and "from 0 to 9" in error.message
 
 
 def test_the_models_own_sampling_is_the_default():
@@ -364,21 +409,32 @@ def test_odd_but_valid_text_is_taken():
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"logprobs": True}, "logprobs"),
         ({"logprobs": 1}, "logprobs"),
         ({"logprobs": "yes"}, "logprobs"),
-        ({"top_logprobs": 3}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"top_logprobs": 3, "logprobs": False}, "top_logprobs"),
         ({"top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ({"top_logprobs": -1, "logprobs": True}, "top_logprobs"),
         ({"top_logprobs": True}, "top_logprobs"),
         ({"top_logprobs": False}, "top_logprobs"),
         ({"top_logprobs": []}, "top_logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.type"),
+        ({"response_format": {}}, "response_format.type"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format.json_schema.schema",
+        ),
         ({"response_format": {"type": []}}, "response_format.type"),
         ({"response_format": "json"}, "response_format"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"tool_choice": 5}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": 5}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": NAMED | {"function": {"name": "g"}}}, "tool_choice"),
+        ({"tools": [{}]}, "tools[0].type"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+        ({"tools": [TOOL], "parallel_tool_calls": 1}, "parallel_tool_calls"),
         ({"tools": {}}, "tools"),
         ({"tools": "f"}, "tools"),
         ({"chat_template_kwargs": []}, "chat_template_kwargs"),
@@ -396,7 +452,25 @@ def test_chat_fields_that_ask_for_nothing_special_are_taken():
         "logprobs": False, "top_logprobs": 0, "response_format": {"type": "text"}, "tools": [],
         "tool_choice": "auto", "chat_template_kwargs": {},
     }  # fmt: skip
-    assert chat(**same) == chat(response_format={}, tool_choice="none") == chat()
+    assert chat(**same) == chat(response_format=None, tool_choice="none") == chat()
+
+
+def test_chat_log_probabilities_count_their_alternatives():
+    assert chat().common.logprobs is None
+    assert (
+        chat(logprobs=True).common.logprobs == chat(logprobs=True, top_logprobs=0).common.logprobs
+    )
+    assert chat(logprobs=True).common.logprobs == 0
+    assert chat(logprobs=True, top_logprobs=20).common.logprobs == 20
+
+
+def test_formats_and_tools_are_kept_for_the_grammar():
+    assert chat(response_format={"type": "json_object"}).format == Format("json_object")
+    request = chat(tools=[TOOL], tool_choice="required", parallel_tool_calls=False)
+    assert request.tools == [TOOL] and request.tool_choice == ToolChoice("required")
+    assert not request.parallel_tool_calls and chat(tools=[TOOL]).parallel_tool_calls
+    assert chat(tools=[TOOL], tool_choice=NAMED).tool_choice == ToolChoice("named", "f")
+    assert chat(tools=[TOOL]).tool_choice == ToolChoice("auto")
 
 
 def test_template_kwargs_and_reasoning_effort_reach_the_template():
@@ -417,37 +491,44 @@ def test_template_kwargs_cannot_change_how_the_template_is_called(name):
 # Completions.
 
 
-def test_prompts_of_every_single_form_are_taken():
-    assert completion(prompt="hi").prompt == completion(prompt=["hi"]).prompt == "hi"
-    assert completion(prompt=[1, 2]).prompt == completion(prompt=[[1, 2]]).prompt == [1, 2]
-    assert completion(prompt=[5]).prompt == [5]
-    assert completion(prompt="\x00").prompt == "\x00"
+def test_prompts_of_every_form_are_taken():
+    assert completion(prompt="hi").prompts == completion(prompt=["hi"]).prompts == ["hi"]
+    assert completion(prompt=[1, 2]).prompts == completion(prompt=[[1, 2]]).prompts == [[1, 2]]
+    assert completion(prompt=[5]).prompts == [[5]]
+    assert completion(prompt="\x00").prompts == ["\x00"]
+    assert completion(prompt=["a", "b", "a"]).prompts == ["a", "b", "a"]
+    assert completion(prompt=[[1], [2, 3]]).prompts == [[1], [2, 3]]
+    assert len(completion(prompt=["a"] * MAX_PROMPTS).prompts) == MAX_PROMPTS
 
 
 @pytest.mark.parametrize(
     "prompt",
     [
         None, "", [], [""], [[]], 5, True, {}, [True], [1, True], [1.5], [None], [1, "a"], [{}],
-        ["\ud800"], "\ud800", ["a", "b"], [[1], [2]], [["a"]], [[[1]]], ["", ""],
+        ["\ud800"], "\ud800", [["a"]], [[[1]]], ["", ""], ["a", ""], [[1], []], [[1], [True]],
+        [[1], [1.5]], ["a"] * (MAX_PROMPTS + 1), [[1]] * 5000, [[1], 2], ["a", None],
     ],
 )  # fmt: skip
-def test_prompts_that_are_empty_mixed_or_many_are_400(prompt):
+def test_prompts_that_are_empty_mixed_or_too_many_are_400(prompt):
     assert refusal(completion, prompt=prompt).param == "prompt"
 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"logprobs": 0}, "logprobs"),
-        ({"logprobs": 5}, "logprobs"),
+        ({"logprobs": -1}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"logprobs": False}, "logprobs"),
         ({"logprobs": 21}, "logprobs"),
-        ({"echo": True}, "echo"),
+        ({"logprobs": 1.0}, "logprobs"),
         ({"echo": 1}, "echo"),
+        ({"echo": "yes"}, "echo"),
         ({"suffix": "end"}, "suffix"),
         ({"suffix": 5}, "suffix"),
         ({"best_of": 2}, "best_of"),
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"best_of": 3, "n": 2}, "best_of"),
+        ({"best_of": 0}, "best_of"),
         ({"best_of": True}, "best_of"),
     ],
 )
@@ -457,6 +538,13 @@ def test_completion_fields_that_cannot_be_honoured_are_400(fields, param):
 
 def test_completion_fields_that_ask_for_nothing_special_are_taken():
     assert completion(echo=False, suffix="", best_of=1) == completion()
+    assert completion(n=3, best_of=3) == completion(n=3)
+
+
+def test_echo_and_log_probabilities_are_taken():
+    assert completion(echo=True).echo and not completion().echo
+    assert completion().common.logprobs is None
+    assert [completion(logprobs=n).common.logprobs for n in (0, 5, 20)] == [0, 5, 20]
 
 
 # Anything at all.

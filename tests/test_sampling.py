@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
-from server.requests import Sampling
-from server.sampling import Row, keep_likely, sample
+from server.requests import Common, Sampling
+from server.rows import Row
+from server.sampling import keep_likely, score_tokens
+from server.sampling import sample as sample_with_extras
 
 VOCAB = 1000
+
+
+def sample(logits: mx.array, rows: list[Row]) -> mx.array:
+    return sample_with_extras(logits, rows, lambda: [0] * len(rows))[0]
+
+
+def row_of(sampling: Sampling, prompt=(1, 2, 3), vocab: int = VOCAB, **fields) -> Row:
+    return Row(Common(sampling=sampling, **fields), list(prompt), vocab, eos=(0,))
 
 
 def logits_of(rows: int, seed: int = 0) -> mx.array:
@@ -18,7 +28,7 @@ def logits_of(rows: int, seed: int = 0) -> mx.array:
 
 
 def rows_of(*samplings: Sampling) -> list[Row]:
-    return [Row(s, [1, 2, 3], VOCAB) for s in samplings]
+    return [row_of(s) for s in samplings]
 
 
 def test_greedy_is_argmax_whatever_else_is_asked():
@@ -81,7 +91,7 @@ def test_top_k_above_the_vocabulary_is_no_limit():
 def test_draws_follow_the_softmax():
     logits = mx.array([[0.0, 1.0, 2.0, 3.0]])
     n = 4000
-    rows = [Row(Sampling(temperature=1, seed=i), [0], 4) for i in range(n)]
+    rows = [row_of(Sampling(temperature=1, seed=i), [0], 4) for i in range(n)]
     tokens = np.array(sample(mx.repeat(logits, n, axis=0), rows))
     frequencies = np.bincount(tokens, minlength=4) / n
     expected = np.exp([0, 1, 2, 3]) / np.exp([0, 1, 2, 3]).sum()
@@ -93,7 +103,7 @@ def test_draws_follow_the_softmax():
 def test_a_seed_draws_the_same_in_any_batch_at_any_place(seed):
     def draw(position: int, size: int) -> list[int]:
         rows = rows_of(*[Sampling(temperature=1.2)] * size)
-        rows[position] = Row(Sampling(temperature=1.2, seed=seed), [1], VOCAB)
+        rows[position] = row_of(Sampling(temperature=1.2, seed=seed), [1])
         drawn = []
         for step in range(6):
             logits = logits_of(size, seed=step)
@@ -112,7 +122,7 @@ def test_unseeded_rows_differ():
 
 def test_penalties_count_as_vllm_does():
     logits = mx.zeros((1, 8)) + mx.array([[2.0, 2.0, -2.0, 1.0, 0, 0, 0, 0]])
-    row = Row(
+    row = row_of(
         Sampling(repetition_penalty=2, presence_penalty=0.5, frequency_penalty=0.25), [0, 2], 8
     )
     row.penalise(logits[0])  # makes the counts
@@ -127,7 +137,7 @@ def test_penalties_count_as_vllm_does():
 
 def test_a_frequency_penalty_breaks_a_greedy_loop():
     logits = mx.array([[1.0, 0.9, 0.8, 0.0]])
-    row = Row(Sampling(temperature=0, frequency_penalty=2), [3], 4)
+    row = row_of(Sampling(temperature=0, frequency_penalty=2), [3], 4)
     drawn = [sample(logits, [row]).item() for _ in range(3)]
     assert sorted(drawn) == [0, 1, 2]
 
@@ -136,3 +146,129 @@ def test_logits_of_half_precision_and_tiny_temperatures_stay_finite():
     logits = logits_of(1).astype(mx.bfloat16)
     rows = rows_of(Sampling(temperature=math.ulp(0)))
     assert sample(logits, rows).item() == mx.argmax(logits.astype(mx.float32)).item()
+
+
+def test_bias_and_early_ends_change_the_choice():
+    logits = mx.array([[5.0, 4.0, 3.0, 2.0]])
+    greedy = Sampling(temperature=0)
+    assert sample(logits, [row_of(greedy, [1], 4, logit_bias=((3, 100.0),))]).item() == 3
+    row = row_of(greedy, [1], 4, min_tokens=2, stop_token_ids=(1,))
+    assert [sample(logits, [row]).item() for _ in range(3)] == [2, 2, 0]
+
+
+def test_choices_of_one_seed_differ_and_repeat():
+    def draw(choice: int) -> list[int]:
+        common = Common(sampling=Sampling(temperature=1.5, seed=7))
+        row = Row(common, [1], VOCAB, choice=choice)
+        return [sample(logits_of(1, seed=s), [row]).item() for s in range(5)]
+
+    assert draw(0) == draw(0) and draw(1) == draw(1) and draw(0) != draw(1)
+
+
+def test_scores_are_the_models_own_whatever_was_sampled():
+    logits = logits_of(3)
+    rows = [
+        row_of(Sampling(temperature=0, presence_penalty=2), logprobs=2),
+        row_of(Sampling(temperature=0)),
+        row_of(Sampling(temperature=2, top_k=3), logprobs=0),
+    ]
+    tokens, extras = sample_with_extras(logits, rows, lambda: [0] * 3)
+    mx.eval(tokens, extras)
+    right = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    first, third = rows[0].take_score(), rows[2].take_score()
+    assert rows[1].take_score() is None
+    assert first.id == tokens[0].item() and third.top == ()
+    assert first.logprob == pytest.approx(right[0, first.id], abs=1e-4)
+    assert third.logprob == pytest.approx(right[2, tokens[2].item()], abs=1e-4)
+    best = np.argsort(-right[0])[:2]
+    assert [token for token, _ in first.top] == best.tolist()
+    assert [value for _, value in first.top] == pytest.approx(right[0, best].tolist(), abs=1e-4)
+
+
+def test_scores_of_a_prompt_come_in_its_order():
+    logits = logits_of(4)
+    scores = score_tokens(logits, mx.array([4, 3, 2, 1]), 1)
+    assert [scores.read(i, 1).id for i in range(4)] == [4, 3, 2, 1]
+    assert scores.read(2, 1).top[0][0] == mx.argmax(logits[2]).item()
+
+
+class OnlyEven:
+    """A grammar whose matcher allows even tokens, and notes what it is shown."""
+
+    def __init__(self):
+        self.shown = []
+
+    def matcher(self):
+        return self
+
+    def accept(self, token):
+        self.shown.append(token)
+
+    def mask(self):
+        return np.full(-(-VOCAB // 32), 0x55555555, dtype=np.uint32)
+
+
+def test_a_grammar_masks_its_own_row_and_sees_each_token_once():
+    logits, grammar = logits_of(2), OnlyEven()
+    rows = [row_of(Sampling(temperature=0)), Row(Common(), [1], VOCAB, (0,), grammar=grammar)]
+    previous = [11, 12]
+    drawn = []
+    for _ in range(3):
+        tokens, _ = sample_with_extras(logits, rows, lambda previous=previous: previous)
+        previous = tokens.tolist()
+        drawn.append(previous[1])
+        assert previous[0] == mx.argmax(logits[0]).item()
+    assert all(token % 2 == 0 for token in drawn)
+    assert grammar.shown == drawn[:2], "not the prompt's last token, nor the one in flight"
+
+
+def test_a_resumed_row_goes_on_as_if_nothing_had_happened():
+    def steps(row: Row, start: int, count: int) -> list[int]:
+        return [sample(logits_of(1, seed=s), [row]).item() for s in range(start, start + count)]
+
+    sampling = Sampling(temperature=1.2, presence_penalty=1.5, frequency_penalty=0.5)
+    whole = row_of(sampling)
+    first = steps(whole, 0, 4)
+    resumed = whole.resume(first)
+    assert steps(resumed, 4, 4) == steps(whole, 4, 4)
+
+
+def test_a_grammar_that_fails_takes_no_other_row_with_it():
+    """The step was chosen again row by row, and the other grammars saw their token twice."""
+    from server.choosers import ChoosesForAll
+
+    class Broken(OnlyEven):
+        def accept(self, token):
+            raise ValueError("a broken grammar")
+
+    logits, good, failed = logits_of(2), OnlyEven(), []
+    rows = [Row(Common(), [1], VOCAB, (0,), grammar=g) for g in (good, Broken())]
+    chooser = ChoosesForAll(None, lambda: [0, 0, 0], lambda row, error: failed.append(row))
+    inputs = mx.array([7, 7])
+    for _ in range(2):
+        payload, _ = chooser.propose(logits, rows, inputs)
+        inputs = payload[:2]
+    assert failed == [rows[1]]
+    assert len(good.shown) == 1
+
+
+def test_a_resumed_rows_grammar_sees_each_token_once():
+    grammar = OnlyEven()
+    row = Row(Common(sampling=Sampling(temperature=0)), [1], VOCAB, (0,), grammar=grammar)
+    generated = []
+    for step in range(3):
+        last = generated[-1] if generated else 1
+        tokens, _ = sample_with_extras(logits_of(1, seed=step), [row], lambda last=last: [last])
+        generated.append(tokens.item())
+    grammar.shown.clear()
+    resumed = row.resume(generated)
+    assert grammar.shown == generated[:2]
+    for _ in range(2):  # a try that another row made fail comes again
+        resumed.mask_after(generated[-1])
+    assert grammar.shown == generated
+
+
+def test_end_tokens_that_the_model_does_not_have_are_not_biased():
+    """MLX does not check an index; tokenizers may have more tokens than the logits have places."""
+    row = Row(Common(min_tokens=5), [1], VOCAB, eos=(3, VOCAB, VOCAB + 7))
+    assert list(row.biases()) == [(3, -math.inf)]

@@ -17,7 +17,7 @@ PRELUDE = """
 import logging, os, sys, threading, time
 from server import shutdown
 from server.errors import ApiError
-from server.requests import Sampling
+from server.requests import Common
 from server.shutdown import RankZero, Worker, block_signals, handle_signals
 from server.status import Status
 from server.tickets import Line, Ticket
@@ -28,7 +28,7 @@ say = lambda *words: os.write(1, (" ".join(map(str, words)) + chr(10)).encode())
 block_signals()
 line, status = Line(2, 2), Status("demo", "run")
 status.phase = "ok"
-ticket = Ticket([1], 10, Sampling())
+ticket = Ticket([1], 10, Common())
 
 def main_thread():
     "Sits in native code, as in a collective whose peer is gone."
@@ -42,11 +42,11 @@ def tell_state():
     "Until told to go on by a line of input: what a client would see now."
     while sys.stdin.readline():
         try:
-            line.admit(Ticket([1], 10, Sampling()))
+            line.admit([Ticket([1], 10, Common())])
             say("admitted")
         except ApiError as error:
             say(status.phase, error.status, error.code)
-        event = ticket.get(0)
+        event = None if ticket.events.empty() else ticket.events.get()[1]
         say(event.error.code if event else "nothing")
 threading.Thread(target=tell_state, daemon=True).start()
 """
@@ -117,7 +117,7 @@ def serving(drain: float = 60, leaves: bool = True) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_drains_and_all_ranks_leave_when_nothing_is_held(start, number):
-    rank = start(serving() + "line.admit(ticket)")
+    rank = start(serving() + "line.admit([ticket])")
     rank.signal(number)
     assert rank.wait_draining() == "nothing"  # the one held goes on
     rank.signal(signal.SIGHUP)
@@ -137,7 +137,7 @@ def answer():
     time.sleep(0.4)
     say("answered")
     line.answered(ticket)
-line.admit(ticket)
+line.admit([ticket])
 threading.Timer(0.2, answer).start()
 """
     rank = start(serving() + body)
@@ -147,8 +147,11 @@ threading.Timer(0.2, answer).start()
 
 def test_a_drain_that_takes_too_long_answers_what_is_left_with_503(start):
     body = """
-line.admit(ticket)
-leaver.stop = lambda reason: (say(ticket.get(0).error.code, "then", reason), leaver.end(0))
+line.admit([ticket])
+def stop(reason):
+    say(ticket.events.get(timeout=5)[1].error.code, "then", reason)
+    leaver.end(0)
+leaver.stop = stop
 """
     rank = start(serving(drain=0.2) + body)
     rank.signal(signal.SIGTERM)
@@ -156,7 +159,7 @@ leaver.stop = lambda reason: (say(ticket.get(0).error.code, "then", reason), lea
 
 
 def test_the_second_signal_ends_at_once_after_last_words(start):
-    rank = start(serving() + "line.admit(ticket)")
+    rank = start(serving() + "line.admit([ticket])")
     rank.signal(signal.SIGTERM)
     rank.wait_draining()
     rank.signal(signal.SIGTERM)
@@ -165,7 +168,7 @@ def test_the_second_signal_ends_at_once_after_last_words(start):
 
 
 def test_a_hangup_ends_at_once_and_says_that_the_launcher_is_gone(start):
-    rank = start(serving() + "line.admit(ticket)")
+    rank = start(serving() + "line.admit([ticket])")
     rank.signal(signal.SIGHUP)
     assert rank.end() == (PEER_LOST, "on_end\n")
     assert "the launcher is gone" in rank.log

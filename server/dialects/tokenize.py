@@ -1,0 +1,86 @@
+"""POST /tokenize and /detokenize, in vLLM's shapes: text or a conversation to token ids, and back.
+
+Pure; called on rank 0's HTTP threads. Nothing here takes a place in the queue.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from server.dialects import chat
+from server.errors import bad_request
+from server.fields import Body, array, boolean, check_text, wrong
+from server.prompts import Prompts
+from server.requests import ChatRequest, Served, check_model
+
+MAX_TOKENS = 2**20  # ids to turn into text; more than any context
+
+
+@dataclass(frozen=True)
+class TokenizeRequest:
+    """source: plain text, or a conversation.
+
+    special_tokens: the tokenizer's own around plain text. open_turn: the conversation is followed
+    by the start of the model's answer. strings: wants each token's name in the vocabulary.
+    """
+
+    source: str | ChatRequest
+    special_tokens: bool
+    open_turn: bool
+    strings: bool
+
+
+def parse_tokenize(body: Body, served: Served) -> TokenizeRequest:
+    """Checks a request to tokenize. Raises ApiError that names the field."""
+    check_model(body, served)
+    prompt = body.get("prompt")
+    if (prompt is None) == (body.get("messages") is None):
+        raise bad_request("Either 'prompt' or 'messages' is required, and not both.", "prompt")
+    source = chat.parse(body, served) if prompt is None else check_text(prompt, "prompt")
+    if prompt is None:
+        # What a template adds is all that a conversation gets; vLLM's default, too.
+        for name in ("add_special_tokens", "continue_final_message"):
+            if boolean(body, name):
+                raise wrong(name, True, "false or absent with 'messages'")
+    return TokenizeRequest(
+        source=source,
+        special_tokens=_yes(body, "add_special_tokens"),
+        open_turn=_yes(body, "add_generation_prompt"),
+        strings=boolean(body, "return_token_strs"),
+    )
+
+
+def tokenize(request: TokenizeRequest, prompts: Prompts, context: int) -> dict[str, Any]:
+    """The body of the answer. Raises ApiError 400 when a template refuses the conversation."""
+    if isinstance(request.source, str):
+        ids = prompts.encode(request.source, request.special_tokens)
+    else:
+        ids = prompts.from_chat(request.source, open_turn=request.open_turn)
+    return {
+        "count": len(ids),
+        "max_model_len": context,
+        "tokens": ids,
+        "token_strs": prompts.token_names(ids) if request.strings else None,
+    }
+
+
+def parse_detokenize(body: Body, served: Served, vocab: int) -> list[int]:
+    """Checks a request for text; the token ids. Raises ApiError that names the field."""
+    check_model(body, served)
+    ids = array(body, "tokens")
+    allowed = f"an array of at most {MAX_TOKENS} token ids from 0 to {vocab - 1}"
+    if ids is None or len(ids) > MAX_TOKENS:
+        raise wrong("tokens", ids, allowed)
+    for i, token in enumerate(ids):
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:
+            raise wrong(f"tokens[{i}]", token, allowed)
+    return ids
+
+
+def detokenize(ids: list[int], prompts: Prompts) -> dict[str, str]:
+    """The body of the answer."""
+    return {"prompt": prompts.decode(ids)}
+
+
+def _yes(body: Body, name: str) -> bool:
+    """A boolean; absent is True."""
+    return body.get(name) is None or boolean(body, name)

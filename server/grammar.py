@@ -1,0 +1,229 @@
+"""Holds answers to a grammar: which tokens may come next, for JSON, regexes, choices and Lark.
+
+Rank 0 only. HTTP threads compile, so that what is impossible is refused before the queue; the main
+thread asks each matcher for its mask, once a token, and tells it the token. Nothing here touches
+logits (token_masks does) or reads answers (forced_calls does).
+"""
+
+import copy
+import logging
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+
+from server.call_grammar import arguments_schema, calls_schema, find_tool
+from server.errors import ApiError, bad_request, engine_failed
+from server.grammar_check import Checker, build, make_tokenizer, short_reason
+from server.grammar_text import schema_grammar, write_grammar
+from server.requests import Format, ToolChoice
+from server.schema_limits import check_schema
+
+log = logging.getLogger(__name__)
+
+KEPT_GRAMMARS = 32  # compiled, some hundred kilobytes each; the least recently used goes first
+WORD_BITS = 32
+# llguidance's own limits on a step are on its work, and some grammars take half a second for what
+# they allow. Every row of the batch waits for that, so a request that does it again is ended.
+STEP_CPU_S = 0.005  # of one mask; what goes beyond is counted
+EXCESS_CPU_S = 1.0  # of one choice
+
+
+class GrammarError(Exception):
+    """A matcher cannot go on: a token that was not allowed, or a limit on its work was reached."""
+
+
+class Matcher:
+    """One choice's place in a grammar. For one thread; matchers share nothing.
+
+    When the grammar is complete, only end tokens are allowed, however often one is accepted.
+    """
+
+    def __init__(self, inner: LLMatcher, sizes: tuple[int, int], think_end: tuple[int, ...]):
+        self._inner = inner
+        self._sizes = sizes  # tokens of the logits, tokens that llguidance's masks cover
+        self._think_end = think_end
+        self._last: tuple[int, ...] | None = () if think_end else None  # None: thinking is over
+        self._excess = 0.0
+
+    def accept(self, token: int) -> None:
+        """Moves on by the token that was chosen. Raises GrammarError if it is not allowed."""
+        if self._last is not None:
+            self._last = (*self._last, token)[-len(self._think_end) :]
+            if self._last == self._think_end:
+                self._last = None
+        elif not self._inner.consume_token(token):
+            raise GrammarError(short_reason(self._inner.get_error()))
+
+    def mask(self) -> np.ndarray | None:
+        """Which tokens may come next; None: any.
+
+        uint32 [ceil(vocab / 32)], bit i of word w is token 32 w + i and set if it is allowed; bits
+        past the tokenizer's own tokens are 0, and at least one bit is set. The caller's to keep.
+        Raises GrammarError.
+        """
+        if self._last is not None:
+            return None
+        vocab, covered = self._sizes
+        words = np.zeros(-(-covered // WORD_BITS), np.uint32)
+        began = time.thread_time()
+        self._inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        self._excess += max(0.0, time.thread_time() - began - STEP_CPU_S)
+        if self._excess > EXCESS_CPU_S:
+            raise GrammarError("its steps take too long")
+        if self._inner.is_error():
+            raise GrammarError(short_reason(self._inner.get_error()))
+        if covered > vocab:
+            words = words[: -(-vocab // WORD_BITS)]
+            if vocab % WORD_BITS:
+                words[-1] &= np.uint32(2 ** (vocab % WORD_BITS) - 1)
+        if not words.any():
+            raise GrammarError("no token is allowed")
+        return words
+
+    @property
+    def done(self) -> bool:
+        """Whether the text is complete and nothing but its end may follow."""
+        return self._last is None and self._inner.is_stopped()
+
+
+class Grammar:
+    """A compiled grammar, from which any thread may start matchers."""
+
+    def __init__(self, start: LLMatcher, sizes: tuple[int, int]) -> None:
+        self._start = start
+        self._sizes = sizes
+        self._lock = threading.Lock()  # llguidance's objects refuse two threads at once
+
+    def matcher(self, think_end: tuple[int, ...] | None = None) -> Matcher:
+        """A fresh matcher, for one choice.
+
+        think_end: token ids; until they have come in a row there is no mask, and the constraint
+        begins with the very next token. No blank line is let in between, though models write one
+        there in free text: it would be part of an answer that must match exactly. None: at once.
+        """
+        with self._lock:
+            inner = self._start.deep_copy()
+        return Matcher(inner, self._sizes, think_end or ())
+
+
+class Grammars:
+    """Compiles, each grammar once. For HTTP threads; one compiles at a time, so that clients
+    cannot take more than a core with it.
+
+    tokenizer: a fast Hugging Face tokenizer, or mlx-lm's wrapper of one. vocab: size of the
+    logits' last axis, which is often larger than the tokenizer's. eos_ids: what ends an answer.
+    """
+
+    def __init__(self, tokenizer: Any, vocab: int, eos_ids) -> None:
+        self._source = tokenizer
+        self._vocab = vocab
+        self._eos = sorted(eos_ids)
+        self._tools: tuple[LLTokenizer, Checker, tuple[int, int]] | None = None
+        self._kept: OrderedDict[str, Grammar | str] = OrderedDict()  # str: why it was refused
+        self._lock = threading.Lock()
+
+    def compile(self, wanted: Format) -> Grammar:
+        """The grammar of an answer's format. Raises ApiError 400 naming its field."""
+        grammar = self._build(write_grammar(wanted), wanted.field)
+        if isinstance(grammar, str):
+            what = "schema" if wanted.kind == "json_schema" else "grammar"
+            raise bad_request(
+                f"The {what} in {wanted.field!r} cannot be used: {grammar}", wanted.field
+            )
+        return grammar
+
+    def compile_calls(
+        self, tools: list[dict[str, Any]], choice: ToolChoice, parallel: bool
+    ) -> Grammar:
+        """The grammar of forced calls. choice is "named" or "required".
+
+        Raises ApiError 400 naming the tool whose parameters cannot be used.
+        """
+        named = find_tool(tools, choice.name) if choice.mode == "named" else None
+        possible = [(n, tool) for n, tool in enumerate(tools) if named in (None, tool)]
+        for number, tool in possible:
+            # Strict ones alone first: together with others they are compiled leniently.
+            if tool["function"].get("strict"):
+                self._check_tool(tool, number)
+            else:
+                check_schema(arguments_schema(tool), _parameters(number))
+        strict = all(tool["function"].get("strict") for _, tool in possible)
+        schema = calls_schema(tools, choice, parallel)
+        grammar = self._build(schema_grammar(schema, strict=strict, one_line=True), "tools")
+        if isinstance(grammar, Grammar):
+            return grammar
+        for number, tool in possible:
+            self._check_tool(tool, number)
+        raise bad_request(f"The tools' parameters cannot be used together: {grammar}", "tools")
+
+    def warm(self) -> None:
+        """Does now what the first compile would wait for: a second or two, for large vocabularies.
+        Never raises; the requests that need a grammar are told."""
+        try:
+            self.compile(Format("json_object"))
+        except ApiError as error:
+            log.warning("structured output is not available: %s", error.message)
+
+    def close(self) -> None:
+        """Ends the child process. Nothing can be compiled at the same time."""
+        with self._lock:
+            if self._tools is not None:
+                self._tools[1].close()
+
+    def _check_tool(self, tool: dict[str, Any], number: int) -> None:
+        field = _parameters(number)
+        schema, strict = arguments_schema(tool), bool(tool["function"].get("strict"))
+        check_schema(schema, field)
+        grammar = self._build(schema_grammar(schema, strict=strict, one_line=True), field)
+        if isinstance(grammar, str):
+            raise bad_request(f"The schema in {field!r} cannot be used: {grammar}", field)
+
+    def _build(self, text: str, field: str) -> Grammar | str:
+        """The compiled grammar, or the reason against it."""
+        with self._lock:
+            if text in self._kept:
+                self._kept.move_to_end(text)
+                return self._kept[text]
+            tokenizer, checker, sizes = self._tools or self._make_tools(field)
+            try:
+                reason = checker.refuse(text)
+            except OSError as error:
+                log.error("%s", error)
+                raise engine_failed("Structured output is not available at the moment.") from error
+            if not reason:
+                start, reason = build(tokenizer, text)
+            found = reason or Grammar(start, sizes)
+            self._kept[text] = found
+            while len(self._kept) > KEPT_GRAMMARS:
+                self._kept.popitem(last=False)
+            return found
+
+    def _make_tools(self, field: str) -> tuple[LLTokenizer, Checker, tuple[int, int]]:
+        fast = getattr(self._source, "backend_tokenizer", None)
+        if fast is None or not self._eos:
+            raise bad_request(
+                f"{field!r}: this model's tokenizer does not allow structured output.",
+                field,
+                "unsupported_parameter",
+            )
+        fast = copy.copy(fast)  # the settings changed here belong to the prompts' tokenizer
+        fast.no_padding()
+        fast.no_truncation()
+        # Some models have fewer logits than their tokenizer has tokens.
+        covered = max(self._vocab, fast.get_vocab_size(with_added_tokens=True))
+        spec = {"tokenizer": fast.to_str(), "vocab": covered, "eos": self._eos}
+        try:
+            tokenizer = make_tokenizer(spec)
+        except ValueError as error:
+            log.error("llguidance does not take this model's tokenizer: %s", error)
+            raise engine_failed("Structured output is not available for this model.") from error
+        self._tools = (tokenizer, Checker(spec), (self._vocab, covered))
+        return self._tools
+
+
+def _parameters(number: int) -> str:
+    return f"tools[{number}].function.parameters"

@@ -1,0 +1,180 @@
+"""One request's sampling state on rank 0: its parameters, its noise, what it has seen so far.
+
+Each row draws from its own key, made of its seed and the position of the token, so that a seeded
+request gets the same noise alone and in any batch.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from server.requests import Common, Sampling
+from server.tickets import Score
+
+# Below this, temperature would overflow float32 long before it changed the choice.
+GREEDY_BELOW = 1e-3
+_MASK64 = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-probabilities of R tokens, lazy. tokens, chosen: [R]; top_ids, top: [R, k] or None."""
+
+    tokens: mx.array
+    chosen: mx.array
+    top_ids: mx.array | None
+    top: mx.array | None
+
+    def arrays(self) -> list[mx.array]:
+        """What to evaluate."""
+        return [a for a in (self.tokens, self.chosen, self.top_ids, self.top) if a is not None]
+
+    def read(self, place: int, alternatives: int) -> Score:
+        """The entry at place, with that many alternatives, as plain numbers."""
+        top: tuple[tuple[int, float], ...] = ()
+        if alternatives and self.top is not None:
+            ids = self.top_ids[place].tolist()[:alternatives]
+            top = tuple(zip(ids, self.top[place].tolist()[:alternatives], strict=True))
+        return Score(self.tokens[place].item(), self.chosen[place].item(), top)
+
+
+class Row:
+    """vocab: size of the logits' last axis; eos: ids that end a text; choice: of n, from one seed.
+
+    resume() makes the state of a request that continues from the tokens it has generated.
+    """
+
+    def __init__(
+        self,
+        common: Common,
+        prompt: list[int],
+        vocab: int,
+        eos: tuple[int, ...] = (),
+        *,
+        choice: int = 0,
+        grammar: Any = None,
+    ) -> None:
+        self.common = common
+        self.sampling: Sampling = common.sampling
+        self.logprobs = common.logprobs
+        self.drawn = 0
+        self.scores: deque[tuple[Scores, int]] = deque()  # of tokens not yet delivered
+        self.prompt_scores: list[Scores] = []  # of its chunks
+        seed = self.sampling.seed
+        self._seed = secrets.randbits(64) if seed is None else seed + choice * 0x5851F42D4C957F2D
+        self._prompt = prompt
+        self._vocab = vocab
+        self._eos = tuple(token for token in eos if token < vocab)  # tokenizers may have more
+        self._grammar = grammar
+        self._matcher = None if grammar is None else grammar.matcher()
+        self._shown = 0  # how many of its tokens the matcher has seen
+        self._shown = 0  # how many generated tokens the grammar has seen
+        self._before: list[int] = []  # generated before a pause
+        self._seen: mx.array | None = None  # [V] bool: token is in the prompt
+        self._counts: mx.array | None = None  # [V] float32: how often it was generated
+
+    def resume(self, generated: list[int]) -> "Row":
+        """A fresh state, as if these tokens had just been drawn."""
+        row = Row(self.common, self._prompt, self._vocab, self._eos, grammar=self._grammar)
+        row._seed = self._seed
+        row._before = list(generated)
+        row.drawn = len(generated)
+        if row._matcher is not None:
+            for token in generated[:-1]:  # the last one comes through mask_after
+                row._matcher.accept(token)
+            row._shown = max(0, len(generated) - 1)
+            row._shown = len(generated[:-1])
+        return row
+
+    @property
+    def greedy(self) -> bool:
+        return self.sampling.temperature < GREEDY_BELOW
+
+    @property
+    def filtered(self) -> bool:
+        s = self.sampling
+        return s.top_p < 1 or 0 < s.top_k < self._vocab or s.min_p > 0
+
+    @property
+    def penalised(self) -> bool:
+        s = self.sampling
+        return s.repetition_penalty != 1 or s.presence_penalty != 0 or s.frequency_penalty != 0
+
+    @property
+    def constrained(self) -> bool:
+        return self._matcher is not None
+
+    def key(self) -> tuple[int, int]:
+        """The key of the token about to be drawn: two uint32, mixed from seed and position."""
+        x = (self._seed * 0x9E3779B97F4A7C15 + self.drawn * 0xD1B54A32D192ED03) & _MASK64
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
+        x ^= x >> 31
+        return x >> 32, x & 0xFFFFFFFF
+
+    def biases(self) -> Iterator[tuple[int, float]]:
+        """(token id, value to add) for the token about to be drawn."""
+        yield from self.common.logit_bias
+        # A grammar that is complete allows an end token alone; then it wins.
+        if self.drawn < self.common.min_tokens and not self.constrained:
+            for token in (*self._eos, *self.common.stop_token_ids):
+                yield token, -np.inf
+
+    def penalise(self, logits: mx.array) -> mx.array:
+        """logits: [V] float32. Returns the same shape."""
+        s = self.sampling
+        if self._counts is None:
+            counts = np.bincount(self._before, minlength=self._vocab)
+            self._counts = mx.array(counts.astype(np.float32))
+            self._seen = mx.zeros(self._vocab, dtype=mx.bool_)
+            self._seen[mx.array(self._prompt)] = True
+        generated = self._counts > 0
+        if s.repetition_penalty != 1:
+            shrunk = mx.where(
+                logits > 0, logits / s.repetition_penalty, logits * s.repetition_penalty
+            )
+            logits = mx.where(generated | self._seen, shrunk, logits)
+        return logits - s.frequency_penalty * self._counts - s.presence_penalty * generated
+
+    def mask_after(self, token: int) -> np.ndarray | None:
+        """What the grammar allows after token: a bitmask, or None for everything.
+
+        token is the row's last one: of the prompt, while nothing has been drawn. May be asked
+        again, where another row of the batch made the first try fail.
+        """
+        if self.drawn > self._shown:
+            if token in self._eos:
+                # The answer is over; this step was launched before anyone could know.
+                self._matcher = None
+                return None
+            self._matcher.accept(token)
+            self._shown = self.drawn
+        return self._matcher.mask()
+
+    def drew(self, token: mx.array) -> None:
+        """Remembers a token, lazily: it may still be in flight. token: [] int32."""
+        self.drawn += 1
+        if self._counts is not None:
+            self._counts = self._counts.at[token].add(1.0)
+
+    def take_prompt_scores(self) -> tuple[Score, ...]:
+        """The log-probabilities of the prompt, from its second token on."""
+        chunks, self.prompt_scores = self.prompt_scores, []
+        alternatives = self.logprobs or 0
+        return tuple(
+            scores.read(place, alternatives)
+            for scores in chunks
+            for place in range(scores.tokens.shape[0])
+        )
+
+    def take_score(self) -> Score | None:
+        """The log-probability of the oldest token that was not taken yet, if asked for."""
+        if self.logprobs is None:
+            return None
+        scores, place = self.scores.popleft()
+        return scores.read(place, self.logprobs)

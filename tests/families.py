@@ -1,0 +1,252 @@
+"""The formats in which model families write reasoning and tool calls, over small real tokenizers.
+
+Only the markers are a family's own: they are what a parser must find. Each family's template is
+just enough for mlx-lm to know the family by.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.pre_tokenizers import ByteLevel
+
+END = "<|end_of_answer|>"
+TURNS = (
+    "{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """call writes one call, with arguments as JSON text; calls writes several, one after another.
+
+    cut: how much of a call is there when its tokens run out. broken: a call that no parser can
+    read. raw: what the client sees of text that is no call.
+    """
+
+    name: str
+    markers: tuple[str, ...]  # added to the vocabulary as single tokens
+    telltale: str  # what the chat template holds
+    parser: str | None  # the parser that mlx-lm finds; None: ours
+    call: Callable[[str, str], str]
+    calls: Callable[[list[str]], str]
+    cut: str
+    broken: str
+    think: Callable[[str], str] | None = None
+    prompt: str = "<|turn|>assistant\n"
+    raw: Callable[[str], str] = str
+    content: Callable[[str], str] = str
+    special: tuple[str, ...] = field(default=("<|turn|>", END))
+
+
+def _json_call(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def _xml_call(name: str, arguments: str) -> str:
+    body = "".join(
+        f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in _texts(arguments)
+    )
+    return f"<tool_call>\n<function={name}>\n{body}</function>\n</tool_call>"
+
+
+def _glm_call(name: str, arguments: str) -> str:
+    body = "".join(
+        f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n"
+        for key, value in _texts(arguments)
+    )
+    return f"<tool_call>{name}\n{body}</tool_call>"
+
+
+def _dsml_call(name: str, arguments: str) -> str:
+    body = "\n".join(
+        f'<｜DSML｜parameter name="{key}" string="{str(isinstance(value, str)).lower()}">'
+        f"{text}</｜DSML｜parameter>"
+        for (key, text), value in zip(
+            _texts(arguments), json.loads(arguments).values(), strict=True
+        )
+    )
+    return f'<｜DSML｜invoke name="{name}">\n{body}\n</｜DSML｜invoke>'
+
+
+def _texts(arguments: str) -> list[tuple[str, str]]:
+    """Each argument's value as families without JSON write it: strings without quotes."""
+    return [
+        (key, value if isinstance(value, str) else json.dumps(value))
+        for key, value in json.loads(arguments).items()
+    ]
+
+
+def _kimi_call(name: str, arguments: str) -> str:
+    return (
+        f"<|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>{arguments}"
+        "<|tool_call_end|>"
+    )
+
+
+def _kimi_calls(calls: list[str]) -> str:
+    numbered = "".join(call.replace(":0<", f":{n}<", 1) for n, call in enumerate(calls))
+    return f"<|tool_calls_section_begin|>{numbered}<|tool_calls_section_end|>"
+
+
+def _deepseek_v31_call(name: str, arguments: str) -> str:
+    return f"<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>"
+
+
+def _deepseek_r1_call(name: str, arguments: str) -> str:
+    return (
+        f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```"
+        "<｜tool▁call▁end｜>"
+    )
+
+
+def _harmony_call(name: str, arguments: str) -> str:
+    return (
+        f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}<|call|>"
+    )
+
+
+def _tags(text: str) -> str:
+    return f"<think>\n{text}\n</think>\n\n"
+
+
+def _closing(text: str) -> str:
+    return f"{text}\n</think>\n\n"
+
+
+def _lines(calls: list[str]) -> str:
+    return "\n".join(calls)
+
+
+def _deepseek_section(calls: list[str]) -> str:
+    return f"<｜tool▁calls▁begin｜>{''.join(calls)}<｜tool▁calls▁end｜>"
+
+
+TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+DEEPSEEK = (
+    "<think>", "</think>", "<｜Assistant｜>", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>",
+    "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>",
+)  # fmt: skip
+OPENED = "<|turn|>assistant\n<think>\n"
+_HARMONY_FINAL = "<|channel|>final<|message|>"
+
+FAMILIES = [
+    Family(
+        "qwen3", TAGS, "<tool_call>{{ tool_call.name }}", "json_tools", _json_call, _lines,
+        cut='<tool_call>\n{"name": "weather", "arguments": {"city": "Zü',
+        broken='<tool_call>\n{"name": "weather", "arguments": {"city": }}\n</tool_call>',
+        think=_tags,
+    ),
+    Family(
+        "qwen3.5", TAGS, "<tool_call>\n<function=", "qwen3_coder", _xml_call, _lines,
+        cut="<tool_call>\n<function=weather>\n<parameter=city>\nZü",
+        broken="<tool_call>\n<func weather>\n</tool_call>",
+        think=_closing, prompt=OPENED,
+    ),
+    Family(
+        "deepseek-v3.1", DEEPSEEK, "<｜Assistant｜>", None, _deepseek_v31_call, _deepseek_section,
+        cut='<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Zü',
+        broken="<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{oh}"
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        think=lambda text: f"{text}</think>", prompt="<｜Assistant｜><think>",
+    ),
+    Family(
+        "deepseek-r1", DEEPSEEK, "<｜Assistant｜>", None, _deepseek_r1_call, _deepseek_section,
+        cut="<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{",
+        broken="<｜tool▁calls▁begin｜>weather<｜tool▁calls▁end｜>",
+        think=_closing, prompt="<｜Assistant｜><think>\n",
+    ),
+    Family(
+        "deepseek-v3.2", ("<think>", "</think>", "<｜Assistant｜>", "｜DSML｜"), "<｜Assistant｜>",
+        None, _dsml_call,
+        lambda calls: f"<｜DSML｜function_calls>\n{_lines(calls)}\n</｜DSML｜function_calls>",
+        cut='<｜DSML｜function_calls>\n<｜DSML｜invoke name="weather">\n<｜DSML｜parameter nam',
+        broken="<｜DSML｜function_calls>weather</｜DSML｜function_calls>",
+        think=lambda text: f"{text}</think>", prompt="<｜Assistant｜><think>",
+    ),
+    Family(
+        "glm-4.x", (*TAGS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"), "<arg_key>",
+        "glm47", _glm_call, _lines,
+        cut="<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Zü",
+        broken="<tool_call>it would be nice</tool_call>",
+        think=lambda text: f"\n<think>{text}</think>\n",
+    ),
+    Family(
+        "kimi-k2",
+        (
+            "<think>", "</think>", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>",
+            "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>",
+        ),
+        "<|tool_calls_section_begin|>", "kimi_k2", _kimi_call, _kimi_calls,
+        cut="<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0"
+        '<|tool_call_argument_begin|>{"city": "Zü',
+        broken="<|tool_calls_section_begin|><|tool_call_begin|>weather"
+        "<|tool_call_end|><|tool_calls_section_end|>",
+        think=lambda text: f"<think>{text}</think>",
+    ),
+    Family(
+        "gpt-oss",
+        ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|return|>",
+         "<|call|>"),
+        "<|start|>", None, _harmony_call, "<|start|>assistant".join,
+        cut='<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Zü',
+        broken="<|channel|>commentary to=functions.weather json<|message|>{oh}<|call|>",
+        think=lambda text: f"<|channel|>analysis<|message|>{text}<|end|><|start|>assistant",
+        prompt="<|start|>assistant",
+        raw=lambda text: text.replace("<|channel|>commentary ", ""),
+        content=lambda text: f"{_HARMONY_FINAL}{text}<|end|><|start|>assistant",
+        special=("<|turn|>", "<|return|>"),
+    ),
+    Family(
+        "llama-3", ("<|python_tag|>", "<|eot_id|>"), "{{ builtin_tools }}", None,
+        lambda name, arguments: f'{{"name": "{name}", "parameters": {arguments}}}',
+        lambda calls: "<|python_tag|>" + "; ".join(calls),
+        cut='<|python_tag|>{"name": "weather", "parameters": {"city": "Zü',
+        broken='<|python_tag|>weather.call(city="Zürich")',
+    ),
+    Family(
+        "mistral", ("[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]"), "[TOOL_CALLS]", "mistral",
+        lambda name, arguments: f"[TOOL_CALLS]{name}[ARGS]{arguments}", "".join,
+        cut='[TOOL_CALLS]weather[ARGS]{"city": "Zü',
+        broken="[TOOL_CALLS]weather in town",
+        think=lambda text: f"[THINK]{text}[/THINK]",
+    ),
+    Family(
+        "mistral-7b", ("[TOOL_CALLS]",), "[TOOL_CALLS]", "mistral",
+        lambda name, arguments: f'{{"name": "{name}", "arguments": {arguments}}}',
+        lambda calls: f"[TOOL_CALLS] [{', '.join(calls)}]",
+        cut='[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Zü',
+        broken='[TOOL_CALLS] [{"tool": "weather"}]',
+    ),
+]  # fmt: skip
+
+
+def write_tokenizer(family: Family, path: Path, corpus: list[str]) -> Path:
+    """A byte-level BPE with merges from the corpus, so that tokens end inside and across words."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, initial_alphabet=alphabet, show_progress=False, special_tokens=[]
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in family.markers])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in family.special]
+    )
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": family.special[-1],
+        "clean_up_tokenization_spaces": False,
+        # In a comment, as the words of a template play no part here.
+        "chat_template": TURNS + "{% if false %}{% raw %}" + family.telltale
+        + "{% endraw %}{% endif %}",
+    }  # fmt: skip
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    return path

@@ -1,0 +1,155 @@
+"""Everything that a request may ask for, mixed in one batch on two real ranks: each gets what it
+gets alone, and the ranks stay in step."""
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.tiny_models import tiny_llama
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z]{1,8}$"},
+        "size": {"type": "integer", "minimum": 1, "maximum": 99},
+    },
+    "required": ["name", "size"],
+    "additionalProperties": False,
+}
+TOOL = {"type": "function", "function": {"name": "measure", "parameters": SCHEMA}}
+USER = [{"role": "user", "content": "Hello there"}]
+
+
+def chat(**fields) -> tuple[str, dict]:
+    return "/v1/chat/completions", {"messages": USER, "max_tokens": 300, "seed": 1} | fields
+
+
+def completion(**fields) -> tuple[str, dict]:
+    base = {"prompt": [72, 101, 108, 108, 111], "max_tokens": 24, "seed": 2, "ignore_eos": True}
+    return "/v1/completions", base | fields
+
+
+REQUESTS = {
+    "greedy": completion(temperature=0),
+    "seeded": completion(temperature=1.3, top_p=0.9),
+    "penalties": completion(temperature=0.9, presence_penalty=1, repetition_penalty=1.2),
+    "bias": completion(temperature=0, logit_bias={"65": 100}),
+    "logprobs": completion(temperature=0.8, logprobs=3),
+    "echo": completion(temperature=0, echo=True, logprobs=2, prompt=list(range(65, 115)) * 6),
+    "four choices": completion(temperature=1.1, n=4, seed=9),
+    "two prompts": completion(temperature=1, n=2, prompt=[[70, 71, 72], [80, 81]]),
+    "late end": chat(temperature=0, min_tokens=10),
+    "schema": chat(
+        temperature=1,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "s", "schema": SCHEMA, "strict": True},
+        },
+    ),
+    "regex": chat(temperature=1, structured_outputs={"regex": "[0-9]{3}-[a-f]{2}"}),
+    "forced call": chat(
+        temperature=1,
+        tools=[TOOL],
+        tool_choice={"type": "function", "function": {"name": "measure"}},
+    ),
+    "chat logprobs": chat(temperature=0, logprobs=True, top_logprobs=2),
+}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lockstep")
+    model = tiny_llama(folder / "tiny", context=4096)
+    one = Cluster(2, model, folder / "run", {"QUEUE_MAX": 64, "MAX_BATCH": 6, "PREFILL_STEP": 64})
+    one.wait_ready()
+    yield one
+    one.end()
+
+
+def ask(cluster: Cluster, name: str) -> list:
+    """The choices of the answer; ids of calls, which are random, left out."""
+    path, body = REQUESTS[name]
+    status, answer = cluster.post(path, body)
+    assert status == 200, answer
+    choices = json.loads(re.sub(r'"call_\w+"', '"call"', json.dumps(answer["choices"])))
+    return rounded(choices)
+
+
+def rounded(value):
+    """Log-probabilities of a batch differ from those alone in the last digits."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def test_all_kinds_of_requests_in_one_batch_get_what_each_gets_alone(pair):
+    alone = {name: ask(pair, name) for name in REQUESTS}
+    pids = pair.pids()
+    leavers = [
+        pair.open_stream(max_tokens=2000, ignore_eos=True, temperature=1, seed=i, n=1 + i % 2)
+        for i in range(4)
+    ]
+    with ThreadPoolExecutor(len(REQUESTS)) as pool:
+        together = {name: pool.submit(ask, pair, name) for name in REQUESTS}
+        for leaver in leavers:
+            leaver.close()
+        for name, future in together.items():
+            assert future.result() == alone[name], name
+    pair.wait_idle()
+    assert pair.pids() == pids
+    assert pair.get("/health")[1]["kv_tokens"]["used"] == 0
+
+
+def test_one_rank_and_two_give_the_same(pair, tmp_path):
+    """Seeds, grammars and choices too; log-probabilities, which rounding changes, are left out."""
+
+    def texts(cluster: Cluster) -> dict[str, list]:
+        return {
+            name: [choice.get("text") or choice["message"] for choice in ask(cluster, name)]
+            for name in REQUESTS
+        }
+
+    two = texts(pair)
+    alone = Cluster(1, pair.model_dir, tmp_path / "run", {"QUEUE_MAX": 64, "PREFILL_STEP": 64})
+    try:
+        alone.wait_ready()
+        assert texts(alone) == two
+    finally:
+        alone.end()
+
+
+def test_what_must_match_matches(pair):
+    (choice,) = ask(pair, "schema")
+    told = json.loads(choice["message"]["content"])
+    assert re.fullmatch("[a-z]{1,8}", told["name"]) and 1 <= told["size"] <= 99
+    (choice,) = ask(pair, "regex")
+    assert re.fullmatch("[0-9]{3}-[a-f]{2}", choice["message"]["content"])
+    (choice,) = ask(pair, "forced call")
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "measure"
+    assert json.loads(call["function"]["arguments"]).keys() == {"name", "size"}
+    assert choice["finish_reason"] == "tool_calls"
+
+
+def test_echo_with_logprobs_scores_the_prompt(pair):
+    """Rank 0 alone looked at the logits; the worker skipped its last layer and fell out of step."""
+    (choice,) = ask(pair, "echo")
+    logprobs = choice["logprobs"]
+    assert len(logprobs["tokens"]) == 300 + 24
+    assert logprobs["token_logprobs"][0] is None and logprobs["top_logprobs"][0] is None
+    assert all(value <= 0 for value in logprobs["token_logprobs"][1:])
+    assert "".join(logprobs["tokens"]) == choice["text"]
+    assert choice["text"].startswith(bytes(range(65, 115)).decode() * 6)
+
+
+def test_choices_of_one_prompt_share_its_prefill(pair):
+    body = {"prompt": [7] * 1000, "max_tokens": 4, "temperature": 1, "n": 4, "seed": 3}
+    status, answer = pair.post("/v1/completions", body)
+    assert status == 200 and len({c["text"] for c in answer["choices"]}) > 1
+    assert answer["usage"]["prompt_tokens"] == 1000
+    assert answer["usage"]["completion_tokens"] == 16
