@@ -187,7 +187,7 @@ $MODEL_ID is served by $RANKS rank(s) at $URL. Try:
 
   curl -s $URL/v1/chat/completions$key \\
     -H 'Content-Type: application/json' \\
-    -d '{"model": "$MODEL_ID", "max_tokens": 64, "messages": [{"role": "user",
+    -d '{"model": "$MODEL_ID", "max_tokens": 64, "temperature": 0, "messages": [{"role": "user",
          "content": "What is the capital of France? Answer in one sentence."}]}'
 
 Log:   $LOG
