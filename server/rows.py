@@ -72,7 +72,6 @@ class Row:
         self._eos = tuple(token for token in eos if token < vocab)  # tokenizers may have more
         self._grammar = grammar
         self._matcher = None if grammar is None else grammar.matcher()
-        self._shown = 0  # how many of its tokens the matcher has seen
         self._shown = 0  # how many generated tokens the grammar has seen
         self._before: list[int] = []  # generated before a pause
         self._seen: mx.array | None = None  # [V] bool: token is in the prompt
@@ -87,7 +86,6 @@ class Row:
         if row._matcher is not None:
             for token in generated[:-1]:  # the last one comes through mask_after
                 row._matcher.accept(token)
-            row._shown = max(0, len(generated) - 1)
             row._shown = len(generated[:-1])
         return row
 
@@ -125,21 +123,14 @@ class Row:
             for token in (*self._eos, *self.common.stop_token_ids):
                 yield token, -np.inf
 
-    def penalise(self, logits: mx.array) -> mx.array:
-        """logits: [V] float32. Returns the same shape."""
-        s = self.sampling
+    def history(self) -> tuple[mx.array, mx.array]:
+        """[V] bool: is it in the prompt? [V] float32: how often was it generated?"""
         if self._counts is None:
             counts = np.bincount(self._before, minlength=self._vocab)
             self._counts = mx.array(counts.astype(np.float32))
             self._seen = mx.zeros(self._vocab, dtype=mx.bool_)
             self._seen[mx.array(self._prompt)] = True
-        generated = self._counts > 0
-        if s.repetition_penalty != 1:
-            shrunk = mx.where(
-                logits > 0, logits / s.repetition_penalty, logits * s.repetition_penalty
-            )
-            logits = mx.where(generated | self._seen, shrunk, logits)
-        return logits - s.frequency_penalty * self._counts - s.presence_penalty * generated
+        return self._seen, self._counts
 
     def mask_after(self, token: int) -> np.ndarray | None:
         """What the grammar allows after token: a bitmask, or None for everything.
@@ -156,11 +147,11 @@ class Row:
             self._shown = self.drawn
         return self._matcher.mask()
 
-    def drew(self, token: mx.array) -> None:
-        """Remembers a token, lazily: it may still be in flight. token: [] int32."""
+    def drew(self, tokens: mx.array, place: int) -> None:
+        """Remembers the token at place, lazily: it may still be in flight. tokens: [B] int32."""
         self.drawn += 1
         if self._counts is not None:
-            self._counts = self._counts.at[token].add(1.0)
+            self._counts = self._counts.at[tokens[place]].add(1.0)
 
     def take_prompt_scores(self) -> tuple[Score, ...]:
         """The log-probabilities of the prompt, from its second token on."""

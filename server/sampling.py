@@ -4,9 +4,10 @@ Called on rank 0's main thread; workers never sample. Filters follow mlx_lm.samp
 and min_p look at the distribution before the temperature, top_k at its ranking. Penalties follow
 vLLM: repetition over prompt and output, presence and frequency over output alone. What a request
 does not ask for is not computed.
+
+Nothing here sorts a vocabulary: on a CPU that costs more than a small model's forward pass.
 """
 
-import math
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -14,6 +15,12 @@ import numpy as np
 
 from server.rows import Row, Scores
 from server.token_masks import apply_mask
+
+# Bisection of a threshold over the bits of a positive float32, whose order is the floats' own:
+# from the likeliest token's probability down to 2^-40 of it, to 4e-5 of its own value.
+_OCTAVES = 40
+_HALVINGS = 20
+_OCTAVE_BITS = 2**23
 
 
 def sample(
@@ -32,14 +39,17 @@ def sample(
         # The forward pass goes on while the grammars look at its input: only the choice waits.
         mx.async_eval(logits)
         logits = _constrain(logits, rows, constrained, previous())
-    tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
     drawing = [i for i, row in enumerate(rows) if not row.greedy]
-    if drawing:
-        drawn = _draw(logits[mx.array(drawing)], [rows[i] for i in drawing])
-        tokens[mx.array(drawing)] = drawn
+    if len(drawing) == len(rows):
+        tokens = _draw(logits, rows)
+    else:
+        tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
+        if drawing:
+            places = mx.array(drawing)
+            tokens[places] = _draw(logits[places], [rows[i] for i in drawing])
     extras = _score(raw, tokens, rows)
     for i, row in enumerate(rows):
-        row.drew(tokens[i])
+        row.drew(tokens, i)
     return tokens, extras
 
 
@@ -47,8 +57,10 @@ def _adjust(logits: mx.array, rows: list[Row]) -> mx.array:
     """Bias, penalties, and end tokens that would come too early."""
     penalised = [i for i, row in enumerate(rows) if row.penalised]
     if penalised:
+        places = mx.array(penalised)
+        worse = penalise(logits[places], [rows[i] for i in penalised])
         logits = mx.array(logits)  # assignment would change the caller's too
-        logits[mx.array(penalised)] = mx.stack([rows[i].penalise(logits[i]) for i in penalised])
+        logits[places] = worse
     places, ids, values = [], [], []
     for i, row in enumerate(rows):
         for token, value in row.biases():
@@ -58,6 +70,26 @@ def _adjust(logits: mx.array, rows: list[Row]) -> mx.array:
     if ids:
         logits = logits.at[mx.array(places), mx.array(ids)].add(mx.array(values))
     return logits
+
+
+def penalise(logits: mx.array, rows: list[Row]) -> mx.array:
+    """Repetition, presence and frequency penalties. logits: [R, V], one row a request."""
+    seen, counts = (mx.stack(part) for part in zip(*(row.history() for row in rows), strict=True))
+    repetition, presence, frequency = _columns(
+        [
+            (s.repetition_penalty, s.presence_penalty, s.frequency_penalty)
+            for s in (row.sampling for row in rows)
+        ]
+    )
+    generated = counts > 0
+    shrunk = mx.where(logits > 0, logits / repetition, logits * repetition)
+    logits = mx.where(generated | seen, shrunk, logits)
+    return logits - frequency * counts - presence * generated
+
+
+def _columns(values: list[tuple[float, ...]]) -> list[mx.array]:
+    """One [R, 1] array for each of the numbers that R rows have."""
+    return [mx.array(column)[:, None] for column in zip(*values, strict=True)]
 
 
 def _constrain(
@@ -76,37 +108,57 @@ def _constrain(
 def _draw(logits: mx.array, rows: list[Row]) -> mx.array:
     """Gumbel-max over the filtered logits. logits: [B, V]. Returns [B] int32."""
     filtered = [i for i, row in enumerate(rows) if row.filtered]
-    if filtered:
-        logits[mx.array(filtered)] = keep_likely(
-            logits[mx.array(filtered)], [rows[i].sampling for i in filtered]
-        )
+    if len(filtered) == len(rows):
+        logits = keep_likely(logits, [row.sampling for row in rows])
+    elif filtered:
+        places = mx.array(filtered)
+        logits[places] = keep_likely(logits[places], [rows[i].sampling for i in filtered])
     keys = mx.array([row.key() for row in rows], dtype=mx.uint32)
     vocab = logits.shape[-1]
     noise = mx.vmap(lambda key: mx.random.gumbel(shape=(vocab,), key=key))(keys)
-    temperature = mx.array([[row.sampling.temperature] for row in rows])
+    (temperature,) = _columns([(row.sampling.temperature,) for row in rows])
     return mx.argmax(logits / temperature + noise, axis=-1).astype(mx.int32)
 
 
 def keep_likely(logits: mx.array, wanted: list) -> mx.array:
-    """Log-probabilities with what top_p, top_k and min_p exclude at -inf.
+    """The logits with what top_p, top_k and min_p exclude at -inf.
 
     logits: [B, V] float32; wanted: B Samplings. All three keep the likeliest tokens down to some
-    rank, so their intersection is one threshold a row. Returns [B, V].
+    probability, so their intersection is one threshold a row; tokens that are as likely as the
+    last one kept stay, too. Returns [B, V].
     """
+    probs = mx.softmax(logits, axis=-1)
+    best = mx.max(probs, axis=-1, keepdims=True)
+    (min_p,) = _columns([(s.min_p,) for s in wanted])
+    keep = probs >= min_p * best
     vocab = logits.shape[-1]
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    ordered = mx.sort(logprobs, axis=-1)[:, ::-1]
-    probs = mx.exp(ordered)
-    before = mx.cumsum(probs, axis=-1) - probs  # mass of the likelier tokens
-    top_p = mx.array([[s.top_p if s.top_p < 1 else math.inf] for s in wanted])
-    top_k = mx.array([[s.top_k if 0 < s.top_k < vocab else vocab] for s in wanted])
-    min_p = mx.array([[math.log(s.min_p) if s.min_p > 0 else -math.inf] for s in wanted])
-    keep = (before < top_p) & (mx.arange(vocab)[None] < top_k)
-    keep &= ordered >= ordered[:, :1] + min_p
-    # The likeliest token always stays: top_p may be smaller than its own probability's rounding.
-    keep[:, 0] = True
-    threshold = mx.min(mx.where(keep, ordered, math.inf), axis=-1, keepdims=True)
-    return mx.where(logprobs >= threshold, logprobs, -math.inf)
+    top_k = [s.top_k if 0 < s.top_k < vocab else 0 for s in wanted]
+    top_p = [s.top_p if s.top_p < 1 else 0.0 for s in wanted]
+    if any(top_k) or any(top_p):
+        keep &= probs > _below_kept(probs, best, top_p, top_k)
+    return mx.where(keep, logits, -np.inf)
+
+
+def _below_kept(probs: mx.array, best: mx.array, top_p: list[float], top_k: list[int]) -> mx.array:
+    """A probability just below the least that top_p and top_k keep. 0 in either: not asked for.
+
+    probs: [B, V]; best: [B, 1], their maxima. A token stays while the tokens likelier than it
+    have less than top_p together and are fewer than top_k. Returns [B, 1].
+    """
+    mass = mx.array([p or 2.0 for p in top_p])[:, None]
+    count = mx.array([k or 2**30 for k in top_k])[:, None]
+    kept = mx.view(best, mx.int32)  # known to stay
+    out = mx.maximum(kept - _OCTAVES * _OCTAVE_BITS, 0)  # taken to be out
+    for _ in range(_HALVINGS):
+        middle = out + (kept - out) // 2
+        likelier = probs > mx.view(middle, mx.float32)
+        stays = mx.array(True)
+        if any(top_p):
+            stays &= mx.sum(likelier * probs, axis=-1, keepdims=True) < mass
+        if any(top_k):
+            stays &= mx.sum(likelier, axis=-1, keepdims=True) < count
+        kept, out = mx.where(stays, middle, kept), mx.where(stays, out, middle)
+    return mx.view(out, mx.float32)
 
 
 def _score(raw: mx.array, tokens: mx.array, rows: list[Row]) -> list[mx.array]:

@@ -126,14 +126,14 @@ def test_a_request_whose_sampling_fails_fails_alone(shard, monkeypatch):
     from server.rows import Row
 
     good = Desk(shard).run(ticket())[0]
-    penalise = Row.penalise
+    history = Row.history
 
-    def break_one(self, logits):
+    def break_one(self):
         if self.sampling.presence_penalty == 1.25:
             raise ValueError("a broken sampler")
-        return penalise(self, logits)
+        return history(self)
 
-    monkeypatch.setattr(Row, "penalise", break_one)
+    monkeypatch.setattr(Row, "history", break_one)
     desk = Desk(shard)
     ends = desk.run(
         ticket(), ticket(presence_penalty=1.25), ticket(), ticket(frequency_penalty=0.5)
@@ -366,15 +366,15 @@ def test_a_failed_sampling_with_log_probabilities_fails_alone_at_any_step(shard,
     from server.rows import Row
 
     expected = Desk(shard).run(ticket(max_tokens=20))[0]
-    penalise = Row.penalise
+    history = Row.history
     for step in range(4):
 
-        def break_later(self, logits, step=step):
+        def break_later(self, step=step):
             if self.drawn >= step and self.sampling.presence_penalty == 1.25:
                 raise ValueError("a broken sampler")
-            return penalise(self, logits)
+            return history(self)
 
-        monkeypatch.setattr(Row, "penalise", break_later)
+        monkeypatch.setattr(Row, "history", break_later)
         for turn in range(5):
             desk = Desk(shard)
             bad = ticket(max_tokens=20, presence_penalty=1.25, common={"logprobs": 1})

@@ -9,7 +9,7 @@ from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
 from server.requests import Common, Sampling
 from server.rows import Row
-from server.sampling import keep_likely, score_tokens
+from server.sampling import keep_likely, penalise, score_tokens
 from server.sampling import sample as sample_with_extras
 
 VOCAB = 1000
@@ -54,14 +54,40 @@ def test_greedy_is_argmax_whatever_else_is_asked():
     ],
 )
 def test_filters_keep_what_mlx_lm_keeps(sampling, filters):
-    logits = logits_of(4)
+    logits = logits_of(4) * mx.array([[0.01], [0.3], [1.0], [5.0]])  # from flat to peaked
     theirs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     for apply in filters:
         theirs = apply(theirs)
-    ours = keep_likely(logits, [sampling] * 4)
-    kept, expected = np.isfinite(np.array(ours)), np.isfinite(np.array(theirs))
+    ours = np.array(keep_likely(logits, [sampling] * 4))
+    kept, expected = np.isfinite(ours), np.isfinite(np.array(theirs))
     assert (kept == expected).all()
-    np.testing.assert_allclose(np.array(ours)[kept], np.array(theirs)[kept], rtol=1e-5)
+    assert (ours[kept] == np.array(logits)[kept]).all(), "what stays is not changed"
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 6.0])
+def test_the_nucleus_is_right_to_a_part_in_ten_thousand(top_p, spread):
+    """The threshold is bisected, not sorted out, so its error has to be bounded."""
+    logits = mx.random.normal((3, 50_000), key=mx.random.key(3)) * spread
+    kept = np.isfinite(np.array(keep_likely(logits, [Sampling(top_p=top_p)] * 3)))
+    probs = np.array(mx.softmax(logits, axis=-1)).astype(np.float64)
+    for row, stays in zip(probs, kept, strict=True):
+        least = row[stays].min()
+        assert row[row > least * (1 + 1e-4)].sum() < top_p + 1e-4
+        assert row[stays].sum() >= top_p - 1e-4
+
+
+def test_top_k_counts_exactly_and_keeps_equals_of_the_last():
+    values = mx.array(np.random.default_rng(1).permutation(5000).astype(np.float32)) / 400
+    kept = [
+        int(np.isfinite(np.array(keep_likely(values[None], [Sampling(top_k=k)]))).sum())
+        for k in (1, 2, 40, 999)
+    ]
+    assert kept == [1, 2, 40, 999]
+    ties = mx.array([[3.0, 2.0, 2.0, 1.0]])
+    assert np.isfinite(np.array(keep_likely(ties, [Sampling(top_k=2)]))).tolist() == [
+        [True, True, True, False]
+    ]
 
 
 def test_each_row_of_a_mixed_batch_gets_its_own_filter():
@@ -125,10 +151,10 @@ def test_penalties_count_as_vllm_does():
     row = row_of(
         Sampling(repetition_penalty=2, presence_penalty=0.5, frequency_penalty=0.25), [0, 2], 8
     )
-    row.penalise(logits[0])  # makes the counts
-    row.drew(mx.array(1))
-    row.drew(mx.array(1))
-    after = row.penalise(logits[0]).tolist()
+    row.history()  # counting begins
+    for _ in range(2):
+        row.drew(mx.array([5, 1]), 1)
+    after = penalise(logits, [row])[0].tolist()
     assert after[0] == 1.0, "in the prompt: divided"
     assert after[2] == -4.0, "in the prompt, negative: multiplied"
     assert after[1] == pytest.approx(2.0 / 2 - 2 * 0.25 - 0.5), "generated twice: all three"
