@@ -124,7 +124,7 @@ def time_request(engine: Engine, link: Link, request: Submit, watchdog: Watchdog
     first, tokens = 0.0, 0
     while engine.busy:
         watchdog.progress("benchmark step")
-        events, _ = engine.step()
+        events = engine.step().events
         for _, event in events:
             if isinstance(event, Token):
                 tokens += 1

@@ -1,15 +1,25 @@
-"""mlx-lm's continuous batching with one difference: what happens at the end of a step.
+"""mlx-lm's continuous batching, with our own step, our own turns and fair prefill.
 
-Runs on the main thread of every rank. mlx-lm's BatchGenerator does the batching, prefill and
-caches; its step is replaced, because it lets each rank sample for itself, and computes
-log-probabilities of the whole vocabulary for every row, wanted or not. The overridden names are
-private to mlx-lm 0.32, which is why versions are pinned.
+Runs on the main thread of every rank. mlx-lm's BatchGenerator holds the queues, the batches and
+their caches. Two things are ours. Its step lets each rank sample for itself, and computes
+log-probabilities of the whole vocabulary for every row, wanted or not. And its next() prefills
+one chunk of fixed size for every prompt; here a turn's chunk has a size that the caller sets, is
+shared by the prompts, and hands a finished prompt to decoding in the same turn. The overridden
+names are private to mlx-lm 0.32, which is why versions are pinned.
 """
+
+from collections import deque
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
 from server.choosers import Step
+
+PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
+LEAST_SHARE = 16  # tokens of a chunk for each of them
+STEPS_BETWEEN_SWEEPS = 512  # as mlx-lm: then MLX gives back what it keeps for reuse
+
+Response = PromptProcessingBatch.Response
 
 
 class LockstepBatch(GenerationBatch):
@@ -45,8 +55,6 @@ class LockstepPrompts(PromptProcessingBatch):
     """Prefilling rows, which become a LockstepBatch."""
 
     def generate(self, tokens: list[list[int]]) -> LockstepBatch:
-        if any(len(t) > 1 for t in tokens):
-            self.prompt([t[:-1] for t in tokens])
         batch = LockstepBatch(
             self.model,
             self.uids,
@@ -66,14 +74,14 @@ class LockstepPrompts(PromptProcessingBatch):
 
 
 class LockstepGenerator(BatchGenerator):
-    """BatchGenerator over the two classes above."""
+    """BatchGenerator over the two classes above. A turn is decode(), prefill(), promote()."""
 
     def __init__(self, model, step: Step, *, max_batch: int, prefill_step: int):
         super().__init__(
             model,
             sampler=step,
             completion_batch_size=max_batch,
-            prefill_batch_size=min(8, max_batch),
+            prefill_batch_size=min(PROMPTS_TOGETHER, max_batch),
             prefill_step_size=prefill_step,
             # All collectives on one stream, in one order: the default one.
             stream=mx.default_stream(mx.default_device()),
@@ -91,7 +99,101 @@ class LockstepGenerator(BatchGenerator):
     def busy(self) -> bool:
         return self.decoding or len(self._prompt_batch) > 0 or bool(self._unprocessed_sequences)
 
+    def decode(self) -> list[GenerationBatch.Response]:
+        """One token for every decoding row."""
+        if not self.decoding:
+            return []
+        self._counters.generation_steps += 1
+        if self._counters.generation_steps % STEPS_BETWEEN_SWEEPS == 0:
+            mx.clear_cache()
+        return self._generation_batch.next()
+
+    def prefill(self, tokens: int) -> tuple[list[Response], int]:
+        """One chunk of about that many tokens at most, shared by the prompts in it.
+
+        Returns how far each of them has come, and the tokens computed, padding included.
+        """
+        self._gather(tokens)
+        uids, parts, responses = self._prompt_batch.uids, [], []
+        if not uids:
+            return [], 0
+        share = _share(tokens, len(uids))
+        for uid, progress in zip(uids, self._currently_processing, strict=True):
+            segments, done, total = progress
+            parts.append(segments[0][:share])
+            segments[0] = segments[0][share:]
+            at_end = not segments[0]
+            if at_end:
+                segments.pop(0)
+            progress[1] = done + len(parts[-1])
+            responses.append(
+                Response(uid, (progress[1], total), at_end, at_end and _ready(segments))
+            )
+        self._prompt_batch.prompt(parts)
+        return responses, len(parts) * max(map(len, parts))
+
+    def promote(self) -> list[Response]:
+        """Starts decoding where only a prompt's last token is left."""
+        ready = [s for s in self._unprocessed_sequences if _ready(s[1])]
+        self._take(ready)
+        places = [i for i, (left, _, _) in enumerate(self._currently_processing) if _ready(left)]
+        if not places:
+            return []
+        started = [self._currently_processing[i] for i in places]
+        batch = self._prompt_batch
+        if len(places) < len(batch):
+            batch = batch.split(places)  # copies every cache
+        self._currently_processing = [
+            one for i, one in enumerate(self._currently_processing) if i not in set(places)
+        ]
+        batch = batch.generate([segments[0] for segments, _, _ in started])
+        responses = [
+            Response(uid, (total, total), True, True)
+            for uid, (_, _, total) in zip(batch.uids, started, strict=True)
+        ]
+        self._generation_batch.extend(batch)
+        return responses
+
     def read_header(self) -> list[int] | None:
         """The header that came with the last step's tokens, once."""
         header, self._generation_batch.header = self._generation_batch.header, None
         return header
+
+    def _gather(self, tokens: int) -> None:
+        """Adds waiting prompts to those being prefilled.
+
+        In order, and one long prompt at a time; a prompt that would be done in this very chunk
+        joins, wherever it stands. So a long one holds up no short ones, and they can't starve it.
+        """
+        rows, widest, chosen = len(self._prompt_batch), 0, []
+        for sequence in self._unprocessed_sequences:
+            length = sum(map(len, sequence[1])) - 1
+            if not length:
+                continue
+            if rows == self.prefill_batch_size:
+                break
+            if rows == 0 or max(widest, length) <= _share(tokens, rows + 1):
+                chosen.append(sequence)
+                rows += 1
+                if length <= tokens:
+                    widest = max(widest, length)
+        self._take(chosen)
+
+    def _take(self, sequences: list[tuple]) -> None:
+        """Moves waiting sequences into the prompt batch."""
+        if not sequences:
+            return
+        taken = {sequence[0] for sequence in sequences}
+        others = [s for s in self._unprocessed_sequences if s[0] not in taken]
+        self._unprocessed_sequences = deque([*sequences, *others])
+        self._prompt_batch.extend(self._make_batch(len(sequences)))
+
+
+def _share(tokens: int, prompts: int) -> int:
+    """Tokens of a chunk for each of its prompts."""
+    return max(LEAST_SHARE, tokens // prompts)
+
+
+def _ready(segments: list[list[int]]) -> bool:
+    """Whether only a prompt's last token is left."""
+    return len(segments) == 1 and len(segments[0]) == 1

@@ -72,7 +72,7 @@ def check_model(
     tokens: list[int] = []
     while engine.busy:
         progress("canary")
-        events, _ = engine.step()
+        events = engine.step().events
         tokens += [event.id for _, event in events if isinstance(event, Token)]
     gaps = [
         (mx.max(logits) - logits[0, token]).item()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from server.errors import ApiError, engine_failed
 from server.kv_budget import KvBudget
 from server.messages import Canary, Cancel, Message, Shutdown, Submit
+from server.pacing import PrefillPace
 from server.requests import Common, Sampling
 from server.rows import Row
 from server.status import Status
@@ -62,6 +63,7 @@ class Director:
         status: Status,
         vocab: int,
         budget: KvBudget,
+        pace: PrefillPace,
         eos: tuple[int, ...] = (),
         canary_interval: float = 0,
     ) -> None:
@@ -70,6 +72,7 @@ class Director:
         self._vocab = vocab
         self._eos = eos
         self._budget = budget
+        self._pace = pace
         # Choices of one prompt wait together, to share its prefill.
         self._waiting: collections.deque[list[Running]] = collections.deque()
         self._running: dict[int, Running] = {}
@@ -81,7 +84,7 @@ class Director:
         self._idle_ms = NAP_FIRST_MS
         self._step_s = 0.05  # running averages, for Retry-After and for admission
         self._answer_tokens = 128.0
-        self._last_step = 0.0
+        self._last_turn = 0.0
         line.estimate_wait = self._estimate_wait
 
     # What the loop asks of it.
@@ -101,13 +104,12 @@ class Director:
         self._count()
         return messages
 
-    def deliver(self, events: list[tuple[int, Token | Prefilled]]) -> None:
-        """Hands tokens to their tickets. A uid that was dropped or paused meanwhile is skipped."""
-        now = time.monotonic()
-        if events:
-            if self._running and self._last_step:
-                self._step_s += SMOOTHING * (min(now - self._last_step, 5.0) - self._step_s)
-            self._last_step = now
+    def deliver(self, events: list[tuple[int, Token | Prefilled]], computed: int = 0) -> None:
+        """Hands tokens to their tickets. A uid that was dropped or paused meanwhile is skipped.
+
+        computed: tokens of prompts that the same turn of the engine took.
+        """
+        self._time(computed)
         for uid, event in events:
             one = self._running.get(uid)
             if one is None:
@@ -133,9 +135,13 @@ class Director:
         """How long all ranks nap after the coming meeting; grows while nothing happens."""
         if self._running or self._waiting or self._line.arrived.is_set():
             return 0
-        self._last_step = 0.0
+        self._last_turn = 0.0
         self._idle_ms = min(self._idle_ms * 2, NAP_LAST_MS)
         return self._idle_ms
+
+    def chunk(self) -> int:
+        """Tokens of prompts between two decode steps, from the next turn on."""
+        return self._pace.tokens
 
     def nap(self, ms: int) -> None:
         """Naps, but looks up when a ticket arrives."""
@@ -169,6 +175,18 @@ class Director:
     def fail_all(self, error: ApiError) -> None:
         """Answers everything held with error. For the end of the process; thread-safe."""
         self._line.fail_all(error)
+
+    def _time(self, computed: int) -> None:
+        """Learns from the clock how long a turn takes, with a chunk of a prompt and without."""
+        now = time.monotonic()
+        took = min(now - self._last_turn, 5.0) if self._last_turn else None
+        self._last_turn = now
+        if took is None:
+            return
+        if computed:
+            self._pace.observe(computed, took, self._step_s)
+        else:
+            self._step_s += SMOOTHING * (took - self._step_s)
 
     def _fresh(self, ticket: Ticket) -> Running:
         row = Row(
@@ -292,13 +310,16 @@ class Spectator:
     def compose(self) -> list[Message]:
         return []
 
-    def deliver(self, events: list[tuple[int, Token | Prefilled]]) -> None:
+    def deliver(self, events: list[tuple[int, Token | Prefilled]], computed: int = 0) -> None:
         pass
 
     def refused(self, uid: int, error: Exception) -> None:
         pass
 
     def nap_ms(self) -> int:
+        return 0
+
+    def chunk(self) -> int:
         return 0
 
     def nap(self, ms: int) -> None:

@@ -28,8 +28,18 @@ class Scoring:
     done: int = 0  # tokens
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a step did: (uid, event) pairs, how many tokens of prompts were computed, and the
+    header that came with the tokens, if tokens came."""
+
+    events: list[tuple[int, Token | Prefilled]]
+    computed: int
+    header: Header | None
+
+
 class Engine:
-    """Requests by uid: submit, cancel, step. prefill_step: tokens a chunk."""
+    """Requests by uid: submit, cancel, step. prefill_step: tokens of a full chunk."""
 
     def __init__(
         self,
@@ -44,6 +54,7 @@ class Engine:
         self._model = model
         self._chooser = chooser
         self._prefill_step = prefill_step
+        self._pace = prefill_step
         self._eos = eos
         self._generator = LockstepGenerator(
             model, Step(link, chooser), max_batch=max_batch, prefill_step=prefill_step
@@ -86,28 +97,37 @@ class Engine:
             uid, *rest = orphans.forks
             self.submit(replace(orphans, uid=uid, forks=tuple(rest)))
 
-    def step(self) -> tuple[list[tuple[int, Token | Prefilled]], Header | None]:
-        """One decode step and one prefill chunk, where there is any.
+    def pace(self, tokens: int) -> None:
+        """How many tokens of prompts to compute between two decode steps from now on."""
+        self._pace = min(tokens, self._prefill_step)
 
-        Returns (uid, event) pairs and the header that came with the tokens, if tokens came.
-        """
-        prompts, tokens = self._generator.next()
+    def step(self) -> Turn:
+        """One decode step, then one prefill chunk, where there is any: a full one if nothing
+        decodes."""
         events: list[tuple[int, Token | Prefilled]] = []
-        for response in tokens:
+        for response in self._generator.decode():
             uid = self._outer[response.uid]
             events.append((uid, Token(response.token, response.finish_reason)))
             if response.finish_reason is not None:
                 del self._outer[response.uid], self._inner[uid]
+        chunk = self._pace if self._generator.decoding else self._prefill_step
+        if self._scoring:
+            chunk = max(1, chunk // 2)  # the two kinds of prompts share it
+        prompts, computed = self._generator.prefill(chunk)
         for response in prompts:
             uid = self._outer[response.uid]
             events.append((uid, Prefilled(*response.progress)))
-            if response.end_of_segment and uid in self._forks:
+            if response.end_of_prompt and uid in self._forks:
                 cache, _ = self._generator.extract_cache([response.uid])[response.uid]
                 self._fork_all(uid, cache)
         if self._scoring:
-            events.append(self._score_chunk(next(iter(self._scoring.values()))))
+            event, scored = self._score_chunk(next(iter(self._scoring.values())), chunk)
+            events.append(event)
+            computed += scored
+        for response in self._generator.promote():
+            events.append((self._outer[response.uid], Prefilled(*response.progress)))
         header = self._generator.read_header()
-        return events, None if header is None else Header(*header)
+        return Turn(events, computed, None if header is None else Header(*header))
 
     def _insert(self, message: Submit, uid: int, prompt: list[int], cache=None) -> None:
         """prompt: what is not in cache yet."""
@@ -133,12 +153,15 @@ class Engine:
             # A deep copy shares the arrays, which are never changed in place.
             self._insert(message, fork, list(message.prompt[-1:]), copy.deepcopy(cache))
 
-    def _score_chunk(self, job: Scoring) -> tuple[int, Prefilled]:
-        """One chunk of a prompt with its logits; the last one hands over to the generator."""
+    def _score_chunk(self, job: Scoring, chunk: int) -> tuple[tuple[int, Prefilled], int]:
+        """One chunk of a prompt with its logits; the last one hands over to the generator.
+
+        Returns an event and the tokens computed.
+        """
         uid, prompt = job.message.uid, job.message.prompt
-        end = min(job.done + self._prefill_step, len(prompt) - 1)
-        logits = self._model(mx.array([prompt[job.done : end]]), cache=job.cache)[0]
-        extras = self._chooser.score(uid, logits, list(prompt[job.done + 1 : end + 1]))
+        start, end = job.done, min(job.done + chunk, len(prompt) - 1)
+        logits = self._model(mx.array([prompt[start:end]]), cache=job.cache)[0]
+        extras = self._chooser.score(uid, logits, list(prompt[start + 1 : end + 1]))
         mx.eval([layer.state for layer in job.cache], extras)
         job.done = end
         if end == len(prompt) - 1:
@@ -146,4 +169,4 @@ class Engine:
             self._insert(job.message, uid, list(prompt[-1:]), copy.deepcopy(job.cache))
             if uid in self._forks:
                 self._fork_all(uid, job.cache)
-        return uid, Prefilled(end, len(prompt))
+        return (uid, Prefilled(end, len(prompt))), end - start

@@ -29,11 +29,13 @@ def run_lockstep(
         header = None
         if engine.busy:
             progress("engine step")
-            events, header = engine.step()
-            director.deliver(events)
+            turn = engine.step()
+            director.deliver(turn.events, turn.computed)
+            header = turn.header
         if header is None:
             progress("meeting")
             header = mailbox.meet()
+        engine.pace(header.chunk)
         progress("messages")
         for message in mailbox.receive(header):
             match message:

@@ -1,9 +1,9 @@
 """Rank 0's messages to every rank, announced by a header that costs nothing while decoding.
 
-Called on the main thread of every rank. A header is three numbers: the serial of the newest
-bundle of messages, its length in bytes, and how long to nap. In steady decoding the header rides
-on the collective that carries the sampled tokens (engine.py); otherwise the ranks meet for it in
-one small collective, which is also the heartbeat.
+Called on the main thread of every rank. A header is four numbers: the serial of the newest bundle
+of messages, its length in bytes, how long to nap, and how large a prefill chunk to compute. In
+steady decoding the header rides on the collective that carries the sampled tokens (choosers.py);
+otherwise the ranks meet for it in one small collective, which is also the heartbeat.
 
 A step's header is read one step after it was made, and a step may be thrown away unread when its
 batch empties. So a bundle keeps its serial until it is delivered, and every rank skips serials
@@ -19,13 +19,15 @@ from server.messages import Message, decode, encode
 
 @dataclass(frozen=True)
 class Header:
-    """What rank 0 announces. serial 0: nothing yet. length: bytes. nap_ms: milliseconds."""
+    """What rank 0 announces. serial 0: nothing yet. length: bytes. nap_ms: milliseconds.
+    chunk: tokens of prompts between two decode steps."""
 
     serial: int = 0
     length: int = 0
     nap_ms: int = 0
+    chunk: int = 1
 
-    SIZE = 3
+    SIZE = 4
 
 
 class Mailbox:
@@ -36,10 +38,12 @@ class Mailbox:
         link: Link,
         compose: Callable[[], list[Message]],
         nap_ms: Callable[[], int],
+        chunk: Callable[[], int],
     ) -> None:
         self._link = link
         self._compose = compose
         self._nap_ms = nap_ms
+        self._chunk = chunk
         self._serial = 0  # newest bundle made (rank 0)
         self._delivered = 0  # newest bundle delivered (all ranks)
         self._bundle = b""
@@ -51,7 +55,7 @@ class Mailbox:
             if messages:
                 self._bundle = encode(messages)
                 self._serial += 1
-        return [self._serial, len(self._bundle), 0]
+        return [self._serial, len(self._bundle), 0, self._chunk()]
 
     def meet(self) -> Header:
         """All ranks wait for each other and learn rank 0's header. One small collective."""

@@ -23,6 +23,7 @@ from server.loop import run_lockstep
 from server.mailbox import Mailbox
 from server.model_files import fingerprint
 from server.model_routes import Model
+from server.pacing import PrefillPace
 from server.prompts import TokenizerPrompts
 from server.routes import App
 from server.settings import Settings
@@ -122,10 +123,11 @@ def lead(
         status,
         shard.vocab,
         ready.budget,
+        PrefillPace(settings.prefill_pause_ms / 1000, settings.prefill_step),
         tuple(sorted(shard.tokenizer.eos_token_ids)),
         settings.canary_interval,
     )
-    mailbox = Mailbox(ready.link, director.compose, director.nap_ms)
+    mailbox = Mailbox(ready.link, director.compose, director.nap_ms, director.chunk)
     engine = ready.engine(ChoosesForAll(director.row, mailbox.header, director.failed))
     context = min(shard.context, ready.budget.reach)
     prompts = TokenizerPrompts(shard.tokenizer, shard.vocab)
@@ -144,7 +146,7 @@ def lead(
 def follow(ready: Ready, leaver: Worker, watchdog: Watchdog) -> str:
     """A worker: computes until told to stop; returns the reason."""
     spectator = Spectator()
-    mailbox = Mailbox(ready.link, spectator.compose, spectator.nap_ms)
+    mailbox = Mailbox(ready.link, spectator.compose, spectator.nap_ms, spectator.chunk)
     leaver.serving = True
     return run_lockstep(
         ready.engine(Follows()), mailbox, spectator, ready.canary, watchdog.progress

@@ -32,7 +32,8 @@ class Settings:
     drain_timeout: float
     stall_timeout: float
     load_timeout: float
-    prefill_step: int  # tokens a prompt advances between two decode steps
+    prefill_step: int  # tokens of a full prefill chunk, as when nothing decodes
+    prefill_pause_ms: float  # what a chunk may add to the step of those who decode
     context_max: int | None  # tokens; None: what the model's config says
     kv_budget_gb: float | None  # 10^9 bytes a rank; None: what is left after the weights
     canary_interval: float  # seconds of idleness between two canaries; 0: only at start
@@ -64,6 +65,7 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
         stall_timeout=_seconds(env, "STALL_TIMEOUT", 60),
         load_timeout=_seconds(env, "LOAD_TIMEOUT", 900),
         prefill_step=_integer(env, "PREFILL_STEP", 512, 16, 65_536),
+        prefill_pause_ms=_decimal(env, "PREFILL_PAUSE_MS", 250, 1, 60_000, "milliseconds"),
         context_max=_integer(env, "CONTEXT_MAX", 0, 0, 100_000_000) or None,
         kv_budget_gb=_decimal(env, "KV_BUDGET_GB", 0, 0, 100_000, "GB") or None,
         canary_interval=_seconds(env, "CANARY_INTERVAL", 0, least=0),

@@ -13,6 +13,7 @@ from server.director import NAP_LAST_MS, Director, Spectator
 from server.errors import ApiError, unavailable
 from server.kv_budget import STEP, KvBudget
 from server.messages import Cancel, Shutdown, Submit
+from server.pacing import PrefillPace
 from server.requests import Common, Sampling
 from server.rows import Scores
 from server.status import Status
@@ -26,7 +27,9 @@ class Desk:
     def __init__(self, max_running: int = 2, max_waiting: int = 4, capacity: int = 10**9) -> None:
         self.line = Line(max_running, max_waiting)
         self.status = Status("demo", "run")
-        self.director = Director(self.line, self.status, vocab=100, budget=KvBudget(capacity))
+        self.director = Director(
+            self.line, self.status, 100, KvBudget(capacity), PrefillPace(0.25, 512)
+        )
 
     def admit(self, count: int = 1, **fields) -> list[Ticket]:
         defaults = {"prompt": [1, 2, 3], "max_tokens": 10, "common": Common()}

@@ -15,6 +15,7 @@ from server.link import Link
 from server.loading import load_shard
 from server.loop import run_lockstep
 from server.mailbox import Mailbox
+from server.pacing import PrefillPace
 from server.requests import Common, Sampling
 from server.status import Status
 from server.tickets import Event, Failed, Line, Prefilled, Score, Scored, Ticket, Token
@@ -36,9 +37,16 @@ class Desk:
         self.link = Link(mx.distributed.init())
         self.line = Line(max_batch, 100)
         self.director = Director(
-            self.line, Status("m", "run"), shard.vocab, KvBudget(2**31 - 1), tuple(eos)
+            self.line,
+            Status("m", "run"),
+            shard.vocab,
+            KvBudget(2**31 - 1),
+            PrefillPace(0.25, 64),
+            tuple(eos),
         )
-        self.mailbox = Mailbox(self.link, self.director.compose, self.director.nap_ms)
+        self.mailbox = Mailbox(
+            self.link, self.director.compose, self.director.nap_ms, self.director.chunk
+        )
         chooser = ChoosesForAll(self.director.row, self.mailbox.header, self.director.failed)
         self.engine = Engine(
             shard.model, self.link, chooser, max_batch=max_batch, prefill_step=64, eos=list(eos)

@@ -87,7 +87,7 @@ def on_ranks(size: int, life) -> list:
     def run(rank: int):
         compose = scribe.compose if rank == 0 else nobody
         nap = (lambda: 7) if rank == 0 else nobody
-        mailbox = Mailbox(FakeLink(meeting, rank), compose, nap)
+        mailbox = Mailbox(FakeLink(meeting, rank), compose, nap, lambda: 7)
         try:
             return life(rank, mailbox, scribe, meeting)
         except BaseException:
@@ -126,7 +126,7 @@ def test_an_idle_meeting_costs_one_collective():
 def test_a_bundle_in_flight_is_frozen_until_it_is_delivered():
     """What arrives meanwhile goes into the next bundle; ranks already know this one's length."""
     scribe = Scribe()
-    mailbox = Mailbox(FakeLink(Meeting(1), 0), scribe.compose, lambda: 0)
+    mailbox = Mailbox(FakeLink(Meeting(1), 0), scribe.compose, lambda: 0, lambda: 7)
     scribe.write()
     first = mailbox.header()
     scribe.write()
@@ -139,7 +139,7 @@ def test_a_bundle_in_flight_is_frozen_until_it_is_delivered():
 
 def test_a_header_read_twice_delivers_once():
     scribe = Scribe()
-    mailbox = Mailbox(FakeLink(Meeting(1), 0), scribe.compose, lambda: 0)
+    mailbox = Mailbox(FakeLink(Meeting(1), 0), scribe.compose, lambda: 0, lambda: 7)
     scribe.write()
     header = Header(*mailbox.header())
     assert len(mailbox.receive(header)) == 1

@@ -1,0 +1,116 @@
+"""Who is prefilled when: long prompts and short ones, alone and beside rows that decode."""
+
+import mlx.core as mx
+import pytest
+
+from server.choosers import Follows
+from server.engine import Engine
+from server.link import Link
+from server.loading import load_shard
+from server.messages import Submit
+from server.tickets import Prefilled, Token
+from tests.tiny_models import tiny_llama
+
+FULL = 64
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    folder = tiny_llama(tmp_path_factory.mktemp("model") / "tiny", context=4096)
+    return load_shard(folder, "tensor", Link(mx.distributed.init()), None, lambda stage: None)
+
+
+class Turns:
+    """An engine that is stepped by hand. A lone worker's tokens are all 0: only order counts."""
+
+    def __init__(self, shard) -> None:
+        link = Link(mx.distributed.init())
+        self.engine = Engine(shard.model, link, Follows(), max_batch=16, prefill_step=FULL, eos=[])
+        self.done: dict[int, int] = {}  # tokens of its prompt that each request has behind it
+        self.first: dict[int, int] = {}  # the turn in which each had its first token
+        self.computed: list[int] = []
+
+    def submit(self, uid: int, tokens: int, **fields) -> None:
+        self.engine.submit(Submit(uid, [1 + uid] * tokens, 1000, **fields))
+
+    def step(self, count: int = 1) -> None:
+        for _ in range(count):
+            turn = self.engine.step()
+            self.computed.append(turn.computed)
+            for uid, event in turn.events:
+                if isinstance(event, Prefilled):
+                    self.done[uid] = event.done
+                elif isinstance(event, Token):
+                    self.first.setdefault(uid, len(self.computed))
+
+
+def test_full_chunks_while_nothing_decodes(shard):
+    turns = Turns(shard)
+    turns.engine.pace(16)
+    turns.submit(1, 200)
+    turns.step(4)
+    assert turns.computed == [64, 64, 64, 7]
+
+
+def test_chunks_keep_to_the_pace_while_others_decode(shard):
+    turns = Turns(shard)
+    turns.submit(1, 2)
+    turns.step(3)
+    turns.engine.pace(20)
+    turns.submit(2, 100)
+    turns.step(6)
+    assert turns.computed[3:] == [20, 20, 20, 20, 19, 0]
+    turns.engine.pace(10**6)
+    turns.submit(3, 100)
+    turns.step()
+    assert turns.computed[-1] == FULL
+
+
+def test_short_prompts_pass_a_long_one_which_goes_on_all_the_same(shard):
+    turns = Turns(shard)
+    turns.submit(1, 2)
+    turns.step(2)
+    turns.engine.pace(64)
+    turns.submit(2, 1000)
+    turns.step()
+    before = turns.done[2]
+    for uid in range(3, 13):
+        turns.submit(uid, 12)
+        turns.step()
+        assert turns.done[2] > before, "the short ones starve it"
+        before = turns.done[2]
+    turns.step(2)
+    assert all(uid in turns.first for uid in range(3, 13))
+    assert 2 not in turns.first
+
+
+def test_long_prompts_are_served_in_their_order(shard):
+    turns = Turns(shard)
+    for uid in (1, 2, 3):
+        turns.submit(uid, 300)
+    turns.step(25)
+    assert turns.first[1] < turns.first[2] < turns.first[3]
+
+
+def test_a_burst_of_short_prompts_shares_its_chunks(shard):
+    turns = Turns(shard)
+    for uid in range(1, 13):
+        turns.submit(uid, 9)
+    turns.step(4)
+    assert turns.computed == [64, 32, 0, 0]
+    assert sorted(turns.first) == list(range(1, 13))
+
+
+def test_a_prompt_of_one_token_needs_no_prefill(shard):
+    turns = Turns(shard)
+    turns.submit(1, 1)
+    turns.step(2)
+    assert turns.computed == [0, 0] and turns.first == {1: 2}
+
+
+def test_a_prompt_that_is_scored_shares_the_chunk_with_the_others(shard):
+    turns = Turns(shard)
+    turns.submit(1, 100, score=True)
+    turns.submit(2, 100)
+    turns.step()
+    assert turns.done == {1: 32, 2: 32}
