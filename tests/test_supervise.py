@@ -16,9 +16,9 @@ from tests.launch_helpers import (
     StubRanks,
     command_of,
     cpu_seconds,
-    loopback_sshd,
     wait_until,
 )
+from tests.nodes import loopback_sshd
 
 END_RANKS = str(LIB / "end_ranks.sh")
 
