@@ -48,6 +48,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -276,7 +277,9 @@ class Node:
         return found
 
     def _end_processes(self) -> None:
-        _kill(self.processes())
+        while running := self.processes():  # One may fork while it is being looked for.
+            _kill(running)
+            time.sleep(0.01)
 
 
 class Nodes:
