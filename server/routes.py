@@ -1,7 +1,7 @@
 """What each URL does. One App, called by the HTTP threads of rank 0. Imports no mlx.
 
 Routes answer with and without /v1. /health, /queue and /v1/models always answer; those that need
-the model are in model_routes.
+the model are in model_routes. The page at / needs no key, as it holds nothing but itself.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,12 @@ from server.errors import ApiError, bad_request, model_not_found
 from server.http_server import Exchange
 from server.model_routes import ModelRoutes
 from server.openapi import describe
+from server.page import Page
 from server.settings import Settings
 from server.status import Status
 from server.tickets import Line
+
+NEED_NO_KEY = ("/", "/health")
 
 
 class App:
@@ -26,8 +29,10 @@ class App:
         self._settings = settings
         self._status = status
         self._line = line
+        self._page = Page()
         self.with_model = ModelRoutes(settings, status, line)
         self._routes: dict[str, dict[str, Callable[[Exchange], None]]] = {
+            "/": {"GET": self._send_page},
             "/health": {"GET": self._health},
             "/queue": {"GET": self._queue},
             "/models": {"GET": self._models},
@@ -51,7 +56,8 @@ class App:
         path = path.removeprefix("/v1").rstrip("/") or "/"
         if path.startswith("/messages"):
             exchange.error_body = messages.error_body
-        if path != "/health" and exchange.command != "OPTIONS":  # browsers ask that without a key
+        # Browsers send OPTIONS without a key.
+        if path not in NEED_NO_KEY and exchange.command != "OPTIONS":
             check_key(exchange, self._settings.api_keys)
         methods = self._find(path)
         method = "GET" if exchange.command == "HEAD" else exchange.command
@@ -76,6 +82,9 @@ class App:
         raise ApiError(404, f"Unknown URL: {path[:200]!r}.", code="unknown_url")
 
     # Small routes.
+
+    def _send_page(self, exchange: Exchange) -> None:
+        exchange.send_body(200, Page.content_type, self._page.body, self._page.headers)
 
     def _health(self, exchange: Exchange) -> None:
         ok = self._status.phase == "ok"
