@@ -11,6 +11,7 @@ notices only time.
 """
 
 import collections
+import itertools
 import logging
 import time
 from dataclasses import dataclass, replace
@@ -101,9 +102,16 @@ class Director:
         self._count()
         return messages
 
-    def deliver(self, events: list[tuple[int, Token | Prefilled]]) -> None:
-        """Hands tokens to their tickets. A uid that was dropped or paused meanwhile is skipped."""
+    def deliver(
+        self, events: list[tuple[int, Token | Prefilled]], step_seconds: float = 0.0
+    ) -> None:
+        """Hands tokens to their tickets. A uid that was dropped or paused meanwhile is skipped.
+
+        step_seconds: how long the engine took over them.
+        """
         now = time.monotonic()
+        record = self._status.record
+        record.step(events, step_seconds)
         if events:
             if self._running and self._last_step:
                 self._step_s += SMOOTHING * (min(now - self._last_step, 5.0) - self._step_s)
@@ -112,7 +120,10 @@ class Director:
             one = self._running.get(uid)
             if one is None:
                 continue
+            if isinstance(event, Prefilled):
+                record.prefilled(one.ticket, event)
             if isinstance(event, Token):
+                record.token(one.ticket, now)
                 if one.row.prompt_scores and not one.generated:
                     one.ticket.put(Scored(one.row.take_prompt_scores()))
                 event = replace(event, score=one.row.take_score())
@@ -210,6 +221,7 @@ class Director:
             one.row = one.row.resume(one.generated)
             self._waiting.appendleft([one])
             paused.append(uid)
+            self._status.record.pauses += 1
             log.info("request %d paused after %d tokens: no KV memory", uid, len(one.generated))
         return paused
 
@@ -234,6 +246,7 @@ class Director:
         if len(self._running) >= self._line.max_running or not self._budget.holds(lengths):
             return False
         self._running[one.ticket.uid] = one
+        self._status.record.started(one.ticket, time.monotonic())
         return True
 
     def _submit(self, started: list[Running]) -> Submit:
@@ -267,6 +280,7 @@ class Director:
 
     def _fail(self, uid: int, reason: str) -> None:
         log.error("request %d failed: %s", uid, reason)
+        self._status.note(f"request {uid} failed: {reason}")
         self._running[uid].ticket.put(Failed(engine_failed(reason)))
 
     def _forget(self, uid: int) -> None:
@@ -284,6 +298,9 @@ class Director:
         self._status.kv_used = self._budget.cost(r.length for r in self._running.values())
         self._status.running = len(self._running)
         self._status.waiting = max(0, self._line.held() - len(self._running))
+        # The paused ones are at the head of the line.
+        begun = itertools.takewhile(lambda group: group[0].generated, self._waiting)
+        self._status.paused = sum(1 for _ in begun)
 
 
 class Spectator:
@@ -292,7 +309,9 @@ class Spectator:
     def compose(self) -> list[Message]:
         return []
 
-    def deliver(self, events: list[tuple[int, Token | Prefilled]]) -> None:
+    def deliver(
+        self, events: list[tuple[int, Token | Prefilled]], step_seconds: float = 0.0
+    ) -> None:
         pass
 
     def refused(self, uid: int, error: Exception) -> None:

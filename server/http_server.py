@@ -397,6 +397,7 @@ class Exchange(BaseHTTPRequestHandler):
 
     def send_api_error(self, error: ApiError) -> None:
         """An error, whatever has been sent so far: a JSON answer, or the end of a stream."""
+        self.account.error = error
         body = self.error_body(error)
         if self._chunked:
             self.send_event(body)
@@ -404,6 +405,10 @@ class Exchange(BaseHTTPRequestHandler):
             self.close_connection = True
         elif not self._answered:
             self.send_json(error.status, body, error.headers())
+
+    def send_response(self, code, message=None) -> None:
+        self.account.code = int(code)
+        super().send_response(code, message)
 
     def begin_stream(self) -> None:
         """The 200 of a server-sent event stream."""
@@ -465,7 +470,7 @@ class Exchange(BaseHTTPRequestHandler):
         try:
             self.send_api_error(error)
         except OSError:
-            pass  # nobody to tell
+            self.account.left = True  # nobody to tell
 
     # The standard library's own voice.
 

@@ -52,6 +52,7 @@ def _paths() -> dict[str, Any]:
         "/": {"get": page},
         "/health": {"get": health},
         "/queue": {"get": _get("How many requests wait and run", "Queue")},
+        "/cluster": {"get": _get("The whole cluster at a glance", "Cluster")},
         "/models": {"get": _get("The served model, as a list", "Models")},
         "/models/{model}": {
             "parameters": [model],
