@@ -38,6 +38,7 @@
 #   PREFILL_PAUSE_MS    How long a chunk may hold up the requests that decode (250)
 #   ALLOWED_ORIGINS     Web pages that may call the server (none)
 #   LOG_DIR             (logs/)
+#   LOG_MAX_MB          Size at which the log is rotated; 4 older parts are kept (100; 0: never)
 #   LOG_LEVEL           INFO, DEBUG, WARNING or ERROR (INFO)
 #   CLUSTER_PORT        Where ranks meet (32323; --local: from HTTP_PORT)
 #   PYTHON              Interpreter, the same path on every host (.venv/bin/python), or
@@ -219,6 +220,7 @@ main() {
     --log "$LOG" --health-url "$URL/health")
   [ -z "$DETACH" ] || command+=(--detach)
   [ -n "$RESTART" ] || command+=(--no-restart)
+  [ -z "${LOG_MAX_MB-}" ] || command+=(--log-max-mb "$LOG_MAX_MB")
   command+=(-- "${LAUNCHER[@]}" "$ROOT/server/openai_cluster_server.py"
     --run-dir "$RUN_DIR" --run-id "$RUN_ID")
 
@@ -230,6 +232,14 @@ main() {
   printf '%s\n' "$HOSTS" >"$RUN_DIR/hosts"
   # The stop script must wait as long as this server may drain.
   printf '%s\n' "${DRAIN_TIMEOUT:-30}" >"$RUN_DIR/drain_timeout"
+  # What status.sh and logs.sh cannot know otherwise; no secrets.
+  {
+    printf 'RUN_ID=%s\n' "$RUN_ID"
+    printf 'MODEL_ID=%s\n' "$MODEL_ID"
+    printf 'URL=%s\n' "$URL"
+    printf 'LOG=%s\n' "$LOG"
+    printf 'API_KEY_FILE=%s\n' "${API_KEY_FILE-}"
+  } >"$RUN_DIR/started_with"
   log "starting $MODEL_ID on $RANKS rank(s) over $BACKEND, port $HTTP_PORT"
   if [ -z "$DETACH" ]; then
     exec "${command[@]}"

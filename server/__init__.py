@@ -21,6 +21,6 @@ The stages of a request, in the order in which it meets them:
 
 Beside them: link (collectives), handshake, model_files and canary (are all ranks the same?),
 loading, kv_budget, watchdog, lifeline, pidfile and shutdown (how a rank notices that it should
-end), status (what /health says), openapi (the routes described), and exit_codes (what a rank's
-end tells the supervisor).
+end), status (what /health says), openapi (the routes described), page (the page at /), and
+exit_codes (what a rank's end tells the supervisor).
 """

@@ -26,13 +26,13 @@ def answer(exchange: Exchange, dialect: Dialect, generation: Generation, stream:
         send(exchange, dialect, generation, pieces)
         outcome = "done"
     except ClientGone:
-        outcome = "client left"
+        outcome, exchange.account.left = "client left", True
         exchange.close_connection = True
     except OSError:
         outcome = "client left"
         raise
     except ApiError as error:
-        outcome = f"error {error.status}"
+        outcome, exchange.account.error = f"error {error.status}", error
         _send_error(exchange, dialect, error)
     finally:
         pieces.close()  # cancels, unless the answer is complete

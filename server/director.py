@@ -11,6 +11,7 @@ notices only time.
 """
 
 import collections
+import itertools
 import logging
 import time
 from dataclasses import dataclass, replace
@@ -84,7 +85,6 @@ class Director:
         self._idle_ms = NAP_FIRST_MS
         self._step_s = 0.05  # running averages, for Retry-After and for admission
         self._answer_tokens = 128.0
-        self._last_turn = 0.0
         line.estimate_wait = self._estimate_wait
 
     # What the loop asks of it.
@@ -104,17 +104,29 @@ class Director:
         self._count()
         return messages
 
-    def deliver(self, events: list[tuple[int, Token | Prefilled]], computed: int = 0) -> None:
+    def deliver(
+        self, events: list[tuple[int, Token | Prefilled]], computed: int = 0, seconds: float = 0.0
+    ) -> None:
         """Hands tokens to their tickets. A uid that was dropped or paused meanwhile is skipped.
 
-        computed: tokens of prompts that the same turn of the engine took.
+        computed: tokens of prompts that the engine took in the same turn. seconds: how long the
+        turn took it.
         """
-        self._time(computed)
+        now = time.monotonic()
+        record = self._status.record
+        record.step(events, seconds)
+        if computed:
+            self._pace.observe(computed, seconds, self._step_s)
+        elif events:
+            self._step_s += SMOOTHING * (min(seconds, 5.0) - self._step_s)
         for uid, event in events:
             one = self._running.get(uid)
             if one is None:
                 continue
+            if isinstance(event, Prefilled):
+                record.prefilled(one.ticket, event)
             if isinstance(event, Token):
+                record.token(one.ticket, now)
                 if one.row.prompt_scores and not one.generated:
                     one.ticket.put(Scored(one.row.take_prompt_scores()))
                 event = replace(event, score=one.row.take_score())
@@ -135,7 +147,6 @@ class Director:
         """How long all ranks nap after the coming meeting; grows while nothing happens."""
         if self._running or self._waiting or self._line.arrived.is_set():
             return 0
-        self._last_turn = 0.0
         self._idle_ms = min(self._idle_ms * 2, NAP_LAST_MS)
         return self._idle_ms
 
@@ -175,18 +186,6 @@ class Director:
     def fail_all(self, error: ApiError) -> None:
         """Answers everything held with error. For the end of the process; thread-safe."""
         self._line.fail_all(error)
-
-    def _time(self, computed: int) -> None:
-        """Learns from the clock how long a turn takes, with a chunk of a prompt and without."""
-        now = time.monotonic()
-        took = min(now - self._last_turn, 5.0) if self._last_turn else None
-        self._last_turn = now
-        if took is None:
-            return
-        if computed:
-            self._pace.observe(computed, took, self._step_s)
-        else:
-            self._step_s += SMOOTHING * (took - self._step_s)
 
     def _fresh(self, ticket: Ticket) -> Running:
         row = Row(
@@ -228,6 +227,7 @@ class Director:
             one.row = one.row.resume(one.generated)
             self._waiting.appendleft([one])
             paused.append(uid)
+            self._status.record.pauses += 1
             log.info("request %d paused after %d tokens: no KV memory", uid, len(one.generated))
         return paused
 
@@ -252,6 +252,7 @@ class Director:
         if len(self._running) >= self._line.max_running or not self._budget.holds(lengths):
             return False
         self._running[one.ticket.uid] = one
+        self._status.record.started(one.ticket, time.monotonic())
         return True
 
     def _submit(self, started: list[Running]) -> Submit:
@@ -285,6 +286,7 @@ class Director:
 
     def _fail(self, uid: int, reason: str) -> None:
         log.error("request %d failed: %s", uid, reason)
+        self._status.note(f"request {uid} failed: {reason}")
         self._running[uid].ticket.put(Failed(engine_failed(reason)))
 
     def _forget(self, uid: int) -> None:
@@ -302,6 +304,9 @@ class Director:
         self._status.kv_used = self._budget.cost(r.length for r in self._running.values())
         self._status.running = len(self._running)
         self._status.waiting = max(0, self._line.held() - len(self._running))
+        # The paused ones are at the head of the line.
+        begun = itertools.takewhile(lambda group: group[0].generated, self._waiting)
+        self._status.paused = sum(1 for _ in begun)
 
 
 class Spectator:
@@ -310,7 +315,9 @@ class Spectator:
     def compose(self) -> list[Message]:
         return []
 
-    def deliver(self, events: list[tuple[int, Token | Prefilled]], computed: int = 0) -> None:
+    def deliver(
+        self, events: list[tuple[int, Token | Prefilled]], computed: int = 0, seconds: float = 0.0
+    ) -> None:
         pass
 
     def refused(self, uid: int, error: Exception) -> None:

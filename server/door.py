@@ -9,10 +9,13 @@ from server.http_server import Exchange
 PREFLIGHT_S = 600  # a browser may remember a preflight's answer for so long
 
 
-def check_key(exchange: Exchange, keys: tuple[str, ...]) -> None:
-    """Raises ApiError 401 unless the request has one of the keys; no keys: open to all."""
+def check_key(exchange: Exchange, keys: tuple[str, ...], labels: tuple[str, ...]) -> str | None:
+    """The label of the key that the request has; None without keys: open to all.
+
+    Raises ApiError 401 for a request with none of the keys.
+    """
     if not keys:
-        return
+        return None
     bearer = exchange.headers.get("Authorization", "")
     scheme, _, token = bearer.partition(" ")
     given = token.strip() if scheme.lower() == "bearer" else ""
@@ -28,6 +31,7 @@ def check_key(exchange: Exchange, keys: tuple[str, ...]) -> None:
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    return labels[right.index(True)]
 
 
 def cross_origin(exchange: Exchange, allowed: tuple[str, ...]) -> dict[str, str]:

@@ -37,7 +37,11 @@ class Choice:
     pending: list[TokenLogprob] = field(default_factory=list)  # of tokens with no text yet
     ahead: int = 0  # bytes by which the tokens told so far exceed their text
     begun: bool = False
-    finished: bool = False
+    finish: str | None = None  # the finish reason, once there is one
+
+    @property
+    def finished(self) -> bool:
+        return self.finish is not None
 
     def take_pending(self, parts: Parts) -> tuple[TokenLogprob, ...]:
         """What goes out with parts."""
@@ -119,12 +123,23 @@ class Generation:
         for choice in self._choices:
             self._line.answered(choice.ticket)
 
+    def finishes(self) -> list[str]:
+        """The finish reasons of the choices that have one."""
+        return [choice.finish for choice in self._choices if choice.finish is not None]
+
+    def tickets(self) -> list[Ticket]:
+        """The ticket of each choice."""
+        return [choice.ticket for choice in self._choices]
+
     def usage(self) -> Usage:
         """Tokens so far; the prompt of several choices counts once."""
-        prompts = {id(choice.ticket.prompt): choice.ticket.prompt for choice in self._choices}
+        prompts: dict[int, list[Ticket]] = {}
+        for choice in self._choices:
+            prompts.setdefault(id(choice.ticket.prompt), []).append(choice.ticket)
         return Usage(
-            prompt=sum(len(prompt) for prompt in prompts.values()),
+            prompt=sum(len(tickets[0].prompt) for tickets in prompts.values()),
             completion=self.completion_tokens,
+            cached=sum(max(t.cached for t in tickets) for tickets in prompts.values()),
             reasoning=sum(choice.text.reasoning_tokens for choice in self._choices),
         )
 
@@ -160,7 +175,7 @@ class Generation:
             parts += rest
         if finish is None and not parts:
             return None
-        choice.finished = finish is not None
+        choice.finish = finish
         return Piece(index, parts, choice.take_pending(parts), finish, choice.text.stopped)
 
     def _echo(self, index: int, choice: Choice) -> Piece:

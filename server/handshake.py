@@ -9,14 +9,17 @@ import os
 import platform
 import socket
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from server.fleet import Machine, Member
 from server.link import Link
-from server.model_files import fingerprint, fingerprint_files
+from server.machine import describe_machine
+from server.model_files import fingerprint_files
 from server.settings import Settings
-from server.status import Member
+from server.versions import code_fingerprint
 
 PACKAGES = ("mlx", "mlx-lm", "transformers")
 
@@ -58,11 +61,12 @@ def introduce(settings: Settings, link: Link) -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "model_dir": str(settings.model_dir),
+        "machine": asdict(describe_machine()),
         "same": {
             "ranks": link.size,
             "python": platform.python_version(),
             **{name: version(name) for name in PACKAGES},
-            "server code": _code_fingerprint(),
+            "server code": code_fingerprint(),
             "PARALLEL": settings.parallel,
             "MAX_BATCH": settings.max_batch,
             "PREFILL_STEP": settings.prefill_step,
@@ -75,7 +79,10 @@ def shake_hands(mine: dict[str, Any], link: Link) -> tuple[Member, ...]:
     """Gathers all introductions. Raises Mismatch, naming the rank and both values."""
     gathered = [json.loads(data) for data in link.gather_bytes(json.dumps(mine).encode())]
     compare(gathered)
-    return tuple(Member(g["rank"], g["host"], g["pid"], g["model_dir"]) for g in gathered)
+    return tuple(
+        Member(g["rank"], g["host"], g["pid"], g["model_dir"], Machine(**g.get("machine", {})))
+        for g in gathered
+    )
 
 
 def compare(gathered: list[dict[str, Any]]) -> None:
@@ -94,8 +101,3 @@ def compare(gathered: list[dict[str, Any]]) -> None:
     if differences:
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise Mismatch("the ranks differ: " + "; ".join(differences[:5]) + more)
-
-
-def _code_fingerprint() -> str:
-    folder = Path(__file__).parent
-    return fingerprint([(p.name, p.read_text("utf-8")) for p in sorted(folder.glob("*.py"))])

@@ -23,6 +23,7 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
+from server.account import Account
 from server.errors import ApiError, bad_request, engine_failed, unavailable
 
 IDLE_S = 75.0  # keep-alive: until the next request's first byte
@@ -93,7 +94,8 @@ class LineReader(io.BufferedReader):
 class Server(ThreadingMixIn, TCPServer):
     """Listens as soon as it is built, so that /health can say "loading".
 
-    app(exchange) answers one request. Raises OSError when the address is taken.
+    app(exchange) answers one request; on_closed(account), if given, hears of its end.
+    Raises OSError when the address is taken.
     """
 
     # Not http.server's HTTPServer, which asks DNS for the host's name before it listens.
@@ -109,6 +111,8 @@ class Server(ThreadingMixIn, TCPServer):
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         self.app = app
+        self.on_closed: Callable[[Account], None] = getattr(app, "closed", lambda account: None)
+        self.on_refused: Callable[[], None] = getattr(app, "connection_refused", lambda: None)
         self._places = threading.BoundedSemaphore(max_connections)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         _allow_files(max_connections + SPARE_FILES)
@@ -144,6 +148,7 @@ class Server(ThreadingMixIn, TCPServer):
 
     def _refuse(self, request: socket.socket) -> None:
         """503 from the accepting thread, which must not wait for anybody."""
+        self.on_refused()
         error = unavailable("Too many connections.", "too_many_connections")
         body = json.dumps(error.body()).encode() + b"\n"
         head = (
@@ -213,12 +218,17 @@ class Exchange(BaseHTTPRequestHandler):
             except SlowClient:
                 self._give_up(ApiError(408, "The request took too long to arrive."))
             except OSError:
+                self.account.left = True
                 return  # the client is gone; whoever worked for it has noticed
+            finally:
+                if self.account.route or self.account.code:
+                    self.server.on_closed(self.account)
         if self._unread:
             self._linger()
 
     def _fresh(self) -> None:
         self.request_id = "req_" + uuid.uuid4().hex[:24]
+        self.account = Account(self.request_id)
         self.requestline = self.command = self.path = ""
         self.request_version = "HTTP/1.1"
         self.headers = {}  # type: ignore[assignment]  # until parsed
@@ -265,6 +275,7 @@ class Exchange(BaseHTTPRequestHandler):
         except SlowClient:
             self._give_up(ApiError(408, "The body took too long to arrive."))
         except (ConnectionError, TimeoutError):
+            self.account.left = True
             raise  # the client's doing
         except Exception:
             log.exception("%s %r failed", self.request_id, self.path[:200])
@@ -368,9 +379,15 @@ class Exchange(BaseHTTPRequestHandler):
         """One JSON body. HEAD gets the headers alone."""
         # Escaped ASCII: a lone surrogate in an echoed name cannot break the encoding.
         data = json.dumps(body, ensure_ascii=True).encode() + b"\n"
+        self.send_body(status, "application/json", data, headers)
+
+    def send_body(
+        self, status: int, content_type: str, data: bytes, headers: dict[str, str] | None = None
+    ) -> None:
+        """One body of whatever kind. HEAD gets the headers alone."""
         self._answered = True
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -380,6 +397,7 @@ class Exchange(BaseHTTPRequestHandler):
 
     def send_api_error(self, error: ApiError) -> None:
         """An error, whatever has been sent so far: a JSON answer, or the end of a stream."""
+        self.account.error = error
         body = self.error_body(error)
         if self._chunked:
             self.send_event(body)
@@ -387,6 +405,10 @@ class Exchange(BaseHTTPRequestHandler):
             self.close_connection = True
         elif not self._answered:
             self.send_json(error.status, body, error.headers())
+
+    def send_response(self, code, message=None) -> None:
+        self.account.code = int(code)
+        super().send_response(code, message)
 
     def begin_stream(self) -> None:
         """The 200 of a server-sent event stream."""
@@ -448,7 +470,7 @@ class Exchange(BaseHTTPRequestHandler):
         try:
             self.send_api_error(error)
         except OSError:
-            pass  # nobody to tell
+            self.account.left = True  # nobody to tell
 
     # The standard library's own voice.
 

@@ -5,6 +5,7 @@ collective, or by meeting for it), carry out the messages that the header announ
 that steers the loop is shared data, so that no two ranks can take different branches.
 """
 
+import time
 from collections.abc import Callable
 
 from server.director import Director, Spectator
@@ -29,8 +30,9 @@ def run_lockstep(
         header = None
         if engine.busy:
             progress("engine step")
+            began = time.monotonic()
             turn = engine.step()
-            director.deliver(turn.events, turn.computed)
+            director.deliver(turn.events, turn.computed, time.monotonic() - began)
             header = turn.header
         if header is None:
             progress("meeting")

@@ -181,6 +181,8 @@ class ModelRoutes:
             self._settings.req_timeout,
         )
         self._line.admit(firsts)
+        exchange.account.generation, exchange.account.stream = generation, common.stream
+        self._status.record.admitted(generation)
         answer(exchange, dialect, generation, common.stream)
 
     def _frame(self, model: Model, common: Common, prompts: int) -> tuple:

@@ -72,6 +72,7 @@ def main() -> None:
 
     def tell_clients(reason: str) -> None:
         status.phase, status.detail = "failed", reason
+        status.note(f"ending: {reason}")
         leaver.last_words(f"The server is restarting: {reason}.")
 
     def leave(code: int, reason: str) -> NoReturn:
@@ -85,6 +86,7 @@ def main() -> None:
     app = App(settings, status, line)
     if rank == 0:
         _open_door(settings, app, leave)
+        status.series.start()
 
     def tell(stage: str) -> None:
         watchdog.progress(stage)
@@ -93,7 +95,7 @@ def main() -> None:
         status.detail = stage
 
     try:
-        link = _join(settings, tell)
+        link = _join(settings, status, tell)
         handle_signals(leaver)
         reason = _live(settings, link, tell, app, status, line, leaver, watchdog)
     except Exception as error:
@@ -102,12 +104,13 @@ def main() -> None:
     leaver.end(OK)
 
 
-def _join(settings: Settings, tell):
+def _join(settings: Settings, status: Status, tell):
     # mlx and mlx-lm take seconds to import; the port is open by now. Then MLX waits for the other
     # ranks in native code, for ever, and no other thread of ours can run meanwhile.
     with limit_native(settings.load_timeout), signals_end_at_once():
         from server import rank
 
+        status.backend = rank.name_backend(os.environ)
         tell("joining the other ranks")
         return rank.join(os.environ)
 
@@ -115,7 +118,7 @@ def _join(settings: Settings, tell):
 def _live(settings, link, tell, app, status, line, leaver, watchdog) -> str:
     from server import rank
 
-    ready = rank.prepare(settings, link, tell)
+    ready = rank.prepare(settings, link, status, tell)
     watchdog.set_limit(settings.stall_timeout)
     if isinstance(leaver, RankZero):
         return rank.lead(ready, line, app, status, leaver, watchdog)

@@ -45,9 +45,14 @@ def _paths() -> dict[str, Any]:
     health = _get("Whether the server is ready", "Health", errors=())
     health["responses"]["503"] = _answer("Loading, draining or failed", "Health")
     health["security"] = []
+    page = _get("The page for people", None, errors=())
+    page["responses"]["200"]["content"] = {"text/html": {"schema": string()}}
+    page["security"] = []
     return {
+        "/": {"get": page},
         "/health": {"get": health},
         "/queue": {"get": _get("How many requests wait and run", "Queue")},
+        "/cluster": {"get": _get("The whole cluster at a glance", "Cluster")},
         "/models": {"get": _get("The served model, as a list", "Models")},
         "/models/{model}": {
             "parameters": [model],

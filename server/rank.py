@@ -6,7 +6,8 @@ rank 0 and a worker is chosen here, once: the director and the chooser.
 
 import logging
 import threading
-from collections.abc import Callable, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -15,6 +16,7 @@ from server.canary import check_link, check_model
 from server.choosers import Chooser, ChoosesForAll, Follows
 from server.director import Director, Spectator
 from server.engine import Engine
+from server.fleet import Member
 from server.handshake import Mismatch, introduce, promised_group, shake_hands
 from server.kv_budget import KvBudget, measure_capacity
 from server.link import Link
@@ -28,7 +30,7 @@ from server.prompts import TokenizerPrompts
 from server.routes import App
 from server.settings import Settings
 from server.shutdown import RankZero, Worker
-from server.status import Member, Status
+from server.status import Status
 from server.tickets import Line
 from server.watchdog import Watchdog
 
@@ -81,14 +83,24 @@ def join(env: MutableMapping[str, str]) -> Link:
     return Link(group)
 
 
-def prepare(settings: Settings, link: Link, tell: Callable[[str], None]) -> Ready:
+def name_backend(env: Mapping[str, str]) -> str:
+    """What carries the collectives: "ring", "jaccl", "jaccl-ring", or "none" for a single rank."""
+    backend, ranks = promised_group(env)
+    if ranks == 1:
+        return "none"
+    around = env.get("MLX_JACCL_RING") or env.get("JACCL_RING")
+    return "jaccl-ring" if backend == "jaccl" and around else backend
+
+
+def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str], None]) -> Ready:
     """Handshake, load, and proof. tell is called with what comes next: the watchdog's food.
 
     Raises Mismatch or Unloadable, on every rank alike.
     """
     tell("handshake")
     introduction = introduce(settings, link)
-    members = shake_hands(introduction, link)
+    members = status.fleet.members = shake_hands(introduction, link)
+    status.fleet.hear()
     tell(f"loading on {link.size} ranks")
     shard = load_shard(settings.model_dir, settings.parallel, link, settings.context_max, tell)
     tell("waiting for all ranks to load")
@@ -99,6 +111,7 @@ def prepare(settings: Settings, link: Link, tell: Callable[[str], None]) -> Read
     tell("measuring the KV cache")
     ranks_here = sum(m.host == members[link.rank].host for m in members)
     capacity, per_token = measure_capacity(shard.model, settings.kv_budget_gb, ranks_here)
+    status.kv_token_bytes = per_token
     budget = KvBudget(min(int(c) for c in link.gather_bytes(str(capacity).encode())))
     log.info("KV memory: room for %d tokens, %d bytes each here", budget.capacity, per_token)
     if not budget.reach:
@@ -133,10 +146,11 @@ def lead(
     prompts = TokenizerPrompts(shard.tokenizer, shard.vocab)
     threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
     app.with_model.model = Model(prompts, context, shard.sampling, ready.system)
-    status.members, status.context = ready.members, context
+    status.context = context
     status.kv_capacity = ready.budget.capacity
     leaver.stop = director.stop
     status.phase, status.detail = "ok", "serving"
+    status.note(f"ready after {time.time() - status.started:.0f} s")
     log.info(
         "ready: %s on %d ranks, http port %d", status.model_id, ready.link.size, settings.http_port
     )

@@ -1,22 +1,31 @@
 """What each URL does. One App, called by the HTTP threads of rank 0. Imports no mlx.
 
 Routes answer with and without /v1. /health, /queue and /v1/models always answer; those that need
-the model are in model_routes.
+the model are in model_routes. The page at / needs no key, as it holds nothing but itself.
 """
 
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from server.account import UNREADABLE, Account
+from server.cluster_state import describe_cluster
 from server.dialects import messages
 from server.door import check_key, cross_origin
 from server.errors import ApiError, bad_request, model_not_found
 from server.http_server import Exchange
 from server.model_routes import ModelRoutes
 from server.openapi import describe
+from server.page import Page
 from server.settings import Settings
 from server.status import Status
 from server.tickets import Line
+
+NEED_NO_KEY = ("/", "/health")
+
+
+# Known by their names without /v1, though they answer with it, too.
+BARE = ("/health", "/queue", "/cluster", "/openapi.json")
 
 
 class App:
@@ -26,10 +35,13 @@ class App:
         self._settings = settings
         self._status = status
         self._line = line
+        self._page = Page()
         self.with_model = ModelRoutes(settings, status, line)
         self._routes: dict[str, dict[str, Callable[[Exchange], None]]] = {
+            "/": {"GET": self._send_page},
             "/health": {"GET": self._health},
             "/queue": {"GET": self._queue},
+            "/cluster": {"GET": self._cluster},
             "/models": {"GET": self._models},
             "/chat/completions": {"POST": self.with_model.chat},
             "/completions": {"POST": self.with_model.completions},
@@ -49,10 +61,14 @@ class App:
         except ValueError:
             raise bad_request("The URL is malformed.") from None
         path = path.removeprefix("/v1").rstrip("/") or "/"
+        exchange.account.method, exchange.account.route = exchange.command, self._name(path)
+        self._status.record.received(exchange.account)
         if path.startswith("/messages"):
             exchange.error_body = messages.error_body
-        if path != "/health" and exchange.command != "OPTIONS":  # browsers ask that without a key
-            check_key(exchange, self._settings.api_keys)
+        # Browsers send OPTIONS without a key.
+        if path not in NEED_NO_KEY and exchange.command != "OPTIONS":
+            keys, labels = self._settings.api_keys, self._settings.api_key_labels
+            exchange.account.key = check_key(exchange, keys, labels)
         methods = self._find(path)
         method = "GET" if exchange.command == "HEAD" else exchange.command
         if exchange.command == "OPTIONS":
@@ -75,7 +91,27 @@ class App:
             return {"GET": lambda exchange: self._one_model(exchange, name)}
         raise ApiError(404, f"Unknown URL: {path[:200]!r}.", code="unknown_url")
 
+    def closed(self, account: Account) -> None:
+        """Hears of the end of each request."""
+        if not account.route:
+            account.route = UNREADABLE
+            self._status.record.received(account)
+        self._status.record.closed(account)
+
+    def connection_refused(self) -> None:
+        """Hears of a connection beyond the most that can be open."""
+        self._status.record.connections_refused += 1
+
+    def _name(self, path: str) -> str:
+        """A route's name for the record: one of few, whatever clients ask for."""
+        if path in self._routes:
+            return path if path in BARE else "/v1" + path
+        return "/v1/models/{model}" if path.startswith("/models/") else "other"
+
     # Small routes.
+
+    def _send_page(self, exchange: Exchange) -> None:
+        exchange.send_body(200, Page.content_type, self._page.body, self._page.headers)
 
     def _health(self, exchange: Exchange) -> None:
         ok = self._status.phase == "ok"
@@ -91,6 +127,11 @@ class App:
                 "running": self._status.running,
                 "max_running": self._line.max_running,
             },
+        )
+
+    def _cluster(self, exchange: Exchange) -> None:
+        exchange.send_json(
+            200, describe_cluster(self._settings, self._status), {"Cache-Control": "no-store"}
         )
 
     def _openapi(self, exchange: Exchange) -> None:

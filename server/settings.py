@@ -38,6 +38,7 @@ class Settings:
     kv_budget_gb: float | None  # 10^9 bytes a rank; None: what is left after the weights
     canary_interval: float  # seconds of idleness between two canaries; 0: only at start
     api_keys: tuple[str, ...]
+    api_key_labels: tuple[str, ...]  # for each key, what the request log calls it
     allowed_origins: tuple[str, ...]
     log_level: str
     restarts: int  # told by the supervisor, shown in /health
@@ -51,6 +52,7 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
     a value that is not allowed.
     """
     model_dir = _directory(env, "MODEL_DIR")
+    keys = _api_keys(env) if rank == 0 else ()
     return Settings(
         model_dir=model_dir,
         model_id=_text(env, "MODEL_ID") or model_dir.name,
@@ -69,7 +71,8 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
         context_max=_integer(env, "CONTEXT_MAX", 0, 0, 100_000_000) or None,
         kv_budget_gb=_decimal(env, "KV_BUDGET_GB", 0, 0, 100_000, "GB") or None,
         canary_interval=_seconds(env, "CANARY_INTERVAL", 0, least=0),
-        api_keys=_api_keys(env) if rank == 0 else (),
+        api_keys=tuple(key for key, _ in keys),
+        api_key_labels=tuple(label for _, label in keys),
         allowed_origins=tuple(_text(env, "ALLOWED_ORIGINS").replace(",", " ").split()),
         log_level=_choice(env, "LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
         restarts=_integer(env, "SUPERVISOR_RESTARTS", 0, 0, 10**9),
@@ -136,22 +139,27 @@ def _directory(env: Mapping[str, str], name: str) -> Path:
     return path
 
 
-def _api_keys(env: Mapping[str, str]) -> tuple[str, ...]:
-    """Keys from API_KEY (separated by commas) and API_KEY_FILE (one a line)."""
+def _api_keys(env: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Keys and their labels, from API_KEY (separated by commas) and API_KEY_FILE (one a line).
+
+    In the file a label may follow its key after a blank; without one a key is known by its place
+    among all keys: "key 1", "key 2".
+    """
     text = _text(env, "API_KEY")
-    keys = [key.strip() for key in text.split(",")]
-    if text and not any(keys):
+    keys = [(key.strip(), "") for key in text.split(",") if key.strip()]
+    if text and not keys:
         # As with an empty file below. The value is not shown: settings are logged.
         raise SettingError("API_KEY holds no key; must be one or more, separated by commas")
     file = _text(env, "API_KEY_FILE")
     if file:
         try:
-            keys += [line.strip() for line in Path(file).read_text("utf-8").splitlines()]
+            lines = [line.split(None, 1) for line in Path(file).read_text("utf-8").splitlines()]
+            keys += [(key, "".join(label).strip()) for key, *label in filter(None, lines)]
         except (OSError, UnicodeDecodeError) as error:
             raise SettingError(
                 f"API_KEY_FILE={file!r}: must be a readable text file with one key a line: {error}"
             ) from None
-        if not any(keys):
+        if not keys:
             # An empty file must not silently open the door.
             raise SettingError(f"API_KEY_FILE={file!r}: holds no key; must have one a line")
-    return tuple(key for key in keys if key)
+    return tuple((key, label or f"key {n}") for n, (key, label) in enumerate(keys, 1))

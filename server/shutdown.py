@@ -67,6 +67,7 @@ class RankZero(Leaver):
             log.info("asked to end; ending already")
             return
         serving, self._status.phase = self._status.phase == "ok", "draining"
+        self._status.note("draining: asked to end")
         if not serving or self.stop is None:
             log.info("ending: asked to, before the model was ready")
             self.end(OK)

@@ -1,25 +1,25 @@
-"""What /health, /queue and /v1/models say: one object, written by the main thread of rank 0.
+"""What /health, /queue, /cluster and /v1/models say: one object, written by rank 0's main thread.
 
 Single attributes are replaced whole, so HTTP threads may read them without a lock.
 """
 
+import collections
 import time
-from dataclasses import dataclass
 from typing import Any
 
+from server.fleet import Fleet, Member
+from server.recorder import Recorder
+from server.series import Series
 
-@dataclass(frozen=True)
-class Member:
-    """One rank as it introduced itself in the handshake."""
-
-    rank: int
-    host: str
-    pid: int
-    model_dir: str
+EVENTS_KEPT = 50
+EVENT_CHARS = 500
 
 
 class Status:
-    """phase: "loading", then "ok", then "draining"; "failed" just before the process ends."""
+    """phase: "loading", then "ok", then "draining"; "failed" just before the process ends.
+
+    record counts what happens, fleet knows the ranks, series the last minutes.
+    """
 
     def __init__(self, model_id: str, run_id: str, restarts: int = 0, last_failure: str = ""):
         self.model_id = model_id
@@ -29,12 +29,41 @@ class Status:
         self.started = time.time()
         self.phase = "loading"
         self.detail = "starting"
-        self.members: tuple[Member, ...] = ()
+        self.record = Recorder()
+        self.fleet = Fleet()
+        self.series = Series(self)
+        self.world_size = 0  # as the launcher promises; the members are those that have joined
+        self.backend = "none"
         self.context = 0  # tokens; 0 until the model is loaded
         self.running = 0
         self.waiting = 0
+        self.paused = 0  # of those that wait: how many had begun
         self.kv_capacity = 0  # tokens
         self.kv_used = 0
+        self.kv_token_bytes = 0  # that a token costs rank 0
+        self.link_latency: float | None = None  # seconds, of a small sum over all ranks
+        self.link_bandwidth: float | None = None  # bytes/s, of a large one
+        self.prefix_entries = 0
+        self.prefix_tokens = 0  # in the entries
+        self.prefix_hit_tokens = 0  # of prompts, that need not be computed; so far
+        self.prefix_miss_tokens = 0  # that had to be
+        self.prefix_evicted_tokens = 0
+        self.events: collections.deque[tuple[float, str]] = collections.deque(maxlen=EVENTS_KEPT)
+        if restarts:
+            self.note(
+                f"restarted (restart {restarts}); the end before: {last_failure or 'unknown'}"
+            )
+        else:
+            self.note("started")
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The ranks, once they have introduced themselves."""
+        return self.fleet.members
+
+    def note(self, text: str) -> None:
+        """Remembers an event, for whoever looks at the cluster. Any thread of rank 0."""
+        self.events.append((round(time.time(), 1), text[:EVENT_CHARS]))
 
     def health(self) -> dict[str, Any]:
         """The body of GET /health."""

@@ -12,6 +12,7 @@ for folder in (ROOT, ROOT / "scripts" / "lib"):
     sys.path.insert(0, str(folder))
 
 from tests.cluster import Cluster  # noqa: E402
+from tests.nodes import NODE_NAMES, running_nodes  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +63,19 @@ def shared_cluster(demo_model_dir, tmp_path_factory):
     yield get
     for one in running.values():
         one.end()
+
+
+@pytest.fixture(scope="session")
+def _all_nodes(tmp_path_factory):
+    with running_nodes(tmp_path_factory.mktemp("nodes") / "n", NODE_NAMES) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def nodes(_all_nodes):
+    """Several sshd's that stand for the hosts of a cluster; see tests/nodes.py."""
+    yield _all_nodes
+    _all_nodes.reset()
 
 
 def pytest_configure(config):

@@ -100,7 +100,7 @@ class FrontEnd:
         settings = read_settings({"MODEL_DIR": str(model_dir), "MODEL_ID": MODEL} | env)
         tokenizer = load(model_dir)
         vocab = len(tokenizer.get_vocab())
-        status = Status(MODEL, "run-1")
+        status = self.status = Status(MODEL, "run-1")
         self.line = Line(settings.max_batch, settings.queue_max)
         self.speaker = Speaker(tokenizer, vocab)
         self.app = App(settings, status, self.line)
@@ -119,10 +119,10 @@ class FrontEnd:
     def url(self) -> str:
         return f"{self.root}/v1"
 
-    def ask(self, method: str, path: str, body: dict | None = None) -> RawAnswer:
+    def ask(self, method: str, path: str, body: dict | None = None, *headers: str) -> RawAnswer:
         """By hand: a client of its own for each request would take longer than the server."""
         with RawClient(self.server.port) as client:
-            return client.ask(request(method, path, body))
+            return client.ask(request(method, path, body, *headers))
 
     @contextlib.contextmanager
     def saying(self, text: str):

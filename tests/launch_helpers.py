@@ -1,10 +1,8 @@
-"""What the tests of the launcher and of the supervisor share: processes, ports, an sshd."""
+"""What the tests of the launcher and of the supervisor share: processes and ports."""
 
 import contextlib
 import json
 import os
-import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +10,7 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
@@ -177,55 +175,3 @@ class StubRanks:
         for pid in self.left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-@contextlib.contextmanager
-def loopback_sshd(directory: Path, banner: str = "") -> Iterator[dict[str, str]]:
-    """Run an sshd of our own on loopback; yield the environment in which `ssh node-a` gets there.
-
-    `banner` is printed before each command, as a talkative shell profile would.
-    """
-    sshd = shutil.which("sshd") or "/usr/sbin/sshd"
-    if not os.path.exists(sshd) or not shutil.which("ssh") or not shutil.which("ssh-keygen"):
-        pytest.skip("openssh server and client are not installed")
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # Debian's sshd wants it when run as root.
-    directory.mkdir(mode=0o700)
-    for name in ("host_key", "user_key"):
-        make_key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)]
-        subprocess.run(make_key, check=True)
-    port = free_port(2)  # The second one stays closed.
-    talk = f"printf %s {shlex.quote(banner)}; " if banner else ""
-    (directory / "wrap.sh").write_text(f'{talk}eval "$SSH_ORIGINAL_COMMAND"\n')
-    (directory / "sshd_config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host_key\n"
-        f"AuthorizedKeysFile {directory}/user_key.pub\nPidFile none\nStrictModes no\n"
-        f"UsePAM no\nPermitRootLogin yes\nForceCommand bash {directory}/wrap.sh\n"
-    )
-    (directory / "ssh_config").write_text(
-        f"Host node-a\n  HostName 127.0.0.1\n  Port {port}\n  IdentityFile {directory}/user_key\n"
-        f"Host node-gone\n  HostName 127.0.0.1\n  Port {port + 1}\n"
-        f"Host *\n  IdentitiesOnly yes\n  StrictHostKeyChecking accept-new\n"
-        f"  UserKnownHostsFile {directory}/known_hosts\n"
-    )
-    stub = directory / "ssh"
-    stub.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {directory}/ssh_config "$@"\n')
-    stub.chmod(0o755)
-    command = [sshd, "-D", "-f", str(directory / "sshd_config"), "-E", str(directory / "log")]
-    server = subprocess.Popen(command)
-    try:
-        env = {**os.environ, "PATH": f"{directory}:{os.environ['PATH']}"}
-        probe = ["ssh", "-n", "-o", "BatchMode=yes", "node-a", "true"]
-        wait_until(
-            lambda: (
-                subprocess.run(probe, env=env, capture_output=True).returncode == 0
-                or server.poll() is not None
-            ),
-            "sshd to answer",
-        )
-        if server.poll() is not None:
-            pytest.skip(f"sshd does not start here: {(directory / 'log').read_text()}")
-        yield env
-    finally:
-        server.terminate()
-        server.wait()

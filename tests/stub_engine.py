@@ -2,6 +2,7 @@
 and a tokenizer whose tokens are characters."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from server.errors import bad_request
@@ -75,6 +76,7 @@ class StubEngine:
                 self._line.release(ticket)
             while waiting and len(running) < self._line.max_running:
                 ticket = waiting.pop(0)
+                self._status.record.started(ticket, time.monotonic())
                 running[ticket] = self.script(ticket)
             self._status.running = len(running)
             self._status.waiting = len(waiting)
@@ -84,6 +86,8 @@ class StubEngine:
                 event = next(events, None)
                 if event is None:
                     continue  # a script that has gone silent
+                if isinstance(event, Token):
+                    self._status.record.token(ticket, time.monotonic())
                 ticket.put(event)
                 if isinstance(event, Failed) or (isinstance(event, Token) and event.finish):
                     del running[ticket]

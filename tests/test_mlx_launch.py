@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch_helpers import StubRanks, command_of, cpu_seconds, loopback_sshd, wait_until
+from tests.launch_helpers import StubRanks, command_of, cpu_seconds, wait_until
+from tests.nodes import loopback_sshd
 
 # Waits of seconds that a test need not sit through.
 QUICK = """

@@ -579,8 +579,8 @@ def test_a_prompt_that_leaves_room_for_one_token_is_answered(client):
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
-        ("GET", "/v1", 404),
+        ("GET", "/index.html", 404),
+        ("POST", "/", 405),
         ("POST", "/v1/embeddings", 404),
         ("GET", "/v1/../etc/passwd", 404),
         ("GET", "/v1x/models", 404),

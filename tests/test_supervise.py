@@ -16,9 +16,9 @@ from tests.launch_helpers import (
     StubRanks,
     command_of,
     cpu_seconds,
-    loopback_sshd,
     wait_until,
 )
+from tests.nodes import loopback_sshd
 
 END_RANKS = str(LIB / "end_ranks.sh")
 
@@ -573,3 +573,40 @@ def test_stub_processes_are_found_by_their_run_id(server):
     """The other tests' `nothing is left` would be worth nothing otherwise."""
     process = start_rank(server, 0)
     assert server.left() == [process.pid]
+
+
+# -- a log in parts
+
+
+def test_a_log_that_is_turned_loses_no_line_and_tells_each_rank(server):
+    supervisor = server.supervise("--log-max-mb", "0.001")
+    server.wait_ready()
+    server.order(1, "[print(f'line {i}') for i in range(150)]; say('all said')")
+    wait_until(lambda: "all said" in server.log_text())
+    supervisor.send_signal(signal.SIGTERM)
+    code, out, _ = finish(supervisor)
+    assert code == 0
+    parts = [server.log.with_name(f"server.log.{number}") for number in (4, 3, 2, 1)]
+    kept = "".join(path.read_text() for path in [*parts, server.log] if path.exists())
+    assert kept.count("supervisor: continued from server.log.1") > 1
+    shown = [line for line in kept.splitlines(keepends=True) if "continued from" not in line]
+    assert "".join(shown) == out
+    assert [line for line in shown if " line " in line] == [
+        f"[rank 1] line {number}\n" for number in range(150)
+    ]
+
+
+def test_a_start_that_fails_is_explained_although_the_log_was_turned(server):
+    tell = "[print('x' * 100) for i in range(60)]; say('no memory'); leave(78)"
+    options = ("--detach", "--log-max-mb", "0.01")
+    code, _, err = finish(server.supervise(*options, ranks=("--at-start", tell)))
+    assert code == 1
+    assert server.log.with_name("server.log.1").exists()
+    assert err.startswith("mlx_launch: cause: rank ")
+    assert "  | no memory" in err
+
+
+def test_a_wrong_size_for_the_log_is_a_usage_error(server):
+    code, _, err = finish(server.supervise("--log-max-mb", "-1"))
+    assert code == 2
+    assert "--log-max-mb is -1.0; it must be MB from 0 to 1000000" in err

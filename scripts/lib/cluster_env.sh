@@ -61,8 +61,8 @@ check_text() { # NAME EXTENDED-REGEX ALLOWED
 # Every setting of the environment, before anything is started. Empty counts as not set.
 check_settings() {
   local name
-  for name in MODEL_DIR MODEL_ID HOSTFILE BACKEND HTTP_HOST HTTP_PORT LOG_DIR CLUSTER_PORT \
-    API_KEY API_KEY_FILE PYTHON ENV_NAME MLX_METAL_FAST_SYNCH $SERVER_SETTINGS; do
+  for name in MODEL_DIR MODEL_ID HOSTFILE BACKEND HTTP_HOST HTTP_PORT LOG_DIR LOG_MAX_MB \
+    CLUSTER_PORT API_KEY API_KEY_FILE PYTHON ENV_NAME MLX_METAL_FAST_SYNCH $SERVER_SETTINGS; do
     [ -n "${!name-}" ] || unset "$name"
   done
   check_whole HTTP_PORT 1 65535
@@ -79,6 +79,7 @@ check_settings() {
   check_seconds LOAD_TIMEOUT 0.1
   check_seconds CANARY_INTERVAL 0
   check_decimal KV_BUDGET_GB 0 100000 GB
+  check_decimal LOG_MAX_MB 0 1000000 MB
   check_choice LOG_LEVEL INFO DEBUG WARNING ERROR
   check_choice PARALLEL tensor pipeline
   check_choice BACKEND ring jaccl jaccl-ring

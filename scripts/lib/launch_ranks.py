@@ -1,5 +1,7 @@
 """The launcher's loop: pass the ranks' output on, and see that they end together.
 
+With `label` each line of a rank's begins with or has near its beginning `[rank N]`.
+
 It sleeps in one `select` until a rank prints, a rank ends, a signal comes, the supervisor
 is gone or a deadline passes; an idle launcher costs nothing. Everything happens on the
 main thread, but for a small thread that renews the ranks' leases: a terminal that takes
@@ -91,9 +93,11 @@ class Launch:
         drain_timeout: float,
         lease_fd: int | None = None,
         log: str | None = None,
+        label: bool = False,
     ):
         self._descriptions = ranks
         self._log = log
+        self._label = label
         self._drain_timeout = drain_timeout
         self._lease_fd = lease_fd
         self._ranks: list[RankProcess] = []
@@ -168,11 +172,15 @@ class Launch:
         except BlockingIOError:
             return False
         cutter = rank.cutters[pipe]
-        self._out[fd].write(rank.keep_output(pipe, cutter.feed(data) if data else cutter.finish()))
+        self._print(rank, pipe, fd, cutter.feed(data) if data else cutter.finish())
         if not data:
             self._selector.unregister(pipe)
             pipe.close()
         return bool(data)
+
+    def _print(self, rank: RankProcess, pipe, fd: int, lines: list[bytes]) -> None:
+        kept = rank.keep_output(pipe, lines)
+        self._out[fd].write(rank.labelled(kept) if self._label else kept)
 
     def _on_signals(self) -> None:
         for number in self._signals.read():
@@ -213,7 +221,7 @@ class Launch:
             while not pipe.closed and self._pass_on(rank, pipe, fd):
                 pass
             if not pipe.closed:  # A child of the rank holds it open; nobody waits for that.
-                self._out[fd].write(rank.keep_output(pipe, rank.cutters[pipe].finish()))
+                self._print(rank, pipe, fd, rank.cutters[pipe].finish())
                 self._selector.unregister(pipe)
                 pipe.close()
 

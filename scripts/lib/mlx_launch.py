@@ -9,7 +9,8 @@ What is different:
 - SIGTERM, SIGINT and SIGHUP reach every rank, here and through ssh, the first as a wish
   to drain, the second as a wish to leave at once; nobody is left behind. mlx.launch ends
   and leaves its local ranks running.
-- A rank that leaves does not strand the others, and ranks' lines do not mix.
+- A rank that leaves does not strand the others, and ranks' lines do not mix; under a
+  supervisor each carries its rank.
 - stdin belongs to the ranks' lease, not to data: every rank gets a newline every 5 s, so
   it can tell that the launcher lives. With MLX_LAUNCH_LEASE=1 the launcher's own stdin
   is its lease in turn: at end of file it ends the ranks and leaves, and tells so in the
@@ -83,7 +84,13 @@ def mend(
                 rank, python, cwd, files, env, command, is_local=host == "127.0.0.1"
             )
             ranks.append((rank, host, script, command if python is None else [python, *command]))
-        launch = Launch(ranks, drain_timeout=drain_timeout, lease_fd=lease_fd, log=log)
+        launch = Launch(
+            ranks,
+            drain_timeout=drain_timeout,
+            lease_fd=lease_fd,
+            log=log,
+            label=lease_fd is not None,  # A log is read by people, a benchmark's output is not.
+        )
         codes.append(launch.run())
 
     launcher._launch_with_io = launch_with_io

@@ -115,6 +115,12 @@ class RankProcess:
             kept.append(line)
         return kept
 
+    def labelled(self, lines: list[bytes]) -> list[bytes]:
+        """Put `[rank N]` before lines that do not have it: tracebacks, stacks, MLX's own."""
+        label = b"[rank %d]" % self.index
+        # The server's own lines have it behind the time.
+        return [line if label in line[:40] else (label + b" " + line).rstrip() for line in lines]
+
     def renew_lease(self) -> None:
         """Write one newline to the rank's stdin; drop it if the rank does not read.
 

@@ -2,38 +2,49 @@
 
 Neither may stop the server. A line that the disk does not take is dropped and counted; a
 terminal that does not read (Ctrl-S, a selection) is fed by a thread of its own through a
-bounded queue. Used by supervise.py.
+bounded queue. A log that has reached its size is turned: it becomes the newest of a few older
+parts (log_files.py), and no line is cut or lost by it. Used by supervise.py.
 """
 
 import contextlib
 import os
 import queue
+import stat
 import sys
 import threading
 import time
 from pathlib import Path
 
+from log_files import CONTINUES, part, turn
+
 TERMINAL_LINES = 10_000  # Held for a terminal that does not read; then they are dropped.
 FLUSH_S = 2.0  # At the end a terminal gets this long for what it has not shown.
 
 
-class RunLog:
-    """Writes whole lines to the log file and to stdout."""
+def _stamp() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
-    def __init__(self, path: Path):
-        self._path = path
+
+class RunLog:
+    """Writes whole lines to the log file and to stdout. max_bytes: of a part; 0 is no limit."""
+
+    def __init__(self, path: Path, max_bytes: int = 0):
+        # Where a link leads to: older parts belong on the same disk.
+        self._path = Path(os.path.realpath(path))
+        self._max_bytes = max_bytes
+        self._size = 0  # Of the part in use, as far as we know.
+        self._turn_above = max_bytes
         self._fd: int | None = None
         self._dropped = 0
         self._torn = False  # The disk took a part of a line.
-        self._told = False
+        self._told = self._told_turn = False
         self._terminal: queue.Queue[bytes | None] = queue.Queue(TERMINAL_LINES)
         self._shower = threading.Thread(target=self._show, daemon=True)
         self._shower.start()
 
     def say(self, text: str) -> None:
         """Write a line of the supervisor's own."""
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        self.write([f"{stamp} supervisor: {text}".encode()])
+        self.write([f"{_stamp()} supervisor: {text}".encode()])
 
     def write(self, lines: list[bytes]) -> None:
         """Write lines, given without their ends."""
@@ -57,19 +68,66 @@ class RunLog:
         try:
             if self._fd is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+                self._fd = self._open(self._path)
+            if self._max_bytes and self._size + len(data) > self._turn_above:
+                data = self._turn() + data
             written = os.write(self._fd, data)
         except OSError as error:
             self._dropped += 1
             if not self._told:
                 self._told = True
-                message = f"supervise: cannot write {self._path}: {error.strerror}; going on\n"
-                with contextlib.suppress(queue.Full):
-                    self._terminal.put_nowait(message.encode())
+                self._tell(f"cannot write {self._path}: {error.strerror}; going on")
             return
+        self._size += written
         self._torn = written < len(data) and not data[:written].endswith(b"\n")
         self._dropped = 0 if written == len(data) else self._dropped + 1
         self._told = self._told and bool(self._dropped)
+
+    def _open(self, path: Path) -> int:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        about = os.fstat(fd)
+        self._size = about.st_size
+        if not stat.S_ISREG(about.st_mode):
+            self._max_bytes = 0  # A device or a pipe has no parts.
+        return fd
+
+    def _turn(self) -> bytes:
+        """Go on in a new part, if this one is full; return the line it begins with.
+
+        If that fails the lines go on into the old one, and it is tried again a bit later.
+        """
+        self._size = os.fstat(self._fd).st_size  # Somebody may have emptied it.
+        if self._size < self._max_bytes // 2:
+            return b""
+        fresh = self._path.with_name(self._path.name + ".new")
+        try:
+            fresh.unlink(missing_ok=True)
+            fd = self._open(fresh)  # First, since this is what a full disk refuses.
+            try:
+                turn(self._path)
+                os.replace(fresh, self._path)
+            except OSError:
+                os.close(fd)
+                raise
+        except OSError as error:
+            self._size = os.fstat(self._fd).st_size
+            self._turn_above = self._size + self._max_bytes // 8
+            if not self._told_turn:
+                self._told_turn = True
+                self._tell(f"cannot turn {self._path}: {error.strerror}; it grows on")
+            return b""
+        old, self._fd = self._fd, fd
+        with contextlib.suppress(OSError):
+            if os.path.sameopenfile(old, 2):  # --detach: what Python says goes there as well.
+                os.dup2(fd, 2)
+        os.close(old)
+        self._turn_above, self._told_turn = self._max_bytes, False
+        return _stamp().encode() + CONTINUES + part(self._path, 1).name.encode() + b"\n"
+
+    def _tell(self, text: str) -> None:
+        """Tell the terminal alone."""
+        with contextlib.suppress(queue.Full):
+            self._terminal.put_nowait(f"supervise: {text}\n".encode())
 
     def _show(self) -> None:
         fd = sys.stdout.fileno()

@@ -2,7 +2,7 @@
 """Keep one server running: start its launcher, watch it, clean up, start it again.
 
 Usage: supervise.py --run-dir D --run-id ID --log FILE --health-url URL [--detach]
-                    [--no-restart] [--max-failures N] -- LAUNCHER COMMAND...
+                    [--no-restart] [--max-failures N] [--log-max-mb MB] -- LAUNCHER COMMAND...
 
 The launcher runs in a session of its own; its stdin is a pipe that stays open as long as
 this process lives (its lease), and what it prints goes to the log file and to stdout.
@@ -43,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from clean_hosts import end_ranks_everywhere, is_port_free  # noqa: E402
 from launch_ranks import CAUSE_PREFIX, STOP_SIGNALS, read_drain_timeout  # noqa: E402
+from log_files import Mark  # noqa: E402
 from rank_process import LineCutter  # noqa: E402
 from restart_policy import Ending, judge  # noqa: E402
 from run_log import RunLog  # noqa: E402
@@ -52,6 +53,7 @@ from wait_ready import ReadyWatch, read_failure, wait_for  # noqa: E402
 from server.exit_codes import INTERNAL, OK, explain  # noqa: E402
 
 END_RANKS_GRACE_S = 5
+LOG_MAX_MB = 100.0  # 10^6 bytes; then the log is turned. 0: never.
 PORT_FREE_S = 30.0  # How long a restart waits for the last server's port.
 # The launcher kills its ranks 10 s after their time to drain, and gives up 15 s later.
 STUCK_AFTER_S = 30.0
@@ -63,7 +65,7 @@ class Supervisor:
     def __init__(self, args: argparse.Namespace, drain_timeout: float):
         self._args = args
         self._drain_timeout = drain_timeout
-        self._log = RunLog(args.log)
+        self._log = RunLog(args.log, int(args.log_max_mb * 1e6))
         self._signals = SignalPipe((*STOP_SIGNALS, signal.SIGCHLD))
         self._stops = 0  # How often we were asked to stop.
         self._restarts = 0
@@ -72,6 +74,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Run until it is over for good; return the exit code."""
+        self._log.say(f"starting run {self._args.run_id}, supervisor {os.getpid()}")
         self._end_ranks()  # Of an earlier supervisor, if it was killed with its launcher.
         failures = 0
         while True:
@@ -255,7 +258,7 @@ def detach(args: argparse.Namespace, argv: list[str]) -> int:
     """Start a supervisor in the background; wait until its server is ready or it is over."""
     split = argv.index("--")
     options = [option for option in argv[:split] if option != "--detach"]
-    offset = args.log.stat().st_size if args.log.exists() else 0
+    before = Mark.at_end(args.log)
     with contextlib.ExitStack() as stack:
         try:
             args.log.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +292,7 @@ def detach(args: argparse.Namespace, argv: list[str]) -> int:
                 supervisor.wait()
         return 1
     supervisor.wait()
-    for line in read_failure(args.log, offset):
+    for line in read_failure(args.log, before):
         print(line, file=sys.stderr)
     print(f"supervise: the server did not start; its log is {args.log}", file=sys.stderr)
     return 1
@@ -311,6 +314,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--detach", action="store_true")
     parser.add_argument("--no-restart", dest="restart", action="store_false")
     parser.add_argument("--max-failures", type=int, default=5)
+    parser.add_argument("--log-max-mb", type=float, default=LOG_MAX_MB)
     # A file descriptor, from --detach to the supervisor that it starts.
     parser.add_argument("--tell-ready", type=int, help=argparse.SUPPRESS)
     split = argv.index("--") if "--" in argv else len(argv)
@@ -320,6 +324,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error("no launcher command after --")
     if args.max_failures < 1:
         parser.error(f"--max-failures is {args.max_failures}; it must be at least 1")
+    if not 0 <= args.log_max_mb <= 1e6:
+        parser.error(f"--log-max-mb is {args.log_max_mb}; it must be MB from 0 to 1000000")
     return args
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from launch_ranks import CAUSE_PREFIX, TAIL_PREFIX
+from log_files import Mark, read_since
 
 ASK_EVERY_S = 0.5
 ANSWER_WITHIN_S = 5.0
@@ -121,17 +122,14 @@ def wait_for(told_fd: int, url: str, run_id: str) -> bool:
         raise
 
 
-def read_failure(log: Path, offset: int) -> list[str]:
-    """Return what the log, from `offset` on, says of the failure.
+def read_failure(log: Path, before: Mark) -> list[str]:
+    """Return what the log says of the failure, from `before` on.
 
     That is the line that names the rank that caused it, that rank's last lines, and what
     the supervisor concluded; or, if no rank is named, just the last lines.
     """
     try:
-        with log.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(offset, size - READ_BACK))
-            lines = file.read().decode(errors="replace").splitlines()
+        lines = [line.decode(errors="replace") for line in read_since(log, before, READ_BACK)]
     except OSError as error:
         return [f"{log} cannot be read: {error.strerror}"]
     causes = [i for i, line in enumerate(lines) if line.startswith(CAUSE_PREFIX)]

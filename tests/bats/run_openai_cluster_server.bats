@@ -340,3 +340,23 @@ STUB
   [ "$status" -eq 2 ]
   says "BACKEND='jaccl': must be ring with --local"
 }
+
+@test "the log's size goes to the supervisor, and wrong ones are refused" {
+  LOG_MAX_MB=2.5 run "$RUN" --local 2
+  [ "$status" -eq 0 ]
+  called "--log-max-mb 2.5 -- "
+  for size in -1 big 1000001; do
+    LOG_MAX_MB=$size run "$RUN" --local 2
+    [ "$status" -eq 2 ]
+    says "LOG_MAX_MB='$size': must be MB from 0 to 1000000"
+  done
+}
+
+@test "what it was started with is on record for status.sh and logs.sh, without keys" {
+  API_KEY=sk-secret LOG_DIR=$BATS_TEST_TMPDIR/logs run "$RUN" --local 2
+  [ "$status" -eq 0 ]
+  grep -qx "LOG=$BATS_TEST_TMPDIR/logs/server-18431.log" "$RUN_DIR/started_with"
+  grep -qx "URL=http://127.0.0.1:18431" "$RUN_DIR/started_with"
+  grep -qx "MODEL_ID=Demo-1B" "$RUN_DIR/started_with"
+  ! grep -r sk-secret "$RUN_DIR"
+}

@@ -1,0 +1,56 @@
+"""What became of one HTTP request: filled in as it goes through the server, closed at its end.
+
+Each belongs to one HTTP thread of rank 0 until it is closed. Imports no mlx.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from server.errors import ApiError
+from server.generation import Generation
+
+ANSWERED, REFUSED, FAILED, CUT = "answered", "refused", "failed", "cut"
+OUTCOMES = (ANSWERED, REFUSED, FAILED, CUT)
+# The routes that generate: those that the totals of /cluster and the request log speak of.
+GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+UNREADABLE = "unreadable"  # the route of what never was a request
+
+
+@dataclass
+class Account:
+    """One request. route is a pattern, never what the client wrote; key is a label, never a key.
+
+    code: the status line that was sent, if any. left: the client went away before it had all.
+    """
+
+    request_id: str
+    method: str = ""
+    route: str = ""
+    key: str | None = None
+    code: int | None = None
+    error: ApiError | None = None
+    left: bool = False
+    stream: bool = False
+    generation: Generation | None = None
+    prompt_text: str | None = None  # both only with LOG_PROMPTS
+    output_text: str | None = None
+    started: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.time)  # by the wall clock
+    seconds: float = 0.0  # from the first byte to the end, once closed
+
+    @property
+    def generates(self) -> bool:
+        """Whether it asks for an answer by the model."""
+        return self.method == "POST" and self.route in GENERATING
+
+    @property
+    def outcome(self) -> str:
+        """answered: the client has its whole answer. cut: it left before. refused: the server
+        would not begin (a wrong request, no key, no room, not ready). failed: it began, or should
+        have, and could not finish."""
+        if self.left or (self.code is None and self.error is None):
+            return CUT
+        if self.error is None:
+            return ANSWERED
+        begun = self.generation is not None
+        return FAILED if begun or self.error.status not in (*range(400, 500), 503) else REFUSED

@@ -1,0 +1,111 @@
+"""What rank 0 knows of each rank: who it is, its memory, how far it has loaded, when it was heard.
+
+Written by rank 0's main thread, each attribute replaced whole; read by its HTTP threads. The ranks
+move in lockstep, so a collective that ends has heard from all of them. One that does not end says
+only that some rank is missing, not which: then every rank but rank 0, which still answers, counts
+as silent.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+SILENT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What does not change. Sizes in bytes; gpu_limit: what Metal lets a process wire."""
+
+    chip: str = ""
+    os: str = ""
+    memory_total: int | None = None
+    gpu_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One rank as it introduced itself in the handshake."""
+
+    rank: int
+    host: str
+    pid: int
+    model_dir: str
+    machine: Machine = field(default=Machine(), compare=False)
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """A rank's memory in bytes: MLX's arrays now and at most so far, and the whole process."""
+
+    memory_used: int
+    memory_peak: int
+    rss: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Bytes of a rank's weights that are in memory, and of all of them."""
+
+    done: int
+    total: int
+
+
+class Fleet:
+    """All ranks. silent_after: seconds without a collective."""
+
+    def __init__(self, silent_after: float = SILENT_S) -> None:
+        self.silent_after = silent_after
+        self.members: tuple[Member, ...] = ()
+        self.vitals: tuple[Vitals, ...] = ()
+        self.loaded: tuple[Loaded, ...] = ()
+        self.heard: float | None = None  # time.monotonic() of the last collective that ended
+
+    def hear(self) -> None:
+        """A collective has ended. The main thread, once a turn."""
+        self.heard = time.monotonic()
+
+    def age(self) -> float | None:
+        """Seconds since all ranks were heard."""
+        return None if self.heard is None else max(0.0, time.monotonic() - self.heard)
+
+    def silent(self) -> bool:
+        """Whether that is too long ago."""
+        age = self.age()
+        return age is not None and age > self.silent_after
+
+    def states(self, loading: bool) -> list[str]:
+        """Of each rank: "loading", "ok" or "silent"."""
+        if loading:
+            return ["loading" for _ in self.members]
+        silent = self.silent()
+        alone = len(self.members) == 1
+        return ["silent" if silent and (m.rank or alone) else "ok" for m in self.members]
+
+    def describe(self, loading: bool) -> list[dict[str, Any]]:
+        """The ranks as GET /cluster shows them."""
+        age = self.age()
+        described = []
+        for member, state in zip(self.members, self.states(loading), strict=True):
+            machine, n = member.machine, member.rank
+            vitals = self.vitals[n] if n < len(self.vitals) else None
+            loaded = self.loaded[n] if n < len(self.loaded) else None
+            described.append(
+                {
+                    "rank": n,
+                    "host": member.host,
+                    "pid": member.pid,
+                    "chip": machine.chip,
+                    "os": machine.os,
+                    "memory_total_bytes": machine.memory_total,
+                    "memory_used_bytes": vitals and vitals.memory_used,
+                    "memory_peak_bytes": vitals and vitals.memory_peak,
+                    "gpu_limit_bytes": machine.gpu_limit,
+                    "rss_bytes": vitals and vitals.rss,
+                    "heartbeat_age_s": None if age is None else round(age, 3),
+                    "state": state,
+                    "loaded_bytes": loaded and loaded.done,
+                    "total_bytes": loaded and loaded.total,
+                }
+            )
+        return described

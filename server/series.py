@@ -1,0 +1,55 @@
+"""The last ten minutes, a point every five seconds: what /cluster's charts are drawn from.
+
+One thread of rank 0 makes the points; HTTP threads read them. Imports no mlx.
+"""
+
+import collections
+import statistics
+import threading
+import time
+from typing import Any
+
+INTERVAL_S = 5
+KEEP_S = 600
+
+
+class Series:
+    """Points of the load, oldest first. status is the Status that it looks at."""
+
+    def __init__(self, status: Any) -> None:
+        self._status = status
+        self._points: collections.deque[dict[str, Any]] = collections.deque(
+            maxlen=KEEP_S // INTERVAL_S
+        )
+        self._last = (time.monotonic(), 0, 0)
+
+    def start(self) -> None:
+        """Makes points until the process ends."""
+        threading.Thread(target=self._run, name="series", daemon=True).start()
+
+    def points(self) -> list[dict[str, Any]]:
+        """What there is. Any thread."""
+        return list(self._points)
+
+    def tick(self, now: float) -> None:
+        """Adds the point for the time since the last one. now: time.monotonic()."""
+        record = self._status.record
+        before, generated, prefilled = self._last
+        self._last = (now, record.tokens().generated, record.prefilled_tokens)
+        seconds = max(now - before, 1e-9)
+        waits = [record.first_tokens.popleft() for _ in range(len(record.first_tokens))]
+        self._points.append(
+            {
+                "t": round(time.time(), 1),
+                "generated_tokens_per_s": round((self._last[1] - generated) / seconds, 2),
+                "prompt_tokens_per_s": round((self._last[2] - prefilled) / seconds, 2),
+                "ttft_p50_s": round(statistics.median(waits), 4) if waits else None,
+                "running": self._status.running,
+                "queued": self._status.waiting,
+            }
+        )
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(INTERVAL_S)
+            self.tick(time.monotonic())
