@@ -3,15 +3,44 @@
     wiring = Wiring(["studio-1", "studio-2"])
     wiring.plug("studio-1:2", "studio-2:3")          # receptacle numbers
     wiring.texts("studio-1")["system_profiler"]
+    wiring.install(folder)                           # folder/bin/ssh answers for these Macs
+
+As a program: wiring.py FOLDER mesh|ring NAME... makes such a folder.
 
 Receptacle N is interface en(N+1), as on an M3 Ultra, unless interfaces says otherwise. All
 identifiers are invented.
 """
 
 import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 IBV_HEADER = "    device          \t   node GUID\n    ------          \t----------------\n"
+
+TOOLS = "system_profiler|networksetup|ibv_devices|rdma_ctl|ifconfig|ipconfig"
+
+# ssh to a Mac of the folder, where the tools are found at their absolute paths. Every call is
+# recorded, and HOST/down and HOST/profile do what they say.
+SSH = r"""#!/usr/bin/env bash
+echo "ssh $*" >>"$MACS/calls"
+while :; do
+  case $1 in
+    -o) shift 2 ;;
+    -*) shift ;;
+    *) break ;;
+  esac
+done
+host=$1
+shift
+if [ ! -d "$MACS/$host" ] || [ -e "$MACS/$host/down" ]; then
+  echo "ssh: connect to host $host port 22: Connection refused" >&2
+  exit 255
+fi
+cat "$MACS/$host/profile" 2>/dev/null
+PATH=$MACS/$host:$PATH
+sed -E "s#(/usr)?/s?bin/(TOOLS)#$MACS/$host/\\2#g" | bash -c "$*"
+""".replace("TOOLS", TOOLS)
 
 
 def mesh(names: Sequence[str], **options: object) -> "Wiring":
@@ -48,6 +77,7 @@ class Wiring:
         self.interfaces = interfaces or {n: f"en{int(n) + 1}" for n in self.receptacles}
         self.plugged: dict[str, tuple[list[dict], str]] = {}  # "mac:receptacle" to items, speed
         self.rdma_off: set[str] = set()
+        self.addresses = {name: {"en0": f"192.0.2.{i}"} for i, name in enumerate(names, 11)}
         self.bridged: dict[str, list[str]] = {}
 
     def plug(self, a: str, b: str, speed: str = "80 Gb/s", behind: str | None = None) -> "Wiring":
@@ -93,6 +123,35 @@ class Wiring:
             "rdma_ctl": "disabled\n" if name in self.rdma_off else "enabled\n",
             "ifconfig": self._bridge(name),
         }
+
+    def address_ports(self) -> "Wiring":
+        """An address of its own for each port with a cable."""
+        for name in self.names:
+            for end in self.plugged:
+                if end.startswith(f"{name}:"):
+                    interface = self.interfaces[end.partition(":")[2]]
+                    self.addresses[name][interface] = f"10.77.0.{len(self.addresses[name])}"
+        return self
+
+    def install(self, folder: Path) -> dict[str, str]:
+        """Writes programs that print the texts, and an ssh. Returns the environment to use it."""
+        (folder / "bin").mkdir(parents=True)
+        _program(folder / "bin" / "ssh", SSH)
+        for name in self.names:
+            (folder / name).mkdir()
+            _program(folder / name / "uname", "#!/bin/sh\necho Darwin\n")
+            getifaddr = "\n".join(
+                f'[ "$2" != {interface} ] || {{ echo {address}; exit 0; }}'
+                for interface, address in self.addresses[name].items()
+            )
+            _program(folder / name / "ipconfig", f"#!/bin/sh\n{getifaddr}\nexit 1\n")
+            for tool, text in self.texts(name).items():
+                (folder / name / f"{tool}.txt").write_text(text)
+                show = f'cat "$MACS/{name}/{tool}.txt"'
+                if tool == "ifconfig" and not text:
+                    show = 'echo "ifconfig: interface $1 does not exist" >&2; exit 1'
+                _program(folder / name / tool, f"#!/bin/sh\n{show}\n")
+        return {"MACS": str(folder)}
 
     def _bus(self, name: str, receptacle: str) -> dict:
         bus = {
@@ -149,4 +208,15 @@ def here_is_in(items: list[dict], here: str) -> bool:
     return any(
         item.get("domain_uuid_key") == domain(here) or here_is_in(item.get("_items", []), here)
         for item in items
+    )
+
+
+def _program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+if __name__ == "__main__":
+    {"mesh": mesh, "ring": ring}[sys.argv[2]](sys.argv[3:]).address_ports().install(
+        Path(sys.argv[1])
     )
