@@ -114,7 +114,8 @@ class Director:
         """
         now = time.monotonic()
         record = self._status.record
-        record.step(events, seconds)
+        record.step(events, computed, seconds)
+        self._status.fleet.hear()
         if computed:
             self._pace.observe(computed, seconds, self._step_s)
         elif events:
@@ -123,8 +124,6 @@ class Director:
             one = self._running.get(uid)
             if one is None:
                 continue
-            if isinstance(event, Prefilled):
-                record.prefilled(one.ticket, event)
             if isinstance(event, Token):
                 record.token(one.ticket, now)
                 if one.row.prompt_scores and not one.generated:

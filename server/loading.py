@@ -2,11 +2,12 @@
 
 Called on the main thread of every rank. mlx-lm reads the folder, builds the model and shards it;
 mlx_lm.utils.sharded_load would then evaluate all weights in one go, which shows no progress and
-on a GPU can run into the command buffer's time-out, so the pieces are evaluated here.
+on a GPU can run into the command buffer's time-out, so the pieces are evaluated here. After each
+piece the ranks meet: so every rank knows how far all are, and a dead one is noticed at once.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, load_tokenizer
 
+from server.fleet import Loaded
 from server.link import Link
 from server.requests import Sampling
 
 PIECE_BYTES = 2**30
+UNIT = 1024  # bytes, in which the ranks tell each other how far they are: an int32 reaches 2 TB
 
 
 class Unloadable(Exception):
@@ -44,8 +47,9 @@ def load_shard(
     link: Link,
     context_max: int | None,
     progress: Callable[[str], None],
+    on_loaded: Callable[[tuple[Loaded, ...]], None] = lambda loaded: None,
 ) -> Shard:
-    """Loads, shards and evaluates. Raises Unloadable."""
+    """Loads, shards and evaluates. on_loaded hears how far each rank is. Raises Unloadable."""
     try:
         model, config = load_model(model_dir, lazy=True)
         tokenizer = load_tokenizer(model_dir, eos_token_ids=config.get("eos_token_id"))
@@ -53,7 +57,10 @@ def load_shard(
         raise Unloadable(f"{model_dir}: {error}") from error
     if link.size > 1:
         _split(model, parallel, link)
-    _evaluate(model, progress)
+    for loaded in _evaluate(model, link):
+        on_loaded(loaded)
+        progress(f"loading: {_describe(loaded)}")
+    progress(f"loaded: {_describe(loaded)}")
     progress("first forward pass")
     logits = model(mx.zeros((1, 1), dtype=mx.int32))
     mx.eval(logits)
@@ -113,15 +120,41 @@ def _split(model: Any, parallel: str, link: Link) -> None:
         raise Unloadable(f"the model does not split over {link.size} ranks: {error}") from error
 
 
-def _evaluate(model: Any, progress: Callable[[str], None]) -> None:
+def _describe(loaded: tuple[Loaded, ...]) -> str:
+    """How far the ranks are, in words."""
+    share = sum(one.done for one in loaded) / max(1, sum(one.total for one in loaded))
+    ranks = ", ".join(
+        f"rank {rank} {_size(one.done)} of {_size(one.total)}" for rank, one in enumerate(loaded)
+    )
+    return f"{share:.0%} ({ranks})"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _evaluate(model: Any, link: Link) -> Iterator[tuple[Loaded, ...]]:
+    """Brings the weights into memory; yields how far all ranks are, after each piece.
+
+    The ranks hold unequal shares, in pipelines above all, but take the same number of pieces.
+    """
     weights = [array for _, array in tree_flatten(model.parameters())]
     total = sum(array.nbytes for array in weights)
-    done, piece, size = 0, [], 0
-    for i, array in enumerate(weights):
-        piece.append(array)
-        size += array.nbytes
-        if size >= PIECE_BYTES or i == len(weights) - 1:
-            mx.eval(piece)
-            done += size
-            progress(f"loading: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
-            piece, size = [], 0
+    totals = [int(data) for data in link.gather_bytes(str(total).encode())]
+    yield tuple(Loaded(0, theirs) for theirs in totals)
+    pieces = max(1, -(-max(totals) // PIECE_BYTES))
+    done = at = 0
+    for n in range(1, pieces + 1):
+        piece = []
+        while at < len(weights) and (done < total * n // pieces or n == pieces):
+            piece.append(weights[at])
+            done += weights[at].nbytes
+            at += 1
+        mx.eval(piece)
+        mine = [0] * link.size
+        mine[link.rank] = done // UNIT
+        everywhere = link.sum(mx.array(mine, dtype=mx.int32)).tolist()
+        yield tuple(
+            Loaded(theirs if n == pieces else min(kilobytes * UNIT, theirs), theirs)
+            for kilobytes, theirs in zip(everywhere, totals, strict=True)
+        )

@@ -12,8 +12,8 @@ that it has seen.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from server.link import Link
 from server.messages import Message, decode, encode
 
 
@@ -30,12 +30,22 @@ class Header:
     SIZE = 4
 
 
+class Carrier(Protocol):
+    """A Link, or the Heartbeat that wraps one."""
+
+    rank: int
+
+    def share_ints(self, values: list[int]) -> list[int]: ...
+
+    def share_bytes(self, data: bytes, length: int) -> bytes: ...
+
+
 class Mailbox:
     """compose yields rank 0's next messages; on workers it is never called."""
 
     def __init__(
         self,
-        link: Link,
+        link: Carrier,
         compose: Callable[[], list[Message]],
         nap_ms: Callable[[], int],
         chunk: Callable[[], int],

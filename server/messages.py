@@ -43,14 +43,19 @@ class Canary:
 
 
 @dataclass(frozen=True)
+class Beat:
+    """Nothing to do: an occasion for the ranks to tell of themselves (heartbeat.py)."""
+
+
+@dataclass(frozen=True)
 class Shutdown:
     """Leave the loop, all ranks together."""
 
     reason: str
 
 
-Message = Submit | Cancel | Canary | Shutdown
-_KINDS = {kind.__name__: kind for kind in (Submit, Cancel, Canary, Shutdown)}
+Message = Submit | Cancel | Canary | Beat | Shutdown
+_KINDS = {kind.__name__: kind for kind in (Submit, Cancel, Canary, Beat, Shutdown)}
 
 
 def encode(messages: Sequence[Message]) -> bytes:

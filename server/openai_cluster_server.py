@@ -24,6 +24,7 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from server.exit_codes import CONFIG, INTERNAL, OK, PEER_LOST  # noqa: E402
+from server.fleet import SILENT_S  # noqa: E402
 from server.http_server import Server  # noqa: E402
 from server.lifeline import watch_lifeline  # noqa: E402
 from server.pidfile import remove_pidfile, write_pidfile  # noqa: E402
@@ -36,6 +37,7 @@ from server.shutdown import (  # noqa: E402
     handle_signals,
     signals_end_at_once,
 )
+from server.stages import Stages  # noqa: E402
 from server.status import Status  # noqa: E402
 from server.tickets import Line  # noqa: E402
 from server.watchdog import Watchdog, limit_native  # noqa: E402
@@ -60,6 +62,7 @@ def main() -> None:
     )
 
     status = Status(settings.model_id, arguments.run_id, settings.restarts, settings.last_failure)
+    status.fleet.silent_after = min(SILENT_S, settings.stall_timeout / 2)
     line = Line(settings.max_batch, settings.queue_max)
 
     def on_end() -> None:
@@ -88,12 +91,7 @@ def main() -> None:
         _open_door(settings, app, leave)
         status.series.start()
 
-    def tell(stage: str) -> None:
-        watchdog.progress(stage)
-        if stage != status.detail:
-            log.info("%s", stage)
-        status.detail = stage
-
+    tell = Stages(status, watchdog.progress).tell
     try:
         link = _join(settings, status, tell)
         handle_signals(leaver)

@@ -16,10 +16,12 @@ from server.canary import check_link, check_model
 from server.choosers import Chooser, ChoosesForAll, Follows
 from server.director import Director, Spectator
 from server.engine import Engine
-from server.fleet import Member
+from server.fleet import Loaded, Member
 from server.handshake import Mismatch, introduce, promised_group, shake_hands
+from server.heartbeat import Heartbeat
 from server.kv_budget import KvBudget, measure_capacity
 from server.link import Link
+from server.link_speed import measure_link
 from server.loading import Shard, Unloadable, load_shard
 from server.loop import run_lockstep
 from server.mailbox import Mailbox
@@ -34,6 +36,7 @@ from server.status import Status
 from server.tickets import Line
 from server.watchdog import Watchdog
 
+SLOW_CANARY = 3  # times what is usual
 CANARY_BEYOND_CHUNK = 24  # tokens of the canary's prompt after its first full chunk
 LINK_CHECK_VALUES_MOST = 2**24  # 64 MB of int32
 
@@ -50,6 +53,8 @@ class Ready:
     members: tuple[Member, ...]
     budget: KvBudget
     system: str
+    status: Status
+    longest: int  # numbers in the longest message
 
     def engine(self, chooser: Chooser) -> Engine:
         """An empty engine over this rank's shard."""
@@ -66,8 +71,18 @@ class Ready:
         """Proves that all ranks still compute the same. Every rank calls it, with empty engines."""
         length = min(self.settings.prefill_step + CANARY_BEYOND_CHUNK, self.shard.context // 2)
         prompt = [i * 7919 % self.shard.vocab for i in range(1, length + 1)]
+        began = time.monotonic()
         tokens = check_model(self.engine, self.link, prompt, progress)
+        seconds = time.monotonic() - began
         log.info("canary: %d ranks agree on %s after %d tokens", self.link.size, tokens, length)
+        status = self.status
+        usual = status.canary_seconds or seconds
+        if seconds > SLOW_CANARY * usual + 1:
+            status.note(f"slow canary: {seconds:.1f} s, where {usual:.1f} s is usual")
+        status.canary_seconds = min(usual, seconds)
+        progress("measuring the link")
+        status.link_latency, status.link_bandwidth = measure_link(self.link, self.longest)
+        status.fleet.hear()
 
 
 def join(env: MutableMapping[str, str]) -> Link:
@@ -102,12 +117,20 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
     members = status.fleet.members = shake_hands(introduction, link)
     status.fleet.hear()
     tell(f"loading on {link.size} ranks")
-    shard = load_shard(settings.model_dir, settings.parallel, link, settings.context_max, tell)
+
+    def on_loaded(loaded: tuple[Loaded, ...]) -> None:
+        status.fleet.loaded = loaded
+        status.fleet.hear()
+
+    shard = load_shard(
+        settings.model_dir, settings.parallel, link, settings.context_max, tell, on_loaded
+    )
     tell("waiting for all ranks to load")
     link.share_ints([0])
     tell("checking the link")
     rows = min(8, settings.max_batch)
-    check_link(link, min(rows * settings.prefill_step * shard.hidden, LINK_CHECK_VALUES_MOST))
+    longest = min(rows * settings.prefill_step * shard.hidden, LINK_CHECK_VALUES_MOST)
+    check_link(link, longest)
     tell("measuring the KV cache")
     ranks_here = sum(m.host == members[link.rank].host for m in members)
     capacity, per_token = measure_capacity(shard.model, settings.kv_budget_gb, ranks_here)
@@ -120,7 +143,7 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
             "tokens; set KV_BUDGET_GB, or use a smaller model or more ranks"
         )
     system = "fp_" + fingerprint(introduction["same"])
-    ready = Ready(settings, link, shard, members, budget, system)
+    ready = Ready(settings, link, shard, members, budget, system, status, longest)
     tell("canary")
     ready.canary(tell)
     return ready
@@ -140,7 +163,9 @@ def lead(
         tuple(sorted(shard.tokenizer.eos_token_ids)),
         settings.canary_interval,
     )
-    mailbox = Mailbox(ready.link, director.compose, director.nap_ms, director.chunk)
+    heartbeat = Heartbeat(ready.link, status.fleet, status.record)
+    compose = heartbeat.beating(director.compose)
+    mailbox = Mailbox(heartbeat, compose, director.nap_ms, director.chunk)
     engine = ready.engine(ChoosesForAll(director.row, mailbox.header, director.failed))
     context = min(shard.context, ready.budget.reach)
     prompts = TokenizerPrompts(shard.tokenizer, shard.vocab)
@@ -160,7 +185,8 @@ def lead(
 def follow(ready: Ready, leaver: Worker, watchdog: Watchdog) -> str:
     """A worker: computes until told to stop; returns the reason."""
     spectator = Spectator()
-    mailbox = Mailbox(ready.link, spectator.compose, spectator.nap_ms, spectator.chunk)
+    heartbeat = Heartbeat(ready.link, ready.status.fleet, ready.status.record)
+    mailbox = Mailbox(heartbeat, spectator.compose, spectator.nap_ms, spectator.chunk)
     leaver.serving = True
     return run_lockstep(
         ready.engine(Follows()), mailbox, spectator, ready.canary, watchdog.progress

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from server.account import ANSWERED, Account
 from server.generation import Generation
 from server.histogram import Histogram
-from server.tickets import Prefilled, Ticket, Token
+from server.tickets import Ticket, Token
 
 # Seconds, for what takes from an instant to minutes.
 WAITS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
@@ -65,7 +65,6 @@ class Recorder:
 
     def started(self, ticket: Ticket, now: float) -> None:
         """The ranks begin on a ticket, or on its rest after a pause."""
-        ticket.prefilled = 0
         if not ticket.started:
             ticket.started = now
             self.queue_wait.observe(now - ticket.accepted)
@@ -80,19 +79,15 @@ class Recorder:
             self.first_tokens.append(now - ticket.accepted)
         ticket.last_token = now
 
-    def prefilled(self, ticket: Ticket, event: Prefilled) -> None:
-        """A chunk of a ticket's prompt is done."""
-        self.prefilled_tokens += max(0, event.done - ticket.prefilled)
-        ticket.prefilled = event.done
-
-    def step(self, events: list, seconds: float) -> None:
-        """One turn of the engine took so long, and brought these (uid, event) pairs."""
+    def step(self, events: list, computed: int, seconds: float) -> None:
+        """One turn of the engine: (uid, event) pairs, tokens of prompts computed, how long."""
         rows = sum(type(event) is Token for _, event in events)
         if rows:
             self.batch_size.observe(rows)
-        if rows < len(events):
+        if computed:
+            self.prefilled_tokens += computed
             self.prefill_seconds.observe(seconds)
-        else:
+        elif rows:
             self.step_seconds.observe(seconds)
 
     # HTTP threads.

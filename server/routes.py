@@ -25,7 +25,7 @@ NEED_NO_KEY = ("/", "/health")
 
 
 # Known by their names without /v1, though they answer with it, too.
-BARE = ("/health", "/queue", "/cluster", "/openapi.json")
+BARE = ("/", "/health", "/queue", "/cluster", "/metrics", "/openapi.json")
 
 
 class App:

@@ -13,6 +13,7 @@ from server.series import Series
 
 EVENTS_KEPT = 50
 EVENT_CHARS = 500
+RANK_IN_HEALTH = ("rank", "host", "pid", "loaded_bytes", "total_bytes")
 
 
 class Status:
@@ -41,6 +42,7 @@ class Status:
         self.kv_capacity = 0  # tokens
         self.kv_used = 0
         self.kv_token_bytes = 0  # that a token costs rank 0
+        self.canary_seconds = 0.0  # of the fastest so far
         self.link_latency: float | None = None  # seconds, of a small sum over all ranks
         self.link_bandwidth: float | None = None  # bytes/s, of a large one
         self.prefix_entries = 0
@@ -73,7 +75,10 @@ class Status:
             "model": self.model_id,
             "model_dir": self.members[0].model_dir if self.members else None,
             "world_size": len(self.members),
-            "ranks": [{"rank": m.rank, "host": m.host, "pid": m.pid} for m in self.members],
+            "ranks": [
+                {name: rank[name] for name in RANK_IN_HEALTH}
+                for rank in self.fleet.describe(loading=self.phase == "loading")
+            ],
             "running": self.running,
             "queued": self.waiting,
             "kv_tokens": {"used": self.kv_used, "capacity": self.kv_capacity},

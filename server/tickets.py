@@ -97,7 +97,6 @@ class Ticket:
         self.accepted = time.monotonic()
         # By the engine's side, for the record: times as accepted's, 0 until then.
         self.started = self.first_token = self.last_token = 0.0
-        self.prefilled = 0  # tokens of the prompt, since it started
         self.cached = 0  # tokens of the prompt that need not be computed
         self.cancelled = threading.Event()
         self.events = queue.SimpleQueue() if events is None else events
