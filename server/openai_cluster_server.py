@@ -60,6 +60,8 @@ def main() -> None:
     pidfile = (
         write_pidfile(arguments.run_dir, rank, arguments.run_id) if arguments.run_dir else None
     )
+    why = f", restart {settings.restarts} after: {settings.last_failure}" * bool(settings.restarts)
+    log.info("start: pid %d, run %s%s", os.getpid(), arguments.run_id or "-", why)
 
     status = Status(settings.model_id, arguments.run_id, settings.restarts, settings.last_failure)
     status.fleet.silent_after = min(SILENT_S, settings.stall_timeout / 2)
