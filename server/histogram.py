@@ -7,6 +7,9 @@ whoever shows it copies the counts.
 from bisect import bisect_left
 from collections.abc import Sequence
 
+# (upper bound as text, values up to it) for each bound and "+Inf", and the sum of the values.
+Snapshot = tuple[list[tuple[str, int]], float]
+
 
 class Histogram:
     """Counts of values by upper bound. One thread observes; any thread takes a snapshot."""
@@ -21,8 +24,8 @@ class Histogram:
         self._counts[bisect_left(self.bounds, value)] += 1
         self._sum += value
 
-    def snapshot(self) -> tuple[list[tuple[str, int]], float]:
-        """(upper bound as text, values up to it) for each bound and "+Inf", and the values' sum."""
+    def snapshot(self) -> Snapshot:
+        """The counts as Prometheus wants them. Any thread."""
         counts, total = list(self._counts), self._sum
         running, buckets = 0, []
         for bound, count in zip((*self.bounds, None), counts, strict=True):

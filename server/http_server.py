@@ -212,6 +212,7 @@ class Exchange(BaseHTTPRequestHandler):
                     return
             except (SlowClient, OSError):
                 return  # nothing was asked
+            self.account = Account(self.request_id)
             self.reader.allow(HEADER_S)
             try:
                 self.handle_one_request()
@@ -228,7 +229,6 @@ class Exchange(BaseHTTPRequestHandler):
 
     def _fresh(self) -> None:
         self.request_id = "req_" + uuid.uuid4().hex[:24]
-        self.account = Account(self.request_id)
         self.requestline = self.command = self.path = ""
         self.request_version = "HTTP/1.1"
         self.headers = {}  # type: ignore[assignment]  # until parsed

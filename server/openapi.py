@@ -48,11 +48,16 @@ def _paths() -> dict[str, Any]:
     page = _get("The page for people", None, errors=())
     page["responses"]["200"]["content"] = {"text/html": {"schema": string()}}
     page["security"] = []
+    metrics = _get("What Prometheus scrapes", None)
+    metrics["responses"]["200"]["content"] = {
+        kind: {"schema": string()} for kind in ("text/plain", "application/openmetrics-text")
+    }
     return {
         "/": {"get": page},
         "/health": {"get": health},
         "/queue": {"get": _get("How many requests wait and run", "Queue")},
         "/cluster": {"get": _get("The whole cluster at a glance", "Cluster")},
+        "/metrics": {"get": metrics},
         "/models": {"get": _get("The served model, as a list", "Models")},
         "/models/{model}": {
             "parameters": [model],

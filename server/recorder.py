@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from server.account import ANSWERED, Account
 from server.generation import Generation
-from server.histogram import Histogram
+from server.histogram import Histogram, Snapshot
 from server.tickets import Ticket, Token
 
 # Seconds, for what takes from an instant to minutes.
@@ -60,6 +60,7 @@ class Recorder:
         self._live: set[Generation] = set()
         self._ended = Tokens()
         self.connections_refused = 0  # by the accepting thread alone
+        self.log_lines_dropped = 0  # by the request log
 
     # The main thread of rank 0.
 
@@ -132,7 +133,7 @@ class Recorder:
         with self._lock:
             return self._received.copy(), self._closed.copy()
 
-    def answers(self) -> tuple[collections.Counter, tuple[list[tuple[str, int]], float]]:
+    def answers(self) -> tuple[collections.Counter, Snapshot]:
         """Choices of answered requests by finish reason, and how long the requests took."""
         with self._lock:
             return self._finishes.copy(), self._whole.snapshot()

@@ -14,6 +14,7 @@ from server.dialects import messages
 from server.door import check_key, cross_origin
 from server.errors import ApiError, bad_request, model_not_found
 from server.http_server import Exchange
+from server.metrics import Metrics
 from server.model_routes import ModelRoutes
 from server.openapi import describe
 from server.page import Page
@@ -36,12 +37,14 @@ class App:
         self._status = status
         self._line = line
         self._page = Page()
+        self._metrics = Metrics(settings, status)
         self.with_model = ModelRoutes(settings, status, line)
         self._routes: dict[str, dict[str, Callable[[Exchange], None]]] = {
             "/": {"GET": self._send_page},
             "/health": {"GET": self._health},
             "/queue": {"GET": self._queue},
             "/cluster": {"GET": self._cluster},
+            "/metrics": {"GET": self._send_metrics},
             "/models": {"GET": self._models},
             "/chat/completions": {"POST": self.with_model.chat},
             "/completions": {"POST": self.with_model.completions},
@@ -133,6 +136,10 @@ class App:
         exchange.send_json(
             200, describe_cluster(self._settings, self._status), {"Cache-Control": "no-store"}
         )
+
+    def _send_metrics(self, exchange: Exchange) -> None:
+        data, content_type = self._metrics.render(exchange.headers.get("Accept", ""))
+        exchange.send_body(200, content_type, data)
 
     def _openapi(self, exchange: Exchange) -> None:
         exchange.send_json(200, describe(self._status.model_id))
