@@ -239,6 +239,7 @@ class Node:
         place = self.directory / "replaced"
         other = place / str(len(list(place.iterdir())))
         other.write_bytes(data)
+        other.chmod(Path(path).stat().st_mode & 0o777)
         self._mount(other, path)
 
     def _mount(self, source: Path, target: Path | str) -> None:
