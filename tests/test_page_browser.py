@@ -234,7 +234,7 @@ def test_parameters_are_sent_and_empty_ones_left_to_the_server(browser, cluster)
     ):  # fmt: skip
         browser.type(f"#{field}", text)
     cluster.say({"content": "two"}, finish="length")
-    assert "cut at the token limit · 5 + 1 token · first after" in say(browser, "second")
+    assert "cut at the token limit · 5 tokens in, 1 out · first after" in say(browser, "second")
     frame = {"model": "demo", "stream": True, "stream_options": {"include_usage": True}}
     turns = [
         {"role": "user", "content": "first"},
@@ -371,7 +371,7 @@ def test_two_real_ranks_are_shown_and_stream_an_answer(page, server):
     page.click("#options summary")
     page.type("#max_tokens", "40")
     told = say(page, MARKUP)
-    assert " + 40 tokens" in told and "cut at the token limit" in told and "tokens/s" in told
+    assert " tokens in, 40 out" in told and "cut at the token limit" in told and "tokens/s" in told
     assert page.run("return sizes.size") > 5, "it grows bit by bit"
     assert page.text(".turn.user") == MARKUP
     page.click("#curl-box summary")
