@@ -1,4 +1,5 @@
-# What verify_cluster.sh says of hosts, from recorded output of macOS's tools.
+# The options of verify_cluster.sh, and a ring of two hosts behind a stub ssh. What it says of
+# Macs and of what is wrong with them is in tests/doctor.
 
 setup() {
   load helper
@@ -6,113 +7,118 @@ setup() {
   stub_ssh
   PYTHON=$(real_python)
   export PYTHON
-  hostfile studio.local.json
-  healthy mac0
-  healthy mac1
+  ring studio.local.json
 }
 
-healthy() {
-  mkdir -p "$REMOTE/$1"
-  echo enabled >"$REMOTE/$1/rdma_ctl"
-  printf '%s\n' '    device          	   node GUID' \
-    '    ------          	----------------' \
-    '    rdma_en2        	8096a9d9edbaac04' \
-    '    rdma_en3        	8096a9d9edbaac05' >"$REMOTE/$1/ibv_devices"
+# ring NAME: a hostfile without RDMA, whose hosts are this machine.
+ring() {
+  cat >"$CHECKOUT/hostfiles/$1" <<'JSON'
+{"hosts": [{"ssh": "mac0", "ips": ["127.0.0.1"]}, {"ssh": "mac1", "ips": ["127.0.0.1"]}]}
+JSON
+  mkdir -p "$REMOTE/mac0" "$REMOTE/mac1"
 }
 
-@test "--help prints the header; unknown arguments are usage errors" {
+# row CHECK: its line of the table, with single spaces.
+row() {
+  echo "$output" | awk -v check="$1" '$1 == check { $1 = $1; print }'
+}
+
+@test "--help prints the header; wrong arguments are usage errors that name them" {
   run "$VERIFY" --help
   [ "$status" -eq 0 ]
   says "Usage: verify_cluster.sh"
-  run "$VERIFY" --all
-  [ "$status" -eq 2 ]
+  for wrong in --all --host "--host mac9" "--check gids" "--deadline 0" "--deadline soon" --yes \
+    "--smoke --link" "--json --smoke" "--local 9"; do
+    # shellcheck disable=SC2086  # words
+    run "$VERIFY" $wrong
+    [ "$status" -eq 2 ]
+    says "${wrong%% *}"
+  done
+  run "$VERIFY" --host mac9
+  says "--host mac9: must be one of mac0, mac1"
+  run "$VERIFY" --check gids
+  says "must be one of hostfile, ssh,"
 }
 
-@test "a healthy cluster passes every check on every host" {
-  run "$VERIFY"
+@test "--list names every check with what it is about, and asks no host" {
+  run "$VERIFY" --list
   [ "$status" -eq 0 ]
-  [ "$(echo "$output" | grep -c '^pass ')" -eq 7 ]
-  [ "${output#*fail}" = "$output" ]
-  echo "$output" | grep -Eq '^pass +mac1 +devices +rdma_en3'
-  [ "$(grep -c -- '-n -o BatchMode=yes -o ConnectTimeout=5' "$CALLS")" -eq 6 ]
-}
-
-@test "a host that is down fails with a hint, and the others are still checked" {
-  touch "$REMOTE/mac0/down"
-  run "$VERIFY"
-  [ "$status" -eq 1 ]
-  echo "$output" | grep -Eq '^fail +mac0 +ssh +exit code 255: .*Connection refused'
-  says "hint: ssh-copy-id mac0"
-  echo "$output" | grep -Eq '^pass +mac1 +devices'
-  run called "mac0 /usr/bin"
+  for check in ssh python rdma gid bridge cabling port path model memory sleep; do
+    echo "$output" | grep -Eq "^$check +[a-zA-Z]"
+  done
+  run called "ssh "
   [ "$status" -ne 0 ]
 }
 
-@test "a shell profile that prints fails, since it would break the launch" {
-  echo "Welcome to mac1" >"$REMOTE/mac1/profile"
-  run "$VERIFY"
-  [ "$status" -eq 1 ]
-  echo "$output" | grep -Eq '^fail +mac1 +ssh +its shell prints by itself: Welcome to mac1'
-}
-
-@test "RDMA that is off, or a macOS without it" {
-  echo disabled >"$REMOTE/mac0/rdma_ctl"
-  rm "$REMOTE/mac1/rdma_ctl"
-  run "$VERIFY"
-  [ "$status" -eq 1 ]
-  echo "$output" | grep -Eq '^fail +mac0 +rdma +disabled'
-  echo "$output" | grep -Eq '^fail +mac1 +rdma +it has no /usr/bin/rdma_ctl'
-  says "rdma_ctl enable"
-}
-
-@test "a device of the host's row that is not there is named, with those that are" {
-  sed '$d' "$REMOTE/mac1/ibv_devices" >"$REMOTE/mac1/shorter"
-  mv "$REMOTE/mac1/shorter" "$REMOTE/mac1/ibv_devices"
-  run "$VERIFY"
-  [ "$status" -eq 1 ]
-  echo "$output" | grep -Eq '^fail +mac1 +devices +no rdma_en3; it has rdma_en2'
-}
-
-@test "a device whose name merely begins like the wanted one does not count" {
-  sed 's/rdma_en3 /rdma_en31/' "$REMOTE/mac1/ibv_devices" >"$REMOTE/mac1/other"
-  mv "$REMOTE/mac1/other" "$REMOTE/mac1/ibv_devices"
-  run "$VERIFY"
-  [ "$status" -eq 1 ]
-}
-
-@test "no devices at all" {
-  head -n 2 "$REMOTE/mac0/ibv_devices" >"$REMOTE/mac0/none"
-  mv "$REMOTE/mac0/none" "$REMOTE/mac0/ibv_devices"
-  run "$VERIFY"
-  [ "$status" -eq 1 ]
-  says "it has none"
-}
-
-@test "a tool that hangs is a finding within the deadline" {
-  sed 's/^ANSWER_WITHIN_S=10/ANSWER_WITHIN_S=1/' "$VERIFY" >"$VERIFY.quick"
-  chmod +x "$VERIFY.quick"
-  touch "$REMOTE/mac1/hangs"
-  run "$VERIFY.quick"
-  [ "$status" -eq 1 ]
-  echo "$output" | grep -Eq "^fail +mac1 +rdma +no answer to '/usr/bin/rdma_ctl status' within 1 s"
-}
-
-@test "a hostfile without rdma needs no RDMA, and it says so" {
-  echo '[{"ssh": "mac0", "ips": ["192.0.2.1"]}, {"ssh": "mac1", "ips": ["192.0.2.2"]}]' \
-    >"$CHECKOUT/hostfiles/studio.local.json"
-  rm "$REMOTE"/mac*/rdma_ctl
+@test "a ring that is well passes on both hosts, over one ssh each, without RDMA checks" {
   run "$VERIFY"
   [ "$status" -eq 0 ]
-  says "RDMA is not used"
-  [ "$(echo "$output" | grep -c '^pass ')" -eq 3 ]
+  [ "$(row ssh)" = "ssh pass pass" ]
+  [ "$(row path)" = "path pass pass" ]
+  [ -z "$(row gid)" ]
+  says "0 failed"
+  [ "$(grep -c "^ssh " "$CALLS")" -eq 2 ]
+  [ "$(grep -c -- '-o BatchMode=yes -o ConnectTimeout=5' "$CALLS")" -eq 2 ]
+}
+
+@test "a host that is down fails with what to do, and the other is still checked" {
+  touch "$REMOTE/mac0/down"
+  run "$VERIFY" --check python
+  [ "$status" -eq 1 ]
+  [ "$(row ssh)" = "ssh FAIL pass" ]
+  [ "$(row python)" = "python - pass" ]
+  says "FAIL  mac0: ssh: ssh: connect to host mac0 port 22: Connection refused"
+  says "Remote Login"
+}
+
+@test "a shell profile that prints fails, and the rest of that host is judged all the same" {
+  echo "Welcome to mac1" >"$REMOTE/mac1/profile"
+  run "$VERIFY" --check python
+  [ "$status" -eq 1 ]
+  says "FAIL  mac1: ssh: its shell prints by itself: Welcome to mac1"
+  [ "$(row python)" = "python pass pass" ]
+}
+
+@test "--host and --check look at nothing else" {
+  run "$VERIFY" --host mac1 --check disk
+  [ "$status" -eq 0 ]
+  [ "$(echo "$output" | head -n 3 | awk '{ print $1, $2 }' | tr '\n' ' ')" = \
+    "check mac1 ssh pass disk pass " ]
+  run called "mac0"
+  [ "$status" -ne 0 ]
+}
+
+@test "--json is one object with every finding and the facts" {
+  touch "$REMOTE/mac0/down"
+  "$VERIFY" --json --check disk >"$BATS_TEST_TMPDIR/json" || [ "$?" -eq 1 ]
+  run "$PYTHON" -c '
+import json, sys
+data = json.load(open(sys.argv[1]))
+found = {(f["check"], f["host"]): f for f in data["findings"]}
+assert data["ok"] is False and data["counts"]["fail"] == 1
+assert found["ssh", "mac0"]["verdict"] == "fail" and found["ssh", "mac0"]["fix"]["words"]
+assert found["disk", "mac1"]["verdict"] == "pass"
+assert data["facts"]["mac1"]["disk_free"] > 0
+' "$BATS_TEST_TMPDIR/json"
+  [ "$status" -eq 0 ]
+}
+
+@test "JACCL on hosts that are no Macs is refused in words, once a host" {
+  hostfile studio.local.json
+  run "$VERIFY" --check macos --check gid
+  [ "$status" -eq 1 ]
+  [ "$(uname -s)" = Darwin ] || says "needs macOS"
+  [ "$(uname -s)" = Darwin ] || [ "$(row gid)" = "gid - -" ]
 }
 
 @test "a malformed matrix fails, and the hosts are checked all the same" {
+  hostfile studio.local.json
   sed 's/null, "rdma_en3"/null/' "$CHECKOUT/hostfiles/studio.local.json" >"$BATS_TEST_TMPDIR/f"
-  HOSTFILE=$BATS_TEST_TMPDIR/f run "$VERIFY"
+  HOSTFILE=$BATS_TEST_TMPDIR/f run "$VERIFY" --check hostfile --check disk
   [ "$status" -eq 1 ]
-  echo "$output" | grep -Eq '^fail +- +hostfile +rank 0 \(mac0\): "rdma" has 1 entries'
-  echo "$output" | grep -Eq '^pass +mac0 +ssh'
+  says 'FAIL  hostfile: rank 0 (mac0): "rdma" has 1 entries'
+  says "The hostfile is malformed"
+  [ "$(row disk)" = "disk pass pass" ]
 }
 
 @test "a template that was not filled in asks no host" {
@@ -123,19 +129,79 @@ healthy() {
   [ "$status" -ne 0 ]
 }
 
-@test "no hostfile: exit 3 with a hint to copy the template" {
+@test "no hostfile: exit 3 with a hint; one that is no JSON: exit 1" {
   rm "$CHECKOUT"/hostfiles/*.local.json
   run "$VERIFY"
   [ "$status" -eq 3 ]
   says "cp hostfiles/m3-ultra-jaccl.template.json"
   HOSTFILE=/none.json run "$VERIFY"
   [ "$status" -eq 3 ]
+  echo "{" >"$BATS_TEST_TMPDIR/f"
+  HOSTFILE=$BATS_TEST_TMPDIR/f run "$VERIFY"
+  [ "$status" -eq 1 ]
+  says "is not JSON"
 }
 
 @test "--dry-run prints the commands and asks no host" {
+  hostfile studio.local.json
   run "$VERIFY" --dry-run
   [ "$status" -eq 0 ]
-  says "mac1 /usr/bin/ibv_devices"
+  says "mac1 '/bin/sh -s 1'"
+  says "mac1 /usr/bin/ibv_devinfo -v -d rdma_en3"
+  says "mac0 /usr/sbin/lsof -nP -iTCP:32323 -sTCP:LISTEN"
   run called "ssh "
   [ "$status" -ne 0 ]
+}
+
+@test "--local N looks at this machine without ssh, with or without a model" {
+  run "$VERIFY" --local 2
+  [ "$status" -eq 0 ]
+  says "the first start makes the demo model"
+  [ -z "$(row path)$(row hostfile)" ]
+  run called "ssh "
+  [ "$status" -ne 0 ]
+  MODEL_DIR=$BATS_TEST_TMPDIR/none run "$VERIFY" --local 2 --check model
+  [ "$status" -eq 1 ]
+  says "there is no $BATS_TEST_TMPDIR/none"
+  unset PYTHON
+  TEST_PYTHON='' run "$VERIFY" --local 2 --check python
+  says "the first start makes it"
+}
+
+@test "a taken port and a rank that was left over are found, and not blamed twice" {
+  IGNORE=1 start_process run-1 "$RUN_DIR/rank-1.pid"
+  run "$VERIFY" --local 2 --check ranks --check port
+  end_processes
+  [ "$status" -eq 1 ]
+  says "rank-1 (pid $PROCESS) still runs"
+  says "fix: HTTP_PORT=$HTTP_PORT scripts/stop_openai_cluster_server.sh"
+  [ "$(row port)" = "port pass" ]
+}
+
+@test "--fix asks, so it needs a terminal or --yes; --yes mends what may be mended" {
+  run "$VERIFY" --fix </dev/null
+  [ "$status" -eq 2 ]
+  says "add --yes"
+  start_process run-1 "$RUN_DIR/rank-1.pid"
+  run "$VERIFY" --local 2 --check ranks --fix --yes
+  end_processes
+  [ "$status" -eq 0 ]
+  says "looking again"
+  [ "$(row ranks | tail -n 1)" = "ranks pass" ]
+}
+
+@test "--smoke and --link go on only when nothing failed" {
+  cat >"$CHECKOUT/scripts/lib/link_check.sh" <<'STUB'
+echo "link check: $*"
+STUB
+  run "$VERIFY" --check disk --smoke --deadline 30
+  [ "$status" -eq 0 ]
+  says "link check: smoke --deadline 30"
+  run "$VERIFY" --local 2 --check disk --link
+  says "link check: link --local 2"
+  touch "$REMOTE/mac0/down"
+  run "$VERIFY" --check disk --link
+  [ "$status" -eq 1 ]
+  says "--link was not begun"
+  [ "${output#*link check:}" = "$output" ]
 }

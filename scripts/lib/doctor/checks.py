@@ -1,0 +1,222 @@
+"""The list of checks, in the order of the table: what each is about, when it applies, what the
+hosts are asked for it, and the judge. To add one: a judge, and its line here. Pure.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from doctor import (
+    judge_access,
+    judge_cabling,
+    judge_memory,
+    judge_model,
+    judge_network,
+    judge_rdma,
+    judge_running,
+    judge_software,
+    judge_system,
+)
+from doctor.cluster import Cluster
+from doctor.findings import PASS, SKIP, Finding
+from doctor.plan import Plan
+
+
+@dataclass(frozen=True)
+class Check:
+    """needs: tools (as commands.py names them) and tasks (as probe.py does)."""
+
+    name: str
+    about: str
+    judge: Callable[[Cluster], Iterator[Finding]]
+    needs: tuple[str, ...] = ()
+    when: Callable[[Plan], bool] = lambda plan: True
+    macs_only: bool = False
+    whole_cluster: bool = False
+
+
+def _rdma(plan: Plan) -> bool:
+    return plan.rdma
+
+
+def _several(plan: Plan) -> bool:
+    return len(plan.hosts) > 1
+
+
+def _hostfile(plan: Plan) -> bool:
+    return plan.hostfile is not None
+
+
+CABLES = ("rdma_ctl", "ibv_devices", "system_profiler", "networksetup")
+PORTS = (*CABLES, "ibv_devinfo")
+FOLDER = ("model", "check_model")
+MEMORY = ("sysctl", "meminfo", "mlx", *FOLDER)
+
+CHECKS = (
+    Check(
+        "hostfile",
+        "the file can be launched: no placeholder left, a whole rdma matrix",
+        judge_access.hostfile,
+        when=_hostfile,
+        whole_cluster=True,
+    ),
+    Check(
+        "ssh",
+        "the host lets us in without asking, and its shell prints nothing by itself",
+        judge_access.ssh,
+    ),
+    Check(
+        "environment",
+        "no variable of another job, no MLX_METAL_FAST_SYNCH that nobody asked for",
+        judge_access.environment,
+        ("environment",),
+    ),
+    Check(
+        "python",
+        "the ranks' interpreter is there and has the packages",
+        judge_software.python,
+        ("versions",),
+    ),
+    Check(
+        "versions",
+        "Python and packages are the same on all hosts, and those pinned",
+        judge_software.versions,
+        ("versions",),
+    ),
+    Check(
+        "checkout",
+        "the same code at the same path",
+        judge_software.checkout,
+        ("code",),
+        when=lambda plan: not plan.local,
+    ),
+    Check("compute", "MLX computes, in time", judge_software.compute, ("mlx", "versions")),
+    Check("wheel", "MLX has JACCL", judge_software.wheel, ("mlx",), when=_rdma),
+    Check(
+        "macos",
+        "the same build everywhere, and one that has RDMA",
+        judge_system.macos,
+        ("sw_vers", "os-release"),
+    ),
+    Check("rdma", "RDMA is enabled", judge_rdma.rdma, ("rdma_ctl",), _rdma, macs_only=True),
+    Check(
+        "devices",
+        "the devices of the host's row of the matrix exist",
+        judge_rdma.devices,
+        ("rdma_ctl", "ibv_devices"),
+        _rdma,
+        macs_only=True,
+    ),
+    Check("ports", "their ports are up", judge_rdma.ports, PORTS, _rdma, macs_only=True),
+    Check(
+        "gid",
+        "they have an IPv4-mapped GID, at index 1",
+        judge_rdma.gid,
+        (*PORTS, "ifconfig"),
+        _rdma,
+        macs_only=True,
+    ),
+    Check(
+        "bridge",
+        "none is in the Thunderbolt Bridge",
+        judge_rdma.bridge,
+        ("ifconfig", "ibv_devinfo"),
+        _rdma,
+        macs_only=True,
+    ),
+    Check("speed", "their cables run at 80 Gb/s", judge_cabling.speed, CABLES, _rdma, True),
+    Check(
+        "cabling",
+        "each device leads where the matrix says",
+        judge_cabling.cabling,
+        CABLES,
+        _rdma,
+        macs_only=True,
+    ),
+    Check(
+        "queues",
+        "no other process uses the devices, no queue pairs are lost",
+        judge_rdma.queues,
+        ("ioreg", "ranks"),
+        _rdma,
+        macs_only=True,
+    ),
+    Check("ranks", "no rank is left over", judge_running.ranks, ("ranks",)),
+    Check(
+        "address",
+        "the hosts have the addresses of the hostfile",
+        judge_network.address,
+        ("addresses", "getifaddr"),
+        _hostfile,
+    ),
+    Check(
+        "port",
+        "nobody else listens where ranks meet, or on HTTP_PORT",
+        judge_network.port,
+        ("listeners", "lsof", "ranks"),
+    ),
+    Check(
+        "path",
+        "the ranks reach each other over TCP",
+        judge_network.path,
+        ("listen", "connect", "addresses", "getifaddr"),
+        _several,
+    ),
+    Check("model", "it is whole and the same everywhere", judge_model.model, FOLDER),
+    Check(
+        "heads",
+        "its heads and widths divide by the number of ranks",
+        judge_model.heads,
+        FOLDER,
+        whole_cluster=True,
+    ),
+    Check("memory", "the host's share of it fits", judge_memory.memory, MEMORY),
+    Check("even", "no host is smaller than the others", judge_memory.even, MEMORY, _several),
+    Check(
+        "wired",
+        "no memory is left wired by a dead job",
+        judge_system.wired,
+        ("vm_stat", "sysctl", "ranks"),
+        macs_only=True,
+    ),
+    Check("sleep", "the Mac does not sleep", judge_system.sleep, ("pmset",), macs_only=True),
+    Check("disk", "there is room for logs", judge_system.disk, ("disk",)),
+)
+NAMES = tuple(check.name for check in CHECKS)
+
+
+def chosen(plan: Plan) -> list[Check]:
+    """Those that apply to the plan and were asked for; ssh always, the rest depends on it."""
+    return [
+        check
+        for check in CHECKS
+        if (check.name in plan.checks or check.name == "ssh") and check.when(plan)
+    ]
+
+
+def needed(plan: Plan) -> set[str]:
+    """What the hosts have to be asked for these."""
+    return {name for check in chosen(plan) for name in check.needs}
+
+
+def judge(cluster: Cluster, only: Iterable[Check] | None = None) -> list[Finding]:
+    """Every finding of every check, at least one for each host that was asked."""
+    findings = []
+    for check in chosen(cluster.plan) if only is None else only:
+        found = list(check.judge(cluster))
+        findings += found
+        if not check.whole_cluster:
+            said = {finding.host for finding in found}
+            findings += [
+                _default(check, cluster, host) for host in cluster.facts if host not in said
+            ]
+    return findings
+
+
+def _default(check: Check, cluster: Cluster, host: str) -> Finding:
+    """Of a host about which the judge had nothing to say."""
+    facts = cluster.facts[host]
+    if not facts.reached:
+        return Finding(check.name, host, SKIP, "no answer: see ssh")
+    if check.macs_only and not facts.is_mac:
+        return Finding(check.name, host, SKIP, "not a Mac")
+    return Finding(check.name, host, PASS)

@@ -1,0 +1,102 @@
+"""Which of its own tools a host is asked to run, by absolute path: ssh has nearly no PATH.
+
+One table for the probe, for the answer without Python, and for --dry-run. Every command only
+reads. A name is the tool's, with what it is asked about after a colon: `ibv_devinfo:rdma_en2`.
+"""
+
+from doctor.plan import Plan
+
+PACKAGES = ("mlx", "mlx-lm", "transformers", "huggingface-hub", "llguidance", "prometheus-client")
+
+PYTHON_NAMES = ("versions", "mlx", "check_model")  # asked of the ranks' interpreter
+
+# Each: argv, and how many seconds it may take.
+Command = tuple[list[str], float]
+
+VERSIONS = """\
+import json, platform, sys
+from importlib.metadata import PackageNotFoundError, version
+def find(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+print(json.dumps({
+    "python": platform.python_version(),
+    "machine": platform.machine(),
+    "system": sys.platform,
+    "packages": {name: find(name) for name in sys.argv[1].split(",")},
+}))
+"""
+
+# A line after each step, so that it is known where it hangs.
+MLX = """\
+import json
+import mlx.core as mx
+def say(**words):
+    print(json.dumps(words), flush=True)
+say(jaccl=mx.distributed.is_available("jaccl"))
+answer = mx.ones(3) + 1
+mx.eval(answer)
+say(sum=sum(answer.tolist()))
+info = mx.device_info() if mx.default_device().type == mx.DeviceType.gpu else {}
+say(gpu_limit=info.get("max_recommended_working_set_size"))
+"""
+
+GENERAL = {
+    "sw_vers": (["/usr/bin/sw_vers"], 5),
+    "sysctl": (["/usr/sbin/sysctl", "hw.memsize", "iogpu.wired_limit_mb"], 5),
+    "vm_stat": (["/usr/bin/vm_stat"], 5),
+    "pmset": (["/usr/bin/pmset", "-g"], 5),
+    "getifaddr:en0": (["/usr/sbin/ipconfig", "getifaddr", "en0"], 5),
+    "getifaddr:en1": (["/usr/sbin/ipconfig", "getifaddr", "en1"], 5),
+}
+THUNDERBOLT = {
+    "rdma_ctl": (["/usr/bin/rdma_ctl", "status"], 10),
+    "ibv_devices": (["/usr/bin/ibv_devices"], 10),
+    "ifconfig": (["/sbin/ifconfig", "bridge0"], 5),
+    "networksetup": (["/usr/sbin/networksetup", "-listallhardwareports"], 10),
+    "system_profiler": (
+        ["/usr/sbin/system_profiler", "SPThunderboltDataType", "-json"],
+        30,
+    ),
+    "ioreg": (["/usr/sbin/ioreg", "-r", "-c", "AppleThunderboltIPPort", "-l"], 10),
+}
+LINUX = {
+    "meminfo": (["/bin/cat", "/proc/meminfo"], 5),
+    "os-release": (["/bin/cat", "/etc/os-release"], 5),
+}
+
+
+def commands_for(plan: Plan, host: str, needed: set[str]) -> dict[str, dict[str, Command]]:
+    """System (as uname says) to name to command, as far as `needed` names the tool."""
+    mac: dict[str, Command] = {**GENERAL}
+    if plan.rdma:
+        mac |= THUNDERBOLT
+        for device in plan.devices(host):
+            mac[f"ibv_devinfo:{device}"] = (["/usr/bin/ibv_devinfo", "-v", "-d", device], 10)
+    for port in plan.ports_on(host):
+        mac[f"lsof:{port}"] = (["/usr/sbin/lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN"], 10)
+    python = python_commands(plan)
+    return {
+        system: {
+            name: command
+            for name, command in {**table, **python}.items()
+            if name.partition(":")[0] in needed
+        }
+        for system, table in (("Darwin", mac), ("Linux", LINUX))
+    }
+
+
+def python_commands(plan: Plan) -> dict[str, Command]:
+    """What the interpreter of the ranks is asked, rather than the one that runs the probe."""
+    commands: dict[str, Command] = {
+        "versions": ([plan.python, "-c", VERSIONS, ",".join(PACKAGES)], 20),
+        "mlx": ([plan.python, "-c", MLX], 30),
+    }
+    if plan.model_dir is not None:
+        script = f"{plan.checkout}/scripts/lib/check_model.py"
+        options = ["--parallel", plan.parallel, "--json"]
+        argv = [plan.python, script, plan.model_dir, str(len(plan.ranks)), *options]
+        commands["check_model"] = (argv, 30)
+    return commands

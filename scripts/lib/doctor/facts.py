@@ -1,0 +1,278 @@
+"""What is known of one host, typed: made from what the probe saw, read by the judges.
+
+None is "not known". Why a tool did not tell stands in `silent`, by the name of its command, so
+that a judge can say whether it is missing, hangs or failed. Pure; nothing here asks a host.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from thunderbolt.ports import (
+    FormatError,
+    Port,
+    parse_bridge_members,
+    parse_ibv_devices,
+    read_ports,
+)
+
+from doctor import mac_text
+from doctor.ask import Raw
+
+# What ssh itself says on stderr, which no shell profile printed.
+SSH_OWN_WORDS = re.compile(r"^(Warning: Permanently added|\*\* |Connection to |Pseudo-terminal)")
+TOOLS = {
+    "rdma_ctl": "/usr/bin/rdma_ctl",
+    "ibv_devices": "/usr/bin/ibv_devices",
+    "ibv_devinfo": "/usr/bin/ibv_devinfo",
+    "system_profiler": "/usr/sbin/system_profiler",
+    "networksetup": "/usr/sbin/networksetup",
+}
+
+
+@dataclass(frozen=True)
+class OurProcess:
+    """A process that one of our pid files names and that lives. kind: rank-0, supervisor..."""
+
+    kind: str
+    port: str
+    pid: int
+    run_id: str
+    age: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model folder. files: name to a description that is equal for equal content."""
+
+    exists: bool
+    files: dict[str, str] = field(default_factory=dict)
+    weights: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """One host; see the module's docstring. Sizes in bytes, sleep in minutes."""
+
+    host: str
+    trouble: str = ""
+    noise: str = ""
+    errors: str = ""
+    system: str = ""
+    silent: dict[str, str] = field(default_factory=dict)
+    python: str | None = None
+    machine: str | None = None
+    packages: dict[str, str | None] | None = None
+    jaccl: bool | None = None
+    evaluated: bool | None = None
+    gpu_limit: int | None = None
+    split: dict[str, Any] | None = None
+    macos: tuple[str, str] | None = None
+    distribution: str = ""
+    memory: int | None = None
+    wired_limit: int | None = None
+    wired: int | None = None
+    sleep: int | None = None
+    rdma: str | None = None
+    devices: tuple[str, ...] | None = None
+    device_ports: dict[str, mac_text.DevicePort] = field(default_factory=dict)
+    bridge: tuple[str, ...] | None = None
+    thunderbolt: tuple[Port, ...] | None = None
+    device_use: dict[str, mac_text.DeviceUse] | None = None
+    addresses: tuple[str, ...] = ()
+    bound: dict[str, str] | None = None
+    listeners: dict[int, tuple[int | None, str]] | None = None
+    code_exists: bool | None = None
+    code: str | None = None
+    model: Model | None = None
+    processes: tuple[OurProcess, ...] = ()
+    disk_free: int | None = None
+    environment: dict[str, str] | None = None
+    heard: tuple[str, ...] | None = None
+    listen_error: str = ""
+    connections: tuple[dict[str, Any], ...] = ()
+    tasks_ran: bool = True  # False: no Python there, so that only the tools were asked
+
+    @property
+    def reached(self) -> bool:
+        return not self.trouble
+
+    @property
+    def is_mac(self) -> bool:
+        return self.system == "Darwin"
+
+    def why(self, *commands: str) -> str:
+        """Why the first of these commands that is silent did not tell; "" when all did."""
+        return next((self.silent[name] for name in commands if name in self.silent), "")
+
+    def hangs(self, command: str) -> bool:
+        return self.why(command).endswith(LATE)
+
+
+LATE = "did not answer in time"
+
+
+def read_facts(raw: Raw) -> HostFacts:
+    """The facts of one host. Never fails: what cannot be read is not known."""
+    errors = [line for line in raw.errors.splitlines() if not SSH_OWN_WORDS.match(line)]
+    base = {
+        "host": raw.host,
+        "trouble": raw.trouble,
+        "noise": raw.noise,
+        "errors": "\n".join(line for line in errors if line.strip()),
+        "system": raw.system,
+    }
+    if raw.trouble:
+        return HostFacts(**base)
+    silent: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for name, result in raw.commands.items():
+        text, reason = _text_or_reason(name, result)
+        if text is not None:
+            texts[name] = text
+        if reason:
+            silent[name] = reason
+    for name, result in raw.tasks.items():
+        if isinstance(result, dict) and "failed" in result:
+            silent[name] = result["failed"]
+    tasks = {name: result for name, result in raw.tasks.items() if name not in silent}
+    memory, wired_limit = mac_text.parse_sysctl(texts.get("sysctl", ""))
+    return HostFacts(
+        **base,
+        silent=silent,
+        tasks_ran=bool(raw.python),
+        macos=mac_text.parse_sw_vers(texts.get("sw_vers", "")),
+        distribution=mac_text.parse_os_release(texts.get("os-release", "")),
+        memory=memory or mac_text.parse_meminfo(texts.get("meminfo", "")),
+        wired_limit=wired_limit,
+        wired=mac_text.parse_vm_stat(texts.get("vm_stat", "")),
+        sleep=mac_text.parse_pmset(texts.get("pmset", "")),
+        addresses=tuple(
+            text.strip() for name, text in texts.items() if name.startswith("getifaddr:")
+        ),
+        **_python_facts(texts, raw.commands),
+        **_thunderbolt_facts(texts, silent),
+        **_task_facts(tasks, texts, raw),
+    )
+
+
+def _text_or_reason(name: str, result: Mapping[str, Any]) -> tuple[str | None, str]:
+    """What a command printed, and why it is not to be believed."""
+    tool = name.partition(":")[0]
+    tool = TOOLS.get(tool, tool)
+    state = result["state"]
+    if state == "late":
+        return result.get("out"), f"{tool} {LATE}"
+    if state == "missing":
+        return None, f"there is no {tool}"
+    if state == "refused":
+        return None, f"{tool} could not be started: {result.get('err', '')}"
+    if result["code"] == 0:
+        return result["out"], ""
+    if name.startswith(("ifconfig", "getifaddr", "lsof", "check_model")):
+        # Exit code 1 is an answer: no such interface, no address, nobody listens, not accepted.
+        return (None if name.startswith("getifaddr") else result["out"]), ""
+    said = mac_text.last_line((result["err"], result["out"]))
+    return result["out"], f"{tool} failed: {said or 'exit code ' + str(result['code'])}"
+
+
+def _python_facts(texts: Mapping[str, str], commands: Mapping[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    # A start-up file of that Python may print before we do.
+    versions = _json(mac_text.last_line([texts.get("versions", "")]))
+    if versions:
+        facts |= {name: versions.get(name) for name in ("python", "machine", "packages")}
+    said: dict[str, Any] = {}
+    for line in texts.get("mlx", "").splitlines():
+        said |= _json(line)
+    facts["jaccl"] = said.get("jaccl")
+    facts["gpu_limit"] = said.get("gpu_limit")
+    if "mlx" in commands and "jaccl" in said:
+        # It came as far as importing MLX, so what is missing after that is the computing.
+        facts["evaluated"] = said.get("sum") == 6
+    facts["split"] = _json(mac_text.last_line([texts.get("check_model", "")])) or None
+    return facts
+
+
+def _thunderbolt_facts(texts: Mapping[str, str], silent: dict[str, str]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if "rdma_ctl" in texts and "rdma_ctl" not in silent:
+        facts["rdma"] = texts["rdma_ctl"].strip()
+    if "ibv_devices" in texts and "ibv_devices" not in silent:
+        facts["devices"] = parse_ibv_devices(texts["ibv_devices"])
+    facts["device_ports"] = {}
+    for name, text in texts.items():
+        port = mac_text.parse_ibv_devinfo(text) if name.startswith("ibv_devinfo:") else None
+        if port is not None and name not in silent:
+            facts["device_ports"][name.partition(":")[2]] = port
+    if "ifconfig" in texts and "ifconfig" not in silent:
+        facts["bridge"] = parse_bridge_members(texts["ifconfig"])
+    if "ioreg" in texts and "ioreg" not in silent:
+        facts["device_use"] = mac_text.parse_ioreg(texts["ioreg"])
+    if {"system_profiler", "networksetup"} <= set(texts) - set(silent):
+        try:
+            facts["thunderbolt"] = read_ports(
+                texts["system_profiler"], texts["networksetup"], texts.get("ibv_devices", "")
+            )
+        except FormatError as error:
+            silent["system_profiler"] = str(error)
+    return facts
+
+
+def _task_facts(tasks: Mapping[str, Any], texts: Mapping[str, str], raw: Raw) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if "listeners" in tasks:
+        facts["listeners"] = {
+            entry["port"]: (entry["pid"], entry["command"]) for entry in tasks["listeners"]
+        }
+    for name, text in texts.items():
+        if name.startswith("lsof:"):
+            facts.setdefault("listeners", {})
+            for found in mac_text.parse_lsof(text):
+                facts["listeners"][int(name.partition(":")[2])] = found
+    if "code" in tasks:
+        facts["code_exists"] = tasks["code"]["exists"]
+        facts["code"] = tasks["code"].get("digest")
+    if "model" in tasks:
+        model = dict(tasks["model"])
+        model["config"] = _json(model.get("config", ""))
+        facts["model"] = Model(**model)
+    if "ranks" in tasks:
+        facts["processes"] = living_processes(tasks["ranks"])
+    if "disk" in tasks:
+        facts["disk_free"] = tasks["disk"]["free"]
+    if "listen" in tasks:
+        facts["heard"] = tuple(tasks["listen"]["came"])
+        facts["listen_error"] = tasks["listen"]["error"]
+    facts["bound"] = tasks.get("addresses")
+    facts["environment"] = tasks.get("environment")
+    facts["connections"] = tuple(tasks.get("connect", ()))
+    return facts
+
+
+def living_processes(entries: Sequence[Mapping[str, Any]]) -> tuple[OurProcess, ...]:
+    """Those of probe.look_for_ranks that still are what their pid file says."""
+    return tuple(_living(entry) for entry in entries if _lives(entry))
+
+
+def _lives(entry: Mapping[str, Any]) -> bool:
+    """A pid alone may by now be somebody else's, so the command line must carry the run's id."""
+    return f"--run-id {entry['run']} " in entry["ps"].get("out", "").strip() + " "
+
+
+def _living(entry: Mapping[str, Any]) -> OurProcess:
+    *_, port, name = entry["file"].split("/")
+    age = (entry["ps"]["out"].split() or ["?"])[0]
+    return OurProcess(name.removesuffix(".pid"), port, int(entry["pid"]), entry["run"], age)
+
+
+def _json(text: str) -> dict[str, Any]:
+    """The object in a text; nothing when there is none."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}

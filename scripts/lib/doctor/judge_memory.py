@@ -1,0 +1,169 @@
+"""Does each host hold its share of the model, and some context. Pure; an estimate.
+
+The server measures the same once the model is loaded. Here it is reckoned from config.json, so
+that nobody loads half a terabyte to learn that it does not fit.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from doctor.cluster import Cluster
+from doctor.facts import HostFacts
+from doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, gigabytes, listed
+from doctor.mac_text import MIB
+
+# macOS lets the GPU wire about two thirds of a small memory and three quarters of a large one.
+SMALL_MEMORY, SMALL_SHARE, LARGE_SHARE = 36 * 1024 * MIB, 2 / 3, 3 / 4
+FOR_THE_SYSTEM = 8 * 1024 * MIB  # left to macOS when the limit is raised
+UNEVEN = 0.9  # the smallest, as part of the largest, below which they count as uneven
+KV_BYTES = 2  # of a number in the KV cache
+KV_CONTEXT = 32768  # tokens that a single request should at least have, if the model knows them
+
+
+def limit(facts: HostFacts) -> float | None:
+    """Bytes that the ranks of this host can have."""
+    if facts.gpu_limit:
+        return facts.gpu_limit
+    if facts.memory is None or not facts.is_mac:
+        return facts.memory
+    if facts.wired_limit:
+        return facts.wired_limit
+    return facts.memory * (SMALL_SHARE if facts.memory <= SMALL_MEMORY else LARGE_SHARE)
+
+
+def weights(cluster: Cluster) -> int:
+    """Bytes of the whole model; 0 when nobody knows."""
+    return max((facts.model.weights for facts in cluster.reached if facts.model), default=0)
+
+
+def share(cluster: Cluster, facts: HostFacts) -> float:
+    """Bytes of weights that the ranks of this host will hold."""
+    return weights(cluster) * len(cluster.plan.ranks_on(facts.host)) / len(cluster.plan.ranks)
+
+
+def kv_bytes(cluster: Cluster, facts: HostFacts) -> float:
+    """Bytes for KV caches on this host: KV_BUDGET_GB, or one request of a good length."""
+    here = len(cluster.plan.ranks_on(facts.host))
+    if cluster.plan.kv_budget_gb:
+        return cluster.plan.kv_budget_gb * 1e9 * here
+    config = next((f.model.config for f in cluster.reached if f.model and f.model.config), {})
+    per_token, most = _kv_of(config)
+    tokens = cluster.plan.context_max or min(most or KV_CONTEXT, KV_CONTEXT)
+    return per_token * tokens * here / len(cluster.plan.ranks)
+
+
+def _kv_of(config: dict[str, Any]) -> tuple[int, int]:
+    """Bytes of cache that a token takes in all ranks together, and the model's context; 0: ?"""
+    text = config.get("text_config")
+    sizes = {**config, **(text if isinstance(text, dict) else {})}
+
+    def number(*names: str) -> int:
+        values = [sizes.get(name) for name in names]
+        return next((v for v in values if isinstance(v, int) and not isinstance(v, bool)), 0)
+
+    layers, heads = number("num_hidden_layers", "num_layers"), number("num_attention_heads")
+    if number("kv_lora_rank"):  # one compressed vector instead of keys and values
+        width = number("kv_lora_rank") + number("qk_rope_head_dim")
+    else:
+        size = number("head_dim") or (number("hidden_size") // heads if heads else 0)
+        width = 2 * number("num_key_value_heads", "num_attention_heads") * size
+    return layers * width * KV_BYTES, number("max_position_embeddings")
+
+
+def memory(cluster: Cluster) -> Iterator[Finding]:
+    """The host's share of the weights fits, and room for a request beside it."""
+    small = _too_small(cluster)
+    for facts in cluster.reached:
+        most = limit(facts)
+        if most is None:
+            yield Finding("memory", facts.host, SKIP, facts.why("sysctl", "meminfo") or "not told")
+        elif not weights(cluster):
+            words = f"{gigabytes(facts.memory or most)}; no model to compare it with"
+            yield Finding("memory", facts.host, SKIP, words)
+        elif facts.host in small:
+            yield Finding("memory", facts.host, SKIP, "smaller than the others: see even")
+        else:
+            yield _judge_memory(cluster, facts, most)
+
+
+def _judge_memory(cluster: Cluster, facts: HostFacts, most: float) -> Finding:
+    need, kv = share(cluster, facts), kv_bytes(cluster, facts)
+    words = f"{gigabytes(need)} of weights, {gigabytes(most)} for the GPU"
+    if not facts.is_mac:
+        words = f"{gigabytes(need)} of weights, {gigabytes(most)} of memory"
+    if need + kv <= most:
+        return Finding("memory", facts.host, PASS, words)
+    if need > most:
+        symptom = (
+            "kIOGPUCommandBufferCallbackErrorOutOfMemory or a kernel panic while loading"
+            if facts.is_mac
+            else "the kernel ends the rank (OOM) while it loads"
+        )
+        return Finding("memory", facts.host, FAIL, words, symptom, _more_memory(facts, need + kv))
+    cause = "KV_BUDGET_GB" if cluster.plan.kv_budget_gb else "a long request's KV cache"
+    return Finding(
+        "memory",
+        facts.host,
+        WARN,
+        f"{words}, and {gigabytes(kv)} for {cause}",
+        '"no memory left for the KV cache", or long prompts refused with 400',
+        _more_memory(facts, need + kv),
+    )
+
+
+def _more_memory(facts: HostFacts, need: float) -> Fix:
+    """Raise macOS's limit if that helps, else something has to shrink."""
+    words = "a smaller model or quantisation, more nodes, or a lower CONTEXT_MAX or KV_BUDGET_GB"
+    if not facts.is_mac or facts.memory is None or need > facts.memory - FOR_THE_SYSTEM:
+        return Fix(words)
+    new = int((facts.memory - FOR_THE_SYSTEM) / MIB)
+    return Fix(
+        f"until the next restart, and leaves {gigabytes(FOR_THE_SYSTEM)} to macOS; "
+        f"otherwise {words}",
+        command=f"sudo /usr/sbin/sysctl iogpu.wired_limit_mb={new}",
+        undo=f"sudo /usr/sbin/sysctl iogpu.wired_limit_mb={(facts.wired_limit or 0) // MIB}",
+    )
+
+
+def _too_small(cluster: Cluster) -> list[str]:
+    """Hosts on which it does not fit, while it does on the largest one."""
+    limits = {f.host: limit(f) for f in cluster.reached if limit(f)}
+    if not limits or not weights(cluster):
+        return []
+    largest = max(limits.values())
+    return [
+        facts.host
+        for facts in cluster.reached
+        if facts.host in limits
+        and limits[facts.host] < UNEVEN * largest
+        and limits[facts.host] < share(cluster, facts) <= largest
+    ]
+
+
+def even(cluster: Cluster) -> Iterator[Finding]:
+    """A tensor split is even, so the smallest host sets the limit for all."""
+    limits = {facts.host: limit(facts) for facts in cluster.reached}
+    known = [value for value in limits.values() if value]
+    small = _too_small(cluster)
+    sizes = listed(gigabytes(value) for value in sorted(set(known)))
+    for facts in cluster.reached:
+        most = limits[facts.host]
+        if not most or most >= UNEVEN * max(known):
+            continue
+        need = share(cluster, facts) + kv_bytes(cluster, facts)
+        if weights(cluster) and need <= most:
+            yield Finding("even", facts.host, PASS, f"the smallest ({sizes}), and it suffices")
+            continue
+        yield Finding(
+            "even",
+            facts.host,
+            FAIL if facts.host in small else WARN,
+            f"memory is uneven ({sizes}), and each rank gets the same share"
+            + (f", {gigabytes(share(cluster, facts))}" if weights(cluster) else ""),
+            "out of memory, or a kernel panic, on this host first",
+            Fix(
+                "a smaller model, or leave this host out"
+                if cluster.plan.parallel == "pipeline"
+                else "PARALLEL=pipeline, a smaller model, or leave this host out"
+            ),
+        )

@@ -1,0 +1,111 @@
+"""The model folder: there, whole, the same everywhere, and to be split over these ranks. Pure."""
+
+import re
+from collections.abc import Iterator
+
+from doctor.cluster import Cluster
+from doctor.facts import HostFacts
+from doctor.findings import FAIL, PASS, SKIP, Finding, Fix, gigabytes, listed, most_common
+
+SHOWN = 3  # differing files that are named
+# Reasons of check_model.py that are about the number of ranks, not about the files.
+_SPLIT = re.compile(
+    r"does not divide|cannot be split|no tensor parallelism|too few for|a pipeline finds"
+)
+
+
+def _split_reasons(facts: HostFacts) -> list[str]:
+    reasons = facts.split["reasons"] if facts.split else []
+    return [reason for reason in reasons if _SPLIT.search(reason)]
+
+
+def _file_reasons(facts: HostFacts) -> list[str]:
+    reasons = facts.split["reasons"] if facts.split else []
+    return [reason for reason in reasons if not _SPLIT.search(reason)]
+
+
+def model(cluster: Cluster) -> Iterator[Finding]:
+    """Every host has the whole model, with the same content."""
+    folder = cluster.plan.model_dir
+    if folder is None:
+        words = "MODEL_DIR is not set"
+        if cluster.plan.local:
+            words += ": the first start makes the demo model"
+        for facts in cluster.reached:
+            yield Finding("model", facts.host, SKIP, words)
+        return
+    whole = [facts for facts in cluster.reached if facts.model and facts.model.exists]
+    names = list(dict.fromkeys(name for facts in whole for name in facts.model.files))
+    usual = {name: most_common(facts.model.files.get(name) for facts in whole) for name in names}
+    sync = Fix(f"scripts/sync_model.sh {folder}", here=True)
+    for facts in cluster.reached:
+        if facts.model is None:
+            reason = facts.why("model") or "it could not be looked at without Python"
+            yield Finding("model", facts.host, SKIP, reason)
+            continue
+        if not facts.model.exists:
+            yield Finding(
+                "model",
+                facts.host,
+                FAIL,
+                f"there is no {folder}",
+                "the rank ends while loading, with a message about that folder",
+                sync,
+            )
+            continue
+        odd = [name for name in names if facts.model.files.get(name) != usual[name]]
+        problems = [_difference(facts, name, usual[name]) for name in odd[:SHOWN]]
+        problems += [f"{len(odd) - SHOWN} more differ"] * (len(odd) > SHOWN)
+        problems += [
+            reason for reason in _file_reasons(facts) if not any(name in reason for name in odd)
+        ]
+        if problems:
+            yield Finding(
+                "model",
+                facts.host,
+                FAIL,
+                "; ".join(problems),
+                'an error while loading, exit code 78 with "the ranks differ: model file ...", or '
+                "garbage in the answers",
+                sync,
+            )
+        else:
+            yield Finding("model", facts.host, PASS, gigabytes(facts.model.weights))
+
+
+def _difference(facts: HostFacts, name: str, usual: str | None) -> str:
+    here = facts.model.files.get(name)
+    if here is None:
+        return f"{name} is missing"
+    if usual is None:
+        return f"{name} is there alone: the others have no such file"
+    sizes = [text.partition(" bytes")[0] for text in (here, usual)]
+    if all(size.isdigit() for size in sizes) and sizes[0] != sizes[1]:
+        return f"{name} has {sizes[0]} bytes, the others {sizes[1]}"
+    return f"{name} has another content than the others'"
+
+
+def heads(cluster: Cluster) -> Iterator[Finding]:
+    """The model's heads and widths divide by the number of ranks."""
+    plan = cluster.plan
+    told = [facts for facts in cluster.reached if facts.split is not None]
+    if not told:
+        words = "see model" if plan.model_dir is None else "see python and model"
+        yield Finding("heads", None, SKIP, words)
+        return
+    reasons = _split_reasons(told[0])  # the same config everywhere, or see model
+    if not reasons:
+        yield Finding("heads", None, PASS, f"{plan.parallel} over {len(plan.ranks)} rank(s)")
+        return
+    counts = told[0].split.get("rank_counts") or []
+    words = f"start with {listed(counts)} rank(s)" if counts else "take another model"
+    if plan.parallel == "tensor":
+        words += ", or PARALLEL=pipeline"
+    yield Finding(
+        "heads",
+        None,
+        FAIL,
+        "; ".join(reasons),
+        "the start is refused; with another server, a crash in a reshape",
+        Fix(words),
+    )

@@ -1,0 +1,53 @@
+"""What of ours still runs on the hosts. Pure."""
+
+from collections.abc import Iterator
+
+from doctor.cluster import Cluster
+from doctor.facts import OurProcess
+from doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed
+
+
+def ranks(cluster: Cluster) -> Iterator[Finding]:
+    """No rank is left over from a server that nobody looks after any more."""
+    port = str(cluster.plan.http_port)
+    for facts in cluster.reached:
+        if not facts.tasks_ran:
+            yield Finding("ranks", facts.host, SKIP, "it could not be looked at without Python")
+        living = [p for p in facts.processes if p.kind.startswith("rank-")]
+        stale = [p for p in living if p.run_id not in cluster.running]
+        others = [p for p in living if p not in stale and p.port != port]
+        for http_port in dict.fromkeys(process.port for process in stale):
+            yield _left_over(facts.host, [p for p in stale if p.port == http_port])
+        if others:
+            yield Finding(
+                "ranks",
+                facts.host,
+                WARN,
+                f"the server on port {listed(dict.fromkeys(p.port for p in others))} runs here",
+                "two models share the memory; with JACCL, errno 16: a device carries one job",
+                Fix(
+                    f"HTTP_PORT={others[0].port} scripts/stop_openai_cluster_server.sh, "
+                    "unless both are meant to run",
+                    here=True,
+                ),
+            )
+        elif living and not stale:
+            words = listed(f"{p.kind} runs since {p.age}" for p in living)
+            yield Finding("ranks", facts.host, PASS, words)
+
+
+def _left_over(host: str, stale: list[OurProcess]) -> Finding:
+    port = stale[0].port
+    return Finding(
+        "ranks",
+        host,
+        FAIL,
+        listed(f"{p.kind} (pid {p.pid}) still runs, {p.age} old, without a server" for p in stale),
+        "errno 16, later 96; its port and its memory are taken",
+        Fix(
+            "ends by recorded pid what is left of that server, on every host",
+            command=f"HTTP_PORT={port} scripts/stop_openai_cluster_server.sh",
+            here=True,
+            harmless=True,
+        ),
+    )

@@ -1,0 +1,195 @@
+"""Is the same software everywhere, and does it work: Python, packages, checkout, MLX. Pure."""
+
+from collections.abc import Iterator
+
+from doctor.cluster import Cluster, over_ssh
+from doctor.facts import HostFacts
+from doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed, most_common
+from doctor.mac_text import version_numbers
+
+LEAST_PYTHON = (3, 11)
+SYNC = Fix(
+    "replicate the checkout and its environment from rank 0: scripts/sync_nodes.sh", here=True
+)
+
+
+def _not_made_yet(cluster: Cluster) -> bool:
+    """With --local the first start makes .venv."""
+    plan = cluster.plan
+    return plan.local and plan.python == f"{plan.checkout}/.venv/bin/python"
+
+
+def python(cluster: Cluster) -> Iterator[Finding]:
+    """The ranks' interpreter is there, is of a right kind, and has the packages."""
+    for facts in cluster.reached:
+        yield _judge_python(cluster, facts)
+
+
+def _judge_python(cluster: Cluster, facts: HostFacts) -> Finding:
+    path, host = cluster.plan.python, facts.host
+    if facts.python is None:
+        reason = facts.why("versions").replace("versions", path) or f"no answer from {path}"
+        if not facts.why("versions") and not facts.tasks_ran:
+            reason = f"there is no {path}, nor any other Python from 3.9 on"
+        if "there is no" in reason and _not_made_yet(cluster):
+            return Finding("python", host, SKIP, "no .venv yet: the first start makes it")
+        return Finding(
+            "python",
+            host,
+            FAIL,
+            reason,
+            'the rank ends with "No such file or directory", or does not start at all',
+            SYNC,
+        )
+    words, symptom = _wrong_kind(facts)
+    if words:
+        fix = Fix(f"install an arm64 Python 3.12 on {host} and make {path} with it again")
+        return Finding("python", host, FAIL, words, symptom, fix)
+    if missing := [name for name, version in facts.packages.items() if version is None]:
+        install = f"{path} -m pip install -r {cluster.plan.checkout}/requirements.txt"
+        return Finding(
+            "python",
+            host,
+            FAIL,
+            f"it has no {listed(missing)}",
+            f"ModuleNotFoundError: No module named '{missing[0].replace('-', '_')}'",
+            Fix(over_ssh(host, install)),
+        )
+    return Finding("python", host, PASS, facts.python)
+
+
+def _wrong_kind(facts: HostFacts) -> tuple[str, str]:
+    """Why no package would help this interpreter, and what it would show; ("", "") if one would."""
+    if version_numbers(facts.python or "")[:2] < LEAST_PYTHON:
+        return f"it is Python {facts.python}: must be 3.11 or later", "a SyntaxError"
+    if facts.is_mac and facts.machine == "x86_64":
+        return (
+            "it is a Python for Intel, run by Rosetta: must be for arm64",
+            'pip finds no mlx, or "bad CPU type in executable"',
+        )
+    return "", ""
+
+
+def versions(cluster: Cluster) -> Iterator[Finding]:
+    """Python and the packages are the same everywhere, and those that were tested together."""
+    known = [f for f in cluster.reached if f.packages and not _wrong_kind(f)[0]]
+    tables = {
+        facts.host: {"python": facts.python, **{k: v for k, v in facts.packages.items() if v}}
+        for facts in known
+    }
+    names = list(dict.fromkeys(name for table in tables.values() for name in table))
+    usual = {name: most_common(t[name] for t in tables.values() if name in t) for name in names}
+    pins = cluster.plan.pins
+    for host, table in tables.items():
+        odd = [name for name in table if table[name] != usual[name]]
+        unpinned = [name for name in table if pins.get(name, table[name]) != table[name]]
+        if odd:
+            yield Finding(
+                "versions",
+                host,
+                FAIL,
+                listed(f"{name} {table[name]}, the others {usual[name]}" for name in odd),
+                'exit code 78 with "the ranks differ:"; with another server, hangs or garbage',
+                SYNC,
+            )
+        elif unpinned:
+            yield Finding(
+                "versions",
+                host,
+                WARN,
+                listed(f"{n} {table[n]}, requirements.txt has {pins[n]}" for n in unpinned),
+                "the engine builds on internals of these packages: exceptions, or wrong answers",
+                Fix(
+                    "on every host: "
+                    f"{cluster.plan.python} -m pip install -r {cluster.plan.checkout}"
+                    "/requirements.txt"
+                ),
+            )
+        else:
+            words = f"mlx {table.get('mlx')}, mlx-lm {table.get('mlx-lm')}"
+            yield Finding("versions", host, PASS, words)
+    yield from _unknown("versions", cluster, known)
+
+
+def _unknown(check: str, cluster: Cluster, known: list[HostFacts]) -> Iterator[Finding]:
+    for facts in cluster.reached:
+        if facts not in known:
+            yield Finding(check, facts.host, SKIP, "see python")
+
+
+def checkout(cluster: Cluster) -> Iterator[Finding]:
+    """The same code at the same place."""
+    plan = cluster.plan
+    codes = [facts.code for facts in cluster.reached if facts.code]
+    usual = most_common([plan.code, *codes] if plan.code else codes) if codes else None
+    for facts in cluster.reached:
+        if facts.code_exists is None:
+            yield Finding("checkout", facts.host, SKIP, "it could not be looked at without Python")
+        elif not facts.code_exists:
+            yield Finding(
+                "checkout",
+                facts.host,
+                FAIL,
+                f"there is no {plan.checkout}",
+                'the rank says "Failed to change directory"',
+                SYNC,
+            )
+        elif facts.code != usual:
+            yield Finding(
+                "checkout",
+                facts.host,
+                FAIL,
+                f"the code in {plan.checkout} differs from the other hosts'",
+                'exit code 78 with "the ranks differ: ... server code"',
+                SYNC,
+            )
+
+
+def wheel(cluster: Cluster) -> Iterator[Finding]:
+    """MLX was built with JACCL."""
+    for facts in cluster.reached:
+        if facts.jaccl is None:
+            yield Finding("wheel", facts.host, SKIP, "see python and compute")
+        elif not facts.jaccl:
+            yield Finding(
+                "wheel",
+                facts.host,
+                FAIL,
+                'mx.distributed.is_available("jaccl") is False',
+                '"Cannot initialize jaccl distributed backend", or every rank in a world of 1',
+                Fix(
+                    "JACCL is in the mlx-metal wheel for macOS 26 alone. On that host, with a "
+                    "Python for which pip takes that wheel (not one made for macOS 15): "
+                    f"{cluster.plan.python} -m pip install --force-reinstall --no-cache-dir -r "
+                    f"{cluster.plan.checkout}/requirements.txt"
+                ),
+            )
+
+
+def compute(cluster: Cluster) -> Iterator[Finding]:
+    """MLX can add two numbers there, in time."""
+    for facts in cluster.reached:
+        if facts.evaluated:
+            continue
+        no_mlx = facts.packages is None or facts.packages.get("mlx") is None
+        reason = facts.why("mlx").replace("mlx", "MLX", 1)
+        if no_mlx or not reason:
+            yield Finding("compute", facts.host, SKIP, "see python")
+        elif facts.hangs("mlx"):
+            yield Finding(
+                "compute",
+                facts.host,
+                FAIL,
+                "adding two small arrays with MLX does not end",
+                "everything hangs, even one rank alone; the GPU is wedged",
+                Fix("restart that host; leave MLX_METAL_FAST_SYNCH unset"),
+            )
+        else:
+            yield Finding(
+                "compute",
+                facts.host,
+                FAIL,
+                reason,
+                "the rank ends while importing MLX or at its first step",
+                SYNC,
+            )

@@ -1,0 +1,123 @@
+"""The state of each machine: macOS, sleep, wired memory, disk. Pure."""
+
+from collections.abc import Iterator
+
+from doctor.cluster import Cluster
+from doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, gigabytes, most_common
+from doctor.mac_text import version_numbers
+
+LEAST_MACOS = (26, 2)  # the first with RDMA over Thunderbolt
+LARGE_FRAMES_MACOS = (26, 3)  # the first with frames above 4 KiB
+# macOS itself keeps a few GB wired, more of them on a larger machine.
+WIRED_BASE, WIRED_SHARE = 4e9, 0.1
+DISK_LEAST, DISK_GOOD = 1e9, 5e9
+
+
+def macos(cluster: Cluster) -> Iterator[Finding]:
+    """A macOS with RDMA, and the same build everywhere."""
+    usual = most_common(facts.macos for facts in cluster.macs if facts.macos)
+    for facts in cluster.reached:
+        host = facts.host
+        if not facts.is_mac:
+            if cluster.plan.rdma:
+                yield Finding(
+                    "macos",
+                    host,
+                    FAIL,
+                    f"it runs {facts.distribution}, and {cluster.plan.backend} needs macOS",
+                    '"Cannot initialize jaccl distributed backend"',
+                    Fix("use Macs with Thunderbolt 5, or BACKEND=ring"),
+                )
+            else:
+                yield Finding("macos", host, PASS, facts.distribution)
+            continue
+        if facts.macos is None:
+            yield Finding("macos", host, SKIP, facts.why("sw_vers") or "no version was found")
+            continue
+        version, build = facts.macos
+        if cluster.plan.rdma and version_numbers(version) < LEAST_MACOS:
+            yield Finding(
+                "macos",
+                host,
+                FAIL,
+                f"macOS {version} has no RDMA over Thunderbolt: 26.2 is the first",
+                '"does not seem to have RDMA enabled"',
+                Fix("on that Mac: System Settings, General, Software Update"),
+            )
+        elif facts.macos != usual:
+            large = {version_numbers(v) >= LARGE_FRAMES_MACOS for v in (version, usual[0])}
+            symptom = "frames that one side cannot read: garbled messages, or a hang"
+            if len(large) == 1:
+                symptom = "drivers that were never tried together: garbled messages, hangs"
+            yield Finding(
+                "macos",
+                host,
+                FAIL if cluster.plan.rdma else WARN,
+                f"macOS {version} ({build}), the others {usual[0]} ({usual[1]})",
+                symptom,
+                Fix(
+                    "bring all Macs to the same build, the newest of them: "
+                    "softwareupdate --list, or System Settings, General, Software Update"
+                ),
+            )
+        else:
+            yield Finding("macos", host, PASS, f"{version} ({build})")
+
+
+def sleep(cluster: Cluster) -> Iterator[Finding]:
+    """A Mac that sleeps takes its links along."""
+    for facts in cluster.macs:
+        if facts.sleep is None:
+            yield Finding("sleep", facts.host, SKIP, facts.why("pmset") or "pmset did not say")
+        elif facts.sleep:
+            yield Finding(
+                "sleep",
+                facts.host,
+                WARN,
+                f"it sleeps after {facts.sleep} min",
+                "unreachable in the morning; links dead after idleness",
+                Fix(
+                    "or System Settings, Energy: prevent automatic sleeping",
+                    command="sudo /usr/bin/pmset -a sleep 0",
+                    undo=f"sudo /usr/bin/pmset -a sleep {facts.sleep}",
+                ),
+            )
+
+
+def wired(cluster: Cluster) -> Iterator[Finding]:
+    """Memory that a crashed job left wired comes back with a restart alone."""
+    for facts in cluster.macs:
+        if facts.wired is None or facts.memory is None:
+            yield Finding("wired", facts.host, SKIP, facts.why("vm_stat", "sysctl"))
+        elif cluster.busy(facts):
+            yield Finding("wired", facts.host, SKIP, "a rank runs there")
+        elif facts.wired > WIRED_BASE + WIRED_SHARE * facts.memory:
+            yield Finding(
+                "wired",
+                facts.host,
+                WARN,
+                f"{gigabytes(facts.wired)} are wired, and no rank of ours runs",
+                "out of memory while loading, or a kernel panic: a job that was killed left it",
+                Fix("stop what else uses the GPU; if it stays, restart that Mac"),
+            )
+        else:
+            yield Finding("wired", facts.host, PASS, gigabytes(facts.wired))
+
+
+def disk(cluster: Cluster) -> Iterator[Finding]:
+    """Room for the log and the environment."""
+    for facts in cluster.reached:
+        free = facts.disk_free
+        if free is None:
+            yield Finding("disk", facts.host, SKIP, facts.why("disk") or "not looked at")
+        elif free >= DISK_GOOD:
+            yield Finding("disk", facts.host, PASS, f"{gigabytes(free)} free")
+        else:
+            yield Finding(
+                "disk",
+                facts.host,
+                FAIL if free < DISK_LEAST else WARN,
+                f"{gigabytes(free)} free where {cluster.plan.checkout} is",
+                '"No space left on device" in the middle of a copy, an update or a log',
+                Fix("make room: old models are the largest; du -sh on the folders above it"),
+            )

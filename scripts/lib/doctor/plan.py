@@ -1,0 +1,76 @@
+"""What is to be launched and where, as the run script would do it. Made once, then only read."""
+
+from dataclasses import dataclass, field
+
+from hostfile import Hostfile
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """ranks holds the ssh name of each rank; a host can hold several ranks of a ring.
+
+    asked: the hosts to look at, each once, in rank order. checks: the names of the checks asked
+    for. addresses[i]: where rank i can be reached by the other ranks, first the one used most.
+    cluster_ports[i]: the TCP ports on which rank i listens for the others. python, checkout and
+    model_dir are the same absolute paths on every host. pins: package to version as pinned.
+    """
+
+    ranks: tuple[str, ...]
+    asked: tuple[str, ...]
+    checks: frozenset[str]
+    backend: str
+    local: bool
+    checkout: str
+    python: str
+    http_port: int
+    cluster_ports: tuple[tuple[int, ...], ...]
+    addresses: tuple[tuple[str, ...], ...] = ()
+    hostfile: Hostfile | None = None
+    hostfile_name: str = ""
+    model_dir: str | None = None
+    parallel: str = "tensor"
+    kv_budget_gb: float | None = None
+    context_max: int | None = None
+    fast_synch: str = ""
+    pins: dict[str, str] = field(default_factory=dict)
+    code: str | None = None
+    deadline_s: float = 60.0
+
+    @property
+    def rdma(self) -> bool:
+        """JACCL: Macs, Thunderbolt, RDMA."""
+        return self.backend.startswith("jaccl")
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Every host once, in rank order, asked or not."""
+        return tuple(dict.fromkeys(self.ranks))
+
+    @property
+    def rank0(self) -> str:
+        return self.ranks[0]
+
+    def ranks_on(self, host: str) -> list[int]:
+        return [rank for rank, name in enumerate(self.ranks) if name == host]
+
+    def row(self, host: str) -> dict[str, tuple[str, ...]]:
+        """The devices of this host by the host that they lead to, as the hostfile has it."""
+        if self.hostfile is None or not self.rdma:
+            return {}
+        cells = self.hostfile.hosts[self.ranks.index(host)].rdma
+        return {
+            peer: cell
+            for peer, cell in zip(self.ranks, cells, strict=False)
+            if cell and peer != host
+        }
+
+    def devices(self, host: str) -> tuple[str, ...]:
+        """The RDMA devices that the hostfile names for this host, each once."""
+        return tuple(dict.fromkeys(name for cell in self.row(host).values() for name in cell))
+
+    def ports_on(self, host: str) -> tuple[int, ...]:
+        """The TCP ports that ranks of this host will listen on."""
+        ports = [port for rank in self.ranks_on(host) for port in self.cluster_ports[rank]]
+        return (*ports, self.http_port) if host == self.rank0 else tuple(ports)
