@@ -28,6 +28,7 @@ import time
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 CONFIG_LIMIT = 1 << 20  # bytes of config.json that are sent home
 HEADER_LIMIT = 1 << 27  # bytes of a safetensors header
+STRANGER = "something else answers there"
 
 
 def run(argv, within_s, root=""):
@@ -230,7 +231,7 @@ def connect(job, host):
     while open_ones and time.monotonic() < deadline:
         for target in list(open_ones):
             target["error"] = greet(job, host, target)
-            if not target["error"]:
+            if target["error"] in ("", STRANGER):
                 open_ones.remove(target)
         if open_ones:
             time.sleep(0.2)  # the listener may not be there yet
@@ -245,7 +246,7 @@ def greet(job, host, target):
             answer = peer.recv(256).decode("utf-8", "replace")
     except OSError as error:
         return describe(error)
-    return "" if answer == job["nonce"] else "something else answers there"
+    return "" if answer == job["nonce"] else STRANGER
 
 
 def describe(error):
