@@ -23,7 +23,8 @@
 #   HTTP_HOST           (127.0.0.1 with --local, else 0.0.0.0)
 #   HTTP_PORT           (8080)
 #   API_KEY             Keys that clients must send, commas between (none)
-#   API_KEY_FILE        File with one key a line, on the host of rank 0 (none)
+#   API_KEY_FILE        File with one key a line, on the host of rank 0 (none). After a key and a
+#                       blank may come the name by which the request log knows it
 #   QUEUE_MAX           Requests that may wait (8)
 #   MAX_BATCH           Requests that run together (8)
 #   DEFAULT_MAX_TOKENS  Where a request has no limit (2048)
@@ -37,8 +38,9 @@
 #   PREFILL_STEP        Tokens of a full prefill chunk, as when nothing decodes (512)
 #   PREFILL_PAUSE_MS    How long a chunk may hold up the requests that decode (250)
 #   ALLOWED_ORIGINS     Web pages that may call the server (none)
-#   LOG_DIR             (logs/)
-#   LOG_MAX_MB          Size at which the log is rotated; 4 older parts are kept (100; 0: never)
+#   LOG_DIR             For the ranks' log and the request log, one line of JSON a request (logs/)
+#   LOG_MAX_MB          Size at which a log is rotated; 4 older parts are kept (100; 0: never)
+#   LOG_PROMPTS         1 writes prompts and answers to the request log, too (0)
 #   LOG_LEVEL           INFO, DEBUG, WARNING or ERROR (INFO)
 #   CLUSTER_PORT        Where ranks meet (32323; --local: from HTTP_PORT)
 #   PYTHON              Interpreter, the same path on every host (.venv/bin/python), or

@@ -5,15 +5,34 @@ Each belongs to one HTTP thread of rank 0 until it is closed. Imports no mlx.
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from server.errors import ApiError
 from server.generation import Generation
+from server.pieces import Parts, Piece
 
 ANSWERED, REFUSED, FAILED, CUT = "answered", "refused", "failed", "cut"
 OUTCOMES = (ANSWERED, REFUSED, FAILED, CUT)
 # The routes that generate: those that the totals of /cluster and the request log speak of.
 GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 UNREADABLE = "unreadable"  # the route of what never was a request
+
+
+@dataclass
+class Texts:
+    """What a request said and was answered, for the request log of those who want it."""
+
+    prompts: list[str]
+    answers: dict[int, Parts] = field(default_factory=dict)  # by choice
+
+    def add(self, piece: Piece) -> None:
+        """One more piece of an answer."""
+        self.answers[piece.choice] = self.answers.get(piece.choice, Parts()) + piece.parts
+
+    def describe(self) -> dict[str, Any]:
+        """As the log has it."""
+        parts = [self.answers[choice] for choice in sorted(self.answers)]
+        return {"prompts": self.prompts, "answers": [_describe_parts(one) for one in parts]}
 
 
 @dataclass
@@ -32,8 +51,7 @@ class Account:
     left: bool = False
     stream: bool = False
     generation: Generation | None = None
-    prompt_text: str | None = None  # both only with LOG_PROMPTS
-    output_text: str | None = None
+    texts: Texts | None = None  # only with LOG_PROMPTS
     started: float = field(default_factory=time.monotonic)
     began: float = field(default_factory=time.time)  # by the wall clock
     seconds: float = 0.0  # from the first byte to the end, once closed
@@ -54,3 +72,17 @@ class Account:
             return ANSWERED
         begun = self.generation is not None
         return FAILED if begun or self.error.status not in (*range(400, 500), 503) else REFUSED
+
+
+def _describe_parts(parts: Parts) -> dict[str, Any]:
+    told: dict[str, Any] = {"text": parts.text}
+    if parts.reasoning:
+        told["reasoning"] = parts.reasoning
+    calls: dict[int, dict[str, str]] = {}
+    for call in parts.calls:
+        one = calls.setdefault(call.index, {"name": "", "arguments": ""})
+        one["name"] += call.name or ""
+        one["arguments"] += call.arguments
+    if calls:
+        told["calls"] = list(calls.values())
+    return told

@@ -5,9 +5,11 @@ Runs on the HTTP thread of the request, on rank 0.
 
 import logging
 import time
+from collections.abc import Iterator
 
+from server.account import Texts
 from server.errors import ApiError
-from server.generation import ClientGone, Generation
+from server.generation import ClientGone, Generation, Waiting
 from server.http_server import Exchange
 from server.pieces import Dialect, Event, Piece
 
@@ -20,7 +22,7 @@ def answer(exchange: Exchange, dialect: Dialect, generation: Generation, stream:
     """Sends the answer, or the error that takes its place. Raises OSError: the client left."""
     started = time.monotonic()
     outcome = "cut"
-    pieces = iter(generation)
+    pieces = _noted(generation, exchange.account.texts)
     try:
         send = _stream if stream else _send_whole
         send(exchange, dialect, generation, pieces)
@@ -47,6 +49,18 @@ def answer(exchange: Exchange, dialect: Dialect, generation: Generation, stream:
             outcome,
             time.monotonic() - started,
         )
+
+
+def _noted(generation: Generation, texts: Texts | None) -> Iterator[Piece | Waiting]:
+    """The generation's pieces; their text is noted, if the request log wants it."""
+    pieces = iter(generation)
+    try:
+        for piece in pieces:
+            if texts is not None and isinstance(piece, Piece):
+                texts.add(piece)
+            yield piece
+    finally:
+        pieces.close()
 
 
 def _send_whole(exchange: Exchange, dialect: Dialect, generation: Generation, pieces) -> None:

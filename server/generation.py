@@ -123,9 +123,9 @@ class Generation:
         for choice in self._choices:
             self._line.answered(choice.ticket)
 
-    def finishes(self) -> list[str]:
-        """The finish reasons of the choices that have one."""
-        return [choice.finish for choice in self._choices if choice.finish is not None]
+    def finish_reasons(self) -> list[str | None]:
+        """Of each choice; None while it has none."""
+        return [choice.finish for choice in self._choices]
 
     def tickets(self) -> list[Ticket]:
         """The ticket of each choice."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from server.account import Texts
 from server.answering import answer
 from server.dialects import chat as chat_api
 from server.dialects import completions as completions_api
@@ -180,6 +181,8 @@ class ModelRoutes:
             exchange.client_gone,
             self._settings.req_timeout,
         )
+        if self._settings.log_prompts:
+            exchange.account.texts = Texts([model.prompts.decode(job.prompt) for job in jobs])
         self._line.admit(firsts)
         exchange.account.generation, exchange.account.stream = generation, common.stream
         self._status.record.admitted(generation)

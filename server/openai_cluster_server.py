@@ -28,6 +28,7 @@ from server.fleet import SILENT_S  # noqa: E402
 from server.http_server import Server  # noqa: E402
 from server.lifeline import watch_lifeline  # noqa: E402
 from server.pidfile import remove_pidfile, write_pidfile  # noqa: E402
+from server.request_log import RequestLog  # noqa: E402
 from server.routes import App  # noqa: E402
 from server.settings import SettingError, Settings, read_settings  # noqa: E402
 from server.shutdown import (  # noqa: E402
@@ -67,7 +68,11 @@ def main() -> None:
     status.fleet.silent_after = min(SILENT_S, settings.stall_timeout / 2)
     line = Line(settings.max_batch, settings.queue_max)
 
+    request_log = _open_request_log(settings, status) if rank == 0 else None
+
     def on_end() -> None:
+        if request_log is not None:
+            request_log.close()
         remove_pidfile(pidfile)
 
     if rank == 0:
@@ -79,6 +84,8 @@ def main() -> None:
         status.phase, status.detail = "failed", reason
         status.note(f"ending: {reason}")
         leaver.last_words(f"The server is restarting: {reason}.")
+        if request_log is not None:
+            request_log.close()  # the watchdog leaves no time after this
 
     def leave(code: int, reason: str) -> NoReturn:
         log.error("ending with code %d: %s", code, reason)
@@ -102,6 +109,23 @@ def main() -> None:
         leave(*_explain(error))
     log.info("left the loop: %s", reason)
     leaver.end(OK)
+
+
+def _open_request_log(settings: Settings, status: Status) -> RequestLog | None:
+    if settings.log_prompts:
+        log.warning(
+            "LOG_PROMPTS=1: %s",
+            "prompts and answers are written to the request log, for all who can read it"
+            if settings.log_dir
+            else "but there is no LOG_DIR, so there is no request log",
+        )
+    if settings.log_dir is None:
+        return None
+    path = settings.log_dir / f"requests-{settings.http_port}.jsonl"
+    size = int(settings.log_max_mb * 1e6)
+    one = RequestLog(path, status.model_id, size, status.record.line_dropped)
+    status.record.on_closed = one.add
+    return one
 
 
 def _join(settings: Settings, status: Status, tell):

@@ -60,7 +60,7 @@ class Recorder:
         self._live: set[Generation] = set()
         self._ended = Tokens()
         self.connections_refused = 0  # by the accepting thread alone
-        self.log_lines_dropped = 0  # by the request log
+        self.log_lines_dropped = 0  # under the lock, too
 
     # The main thread of rank 0.
 
@@ -114,8 +114,13 @@ class Recorder:
                 self._add(self._ended, generation)
                 if outcome == ANSWERED:
                     self._whole.observe(account.seconds)
-                    self._finishes.update(generation.finishes())
+                    self._finishes.update(filter(None, generation.finish_reasons()))
         self.on_closed(account)
+
+    def line_dropped(self) -> None:
+        """The request log has lost a line."""
+        with self._lock:
+            self.log_lines_dropped += 1
 
     # Any thread, to show it.
 

@@ -41,6 +41,9 @@ class Settings:
     api_key_labels: tuple[str, ...]  # for each key, what the request log calls it
     allowed_origins: tuple[str, ...]
     log_level: str
+    log_dir: Path | None  # of the request log; None: none is kept
+    log_max_mb: float  # 10^6 bytes; then the request log is turned; 0: never
+    log_prompts: bool
     restarts: int  # told by the supervisor, shown in /health
     last_failure: str
 
@@ -75,6 +78,9 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
         api_key_labels=tuple(label for _, label in keys),
         allowed_origins=tuple(_text(env, "ALLOWED_ORIGINS").replace(",", " ").split()),
         log_level=_choice(env, "LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
+        log_dir=Path(_text(env, "LOG_DIR")) if _text(env, "LOG_DIR") else None,
+        log_max_mb=_decimal(env, "LOG_MAX_MB", 100, 0, 1_000_000, "MB"),
+        log_prompts=_choice(env, "LOG_PROMPTS", ("0", "1")) == "1",
         restarts=_integer(env, "SUPERVISOR_RESTARTS", 0, 0, 10**9),
         last_failure=_text(env, "SUPERVISOR_LAST_FAILURE"),
     )

@@ -15,7 +15,7 @@ MAX_LOCAL_RANKS=8 # the cluster ports of two local servers are this far apart
 # are the server's own (server/settings.py, which also has the last word on each value).
 SERVER_SETTINGS="QUEUE_MAX MAX_BATCH DEFAULT_MAX_TOKENS REQ_TIMEOUT DRAIN_TIMEOUT STALL_TIMEOUT
 LOAD_TIMEOUT CANARY_INTERVAL PREFILL_STEP PREFILL_PAUSE_MS CONTEXT_MAX KV_BUDGET_GB ALLOWED_ORIGINS LOG_LEVEL
-PARALLEL"
+LOG_MAX_MB LOG_PROMPTS PARALLEL"
 
 # bad_setting NAME ALLOWED: usage error that names the setting, its value and what is allowed.
 bad_setting() {
@@ -61,7 +61,7 @@ check_text() { # NAME EXTENDED-REGEX ALLOWED
 # Every setting of the environment, before anything is started. Empty counts as not set.
 check_settings() {
   local name
-  for name in MODEL_DIR MODEL_ID HOSTFILE BACKEND HTTP_HOST HTTP_PORT LOG_DIR LOG_MAX_MB \
+  for name in MODEL_DIR MODEL_ID HOSTFILE BACKEND HTTP_HOST HTTP_PORT LOG_DIR \
     CLUSTER_PORT API_KEY API_KEY_FILE PYTHON ENV_NAME MLX_METAL_FAST_SYNCH $SERVER_SETTINGS; do
     [ -n "${!name-}" ] || unset "$name"
   done
@@ -80,6 +80,7 @@ check_settings() {
   check_seconds CANARY_INTERVAL 0
   check_decimal KV_BUDGET_GB 0 100000 GB
   check_decimal LOG_MAX_MB 0 1000000 MB
+  check_choice LOG_PROMPTS 0 1
   check_choice LOG_LEVEL INFO DEBUG WARNING ERROR
   check_choice PARALLEL tensor pipeline
   check_choice BACKEND ring jaccl jaccl-ring
