@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models import llama, qwen2
-from mlx_lm.utils import save_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
+
+from scripts.lib.random_model import write_random_weights
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB = 264  # 256 bytes, the specials above, and spare ones
@@ -81,30 +81,18 @@ def _sizes(
 
 
 def _write(path: Path, model, args: dict, seed: int, files: int = 1) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    weights = {}
-    names = sorted(tree_flatten(model.parameters()), key=lambda item: item[0])
-    for number, (name, old) in enumerate(names):
-        key = mx.random.key(seed * 1000 + number)
-        if old.ndim == 1:
-            # MLX would start the biases at random, from a seed that is not ours.
-            weights[name] = mx.zeros_like(old) if name.endswith(".bias") else mx.ones_like(old)
-            continue
-        # Every layer's output is about as large as its input. The wider head makes the
-        # best token stand out, so that rounding on 1, 2 or 4 ranks cannot change it.
-        size = {"model.embed_tokens.weight": 1.0, "lm_head.weight": 4.0 * old.shape[1] ** -0.5}
-        weights[name] = mx.random.normal(old.shape, key=key) * size.get(name, old.shape[1] ** -0.5)
-        if name == "lm_head.weight":
-            rows = mx.arange(old.shape[0])
-            # Ids 32 to 126 are the bytes of printable ASCII; the rest gets a plain 0.
-            weights[name] *= ((rows >= 32) & (rows < 127))[:, None]
-    model.update(tree_unflatten(list(weights.items())))
-    save_model(path, model)
+    weights = write_random_weights(path, model, seed, _only_ascii)
     if files > 1:
         _split_weights(path, weights, files)
     (path / "config.json").write_text(json.dumps(args, indent=2))
     write_byte_tokenizer(path, args["vocab_size"], args["max_position_embeddings"])
     return path
+
+
+def _only_ascii(head: mx.array) -> mx.array:
+    """Ids 32 to 126 are the bytes of printable ASCII; the rest gets a plain 0."""
+    rows = mx.arange(head.shape[0])
+    return head * ((rows >= 32) & (rows < 127))[:, None]
 
 
 def _split_weights(path: Path, weights: dict, files: int) -> None:

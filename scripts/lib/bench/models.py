@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Make the two models of the comparison.
+
+usage: models.py DEMO TARGET
+
+Into the folder TARGET go `demo`, the model in the folder DEMO, and `tiny`, two random layers
+with DEMO's tokenizer, where all that is not the forward pass shows. In both, the end-of-text is
+a token that never comes, so that every answer has the length that was asked for: mlx_lm.server
+knows no ignore_eos. Nothing else differs from DEMO, whose weights are linked to, not copied.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+TINY = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+SEED = 5
+
+
+def find_silent_token(folder: Path) -> int:
+    """A special token that neither the chat template nor anything else uses.
+
+    Raises ValueError if the tokenizer has none.
+    """
+    tokens = json.loads((folder / "tokenizer.json").read_text("utf-8")).get("added_tokens", [])
+    used = (folder / "tokenizer_config.json").read_text("utf-8")
+    for template in folder.glob("*.jinja"):
+        used += template.read_text("utf-8")
+    found = [one["id"] for one in tokens if one.get("special") and one["content"] not in used]
+    if not found:
+        raise ValueError(f"{folder}: the tokenizer has no special token to spare")
+    return found[-1]
+
+
+def make_endless(source: Path, target: Path) -> None:
+    """source with an end-of-text that never comes, as target."""
+    silent = find_silent_token(source)
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.name in ("config.json", "generation_config.json"):
+            config = json.loads(file.read_text("utf-8"))
+            for part in (config, config.get("text_config", {})):
+                if "eos_token_id" in part:
+                    part["eos_token_id"] = silent
+            config["eos_token_id"] = silent
+            (target / file.name).write_text(json.dumps(config, indent=2))
+        elif file.is_file() and not file.name.startswith("."):
+            (target / file.name).symlink_to(file.resolve())
+
+
+def make_tiny(source: Path, target: Path) -> None:
+    """Two random layers with the vocabulary, tokenizer and context of source, as target."""
+    from mlx_lm.models import llama
+    from random_model import write_random_weights
+
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    silent = find_silent_token(source)
+    sizes = TINY | {
+        "vocab_size": config["vocab_size"],
+        "max_position_embeddings": config["max_position_embeddings"],
+        "eos_token_id": silent,
+    }
+    model = llama.Model(llama.ModelArgs.from_dict(sizes))
+
+    def silence(head):
+        head[silent] = 0
+        return head
+
+    write_random_weights(target, model, SEED, silence)
+    (target / "config.json").write_text(json.dumps(sizes, indent=2))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, target / name)
+    for template in source.glob("*.jinja"):
+        shutil.copy(template, target / template.name)
+
+
+def main() -> int:
+    """Makes both; returns the exit code."""
+    if len(sys.argv) != 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    source, target = map(Path, sys.argv[1:])
+    try:
+        make_endless(source, target / "demo")
+        make_tiny(source, target / "tiny")
+    except (OSError, ValueError, KeyError) as error:
+        print(f"models: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
