@@ -197,7 +197,8 @@ def test_texts_stand_out_from_their_grounds():
     ]
     assert len(schemes) == 2
     pairs = [
-        *((text, ground) for text in ("text", "quiet", "accent") for ground in ("card", "ground")),
+        *((text, "card") for text in ("text", "quiet", "accent", "second")),
+        *((text, "ground") for text in ("text", "quiet", "accent", "second")),
         *((f"on-{name}", name) for name in ("accent", "good", "warn", "bad", "idle")),
         ("text", "mine"), ("text", "field"), ("quiet", "field"),
     ]  # fmt: skip
