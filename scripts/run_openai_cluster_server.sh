@@ -47,7 +47,8 @@
 #   ENV_NAME            the conda environment to take it from
 #   MLX_METAL_FAST_SYNCH  1 is faster, but can deadlock (not set)
 #
-# Exit codes: 0 done, 1 a check or a host failed, 2 usage, 3 a tool or a file is missing.
+# Exit codes: 0 done, 1 a check or a host failed, 2 usage, 3 a tool or a file is missing; in the
+# foreground also 78: it failed in a way that starting again cannot help.
 set -euo pipefail
 
 # shellcheck source=scripts/lib/common.sh

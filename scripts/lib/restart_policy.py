@@ -48,7 +48,8 @@ def judge(ending: Ending, failures: int, *, may_restart: bool, max_failures: int
         failures = 0
     failures += 1
     if ending.code == CONFIG:
-        return Verdict(False, "starting again cannot help", failures, exit_code=1)
+        # Not 1: a service manager must be able to tell that it should not try, either.
+        return Verdict(False, "starting again cannot help", failures, exit_code=CONFIG)
     if ending.first_start and ending.served_s is None:
         return Verdict(False, "the server did not start", failures, exit_code=1)
     if not may_restart:

@@ -23,8 +23,8 @@ RUN_DIR/supervisor.pid holds our pid and the run id; a lock beside it, which the
 releases when we end in whatever way, keeps a second supervisor out.
 
 Exit codes: 0 ended as asked or as planned; 1 it failed, or something could not be ended;
-2 usage. Standard library only. One process, one loop; the only threads ask /health and
-feed a slow terminal.
+2 usage; 78 it failed, and starting again cannot help. Standard library only. One process, one
+loop; the only threads ask /health and feed a slow terminal.
 """
 
 import argparse

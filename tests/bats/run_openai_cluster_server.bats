@@ -358,5 +358,5 @@ STUB
   grep -qx "LOG=$BATS_TEST_TMPDIR/logs/server-18431.log" "$RUN_DIR/started_with"
   grep -qx "URL=http://127.0.0.1:18431" "$RUN_DIR/started_with"
   grep -qx "MODEL_ID=Demo-1B" "$RUN_DIR/started_with"
-  ! grep -r sk-secret "$RUN_DIR"
+  if grep -r sk-secret "$RUN_DIR"; then return 1; fi
 }

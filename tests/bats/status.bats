@@ -170,5 +170,5 @@ os.execv(sys.argv[1], sys.argv[1:])' "$STATUS" --watch 0.5 >"$BATS_TEST_TMPDIR/o
   code=0
   wait "$pid" || code=$?
   [ "$code" -eq 0 ]
-  ! grep -q Traceback "$BATS_TEST_TMPDIR/out"
+  if grep Traceback "$BATS_TEST_TMPDIR/out"; then return 1; fi
 }
