@@ -11,7 +11,7 @@
 #   --host HOST    Look at this host alone. May be repeated.
 #   --check NAME   Do this check alone (ssh always is). May be repeated; --list names them.
 #   --json         Print the result, and the facts behind it, as JSON.
-#   --deadline S   Seconds that the hosts may take (60).
+#   --deadline S   Seconds that the hosts may take (60), and then --smoke (60) or --link (180).
 #   --fix          Offer the fixes that can be taken back, one after the other, then look again.
 #                  Says so where one needs sudo.
 #   --yes          With --fix: do them all without asking.
@@ -108,11 +108,8 @@ after_checks() {
   command=(bash "$ROOT/scripts/lib/link_check.sh" "$AFTERWARDS")
   [ -z "$LOCAL" ] || command+=(--local "$LOCAL")
   [ -z "$DEADLINE" ] || command+=(--deadline "$DEADLINE")
-  if [ -n "$DRY_RUN" ]; then
-    show "${command[@]}"
-  else
-    exec "${command[@]}"
-  fi
+  [ -z "$DRY_RUN" ] || command+=(--dry-run)
+  exec "${command[@]}"
 }
 
 main() {

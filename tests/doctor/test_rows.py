@@ -102,7 +102,12 @@ def ibv_devices_hangs(cluster):
     cluster["studio-2"].hang("ibv_devices")
 
 
-@row("wheel", ["studio-1", "studio-2", "studio-3"], "is False", "macOS 26 alone.*--force-reinstall")
+@row(
+    "wheel",
+    ["studio-1", "studio-2", "studio-3"],
+    "is False",
+    r"--force-reinstall (.|\n)*wheel for macOS 26",
+)
 def mlx_is_the_wheel_without_jaccl(cluster):
     for mac in cluster:
         mac.say("mlx", '{"jaccl": false}\n{"sum": 6.0}\n')
@@ -160,7 +165,7 @@ def the_bridge_joins_three_nodes(cluster):
     "cabling",
     ["studio-1", "studio-1"],
     r"rdma_en4 \(Thunderbolt 3 \(en4\)\) leads to studio-3, the matrix says studio-2",
-    r"make_hostfile\.sh HOST\.\.\. writes it",
+    r"make_hostfile\.sh --output studio\.local\.json --force studio-1 studio-2",
     make=four,
 )
 def the_matrix_does_not_match_the_cables(cluster):
@@ -178,7 +183,11 @@ def a_cable_was_pulled(cluster):
 
 
 @row(
-    "cabling", ["studio-1", "studio-2"], "stand in another order than", "matrix", make=double_cables
+    "cabling",
+    ["studio-1", "studio-2"],
+    "stand in another order than",
+    "--topology ring",
+    make=double_cables,
 )
 def two_cables_are_listed_in_another_order(cluster):
     cluster.change_row("studio-2", lambda row: [tuple(reversed(row[0])), row[1]])
@@ -210,7 +219,7 @@ def a_cable_is_slow(cluster):
         cluster[name].say(f"ibv_devinfo:{device}", devinfo(cluster.wiring, name, device))
 
 
-@row("hostfile", [None], r'"rdma" has 2 entries: must have 3', r"make_hostfile\.sh HOST")
+@row("hostfile", [None], r'"rdma" has 2 entries: must have 3', r"make_hostfile\.sh --output")
 def a_row_of_the_matrix_is_short(cluster):
     cluster.change_row("studio-2", lambda row: row[:2])
 
@@ -221,7 +230,10 @@ def rank_0_has_another_address_now(cluster):
 
 
 @row(
-    "port", ["studio-1"], r"32323 is taken by Python \(pid 4711\)", "kill -TERM 4711.*CLUSTER_PORT"
+    "port",
+    ["studio-1"],
+    r"32323 is taken by Python \(pid 4711\)",
+    r"kill -TERM 4711\n.*CLUSTER_PORT",
 )
 def the_coordinator_port_is_taken(cluster):
     cluster["studio-1"].listens(32323, "Python", 4711)
@@ -258,7 +270,9 @@ def python_is_too_old(cluster):
         cluster[name].edit("versions", "3.9.6", "3.12.4")
 
 
-@row("versions", ["studio-2"], "mlx 0.31.0, the others 0.32.4$", r"scripts/sync_nodes\.sh")
+@row(
+    "versions", ["studio-2"], "mlx 0.31.0, the others 0.32.4$", r"scripts/sync_nodes\.sh studio-2\n"
+)
 def one_node_is_a_version_behind(cluster):
     cluster["studio-2"].edit("versions", "0.32.4", "0.31.0")
 
@@ -296,7 +310,7 @@ def one_node_has_a_macos_without_rdma(cluster):
     cluster["studio-2"].say("sw_vers", "ProductVersion:\t\t15.6\nBuildVersion:\t\t24G84\n")
 
 
-@row("model", ["studio-2"], f"there is no {MODEL}", rf"scripts/sync_model\.sh {MODEL}")
+@row("model", ["studio-2"], f"there is no {MODEL}", rf"scripts/sync_model\.sh {MODEL} studio-2\n")
 def the_model_is_missing(cluster):
     cluster["studio-2"].model.unlink()
     cluster["studio-2"].say("check_model", "")
@@ -321,7 +335,7 @@ def a_shard_is_half_copied(cluster):
     )
 
 
-@row("model", NAMES[:3], "config.json has no tokenizer", r"scripts/sync_model\.sh")
+@row("model", NAMES[:3], "config.json has no tokenizer", r"sync_model\.sh OWNER(.|\n)*studio-3\n")
 def the_model_is_not_whole_anywhere(cluster):
     for mac in cluster:
         mac.say(

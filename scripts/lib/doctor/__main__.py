@@ -8,4 +8,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from doctor.main import main  # noqa: E402
 
-sys.exit(main(sys.argv[1:]))
+try:
+    sys.exit(main(sys.argv[1:]))
+except KeyboardInterrupt:
+    sys.exit(130)

@@ -22,7 +22,10 @@ from doctor import mac_text
 from doctor.ask import Raw
 
 # What ssh itself says on stderr, which no shell profile printed.
-SSH_OWN_WORDS = re.compile(r"^(Warning: Permanently added|\*\* |Connection to |Pseudo-terminal)")
+# setlocale is /bin/sh's, for a language that ssh brought along.
+SSH_OWN_WORDS = re.compile(
+    r"^(Warning: Permanently added|\*\* |Connection to |Pseudo-terminal|.*\bsetlocale: )"
+)
 TOOLS = {
     "rdma_ctl": "/usr/bin/rdma_ctl",
     "ibv_devices": "/usr/bin/ibv_devices",

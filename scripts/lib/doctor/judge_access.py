@@ -49,8 +49,9 @@ def hostfile(cluster: Cluster) -> Iterator[Finding]:
             'the launcher says "The hostfile is malformed", or every rank comes up alone, as '
             "rank 0 of 1",
             Fix(
-                f"edit {plan.hostfile_name}, or let the cabling write it: "
-                "scripts/make_hostfile.sh HOST..."
+                f"or edit {plan.hostfile_name} by hand; docs/from-scratch.md explains each entry",
+                command=plan.make_hostfile,
+                here=True,
             ),
         )
     if not problems:

@@ -13,8 +13,6 @@ from doctor.cluster import Cluster
 from doctor.facts import HostFacts
 from doctor.findings import FAIL, SKIP, WARN, Finding, Fix, listed
 
-REGENERATE = "scripts/make_hostfile.sh HOST... writes it from the cabling"
-
 
 def speed(cluster: Cluster) -> Iterator[Finding]:
     """Every cable of the matrix runs at 80 Gb/s."""
@@ -108,7 +106,11 @@ def cabling(cluster: Cluster) -> Iterator[Finding]:
                 FAIL,
                 problem,
                 "RTR errno 60, after a wait",
-                Fix(f"move the cable, or correct the matrix: {REGENERATE}"),
+                Fix(
+                    "writes the matrix from the cabling as it is; or move the cable",
+                    command=cluster.plan.make_hostfile,
+                    here=True,
+                ),
             )
         for problem in _beside_ethernet(cluster, facts):
             yield Finding(
@@ -117,5 +119,9 @@ def cabling(cluster: Cluster) -> Iterator[Finding]:
                 WARN,
                 problem,
                 "RDMA is reported not to work there",
-                Fix(f"move the cable to another port of {facts.host}; {REGENERATE}"),
+                Fix(
+                    f"move the cable to another port of {facts.host}; then this writes the matrix",
+                    command=cluster.plan.make_hostfile,
+                    here=True,
+                ),
             )

@@ -47,12 +47,12 @@ def kv_bytes(cluster: Cluster, facts: HostFacts) -> float:
     if cluster.plan.kv_budget_gb:
         return cluster.plan.kv_budget_gb * 1e9 * here
     config = next((f.model.config for f in cluster.reached if f.model and f.model.config), {})
-    per_token, most = _kv_of(config)
+    per_token, most = kv_of(config)
     tokens = cluster.plan.context_max or min(most or KV_CONTEXT, KV_CONTEXT)
     return per_token * tokens * here / len(cluster.plan.ranks)
 
 
-def _kv_of(config: dict[str, Any]) -> tuple[int, int]:
+def kv_of(config: dict[str, Any]) -> tuple[int, int]:
     """Bytes of cache that a token takes in all ranks together, and the model's context; 0: ?"""
     text = config.get("text_config")
     sizes = {**config, **(text if isinstance(text, dict) else {})}

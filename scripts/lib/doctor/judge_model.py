@@ -37,7 +37,6 @@ def model(cluster: Cluster) -> Iterator[Finding]:
     whole = [facts for facts in cluster.reached if facts.model and facts.model.exists]
     names = list(dict.fromkeys(name for facts in whole for name in facts.model.files))
     usual = {name: most_common(facts.model.files.get(name) for facts in whole) for name in names}
-    sync = Fix(f"scripts/sync_model.sh {folder}", here=True)
     for facts in cluster.reached:
         if facts.model is None:
             reason = facts.why("model") or "it could not be looked at without Python"
@@ -50,7 +49,7 @@ def model(cluster: Cluster) -> Iterator[Finding]:
                 FAIL,
                 f"there is no {folder}",
                 "the rank ends while loading, with a message about that folder",
-                sync,
+                _sync(cluster, facts.host),
             )
             continue
         odd = [name for name in names if facts.model.files.get(name) != usual[name]]
@@ -67,10 +66,26 @@ def model(cluster: Cluster) -> Iterator[Finding]:
                 "; ".join(problems),
                 'an error while loading, exit code 78 with "the ranks differ: model file ...", or '
                 "garbage in the answers",
-                sync,
+                _sync(cluster, facts.host),
             )
         else:
             yield Finding("model", facts.host, PASS, gigabytes(facts.model.weights))
+
+
+def _sync(cluster: Cluster, host: str) -> Fix:
+    folder = cluster.plan.model_dir
+    if cluster.plan.local:
+        return Fix(f"set MODEL_DIR to the folder of a whole MLX model; this one is {folder}")
+    if host == cluster.plan.rank0:
+        return Fix(
+            "rank 0 is the one that the others get theirs from: download it there again, with "
+            "the name of its repository, scripts/sync_model.sh OWNER/NAME"
+        )
+    return Fix(
+        "copies it from rank 0, as far as it differs, and checks every byte",
+        command=f"scripts/sync_model.sh {folder} {host}",
+        here=True,
+    )
 
 
 def _difference(facts: HostFacts, name: str, usual: str | None) -> str:

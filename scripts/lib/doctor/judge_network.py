@@ -87,18 +87,18 @@ def _taken(
             "the start hangs"
         )
         other = "CLUSTER_PORT=32423"
-    stop = (
-        f"on {facts.host}: kill -TERM {pid}"
-        if pid
-        else (f"find it on {facts.host}: sudo /usr/sbin/lsof -nP -iTCP:{number} -sTCP:LISTEN")
-    )
+    stop = f"kill -TERM {pid}"
+    words = f"ends it; or start with another port: {other}"
+    if not pid:
+        stop = f"sudo /usr/sbin/lsof -nP -iTCP:{number} -sTCP:LISTEN"
+        words = f"tells whose it is; or start with another port: {other}"
     return Finding(
         "port",
         facts.host,
         FAIL,
         f"TCP port {number} is taken by {who}",
         symptom,
-        Fix(f"{stop}; or start with another port: {other}"),
+        Fix(words, command=stop),
     )
 
 
@@ -134,7 +134,8 @@ def _judge_connection(cluster: Cluster, facts: HostFacts, target: dict) -> Findi
     elif there.is_mac:
         fix = Fix(
             f"on {peer}: System Settings, Network, Firewall, Options: allow incoming connections "
-            f"for {python}, or sudo /usr/libexec/ApplicationFirewall/socketfilterfw --add {python}"
+            f"for {python}; or there: "
+            f"sudo /usr/libexec/ApplicationFirewall/socketfilterfw --add {python}"
         )
     else:
         fix = Fix(

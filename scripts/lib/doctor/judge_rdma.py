@@ -80,8 +80,9 @@ def devices(cluster: Cluster) -> Iterator[Finding]:
                 f"no {listed(missing)}; it has {listed(facts.devices)}",
                 f'"Could not find device {missing[0]} ({len(facts.devices)} available)"',
                 Fix(
-                    "correct the rdma matrix, or let the cabling write it: "
-                    "scripts/make_hostfile.sh HOST..."
+                    "writes the matrix from the cabling",
+                    command=cluster.plan.make_hostfile,
+                    here=True,
                 ),
             )
         else:
@@ -273,8 +274,8 @@ def queues(cluster: Cluster) -> Iterator[Finding]:
                     f"{device} is in use by {who}, with {use.queue_pairs} queue pairs",
                     "errno 16 when queue pairs are made, later 96: a device carries one job",
                     Fix(
-                        f"end that job on {facts.host}: kill -TERM "
-                        + " ".join(str(pid) for pid, _ in holders)
+                        "ends that job; see first that nobody needs it",
+                        command="kill -TERM " + " ".join(str(pid) for pid, _ in holders),
                     ),
                 )
             elif use.queue_pairs:

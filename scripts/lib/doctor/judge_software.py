@@ -8,9 +8,20 @@ from doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed, most_c
 from doctor.mac_text import version_numbers
 
 LEAST_PYTHON = (3, 11)
-SYNC = Fix(
-    "replicate the checkout and its environment from rank 0: scripts/sync_nodes.sh", here=True
-)
+
+
+def sync(cluster: Cluster, host: str) -> Fix:
+    """The checkout and its environment as rank 0 has them; on rank 0 itself, made anew."""
+    plan = cluster.plan
+    if host != plan.rank0 and not plan.local:
+        return Fix(
+            "replicates the checkout and its environment from rank 0",
+            command=f"scripts/sync_nodes.sh {host}",
+            here=True,
+        )
+    install = f"{plan.python} -m pip install -r {plan.checkout}/requirements.txt"
+    words = "rank 0 is the one that the others get theirs from, so mend it first"
+    return Fix("" if plan.local else words, command=install)
 
 
 def _not_made_yet(cluster: Cluster) -> bool:
@@ -39,7 +50,7 @@ def _judge_python(cluster: Cluster, facts: HostFacts) -> Finding:
             FAIL,
             reason,
             'the rank ends with "No such file or directory", or does not start at all',
-            SYNC,
+            _new_environment(cluster, host),
         )
     words, symptom = _wrong_kind(facts)
     if words:
@@ -56,6 +67,14 @@ def _judge_python(cluster: Cluster, facts: HostFacts) -> Finding:
             Fix(over_ssh(host, install)),
         )
     return Finding("python", host, PASS, facts.python)
+
+
+def _new_environment(cluster: Cluster, host: str) -> Fix:
+    fix = sync(cluster, host)
+    folder, found, _ = cluster.plan.python.rpartition("/bin/")
+    if fix.here or not found:
+        return fix
+    return Fix(fix.words, command=f"python3.12 -m venv {folder} && {fix.command}")
 
 
 def _wrong_kind(facts: HostFacts) -> tuple[str, str]:
@@ -90,7 +109,7 @@ def versions(cluster: Cluster) -> Iterator[Finding]:
                 FAIL,
                 listed(f"{name} {table[name]}, the others {usual[name]}" for name in odd),
                 'exit code 78 with "the ranks differ:"; with another server, hangs or garbage',
-                SYNC,
+                sync(cluster, host),
             )
         elif unpinned:
             yield Finding(
@@ -132,7 +151,7 @@ def checkout(cluster: Cluster) -> Iterator[Finding]:
                 FAIL,
                 f"there is no {plan.checkout}",
                 'the rank says "Failed to change directory"',
-                SYNC,
+                sync(cluster, facts.host),
             )
         elif facts.code != usual:
             yield Finding(
@@ -141,7 +160,7 @@ def checkout(cluster: Cluster) -> Iterator[Finding]:
                 FAIL,
                 f"the code in {plan.checkout} differs from the other hosts'",
                 'exit code 78 with "the ranks differ: ... server code"',
-                SYNC,
+                sync(cluster, facts.host),
             )
 
 
@@ -158,10 +177,10 @@ def wheel(cluster: Cluster) -> Iterator[Finding]:
                 'mx.distributed.is_available("jaccl") is False',
                 '"Cannot initialize jaccl distributed backend", or every rank in a world of 1',
                 Fix(
-                    "JACCL is in the mlx-metal wheel for macOS 26 alone. On that host, with a "
-                    "Python for which pip takes that wheel (not one made for macOS 15): "
-                    f"{cluster.plan.python} -m pip install --force-reinstall --no-cache-dir -r "
-                    f"{cluster.plan.checkout}/requirements.txt"
+                    "JACCL is in the mlx-metal wheel for macOS 26 alone, which pip takes for a "
+                    "Python that was not made for macOS 15",
+                    command=f"{cluster.plan.python} -m pip install --force-reinstall "
+                    f"--no-cache-dir -r {cluster.plan.checkout}/requirements.txt",
                 ),
             )
 
@@ -191,5 +210,5 @@ def compute(cluster: Cluster) -> Iterator[Finding]:
                 FAIL,
                 reason,
                 "the rank ends while importing MLX or at its first step",
-                SYNC,
+                sync(cluster, facts.host),
             )

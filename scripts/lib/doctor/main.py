@@ -56,7 +56,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
         ranks: tuple[str, ...] = (LOCAL_HOST,) * options.local
         backend, addresses = "ring", ()
     else:
-        hostfile, name = read_hostfile(options.hostfile), options.hostfile.name
+        hostfile, name = read_hostfile(options.hostfile), str(options.hostfile)
+        name = name.removeprefix(f"{options.checkout}/")
         ranks = tuple(host.ssh for host in hostfile.hosts)
         backend = options.backend or choose_backend(hostfile)
         addresses = tuple(host.ips for host in hostfile.hosts)
@@ -177,7 +178,9 @@ def main(arguments: Sequence[str]) -> int:
         show(plan)
         return 0
     cluster, findings = examine(plan)
-    if options.fix and offered(findings):
+    if options.fix and not offered(findings):
+        say("nothing here can be mended by --fix")
+    elif options.fix:
         print(report.text(findings, plan.asked), end="", file=sys.stderr)
         if ask_and_fix(findings, options.checkout, yes=options.yes):
             say("looking again")

@@ -1,10 +1,9 @@
 """What is to be launched and where, as the run script would do it. Made once, then only read."""
 
+import shlex
 from dataclasses import dataclass, field
 
 from hostfile import Hostfile
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -13,6 +12,7 @@ class Plan:
 
     asked: the hosts to look at, each once, in rank order. checks: the names of the checks asked
     for. addresses[i]: where rank i can be reached by the other ranks, first the one used most.
+    hostfile_name: its path, from the checkout if it is in there.
     cluster_ports[i]: the TCP ports on which rank i listens for the others. python, checkout and
     model_dir are the same absolute paths on every host. pins: package to version as pinned.
     """
@@ -51,6 +51,13 @@ class Plan:
     @property
     def rank0(self) -> str:
         return self.ranks[0]
+
+    @property
+    def make_hostfile(self) -> str:
+        """The command that writes this hostfile anew from the cabling."""
+        kind = {"jaccl-ring": ["--topology ring"], "ring": ["--ring-tcp"]}.get(self.backend, [])
+        place = f"--output {shlex.quote(self.hostfile_name)}"
+        return " ".join(["scripts/make_hostfile.sh", *kind, place, "--force", *self.hosts])
 
     def ranks_on(self, host: str) -> list[int]:
         return [rank for rank, name in enumerate(self.ranks) if name == host]

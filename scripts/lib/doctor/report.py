@@ -4,6 +4,7 @@ Results go to stdout. Pure: texts out of findings.
 """
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -65,8 +66,10 @@ def grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
     groups: dict[tuple, list[Finding]] = {}
     for finding in findings:
         if finding.verdict in (WARN, FAIL):
-            key = (finding.check, finding.verdict, finding.found, finding.symptom, finding.fix)
-            groups.setdefault(key, []).append(finding)
+            key = (finding.check, finding.verdict, finding.found, finding.symptom)
+            # The same command for another host is the same fix.
+            command = finding.fix.command.replace(finding.host or " ", "HOST")
+            groups.setdefault((*key, finding.fix.words, command), []).append(finding)
     return list(groups.values())
 
 
@@ -77,12 +80,21 @@ def paragraph(group: Sequence[Finding]) -> str:
     head = f"{SHOWN[first.verdict]}  {where + ': ' if where else ''}{first.check}: {first.found}"
     lines = [head, f"      would show: {first.symptom}"]
     fix = first.fix
-    if fix.command and (fix.here or first.host is None):
-        lines.append(f"      fix: {fix.command}")
-    elif fix.command:
-        lines += [f"      fix, on {finding.host}: {fix.command}" for finding in group]
+    for finding in group:
+        place = "" if fix.here or finding.host is None else f", on {finding.host}"
+        line = f"      fix{place}: {finding.fix.command}"
+        if fix.command and line not in lines:
+            lines.append(line)
     if fix.words:
-        lines.append(f"      {'     ' if fix.command else 'fix: '}{fix.words}")
+        start = f"      {'     ' if fix.command else 'fix: '}"
+        lines += textwrap.wrap(
+            fix.words,
+            WIDTH,
+            initial_indent=start,
+            subsequent_indent=" " * 11,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     return "\n".join(lines)
 
 
