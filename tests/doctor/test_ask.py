@@ -80,6 +80,20 @@ def test_a_host_answers_through_its_shell_with_the_wanted_python(cluster):
     assert facts.python == ".".join(map(str, sys.version_info[:3]))
 
 
+def test_an_invented_mac_answers_the_same_through_a_shell_as_in_the_other_tests(cluster):
+    needed = checks.needed(cluster.plan) - {"listen", "connect", "addresses", "environment"}
+    expected = cluster.look().facts["studio-2"]
+    root = str(cluster["studio-2"].root)
+    question = make_question(cluster.plan, needed, root=root, system="Darwin")
+    # The stub of its Python cannot run the probe.
+    stdin = question.stdin.replace(FALLBACKS[1], sys.executable.encode())
+    question = replace(question, stdin=stdin)
+    answer = replace(run_there(question, place=1), host="studio-2")
+    facts = read_facts(read_answer(answer, question))
+    unlike = {"environment": expected.environment, "disk_free": expected.disk_free}
+    assert replace(facts, **unlike) == expected
+
+
 def test_without_the_wanted_python_another_one_runs_the_probe_and_says_so(cluster):
     question = local_question(cluster, "disk", "versions", python="/none/bin/python")
     other = sys.executable.encode()

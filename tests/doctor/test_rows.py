@@ -251,7 +251,7 @@ def python_is_missing(cluster):
     cluster["studio-2"].remove("check_model")
 
 
-@row("python", ["studio-2"], "it has no mlx-lm", "ssh studio-2 .* -m pip install -r")
+@row("python", ["studio-2"], "it has no mlx-lm", "on studio-2: .* -m pip install -r")
 def a_package_is_missing(cluster):
     cluster["studio-2"].edit("versions", '"mlx-lm": "1.0"', '"mlx-lm": null')
 

@@ -6,7 +6,7 @@ that is just starting would take the caller for a rank.
 
 from collections.abc import Iterator
 
-from doctor.cluster import Cluster
+from doctor.cluster import Cluster, over_ssh
 from doctor.facts import HostFacts
 from doctor.findings import FAIL, PASS, SKIP, Finding, Fix, listed
 
@@ -32,10 +32,11 @@ def address(cluster: Cluster) -> Iterator[Finding]:
     """The hosts have the addresses at which the hostfile has the others look for them."""
     for facts in cluster.reached:
         for ip, reason in _wrong_addresses(cluster, facts).items():
+            look = "/sbin/ifconfig" if facts.is_mac else "ip -4 address"
             own = (
                 f' "ips": ["{facts.addresses[0]}"]'
                 if facts.addresses
-                else (f" the address that ssh {facts.host} /sbin/ifconfig shows")
+                else f" the one that {over_ssh(facts.host, look)} shows"
             )
             yield Finding(
                 "address",

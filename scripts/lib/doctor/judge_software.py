@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from doctor.cluster import Cluster, over_ssh
+from on_hosts import LOCAL_HOST
+
+from doctor.cluster import Cluster
 from doctor.facts import HostFacts
 from doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed, most_common
 from doctor.mac_text import version_numbers
@@ -13,7 +15,7 @@ LEAST_PYTHON = (3, 11)
 def sync(cluster: Cluster, host: str) -> Fix:
     """The checkout and its environment as rank 0 has them; on rank 0 itself, made anew."""
     plan = cluster.plan
-    if host != plan.rank0 and not plan.local:
+    if host not in (plan.rank0, LOCAL_HOST):
         return Fix(
             "replicates the checkout and its environment from rank 0",
             command=f"scripts/sync_nodes.sh {host}",
@@ -21,7 +23,7 @@ def sync(cluster: Cluster, host: str) -> Fix:
         )
     install = f"{plan.python} -m pip install -r {plan.checkout}/requirements.txt"
     words = "rank 0 is the one that the others get theirs from, so mend it first"
-    return Fix("" if plan.local else words, command=install)
+    return Fix("" if len(plan.hosts) == 1 else words, command=install)
 
 
 def _not_made_yet(cluster: Cluster) -> bool:
@@ -64,7 +66,7 @@ def _judge_python(cluster: Cluster, facts: HostFacts) -> Finding:
             FAIL,
             f"it has no {listed(missing)}",
             f"ModuleNotFoundError: No module named '{missing[0].replace('-', '_')}'",
-            Fix(over_ssh(host, install)),
+            Fix("", command=install),
         )
     return Finding("python", host, PASS, facts.python)
 
