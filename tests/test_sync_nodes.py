@@ -249,7 +249,7 @@ def test_two_at_a_time_are_refused(site):
     import fcntl
 
     (site.root / "run/sync").mkdir()
-    with (site.root / "run/sync/lock").open("w") as lock:
+    with (site.root / "run/sync/sync_nodes.sh.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = site.sync("node-2")
     assert done.returncode == 1

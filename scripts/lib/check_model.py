@@ -65,6 +65,8 @@ def check(folder: Path, ranks: int, parallel: str = "tensor") -> Verdict:
     if package is None:
         raise RuntimeError(f"mlx-lm is not installed for {sys.executable}")
     reasons = folder_problems(folder)
+    if folder.name.endswith(".partial"):
+        reasons.append(f"{folder} is an unfinished copy: run scripts/sync_model.sh again")
     try:
         config = read_json(folder / "config.json")
     except ValueError:

@@ -11,20 +11,19 @@ one. Exit codes: 0 all hosts are in step, 1 some are not, 2 usage, 3 this machin
 """
 
 import argparse
-import fcntl
+import contextlib
 import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from on_hosts import LOCAL_HOST
 from replicate import checkout, environment
 from replicate.environment import Environment
-from replicate.parallel import Failure, Voice, report, serve_all, size_text
+from replicate.parallel import Failure, Voice, alone, report, serve_all, size_text
 from replicate.probe import Facts, Place, after_mark, ask, local_system, probe, token_file
 from replicate.rsync import copy, end_all, rsync_command
 from replicate.versions import ask_versions, compare, show
@@ -171,18 +170,6 @@ def check_space(path: Path, place: Place, total: int) -> None:
         )
 
 
-@contextmanager
-def alone(state: Path) -> Iterator[None]:
-    """Two at a time would undo each other's work. Exits if another one is at it."""
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            sys.exit(f"{PROGRAM}: another sync_nodes.sh is at work in this checkout")
-        yield
-
-
 def show_commands(job: Job, hosts: list[str]) -> None:
     """What would be run, as it could be pasted into a shell."""
     for host in hosts:
@@ -216,7 +203,14 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     state = options.root / checkout.STATE
     voice = Voice(PROGRAM, "")
-    with alone(state), token_file(state) as token, tempfile.TemporaryDirectory() as scratch:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(alone(state, PROGRAM))
+        except Failure as failure:
+            voice.say(str(failure))
+            return 1
+        token = stack.enter_context(token_file(state))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
         files = checkout.list_files(options.root)
         listing = Path(scratch) / "files"
         listing.write_bytes("\0".join(files).encode("utf-8", "surrogateescape"))

@@ -4,10 +4,13 @@ A step that cannot go on raises Failure, with a sentence for the user that names
 is said goes to stderr, a line at a time, with the host before it.
 """
 
+import fcntl
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 SAY_EVERY_S = 5.0  # between two lines of progress of one host
 
@@ -32,6 +35,18 @@ class Voice:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + SAY_EVERY_S
             self.say(text())
+
+
+@contextmanager
+def alone(state: Path, program: str) -> Iterator[None]:
+    """Two at a time would undo each other's work. Failure if another one is at it."""
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / f"{program}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Failure(f"another {program} is at work in this checkout") from None
+        yield
 
 
 def serve_all(hosts: Sequence[str], serve: Callable[[str], str]) -> dict[str, tuple[bool, str]]:

@@ -1,0 +1,320 @@
+#!/usr/bin/env python3
+"""Put a model on other hosts, at the same path, and see that every byte arrived.
+
+usage: sync_model.py --root DIR --python PROGRAM [--timeout SECONDS] [--hostfile FILE]
+                     [--revision REVISION] [--to DIR] [--dry-run] MODEL HOST...
+
+Called by scripts/sync_model.sh, which explains it; needs the standard library alone, and
+huggingface-hub for a download. All hosts at once, each by itself: one that fails stops no other.
+A copy lies in NAME.partial until all its files have the right size and sha256, and is then
+renamed; so a folder with the model's name is a whole model, or was one before this began. Exit
+codes: 0 every host has it, 1 one has not, 2 usage, 3 this machine lacks something.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from hostfile import Hostfile
+from model_folder import folder_problems
+from on_hosts import LOCAL_HOST
+from replicate import checkout, hub, node_model
+from replicate.manifest import Item, cache_file, read_items
+from replicate.node_model import partial_of
+from replicate.parallel import Failure, Voice, alone, report, serve_all, size_text
+from replicate.probe import MARK, after_mark, ask, token_file
+from replicate.routes import Route, find_route, read_hosts
+from replicate.rsync import copy, end_all, rsync_command
+
+PROGRAM = "sync_model.sh"
+REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+SPARE_BYTES = 256_000_000  # left free on a host
+SLOWEST_HASH_BYTES_S = 50_000_000  # a host that hashes slower than this has a broken disk
+ATTEMPTS = 2  # a file that arrives damaged twice will a third time
+
+# By name, and where Homebrew puts them, as a shell that ssh opens has a short PATH. Not plain
+# python3: on a Mac without developer tools that opens a window.
+FIND_PYTHON = """
+for python in "$0" python3.11 python3.12 python3.13 python3.14 \
+  /opt/homebrew/bin/python3 /usr/local/bin/python3; do
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null && exec "$python" "$@"
+done
+exit 127
+"""
+RUN = (
+    "import json, sys; JOB = json.load(sys.stdin); "
+    "exec(compile(JOB['program'], 'node_model.py', 'exec'), {'JOB': JOB, '__name__': 'node_model'})"
+)
+# -L: a snapshot of the hub's cache is made of links. -t: by size and time a second run knows what
+# is there. Not -p: a file that only this user may read would be so there, too.
+COPY_OPTIONS = ("-rtL", "--inplace", "--delete", "--exclude=.*")
+# Encryption that the processor does itself: a Thunderbolt cable is faster than the usual one.
+FAST_CIPHER = ("-o", "Ciphers=^aes128-gcm@openssh.com")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every host is to get."""
+
+    folder: Path
+    items: list[Item]
+    python: str
+    timeout_s: float
+    token: Path
+    hosts: Hostfile | None
+
+    @property
+    def total(self) -> int:
+        return sum(item.size for item in self.items)
+
+
+def tell_node(job: Job, host: str, do: str, within_s: float = 60.0, **more) -> dict:
+    """Have node_model.py do one thing there; its answer. Raises Failure."""
+    order = {
+        "program": Path(node_model.__file__).read_text("utf-8"),
+        "do": do,
+        "mark": MARK,
+        "folder": str(job.folder),
+        "token": str(job.token),
+        "items": [astuple(item) for item in job.items],
+        **more,
+    }
+    words = ["sh", "-c", FIND_PYTHON, job.python, "-c", RUN]
+    answer = ask(host, words, stdin=json.dumps(order).encode(), within_s=within_s)
+    if answer.code == 127:
+        raise Failure(
+            f"it has no {job.python} and no other Python: run scripts/sync_nodes.sh first"
+        )
+    told = json.loads(after_mark(answer))
+    if "error" in told:
+        raise Failure(told["error"])
+    return told
+
+
+def serve(job: Job, host: str) -> str:
+    """Bring the model to one host; what was done, in words. Raises Failure."""
+    voice = Voice(PROGRAM, host)
+    if host == LOCAL_HOST:
+        return "this machine"
+    there = tell_node(job, host, "look")
+    if there["shared"]:
+        return "this machine, or shares its disk"
+    bad: dict[str, str] = {}
+    if there["state"] == "other":
+        raise Failure(f"{job.folder} is there and is no model: not touched; move it out of the way")
+    if missing_bytes(job.items, there["final"]) == 0 and there["state"] == "model":
+        voice.say(f"it has all files: checking {size_text(job.total)}")
+        checked = check(job, host, "final", job.items)
+        bad = checked["bad"]
+        if not bad and not checked["extra"]:
+            return f"was there already: {size_text(job.total)}, every file has the right hash"
+        for name, reason in bad.items():
+            voice.say(f"{name}: {reason}: it will be copied again")
+    return replicate(job, host, there, bad, voice)
+
+
+def missing_bytes(items: Iterable[Item], *found: dict[str, int]) -> int:
+    """How much is not there, by size alone; what a break has left of a file counts as there."""
+    return sum(
+        max(0, item.size - min(item.size, max(sizes.get(item.name, 0) for sizes in found)))
+        for item in items
+    )
+
+
+def replicate(job: Job, host: str, there: dict, bad: dict, voice: Voice) -> str:
+    """Copy what is missing into NAME.partial, check all of it, and give it its name."""
+    if not there["rsync"]:
+        raise Failure("it has no rsync (Debian: apt-get install rsync)")
+    if not there["writable"]:
+        raise Failure(f"the folder for {job.folder} cannot be written there")
+    sound = [item for item in job.items if item.name not in bad]
+    missing = missing_bytes(sound, there["final"], there["partial"])
+    missing += sum(item.size for item in job.items if item.name in bad)
+    if there["free"] < missing + SPARE_BYTES:
+        raise Failure(
+            f"{size_text(there['free'])} free for {job.folder}, which needs another "
+            f"{size_text(missing + SPARE_BYTES)}: free some space there"
+        )
+    if there["state"] == "model":
+        tell_node(job, host, "prepare", bad=list(bad))
+    route = find_route(host, job.hosts)
+    wrong: list[str] = []
+    copied = missing
+    for _ in range(ATTEMPTS):
+        send(job, host, route, missing, wrong, voice)
+        voice.say(f"checking {size_text(job.total)}")
+        again = [item for item in job.items if not wrong or item.name in wrong]
+        found = check(job, host, "partial", again)["bad"]
+        wrong = list(found)
+        if not wrong:
+            break
+        voice.say("; ".join(f"{name}: {reason}" for name, reason in found.items()))
+        missing = sum(item.size for item in job.items if item.name in found)
+    else:
+        raise Failure(
+            f"{', '.join(wrong)} arrived damaged {ATTEMPTS} times: look at that host's disk and "
+            f"memory, and whether {job.folder} changes here meanwhile"
+        )
+    way = f" {route.words}" if route.words else ""
+    return (
+        f"{size_text(copied)} of {size_text(job.total)} copied{way}, every file has the right hash"
+    )
+
+
+def send(
+    job: Job, host: str, route: Route, missing: int, again: Sequence[str], voice: Voice
+) -> None:
+    """One rsync; `again`: the files that must be sent whatever their size and time say."""
+    began = time.monotonic()
+    voice.say(f"copying {size_text(missing)} {route.words}".rstrip())
+
+    def tell(done: int) -> str:
+        rate = done / max(0.1, time.monotonic() - began)
+        return f"{size_text(done)} of {size_text(max(done, missing))} copied, {size_text(rate)}/s"
+
+    options = list(COPY_OPTIONS)
+    if again:
+        parents = {parent for name in again for parent in Path(name).parents if parent.name}
+        options += ["-I", *(f"--include=/{each}/" for each in sorted(parents))]
+        options += [*(f"--include=/{name}" for name in again), "--exclude=*"]
+        options.remove("--delete")  # What the others are is known.
+    copy(
+        host,
+        job.folder,
+        partial_of(job.folder),
+        options,
+        sizes={item.name: item.size for item in job.items},
+        stall_s=job.timeout_s,
+        ssh_options=(*FAST_CIPHER, *route.options),
+        on_progress=lambda done: voice.progress(lambda: tell(done)),
+    )
+
+
+def check(job: Job, host: str, place: str, items: list[Item]) -> dict:
+    """What node_model.check finds among these items; a partial copy in order gets its name."""
+    return tell_node(
+        job,
+        host,
+        "check",
+        within_s=60 + sum(item.size for item in items) / SLOWEST_HASH_BYTES_S,
+        place=place,
+        finish=place == "partial",
+        items=[astuple(item) for item in items],
+        known=[item.name for item in job.items],
+    )
+
+
+def choose_source(options: argparse.Namespace, voice: Voice) -> Path:
+    """The model's folder here; downloads it if a repo was named. Raises Failure."""
+    folder = Path(os.path.abspath(options.model))
+    if folder.is_dir():
+        if options.revision or options.to:
+            options.parser.error(f"{options.model} is a folder: --revision and --to are for repos")
+    elif not REPO.fullmatch(options.model):
+        options.parser.error(
+            f"MODEL is {options.model!r}: neither a folder that is there nor a Hugging Face repo "
+            "(ORG/NAME)"
+        )
+    else:
+        models = Path(os.path.abspath(options.to or options.root / "models"))
+        folder = models / options.model.partition("/")[2]
+        if options.dry_run:
+            print(f"+ download {options.model} to {folder}")
+            return folder
+        state = options.root / checkout.STATE
+        folder = hub.fetch(options.model, options.revision, folder, state, voice)
+    if folder.name.endswith(".partial"):
+        raise Failure(f"{folder} is an unfinished copy: name the model itself")
+    if problems := folder_problems(folder):
+        raise Failure(f"not a whole model: {'; '.join(problems)}")
+    return folder
+
+
+def read_source(options: argparse.Namespace, folder: Path, voice: Voice) -> list[Item]:
+    """The model's files with their hashes."""
+
+    def tell(done: int, total: int) -> None:
+        voice.progress(lambda: f"hashed {size_text(done)} of {size_text(total)}")
+
+    items = read_items(folder, cache_file(options.root / checkout.STATE, folder), tell)
+    total = sum(item.size for item in items)
+    voice.say(f"{folder}: {len(items)} files, {size_text(total)}")
+    return items
+
+
+def show_commands(job: Job, hosts: list[str]) -> None:
+    """What would be run, as it could be pasted into a shell."""
+    print(f"+ cd {shlex.quote(str(job.folder))}")
+    for host in hosts:
+        if host != LOCAL_HOST:
+            target = partial_of(job.folder)
+            words = rsync_command(host, target, COPY_OPTIONS, job.timeout_s, FAST_CIPHER)
+            print(f"+ {shlex.join(words)}")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=PROGRAM, usage="see --help")
+    parser.format_help = lambda: __doc__
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--python", required=True)
+    parser.add_argument("--timeout", type=float, default=120.0)
+    parser.add_argument("--hostfile", type=Path)
+    parser.add_argument("--revision")
+    parser.add_argument("--to")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("model")
+    parser.add_argument("hosts", nargs="+", metavar="HOST")
+    options = parser.parse_args(arguments)
+    options.parser = parser
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    hosts = list(dict.fromkeys(options.hosts))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    state = options.root / checkout.STATE
+    voice = Voice(PROGRAM, "")
+    with contextlib.ExitStack() as stack:
+        try:
+            if not options.dry_run:
+                stack.enter_context(alone(state, PROGRAM))
+            folder = choose_source(options, voice)
+            items = [] if options.dry_run else read_source(options, folder, voice)
+            token = stack.enter_context(token_file(place_for_token(folder, state)))
+        except Failure as failure:
+            voice.say(str(failure))
+            return 1
+        except KeyboardInterrupt:
+            voice.say("interrupted; run it again to go on")
+            return 1
+        job = Job(
+            folder, items, options.python, options.timeout, token, read_hosts(options.hostfile)
+        )
+        if options.dry_run:
+            show_commands(job, hosts)
+            return 0
+        try:
+            return report(PROGRAM, serve_all(hosts, lambda host: serve(job, host)))
+        except KeyboardInterrupt:
+            end_all()
+            voice.say("interrupted; run it again to go on")
+            return 1
+
+
+def place_for_token(folder: Path, state: Path) -> Path:
+    """Beside the model, which may be on a disk of its own; else in the checkout."""
+    return folder.parent if os.access(folder.parent, os.W_OK) else state
+
+
+if __name__ == "__main__":
+    sys.exit(main())
