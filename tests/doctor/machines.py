@@ -57,6 +57,7 @@ STUBS = {
     "mlx": (PYTHON, "*mlx.core*"),
     "check_model": (PYTHON, "*check_model.py*"),
 }
+_SEEN: dict[str, dict] = {}
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 8192,
@@ -74,14 +75,21 @@ class Mac:
         self.root = root
         self.answers = answers
         self.model = root / MODEL.lstrip("/")
+        self.own_files = False
         self.write(f"{CHECKOUT}/server/engine.py", "step = 1\n")
         self.write(f"{CHECKOUT}/requirements.txt", "mlx==0.32.4\n")
+        self.own_files = False
 
     def write(self, path: str, text: str) -> Path:
         file = self.root / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+        self.own_files = True
         return file
+
+    def lose_model(self) -> None:
+        self.model.unlink()
+        self.own_files = True
 
     def say(self, command: str, text: str, code: int = 0) -> None:
         assert command in self.answers
@@ -122,7 +130,10 @@ class Mac:
             cases.setdefault(path, []).append(line)
         for path, lines in cases.items():
             script = "\n".join(["#!/bin/sh", 'case "$*" in', *lines, "esac", "exit 1", ""])
-            self.write(path, script).chmod(0o755)
+            file = self.root / path.lstrip("/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(script)
+            file.chmod(0o755)
 
 
 class Macs:
@@ -175,7 +186,7 @@ class Macs:
 
     def own_model(self, name: str) -> Path:
         """A copy of the model for this Mac alone."""
-        self[name].model.unlink()
+        self[name].lose_model()
         write_model(self[name].model)
         return self[name].model
 
@@ -198,11 +209,10 @@ class Macs:
         facts = {}
         for place, name in enumerate(self.plan.asked):
             mac = self[name]
-            mac.build()
             commands = job["hosts"][place]["commands"]["Darwin"]
             for command in [name for name, (_, code) in mac.answers.items() if code is None]:
                 commands[command] = (commands[command][0], HANGS_S)
-            answer = probe.collect(job | {"root": str(mac.root)}, place)
+            answer = _collect(mac, job, place)
             raw = Raw(
                 name, "", "", "", answer["system"], PYTHON, answer["commands"], answer["tasks"]
             )
@@ -213,6 +223,20 @@ class Macs:
         """The warnings and failures."""
         found = checks.judge(self.look())
         return [finding for finding in found if finding.verdict in (WARN, FAIL)]
+
+
+def _collect(mac: Mac, job: dict, place: int) -> dict:
+    """What the probe sees there. Macs that are alike in all are looked at once."""
+    host = job["hosts"][place]
+    asked = [job["tasks"], job["model_dir"], host["commands"], host["ports"]]
+    key = repr([sorted(mac.answers.items()), asked])
+    if mac.own_files or key not in _SEEN:
+        mac.build()
+        answer = probe.collect(job | {"root": str(mac.root)}, place)
+        if mac.own_files:
+            return answer
+        _SEEN[key] = answer
+    return _SEEN[key]
 
 
 def healthy(plan: Plan, wiring: Wiring, name: str) -> dict[str, tuple[str, int] | None]:

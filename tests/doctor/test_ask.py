@@ -83,6 +83,7 @@ def test_a_host_answers_through_its_shell_with_the_wanted_python(cluster):
 def test_an_invented_mac_answers_the_same_through_a_shell_as_in_the_other_tests(cluster):
     needed = checks.needed(cluster.plan) - {"listen", "connect", "addresses", "environment"}
     expected = cluster.look().facts["studio-2"]
+    cluster["studio-2"].build()
     root = str(cluster["studio-2"].root)
     question = make_question(cluster.plan, needed, root=root, system="Darwin")
     # The stub of its Python cannot run the probe.

@@ -312,7 +312,7 @@ def one_node_has_a_macos_without_rdma(cluster):
 
 @row("model", ["studio-2"], f"there is no {MODEL}", rf"scripts/sync_model\.sh {MODEL} studio-2\n")
 def the_model_is_missing(cluster):
-    cluster["studio-2"].model.unlink()
+    cluster["studio-2"].lose_model()
     cluster["studio-2"].say("check_model", "")
 
 
