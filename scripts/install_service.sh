@@ -426,7 +426,7 @@ uninstall() {
     for_service rm -f "$UNIT"
     for_service systemctl ${scope[@]+"${scope[@]}"} daemon-reload
   fi
-  run rm -f "$owner"
+  run rm -f "$owner" "${owner%.settings}.says"
   tell "removed $NAME"
 }
 

@@ -286,6 +286,19 @@ def test_a_server_of_which_nothing_runs(log, state, code):
     assert log.over in text or log.run_id != RUN
 
 
+@pytest.mark.parametrize("hosts", [HOSTS, ()])
+def test_a_service_that_waits_for_its_hosts_says_so(hosts):
+    """After a boot nothing runs yet, and the last log ends without a word."""
+    here = NOBODY | {"127.0.0.1": HostFacts("127.0.0.1")}
+    says = "waiting: mac1: No route to host"
+    server = replace(SERVER, hosts=hosts)
+    log = LogFacts(RUN, last_line="x")
+    one = report(Gathered(server, None, here, REFUSED, log, service=says))
+    assert (one["state"], one["well"]) == ("waiting", False)
+    assert f"its service says: {says}" in render([one])
+    assert exit_code([one]) == 1
+
+
 def test_ranks_that_are_not_there_yet_are_no_fault():
     one = report(gathered(told=REFUSED, hosts=NOBODY))
     assert [rank["state"] for rank in one["ranks"]] == ["awaited", "awaited"]

@@ -7,14 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cluster_status.ask import read_service
 from service_policy import HEALTHY_S, PAUSE_S, TRIES, what_next
 from service_run import can_bind, read_settings
 from service_unit import launchd_unit, settings_of, systemd_unit
 
 from tests.launch_helpers import wait_until
+from tests.test_cluster_status import SERVER
 
 ROOT = Path(__file__).resolve().parents[1]
 ODD = '/Users/al ice/R&D <"lab">/100% $HOME\\x/run/8080/service.settings'
@@ -275,10 +278,13 @@ def test_it_waits_for_the_hosts_and_says_for_which(service, nodes, tmp_path):
     assert "waiting: node-2: " in said
     assert "node-1" not in said
     assert service.noted() == []
+    server = replace(SERVER, run_dir=tmp_path)
+    assert read_service(server).startswith("waiting: node-2: ")
     nodes["node-2"].up()
     wait_until(service.noted, "the server to start")
     service.process.send_signal(signal.SIGTERM)
     assert service.finish()[0] == 0
+    assert read_service(server) == ""
 
 
 def test_asked_to_stop_while_it_waits_it_leaves(service):

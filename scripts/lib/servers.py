@@ -69,10 +69,13 @@ def supervisor_pid(server: Server) -> int | None:
     lines = read_lines(server.run_dir / "supervisor.pid")
     if len(lines) < 2 or not lines[0].isdecimal():
         return None
-    found = subprocess.run(
-        ["ps", "-ww", "-p", lines[0], "-o", "command="], capture_output=True, text=True
-    )
-    return int(lines[0]) if is_of_run(found.stdout.strip(), lines[1]) else None
+    return int(lines[0]) if is_of_run(command_of(lines[0]), lines[1]) else None
+
+
+def command_of(pid: str) -> str:
+    """The command line of a process of this machine; empty if there is none."""
+    ps = ["ps", "-ww", "-p", pid, "-o", "command="]
+    return subprocess.run(ps, capture_output=True, text=True, errors="replace").stdout.strip()
 
 
 def is_of_run(command: str, run_id: str) -> bool:

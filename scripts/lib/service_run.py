@@ -11,6 +11,7 @@ run script, taken literally, and one ARGUMENT=... for each of its arguments.
   says for what.
 - It passes every SIGTERM, SIGINT and SIGHUP on to the server and waits for its end, however long
   the drain takes: the service manager has a time limit, this has none.
+- What it does is also the second line of service.says beside SETTINGS, for status.sh.
 - What follows an end that nobody asked for is in service_policy.py. When it gives up it ends with
   N (78): a code after which the service manager must not start it again.
 
@@ -19,6 +20,7 @@ only, one thread.
 """
 
 import argparse
+import contextlib
 import os
 import selectors
 import signal
@@ -39,6 +41,7 @@ from signal_pipe import SignalPipe  # noqa: E402
 from server.exit_codes import CONFIG, explain  # noqa: E402
 
 RUN_SCRIPT = ROOT / "scripts" / "run_openai_cluster_server.sh"
+RECORD = "service.says"  # cluster_status/ask.py knows it too.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LOOK_EVERY_S = 10.0
 ANSWER_WITHIN_S = 8.0
@@ -46,8 +49,15 @@ SAY_AGAIN_S = 600.0  # That it still waits for the same.
 EVERY_ADDRESS = ("", "0.0.0.0", "::")
 
 
-def say(text: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} service: {text}", file=sys.stderr, flush=True)
+def say(text: str, record: Path | None = None) -> None:
+    """To the service manager's log, and on record. A full disk is no reason to end."""
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} service: {text}", file=sys.stderr, flush=True)
+    if record is not None:
+        with contextlib.suppress(OSError):
+            fresh = record.with_suffix(".new")
+            fresh.write_text(f"{os.getpid()}\n{text}\n")
+            fresh.replace(record)
 
 
 def read_settings(text: str) -> tuple[dict[str, str], list[str]]:
@@ -67,7 +77,14 @@ def read_settings(text: str) -> tuple[dict[str, str], list[str]]:
 class Service:
     """One server for as long as the service runs. `run` does everything."""
 
-    def __init__(self, environment: dict[str, str], arguments: list[str], give_up_code: int):
+    def __init__(
+        self,
+        environment: dict[str, str],
+        arguments: list[str],
+        give_up_code: int,
+        record: Path,
+    ):
+        self._record = record
         self._settings = environment
         self._arguments = arguments
         self._give_up_code = give_up_code
@@ -83,19 +100,22 @@ class Service:
             verdict = what_next(code, time.monotonic() - began, asked=self._asked, tries=tries)
             tries = verdict.tries
             if not self._asked and code != 0:
-                say(f"the server ended with {explain(code)}")
+                self._say(f"the server ended with {explain(code)}")
             if not verdict.start_again:
-                say(f"over: {verdict.reason}")
+                self._say(f"over: {verdict.reason}")
                 return self._give_up_code if verdict.given_up else 0
-            say(f"{verdict.reason}: starting again in {verdict.pause_s:.0f} s")
+            self._say(f"{verdict.reason}: starting again in {verdict.pause_s:.0f} s")
             if not self._pause(verdict.pause_s):
                 break
-        say("over: stopped as asked")
+        self._say("over: stopped as asked")
         return 0
+
+    def _say(self, text: str) -> None:
+        say(text, self._record)
 
     def _serve(self) -> int:
         """Run the server to its end; pass signals on meanwhile."""
-        say("starting the server")
+        self._say("starting the server")
         try:
             child = subprocess.Popen(
                 [str(RUN_SCRIPT), *self._arguments],
@@ -103,7 +123,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
             )
         except OSError as error:
-            say(f"{RUN_SCRIPT}: {error.strerror}")
+            self._say(f"{RUN_SCRIPT}: {error.strerror}")
             return 3
         with selectors.DefaultSelector() as selector:
             selector.register(self._signals, selectors.EVENT_READ)
@@ -141,7 +161,7 @@ class Service:
                 return True
             if missing != told or time.monotonic() - told_at > SAY_AGAIN_S:
                 told, told_at = missing, time.monotonic()
-                say(f"waiting: {missing}")
+                self._say(f"waiting: {missing}")
             if not self._pause(LOOK_EVERY_S):
                 return False
 
@@ -190,8 +210,9 @@ def main() -> int:
     except OSError as error:
         say(f"over: {args.settings}: {error.strerror}; run install_service.sh again")
         return args.give_up_code
+    record = args.settings.resolve().with_name(RECORD)
     os.chdir(ROOT)
-    return Service(environment, arguments, args.give_up_code).run()
+    return Service(environment, arguments, args.give_up_code, record).run()
 
 
 if __name__ == "__main__":

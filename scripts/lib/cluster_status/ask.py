@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from log_files import RUN_STARTS, Mark, read_since
 from on_hosts import LOCAL_HOST, run_on_hosts
-from servers import Server, read_lines, supervisor_pid
+from servers import Server, command_of, read_lines, supervisor_pid
 
 from cluster_status.facts import HostFacts, read_facts
 
@@ -59,6 +59,7 @@ class Gathered:
     hosts: dict[str, HostFacts]
     told: Told
     log: LogFacts
+    service: str = ""  # what a service that has this server last said, if it runs
 
 
 def gather(server: Server, env: Mapping[str, str]) -> Gathered:
@@ -76,7 +77,15 @@ def gather(server: Server, env: Mapping[str, str]) -> Gathered:
     log = read_log(server.log)
     thread.join(HOST_WITHIN_S)
     hosts = {answer.host: read_facts(answer) for answer in answers}
-    return Gathered(server, supervisor_pid(server), hosts, told[0], log)
+    return Gathered(server, supervisor_pid(server), hosts, told[0], log, read_service(server))
+
+
+def read_service(server: Server) -> str:
+    """What service_run.py last said; nothing if it does not run."""
+    pid, *text = read_lines(server.run_dir / "service.says") or [""]
+    if not pid.isdecimal() or "service_run" not in command_of(pid):
+        return ""
+    return " ".join(text)
 
 
 # -- rank 0

@@ -14,7 +14,12 @@ from cluster_status.facts import MIB, HostFacts, RankRecord
 
 RUNNING = ("ok", "loading", "draining", "failed")  # rank 0's own words
 NOTHING = "stopped"  # as asked, or never started
-WAITS = ("starting", "loading", "restarting")  # ranks may be missing, and nothing is wrong
+WAITS = (
+    "starting",
+    "loading",
+    "restarting",
+    "waiting",
+)  # ranks may be missing, and nothing is wrong
 
 
 def report(gathered: Gathered) -> dict[str, Any]:
@@ -80,10 +85,12 @@ def _state(gathered: Gathered, log: LogFacts, ranks: list[dict[str, Any]]) -> tu
     """A word and a sentence."""
     told = gathered.told
     alive = [rank for rank in ranks if rank["pid"] is not None]
-    if not gathered.server.hosts:
+    if not gathered.server.hosts and not gathered.service:
         if not alive:
             return NOTHING, "no rank runs here"
         return "elsewhere", "started on another machine: run status.sh there for all of it"
+    if gathered.supervisor is None and gathered.service and not alive:
+        return "waiting", f"its service says: {gathered.service}"
     if gathered.supervisor is None:
         return _state_unsupervised(log, alive)
     if told.body is not None:
