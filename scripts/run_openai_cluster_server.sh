@@ -148,7 +148,8 @@ hand_over_keys() {
   KEY_SOURCE=
   if [ -n "${API_KEY_FILE-}" ]; then
     API_KEY_FILE=$(absolute_path "$API_KEY_FILE")
-    command="head -n 1 $(quote "$API_KEY_FILE")"
+    # The first line that is not empty, without the label that may follow its key.
+    command="awk 'NF { print ${dollar}1; exit }' $(quote "$API_KEY_FILE")"
     [ "$RANK0" = 127.0.0.1 ] || command="ssh $RANK0 $(quote "$command")"
     KEY_SOURCE="$dollar($command)"
     [ -z "$DRY_RUN" ] || return 0
