@@ -35,7 +35,7 @@ def changed(cluster, host: str, **facts):
         ("ssh: Could not resolve hostname studio-2: unknown", "Host studio-2 to ~/.ssh/config"),
         ("ssh: connect to host studio-2 port 22: Connection refused", "turn on Remote Login"),
         ("ssh: connect to host studio-2 port 22: Operation timed out", "ping studio-2"),
-        ("no answer within 60 s", "wake or start studio-2"),
+        ("no answer within 60 s", "studio-2 lets us in and then hangs"),
         ("kex_exchange_identification: read: reset", "ssh -v studio-2 true"),
     ],
 )

@@ -9,6 +9,7 @@ from doctor.cluster import Cluster
 from doctor.facts import HostFacts
 from doctor.findings import FAIL, PASS, WARN, Finding, Fix
 
+AWAY = "wake or start {host}; see that it is on the network: ping {host}"
 # What ssh says, and what somebody does about it.
 SSH_WORDS = (
     ("Permission denied", "ssh-copy-id {host}"),
@@ -23,10 +24,18 @@ SSH_WORDS = (
     ),
     (
         "Connection refused",
-        "on {host}: System Settings, General, Sharing, turn on Remote Login",
+        "on {host}: System Settings, General, Sharing, turn on Remote Login (Linux: start sshd)",
+    ),
+    ("timed out", AWAY),
+    ("No route to host", AWAY),
+    ("Host is down", AWAY),
+    (
+        # ssh itself gives up sooner where there is no connection.
+        "no answer within",
+        "{host} lets us in and then hangs: log in by hand, look into its start-up files "
+        "(~/.zshenv) and at disks that do not answer; or restart it",
     ),
 )
-NO_ANSWER = "wake or start {host}; see that it is on the network: ping {host}"
 
 # A rank would take these for the launcher's own.
 LAUNCH_VARIABLES = (
@@ -96,13 +105,7 @@ def _noisy(facts: HostFacts) -> Finding:
 
 
 def _unreachable(facts: HostFacts) -> Finding:
-    words = next((fix for sign, fix in SSH_WORDS if sign in facts.trouble), None)
-    if words is None:
-        words = (
-            NO_ANSWER
-            if "no answer" in facts.trouble or "timed out" in facts.trouble
-            else ("try by hand: ssh -v {host} true")
-        )
+    words = next((fix for sign, fix in SSH_WORDS if sign in facts.trouble), "ssh -v {host} true")
     symptom = "a rank ends with exit code 255 and shows nothing; the others wait for it"
     if facts.host == LOCAL_HOST:
         words, symptom = "see that /bin/sh runs here", "no rank starts"

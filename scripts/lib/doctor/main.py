@@ -152,8 +152,9 @@ def examine(plan: Plan) -> tuple[Cluster, list[Finding]]:
 
     def tell(answer: Answer) -> None:
         if talk:
-            words = "no answer" if answer.timed_out or answer.unreachable else "answered"
-            say(f"{answer.host}: {words} after {answer.seconds:.1f} s")
+            lost = answer.timed_out or answer.unreachable
+            words = answer.reason if lost else f"answered after {answer.seconds:.1f} s"
+            say(f"{answer.host}: {words}")
 
     raws = ask_hosts(plan, checks.needed(plan), tell) if plan.asked else []
     facts = {raw.host: read_facts(raw) for raw in raws}

@@ -78,7 +78,7 @@ def paragraph(group: Sequence[Finding]) -> str:
     first = group[0]
     where = ", ".join(finding.host for finding in group if finding.host)
     head = f"{SHOWN[first.verdict]}  {where + ': ' if where else ''}{first.check}: {first.found}"
-    lines = [head, f"      would show: {first.symptom}"]
+    lines = [head, *wrapped("      would show: ", first.symptom)]
     fix = first.fix
     for finding in group:
         place = "" if fix.here or finding.host is None else f", on {finding.host}"
@@ -86,16 +86,20 @@ def paragraph(group: Sequence[Finding]) -> str:
         if fix.command and line not in lines:
             lines.append(line)
     if fix.words:
-        start = f"      {'     ' if fix.command else 'fix: '}"
-        lines += textwrap.wrap(
-            fix.words,
-            WIDTH,
-            initial_indent=start,
-            subsequent_indent=" " * 11,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        lines += wrapped(f"      {'     ' if fix.command else 'fix: '}", fix.words)
     return "\n".join(lines)
+
+
+def wrapped(start: str, words: str) -> list[str]:
+    """Words for people, within the width; commands are never broken."""
+    return textwrap.wrap(
+        words,
+        WIDTH,
+        initial_indent=start,
+        subsequent_indent=" " * 11,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def skipped(findings: Sequence[Finding], hosts: Sequence[str]) -> str:
