@@ -337,3 +337,16 @@ STUB
   [ "$status" -eq 3 ]
   says "systemctl is not installed"
 }
+
+@test "every setting of the run script is remembered, but for the keys" {
+  # shellcheck disable=SC2016  # for the other shell to expand
+  remembered=$(bash -c '. "$1/scripts/lib/common.sh"; . "$1/scripts/lib/cluster_env.sh"
+    eval "$(sed -n "/^REMEMBERED=/,/\"\$/p" "$1/scripts/install_service.sh")"
+    echo $REMEMBERED' - "$CHECKOUT")
+  settings=$("$RUN" --help | awk '/^Settings/ { on = 1 } on && $1 ~ /^[A-Z_]+$/ { print $1 }')
+  [ "$(echo "$settings" | grep -c .)" -gt 25 ]
+  for name in $settings; do
+    [ "$name" != API_KEY ] || continue
+    case " $remembered " in *" $name "*) ;; *) echo "$name"; return 1 ;; esac
+  done
+}
