@@ -224,6 +224,11 @@ def a_row_of_the_matrix_is_short(cluster):
     cluster.change_row("studio-2", lambda row: row[:2])
 
 
+@row("hostfile", [None], "rdma_en3 and rdma_en5 to one rank", "jaccl-ring", WARN, double_cables)
+def a_mesh_has_two_cables_between_two_nodes(cluster):
+    cluster.change(backend="jaccl")
+
+
 @row("address", ["studio-1"], "192.0.2.10 is not an address of", r'"ips": \["192\.0\.2\.77"\]')
 def rank_0_has_another_address_now(cluster):
     cluster["studio-1"].say("getifaddr:en0", "192.0.2.77\n")

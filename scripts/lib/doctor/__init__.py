@@ -6,7 +6,8 @@ In the order in which a run goes through them:
     commands      which of their own tools the hosts are asked to run
     probe         the program sent to every host; find_python.sh starts it there
     ask           one ssh to each host, and what came back
-    mac_text, facts       the texts of the tools as typed facts of one host
+    mac_text, processes, facts    the texts of the tools as typed facts of one host
+    cluster       the facts of all hosts beside the plan
     findings      a verdict with its symptom and its fix
     judge_*       pure functions from the facts of all hosts to findings
     checks        the list of checks: names, when they apply, what they need

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from on_hosts import LOCAL_HOST, Answer, run_on_hosts
+from on_hosts import Answer, run_on_hosts
 
 from doctor.commands import PYTHON_NAMES, commands_for
 from doctor.plan import Plan
@@ -224,7 +224,3 @@ def shown_commands(plan: Plan, needed: set[str], host: str) -> list[list[str]]:
     systems = ("Darwin",) if plan.rdma else tuple(tables)
     seen = [argv for system in systems for argv, _ in tables[system].values()]
     return [argv for place, argv in enumerate(seen) if argv not in seen[:place]]
-
-
-def is_local(host: str) -> bool:
-    return host == LOCAL_HOST

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from doctor import (
     judge_access,
     judge_cabling,
+    judge_gid,
     judge_memory,
     judge_model,
     judge_network,
@@ -110,7 +111,7 @@ CHECKS = (
     Check(
         "gid",
         "they have an IPv4-mapped GID, at index 1",
-        judge_rdma.gid,
+        judge_gid.gid,
         (*PORTS, "ifconfig"),
         _rdma,
         macs_only=True,
@@ -118,7 +119,7 @@ CHECKS = (
     Check(
         "bridge",
         "none is in the Thunderbolt Bridge",
-        judge_rdma.bridge,
+        judge_gid.bridge,
         ("ifconfig", "ibv_devinfo"),
         _rdma,
         macs_only=True,
@@ -135,7 +136,7 @@ CHECKS = (
     Check(
         "queues",
         "no other process uses the devices, no queue pairs are lost",
-        judge_rdma.queues,
+        judge_running.queues,
         ("ioreg", "ranks"),
         _rdma,
         macs_only=True,

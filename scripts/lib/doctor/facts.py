@@ -6,7 +6,7 @@ that a judge can say whether it is missing, hangs or failed. Pure; nothing here 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from thunderbolt.ports import (
 
 from doctor import mac_text
 from doctor.ask import Raw
+from doctor.processes import OurProcess, living_processes
 
 # What ssh itself says on stderr, which no shell profile printed.
 # setlocale is /bin/sh's, for a language that ssh brought along.
@@ -33,17 +34,6 @@ TOOLS = {
     "system_profiler": "/usr/sbin/system_profiler",
     "networksetup": "/usr/sbin/networksetup",
 }
-
-
-@dataclass(frozen=True)
-class OurProcess:
-    """A process that one of our pid files names and that lives. kind: rank-0, supervisor..."""
-
-    kind: str
-    port: str
-    pid: int
-    run_id: str
-    age: str
 
 
 @dataclass(frozen=True)
@@ -254,22 +244,6 @@ def _task_facts(tasks: Mapping[str, Any], texts: Mapping[str, str], raw: Raw) ->
     facts["environment"] = tasks.get("environment")
     facts["connections"] = tuple(tasks.get("connect", ()))
     return facts
-
-
-def living_processes(entries: Sequence[Mapping[str, Any]]) -> tuple[OurProcess, ...]:
-    """Those of probe.look_for_ranks that still are what their pid file says."""
-    return tuple(_living(entry) for entry in entries if _lives(entry))
-
-
-def _lives(entry: Mapping[str, Any]) -> bool:
-    """A pid alone may by now be somebody else's, so the command line must carry the run's id."""
-    return f"--run-id {entry['run']} " in entry["ps"].get("out", "").strip() + " "
-
-
-def _living(entry: Mapping[str, Any]) -> OurProcess:
-    *_, port, name = entry["file"].split("/")
-    age = (entry["ps"]["out"].split() or ["?"])[0]
-    return OurProcess(name.removesuffix(".pid"), port, int(entry["pid"]), entry["run"], age)
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from on_hosts import LOCAL_HOST
 
 from doctor.cluster import Cluster
 from doctor.facts import HostFacts
-from doctor.findings import FAIL, PASS, WARN, Finding, Fix
+from doctor.findings import FAIL, PASS, WARN, Finding, Fix, listed
 
 AWAY = "wake or start {host}; see that it is on the network: ping {host}"
 # What ssh says, and what somebody does about it.
@@ -63,7 +63,23 @@ def hostfile(cluster: Cluster) -> Iterator[Finding]:
                 here=True,
             ),
         )
-    if not problems:
+    unused = [
+        (rank, cell)
+        for rank, host in enumerate(plan.hostfile.hosts)
+        for cell in host.rdma
+        if cell and len(cell) > 1
+    ]
+    if unused and plan.backend == "jaccl":
+        rank, cell = unused[0]
+        yield Finding(
+            "hostfile",
+            None,
+            WARN,
+            f"rank {rank} has {listed(cell)} to one rank, and a mesh uses the first alone",
+            "the second cable carries nothing",
+            Fix('"backend": "jaccl-ring" uses all of them; or take the second cable out'),
+        )
+    elif not problems:
         words = f"{plan.hostfile_name}: {len(plan.ranks)} rank(s), {plan.backend}"
         yield Finding("hostfile", None, PASS, words)
 

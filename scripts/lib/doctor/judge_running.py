@@ -1,10 +1,12 @@
-"""What of ours still runs on the hosts. Pure."""
+"""What still runs on the hosts: our ranks, and whoever has the RDMA devices. Pure."""
 
 from collections.abc import Iterator
 
 from doctor.cluster import Cluster
-from doctor.facts import OurProcess
 from doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed
+from doctor.processes import OurProcess
+
+MAX_QUEUE_PAIRS = 10  # of a device; the next one fails with errno 16
 
 
 def ranks(cluster: Cluster) -> Iterator[Finding]:
@@ -51,3 +53,41 @@ def _left_over(host: str, stale: list[OurProcess]) -> Finding:
             harmless=True,
         ),
     )
+
+
+def queues(cluster: Cluster) -> Iterator[Finding]:
+    """No device is in use by somebody else, and none has lost its queue pairs to a dead job."""
+    for facts in cluster.macs:
+        if facts.device_use is None:
+            yield Finding("queues", facts.host, SKIP, facts.why("ioreg") or "ioreg did not say")
+            continue
+        for device in cluster.plan.devices(facts.host):
+            use = facts.device_use.get(device)
+            if use is None:
+                continue
+            holders = [item for item in use.holders if item[0] not in cluster.our_pids(facts)]
+            if len(holders) < len(use.holders):
+                yield Finding("queues", facts.host, SKIP, f"{device} is used by ranks: see ranks")
+            elif holders:
+                who = listed(f"{name} (pid {pid})" for pid, name in holders)
+                yield Finding(
+                    "queues",
+                    facts.host,
+                    FAIL,
+                    f"{device} is in use by {who}, with {use.queue_pairs} queue pairs",
+                    "errno 16 when queue pairs are made, later 96: a device carries one job",
+                    Fix(
+                        "ends that job; see first that nobody needs it",
+                        command="kill -TERM " + " ".join(str(pid) for pid, _ in holders),
+                    ),
+                )
+            elif use.queue_pairs:
+                yield Finding(
+                    "queues",
+                    facts.host,
+                    FAIL if use.queue_pairs >= MAX_QUEUE_PAIRS - 1 else WARN,
+                    f"{device} has {use.queue_pairs} queue pairs that no process holds, "
+                    f"of {MAX_QUEUE_PAIRS}",
+                    "errno 16 when queue pairs are made, and it does not pass by itself",
+                    Fix(f"restart {facts.host}"),
+                )

@@ -121,9 +121,8 @@ def versions(cluster: Cluster) -> Iterator[Finding]:
                 listed(f"{n} {table[n]}, requirements.txt has {pins[n]}" for n in unpinned),
                 "the engine builds on internals of these packages: exceptions, or wrong answers",
                 Fix(
-                    "on every host: "
-                    f"{cluster.plan.python} -m pip install -r {cluster.plan.checkout}"
-                    "/requirements.txt"
+                    command=f"{cluster.plan.python} -m pip install "
+                    f"-r {cluster.plan.checkout}/requirements.txt"
                 ),
             )
         else:
@@ -142,7 +141,9 @@ def checkout(cluster: Cluster) -> Iterator[Finding]:
     """The same code at the same place."""
     plan = cluster.plan
     codes = [facts.code for facts in cluster.reached if facts.code]
-    usual = most_common([plan.code, *codes] if plan.code else codes) if codes else None
+    # The code here is what sync_nodes.sh would bring there.
+    usual = plan.code or most_common(codes)
+    whose = "this machine's" if plan.code else "the other hosts'"
     for facts in cluster.reached:
         if facts.code_exists is None:
             yield Finding("checkout", facts.host, SKIP, "it could not be looked at without Python")
@@ -160,10 +161,16 @@ def checkout(cluster: Cluster) -> Iterator[Finding]:
                 "checkout",
                 facts.host,
                 FAIL,
-                f"the code in {plan.checkout} differs from the other hosts'",
+                f"the code in {plan.checkout} differs from {whose}",
                 'exit code 78 with "the ranks differ: ... server code"',
-                sync(cluster, facts.host),
+                _sync_code(cluster, facts.host),
             )
+
+
+def _sync_code(cluster: Cluster, host: str) -> Fix:
+    if host == cluster.plan.rank0:
+        return Fix(f"bring {cluster.plan.checkout} on {host} to the commit of the checkout here")
+    return sync(cluster, host)
 
 
 def wheel(cluster: Cluster) -> Iterator[Finding]:

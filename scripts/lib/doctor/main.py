@@ -18,11 +18,12 @@ from on_hosts import LOCAL_HOST, Answer, command_for
 from doctor import checks, report
 from doctor.ask import REMOTE_COMMAND, ask_hosts, shown_commands
 from doctor.cluster import Cluster
-from doctor.facts import living_processes, read_facts
+from doctor.facts import read_facts
 from doctor.findings import FAIL, Finding
 from doctor.fix import ask_and_fix, offered
 from doctor.plan import Plan
 from doctor.probe import code_digest, look_for_ranks
+from doctor.processes import living_processes
 
 PROGRAM = "verify_cluster.sh"
 
@@ -60,7 +61,10 @@ def make_plan(options: argparse.Namespace) -> Plan:
         name = name.removeprefix(f"{options.checkout}/")
         ranks = tuple(host.ssh for host in hostfile.hosts)
         backend = options.backend or choose_backend(hostfile)
-        addresses = tuple(host.ips for host in hostfile.hosts)
+        # What a template leaves to be filled in is no address to try.
+        addresses = tuple(
+            tuple(ip for ip in host.ips if SSH_NAME.fullmatch(ip)) for host in hostfile.hosts
+        )
     wanted = options.check or checks.NAMES
     for check in wanted:
         if check not in checks.NAMES:
