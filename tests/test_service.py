@@ -3,6 +3,7 @@
 import getpass
 import os
 import plistlib
+import pwd
 import shutil
 import signal
 import subprocess
@@ -173,7 +174,7 @@ def test_an_address_that_this_machine_does_not_have_yet(address, here):
 STAND_IN = """\
 #!/usr/bin/env bash
 trap 'echo "TERM" >>"$NOTES"; exit "${ON_TERM:-0}"' TERM
-echo "start $* QUEUE_MAX=$QUEUE_MAX" >>"$NOTES"
+echo "start $* QUEUE_MAX=$QUEUE_MAX in ${HOME-nowhere}" >>"$NOTES"
 [ -z "${CODE-}" ] || exit "$CODE"
 while :; do sleep 0.05; done
 """
@@ -231,12 +232,14 @@ def service(tmp_path):
 
 
 def test_the_server_gets_its_settings_and_every_signal(service):
-    service.start(ON_TERM=143)
+    env = {name: value for name, value in os.environ.items() if name != "HOME"}
+    service.start(env=env, ON_TERM=143)
     wait_until(service.noted, "the server to start")
     service.process.send_signal(signal.SIGTERM)
     code, errors = service.finish()
     assert code == 0
-    assert service.noted() == ["start --local 2 QUEUE_MAX=5", "TERM"]
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    assert service.noted() == [f"start --local 2 QUEUE_MAX=5 in {home}", "TERM"]
     assert "over: stopped as asked" in errors
 
 

@@ -119,7 +119,8 @@ class Service:
         try:
             child = subprocess.Popen(
                 [str(RUN_SCRIPT), *self._arguments],
-                env={**os.environ, **self._settings},
+                # launchd does not promise a HOME, and conda wants one.
+                env={"HOME": str(Path.home()), **os.environ, **self._settings},
                 stdin=subprocess.DEVNULL,
             )
         except OSError as error:
