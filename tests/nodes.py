@@ -62,6 +62,7 @@ FAST_ADDRESS = "127.0.0.2" if sys.platform == "linux" else ADDRESS
 
 # What sshd runs for every command on a node. $1 is the node's directory.
 ENTER = r"""
+unset SHLVL # with its own home's ~/.bashrc it is as with any sshd
 node=$1
 if [ -z "$NODE_DIRECTORY" ]; then
   export NODE_DIRECTORY=$node HOME=$node/home PATH=$node/bin:$node/../bin:$PATH
@@ -139,6 +140,8 @@ class Node:
             + f"HostKey {directory}/host_key\nAuthorizedKeysFile {client_key}.pub\n"
             "PidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPrintMotd no\n"
             "MaxStartups 100\nMaxSessions 100\nUseDNS no\nKexAlgorithms curve25519-sha256\n"
+            # Or bash would read the ~/.bashrc of whoever runs the tests, and be slow or talkative.
+            "SetEnv SHLVL=9\n"
             f"ForceCommand {enter} {shlex.quote(str(directory))}\n"
         )
         self.reset()

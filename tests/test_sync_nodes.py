@@ -1,5 +1,6 @@
 """sync_nodes.sh over real ssh and rsync: what arrives, what stays, what is refused."""
 
+import io
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from replicate import checkout, environment
 from replicate.parallel import Failure, size_text
 from replicate.probe import Place, parse_facts
-from replicate.rsync import explain
+from replicate.rsync import _follow, explain
 from replicate.versions import compare, pinned_packages
 
 REPO = Path(__file__).resolve().parents[1]
@@ -122,10 +123,9 @@ def test_every_host_gets_the_checkout_and_an_environment_that_imports(site):
         assert not list(view.glob("hostfiles/*.local.json"))
 
     # A second run finds nothing to do.
-    done = site.sync()
+    done = site.sync("node-2")
     assert done.returncode == 0, done.stderr
-    for name in ("node-2", "node-3"):
-        assert "checkout: no files copied; .venv: no files copied" in lines(done)[name]
+    assert "checkout: no files copied; .venv: no files copied" in lines(done)["node-2"]
 
 
 def files_of_code(root: Path) -> set[str]:
@@ -221,7 +221,7 @@ def test_a_host_that_imports_something_else_is_not_in_step(site):
     (site.view("node-3") / "server").mkdir(parents=True)
     (site.view("node-3") / "server/leftover.py").write_text("")
     (site.view("node-3") / "run/sync").mkdir(parents=True)
-    done = site.sync()
+    done = site.sync("node-2", "node-3")
     said = lines(done)
     assert said["node-2"] == f"fail mlx is 0.1.2, here {PINNED['mlx']}"
     assert said["node-3"].startswith("fail server/leftover.py is there and not here")
@@ -337,6 +337,20 @@ def test_pinned_packages_are_those_of_the_requirements():
 )
 def test_why_a_copy_ended_is_told_in_words(code, error, told):
     assert told in explain(code, [error] if error else [], 9)
+
+
+def test_progress_follows_names_and_per_cents():
+    class Process:
+        stdout = io.BufferedReader(io.BytesIO(
+            b"sending incremental file list\r\nnotes\nmodel a\n        500  25%    1.0MB/s  0:00:03"
+            b"\r      1,000  50%   1.0MB/s\r      2,000 100%   1.0MB/s\nsub/b\n    10 100%\n"
+            b"\nsent 9 bytes  received 9 bytes  18.00 bytes/sec\n"
+        ))  # fmt: skip
+
+    told = []
+    sizes = {"model a": 2000, "sub/b": 10, "not sent": 7}
+    assert _follow(Process, sizes, told.append) == ["model a", "sub/b"]
+    assert told == [0, 500, 1000, 2000, 2000, 2010]
 
 
 def test_sizes_for_people():

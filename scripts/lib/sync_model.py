@@ -58,7 +58,10 @@ RUN = (
 # is there. Not -p: a file that only this user may read would be so there, too.
 COPY_OPTIONS = ("-rtL", "--inplace", "--delete", "--exclude=.*")
 # Encryption that the processor does itself: a Thunderbolt cable is faster than the usual one.
-FAST_CIPHER = ("-o", "Ciphers=^aes128-gcm@openssh.com")
+FAST_CIPHER = (
+    "-o",
+    "Ciphers=aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr",
+)
 
 
 @dataclass(frozen=True)

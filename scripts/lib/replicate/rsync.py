@@ -83,7 +83,8 @@ def rsync_command(
     host: str, target: Path, options: Sequence[str], stall_s: float, ssh_options: Sequence[str]
 ) -> list[str]:
     """The command line; run in the source's directory."""
-    ssh = shlex.join(["ssh", *SSH_OPTIONS, *ssh_options])
+    # Not quoted: openrsync cuts this at its spaces and knows no quotes. Nothing in it has any.
+    ssh = " ".join(["ssh", *SSH_OPTIONS, *ssh_options])
     there = shlex.quote(str(target))
     return [
         "rsync", "-v", "--progress", f"--timeout={max(1, round(stall_s))}", *options,
