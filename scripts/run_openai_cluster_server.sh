@@ -34,6 +34,7 @@
 #   LOAD_TIMEOUT        The same while loading (900)
 #   CANARY_INTERVAL     Seconds of idleness between two checks of all ranks (0: at start only)
 #   KV_BUDGET_GB        Memory of each rank for prompts and answers (what the model leaves)
+#   PREFIX_CACHE_PERCENT  Part of that memory for prefixes of earlier prompts; 0: none (50)
 #   CONTEXT_MAX         Tokens that a prompt and its answer may have (what the model can)
 #   PREFILL_STEP        Tokens of a full prefill chunk, as when nothing decodes (512)
 #   PREFILL_PAUSE_MS    How long a chunk may hold up the requests that decode (250)

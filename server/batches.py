@@ -9,6 +9,7 @@ names are private to mlx-lm 0.32, which is why versions are pinned.
 """
 
 from collections import deque
+from dataclasses import dataclass
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
@@ -22,13 +23,66 @@ STEPS_BETWEEN_SWEEPS = 512  # as mlx-lm: then MLX gives back what it keeps for r
 Response = PromptProcessingBatch.Response
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """One row's next token. finish is None, "stop" or "length". tokens and cache: of a finished
+    row that is to be kept, everything in its cache, and the cache."""
+
+    uid: int
+    token: int
+    finish: str | None
+    tokens: list[int] | None = None
+    cache: list | None = None
+
+
 class LockstepBatch(GenerationBatch):
     """Decoding rows. `samplers` holds each request's Row (None on workers)."""
 
     header: list[int] | None = None  # came with the tokens that next() returned last
     _next_header: mx.array | None = None
 
-    def _step(self):
+    def __init__(self, *arguments, **named) -> None:
+        self.kept: set[int] = set()  # uids whose cache is wanted when they finish
+        self._gone: set[int] = set()  # uids of rows that have left, but for their place
+        super().__init__(*arguments, **named)
+
+    @property
+    def live(self) -> int:
+        """Rows that go on."""
+        return len(self.uids) - len(self._gone)
+
+    def next(self) -> list[Decoded]:
+        """One token for every row."""
+        if self._gone:
+            self.filter([i for i, uid in enumerate(self.uids) if uid not in self._gone])
+            self._gone.clear()
+        decoded, finished = [], []
+        for i, token in enumerate(self._step()):
+            uid, finish = self.uids[i], None
+            self._num_tokens[i] += 1
+            if self._num_tokens[i] >= self.max_tokens[i]:
+                finish = "length"
+            if self._matchers[i].advance(token):
+                finish = "stop"
+            tokens = cache = None
+            if finish is not None:
+                finished.append(uid)
+                if uid in self.kept:
+                    tokens, cache = self.tokens[i], self.extract_cache(i)
+            decoded.append(Decoded(uid, token, finish, tokens, cache))
+        self.leave(finished)
+        return decoded
+
+    def leave(self, uids: list[int]) -> None:
+        """Takes rows out: at the next step, since to filter caches waits for the step that is
+        running, and the tokens of the last one should be on their way meanwhile."""
+        self._gone.update(uids)
+        self.kept.difference_update(uids)
+        if not self.live:
+            self.filter([])
+            self._gone.clear()
+
+    def _step(self) -> list[int]:
         inputs, header = self._next_tokens, self._next_header
         logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
         self._next_tokens, self._next_header, extras = self.fallback_sampler(
@@ -41,11 +95,14 @@ class LockstepBatch(GenerationBatch):
         tokens = inputs.tolist()
         for row_tokens, token in zip(self.tokens, tokens, strict=True):
             row_tokens.append(token)
-        self._next_logprobs = [None] * len(tokens)  # mlx-lm's next() expects one entry a row
-        return tokens, self._next_logprobs
+        self._next_logprobs = [None] * len(tokens)  # filter() expects one entry a row
+        return tokens
 
     def extend(self, batch: "LockstepBatch") -> None:
         super().extend(batch)
+        self.kept |= batch.kept
+        # Known by the time that a row leaves, or that would wait for a running step.
+        mx.async_eval([c.left_padding for c in self.prompt_cache if hasattr(c, "left_padding")])
         if self._next_header is None or len(self.uids) == len(batch.uids):
             # Nothing was in flight here: the newcomers' step is the one that will be read.
             self._next_header = batch._next_header
@@ -88,18 +145,31 @@ class LockstepGenerator(BatchGenerator):
         )
         self._prompt_batch = LockstepPrompts.empty(model, step, prefill_step_size=prefill_step)
         self._generation_batch = LockstepBatch.empty(model, step)
+        self._kept: set[int] = set()  # of those that do not decode yet
         # As after the last row left: newcomers bring their own tokens (int32, not uint32).
         self._generation_batch._next_tokens = None
 
     @property
     def decoding(self) -> bool:
-        return len(self._generation_batch) > 0
+        return self._generation_batch.live > 0
 
     @property
     def busy(self) -> bool:
         return self.decoding or len(self._prompt_batch) > 0 or bool(self._unprocessed_sequences)
 
-    def decode(self) -> list[GenerationBatch.Response]:
+    def keep(self, uid: int) -> None:
+        """The row's cache is wanted when it finishes."""
+        self._kept.add(uid)
+
+    def remove(self, uids: list[int]) -> None:
+        """Drops requests wherever they are."""
+        self._kept.difference_update(uids)
+        found = self._find_uids(uids)
+        decoding = [uid for uid, (stage, _) in found.items() if stage == 2]
+        self._generation_batch.leave(decoding)
+        super().remove([uid for uid in found if uid not in decoding])
+
+    def decode(self) -> list[Decoded]:
         """One token for every decoding row."""
         if not self.decoding:
             return []
@@ -147,6 +217,8 @@ class LockstepGenerator(BatchGenerator):
             one for i, one in enumerate(self._currently_processing) if i not in set(places)
         ]
         batch = batch.generate([segments[0] for segments, _, _ in started])
+        batch.kept = self._kept.intersection(batch.uids)
+        self._kept -= batch.kept
         responses = [
             Response(uid, (total, total), True, True)
             for uid, (_, _, total) in zip(batch.uids, started, strict=True)

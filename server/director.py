@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 
 from server.errors import ApiError, engine_failed
 from server.kv_budget import KvBudget
-from server.messages import Canary, Cancel, Message, Shutdown, Submit
+from server.messages import Canary, Cancel, Cut, Evict, Message, Shutdown, Submit
 from server.pacing import PrefillPace
+from server.prefix_index import Plan, PrefixIndex
 from server.requests import Common, Sampling
 from server.rows import Row
 from server.status import Status
@@ -27,7 +28,7 @@ from server.tickets import Failed, Line, Prefilled, Scored, Ticket, Token
 
 # Idle ranks nap between two meetings: the first milliseconds after work are likely to bring more.
 NAP_FIRST_MS = 1
-NAP_LAST_MS = 50
+NAP_LAST_MS = 80
 SMOOTHING = 0.1  # weight of the newest measurement in running averages
 LIKELY_LEAST = 64  # tokens of answer that a newcomer reserves at least, if its limit allows
 LOOK_AHEAD = 4  # steps between the need for room and the ranks' having made it
@@ -65,6 +66,7 @@ class Director:
         vocab: int,
         budget: KvBudget,
         pace: PrefillPace,
+        prefixes: PrefixIndex,
         eos: tuple[int, ...] = (),
         canary_interval: float = 0,
     ) -> None:
@@ -74,6 +76,7 @@ class Director:
         self._eos = eos
         self._budget = budget
         self._pace = pace
+        self._prefixes = prefixes
         # Choices of one prompt wait together, to share its prefill.
         self._waiting: collections.deque[list[Running]] = collections.deque()
         self._running: dict[int, Running] = {}
@@ -96,6 +99,7 @@ class Director:
             self._waiting.append([self._fresh(t) for t in (ticket, *ticket.followers)])
         messages: list[Message] = [Cancel(uid) for uid in [*self._drop(), *self._pause()]]
         messages += self._start()
+        messages += self._make_room()
         messages += self._prove()
         if self._shutdown is not None:
             messages.append(Shutdown(self._shutdown))
@@ -136,6 +140,11 @@ class Director:
                     self._forget(uid)
             one.ticket.put(event)
         self._count()
+
+    def kept(self, entries: list[tuple[int, list[int]]]) -> None:
+        """The ranks have kept the caches of these tokens, under these entries."""
+        for number, tokens in entries:
+            self._prefixes.add(number, tokens)
 
     def refused(self, uid: int, error: Exception) -> None:
         """The engine did not take a request: it ends with an error. No rank holds it."""
@@ -257,15 +266,33 @@ class Director:
     def _submit(self, started: list[Running]) -> Submit:
         first, *others = started
         common = first.ticket.common
+        prompt = [*first.ticket.prompt, *first.generated]
+        score = first.ticket.score_prompt and not first.generated
+        plan = Plan() if score else self._prefixes.plan(prompt)
+        if not first.generated:
+            first.ticket.cached = plan.length
         return Submit(
             first.ticket.uid,
-            [*first.ticket.prompt, *first.generated],
+            prompt,
             first.left,
             common.ignore_eos,
             common.stop_token_ids,
             forks=tuple(one.ticket.uid for one in others),
-            score=first.ticket.score_prompt and not first.generated,
+            score=score,
+            reuse=(plan.entry, plan.length) if plan.length else (),
+            keep=plan.keep,
+            store=plan.store,
         )
+
+    def _make_room(self) -> list[Message]:
+        """Gives up kept prefixes for which running requests need the memory."""
+        running = self._running.values()
+        wanted = self._budget.cost(self._reserve(one) for one in running)
+        room = self._prefixes.make_room(max(0, self._budget.capacity - wanted))
+        messages: list[Message] = [Cut(entry, length) for entry, length in room.cut]
+        if room.drop:
+            messages.append(Evict(room.drop))
+        return messages
 
     def _prove(self) -> list[Message]:
         """A canary, when the ranks have had nothing to do for long enough."""
@@ -302,6 +329,11 @@ class Director:
     def _count(self) -> None:
         self._status.kv_used = self._budget.cost(r.length for r in self._running.values())
         self._status.running = len(self._running)
+        self._status.prefix_entries = len(self._prefixes)
+        self._status.prefix_tokens = self._prefixes.used
+        self._status.prefix_hit_tokens = self._prefixes.hit_tokens
+        self._status.prefix_miss_tokens = self._prefixes.miss_tokens
+        self._status.prefix_evicted_tokens = self._prefixes.evicted_tokens
         self._status.waiting = max(0, self._line.held() - len(self._running))
         # The paused ones are at the head of the line.
         begun = itertools.takewhile(lambda group: group[0].generated, self._waiting)
@@ -320,6 +352,9 @@ class Spectator:
         pass
 
     def refused(self, uid: int, error: Exception) -> None:
+        pass
+
+    def kept(self, entries: list[tuple[int, list[int]]]) -> None:
         pass
 
     def nap_ms(self) -> int:

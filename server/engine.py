@@ -5,6 +5,7 @@ of one prompt share its prefill; a prompt whose log-probabilities are wanted is 
 """
 
 import copy
+import itertools
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -16,6 +17,8 @@ from server.choosers import Chooser, Step
 from server.link import Link
 from server.mailbox import Header
 from server.messages import Submit
+from server.prefix_index import LEAST_TOKENS
+from server.prefix_store import PrefixStore
 from server.tickets import Prefilled, Token
 
 
@@ -30,11 +33,13 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a step did: (uid, event) pairs, how many tokens of prompts were computed, and the
-    header that came with the tokens, if tokens came."""
+    """What a step did: (uid, event) pairs, how many tokens of prompts were computed, which
+    entries of prefixes are now kept with which tokens, and the header that came with the tokens,
+    if tokens came."""
 
     events: list[tuple[int, Token | Prefilled]]
     computed: int
+    kept: list[tuple[int, list[int]]]
     header: Header | None
 
 
@@ -63,6 +68,8 @@ class Engine:
         self._outer: dict[int, int] = {}
         self._forks: dict[int, Submit] = {}  # by the uid of the first, until it is prefilled
         self._scoring: dict[int, Scoring] = {}
+        self._started: dict[int, Submit] = {}  # by uid, those whose cache is to be kept
+        self.prefixes = PrefixStore()
 
     @property
     def busy(self) -> bool:
@@ -73,12 +80,18 @@ class Engine:
         """Puts a prompt in; it is prefilled in the coming steps."""
         if message.score and len(message.prompt) > 1:
             self._scoring[message.uid] = Scoring(message, make_prompt_cache(self._model))
+            if message.forks:
+                self._forks[message.uid] = message
         else:
-            self._insert(message, message.uid, list(message.prompt))
-        if message.forks:
-            self._forks[message.uid] = message
-            if len(message.prompt) == 1:
-                self._fork_all(message.uid, None)
+            cache, start = None, 0
+            if message.reuse:
+                entry, start = message.reuse
+                cache = self.prefixes.take(entry, start)
+            self._insert(message, message.uid, start, cache)
+            if message.forks:
+                self._forks[message.uid] = message
+                if start == len(message.prompt) - 1:
+                    self._fork_all(message.uid, cache)
 
     def cancel(self, uid: int) -> None:
         """Drops a request wherever it is; unknown uids are ignored."""
@@ -88,6 +101,7 @@ class Engine:
                 self._forks[first] = replace(message, forks=left)
         orphans = self._forks.pop(uid, None)
         self._scoring.pop(uid, None)
+        self._started.pop(uid, None)
         inner = self._inner.pop(uid, None)
         if inner is not None:
             del self._outer[inner]
@@ -105,11 +119,15 @@ class Engine:
         """One decode step, then one prefill chunk, where there is any: a full one if nothing
         decodes."""
         events: list[tuple[int, Token | Prefilled]] = []
-        for response in self._generator.decode():
-            uid = self._outer[response.uid]
-            events.append((uid, Token(response.token, response.finish_reason)))
-            if response.finish_reason is not None:
-                del self._outer[response.uid], self._inner[uid]
+        kept: list[tuple[int, list[int]]] = []
+        for row in self._generator.decode():
+            uid = self._outer[row.uid]
+            events.append((uid, Token(row.token, row.finish)))
+            if row.finish is not None:
+                del self._outer[row.uid], self._inner[uid]
+                message = self._started.pop(uid, None)
+                if row.cache is not None and len(row.tokens) >= LEAST_TOKENS:
+                    kept.append(self._keep(message.store, row.tokens, row.cache))
         chunk = self._pace if self._generator.decoding else self._prefill_step
         if self._scoring:
             chunk = max(1, chunk // 2)  # the two kinds of prompts share it
@@ -117,6 +135,8 @@ class Engine:
         for response in prompts:
             uid = self._outer[response.uid]
             events.append((uid, Prefilled(*response.progress)))
+            if response.end_of_segment:
+                kept += self._keep_prompt(uid, response.uid)
             if response.end_of_prompt and uid in self._forks:
                 cache, _ = self._generator.extract_cache([response.uid])[response.uid]
                 self._fork_all(uid, cache)
@@ -127,31 +147,51 @@ class Engine:
         for response in self._generator.promote():
             events.append((self._outer[response.uid], Prefilled(*response.progress)))
         header = self._generator.read_header()
-        return Turn(events, computed, None if header is None else Header(*header))
+        return Turn(events, computed, kept, None if header is None else Header(*header))
 
-    def _insert(self, message: Submit, uid: int, prompt: list[int], cache=None) -> None:
-        """prompt: what is not in cache yet."""
-        done = list(message.prompt[: len(message.prompt) - len(prompt)])
-        ends = [(token,) for token in message.stop_ids]
+    def _insert(self, message: Submit, uid: int, start: int, cache: list | None = None) -> None:
+        """start: how many tokens of the prompt are in cache."""
+        prompt = list(message.prompt)
+        # Prefill stops at each place where the cache is to be kept, and before the last token.
+        ends = [at for at, _ in message.keep if start < at < len(prompt) - 1]
+        ends = [start, *ends, *([len(prompt) - 1] if start < len(prompt) - 1 else []), len(prompt)]
+        segments = [prompt[a:b] for a, b in itertools.pairwise(ends)]
+        stops = [(token,) for token in message.stop_ids]
         if not message.ignore_eos:
-            ends += [(token,) for token in self._eos]
+            stops += [(token,) for token in self._eos]
         (inner,) = self._generator.insert_segments(
-            [[prompt]],
+            [segments],
             max_tokens=[message.max_tokens],
             caches=None if cache is None else [cache],
-            all_tokens=[done],
+            all_tokens=[prompt[:start]],
             samplers=[self._chooser.row(uid)],
-            stop_sequences=[StopSequences(ends)],
+            stop_sequences=[StopSequences(stops)],
         )
+        if uid == message.uid and (message.keep or message.store):
+            self._started[uid] = message
+            if message.store:
+                self._generator.keep(inner)
         self._inner[uid] = inner
         self._outer[inner] = uid
+
+    def _keep_prompt(self, uid: int, inner: int) -> list[tuple[int, list[int]]]:
+        """Keeps a prompt's cache, if this is one of the lengths at which rank 0 wants it."""
+        message = self._started.get(uid)
+        if message is None:
+            return []
+        cache, tokens = self._generator.extract_cache([inner])[inner]
+        return [self._keep(entry, tokens, cache) for at, entry in message.keep if at == len(tokens)]
+
+    def _keep(self, entry: int, tokens: list[int], cache: list) -> tuple[int, list[int]]:
+        self.prefixes.put(entry, cache)
+        return entry, list(tokens)
 
     def _fork_all(self, uid: int, cache: list | None) -> None:
         """Puts the other choices in, each with its own copy of the prompt's cache."""
         message = self._forks.pop(uid)
         for fork in message.forks:
             # A deep copy shares the arrays, which are never changed in place.
-            self._insert(message, fork, list(message.prompt[-1:]), copy.deepcopy(cache))
+            self._insert(message, fork, len(message.prompt) - 1, copy.deepcopy(cache))
 
     def _score_chunk(self, job: Scoring, chunk: int) -> tuple[tuple[int, Prefilled], int]:
         """One chunk of a prompt with its logits; the last one hands over to the generator.
@@ -166,7 +206,7 @@ class Engine:
         job.done = end
         if end == len(prompt) - 1:
             del self._scoring[uid]
-            self._insert(job.message, uid, list(prompt[-1:]), copy.deepcopy(job.cache))
+            self._insert(job.message, uid, len(prompt) - 1, copy.deepcopy(job.cache))
             if uid in self._forks:
                 self._fork_all(uid, job.cache)
         return (uid, Prefilled(end, len(prompt))), end - start

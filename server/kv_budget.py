@@ -43,30 +43,43 @@ class KvBudget:
         return len(lengths) <= 1 or self.cost(lengths) <= self.capacity
 
 
-def measure_capacity(model: Any, budget_gb: float | None, ranks_here: int) -> tuple[int, int]:
-    """This rank's capacity in tokens, and the bytes that a token costs it.
+@dataclass(frozen=True)
+class Measured:
+    """One rank's: capacity in tokens; bytes that a token costs; what a row costs beside its
+    tokens (states of fixed size), in tokens."""
+
+    capacity: int
+    token_bytes: int
+    row_cost: int
+
+
+def measure_capacity(model: Any, budget_gb: float | None, ranks_here: int) -> Measured:
+    """What this rank can hold.
 
     budget_gb: the operator's word (10^9 bytes a rank); None: what is left of the memory.
     ranks_here: ranks that share this machine's memory. Every rank must call it: the model's
     forward passes hold collectives.
     """
-    per_token = max(1, _bytes_per_token(model))
+    short, long = (_cache_bytes(model, tokens) for tokens in (1, STEP + 1))
+    # Between two sizes, so that fixed parts drop out.
+    per_token = max(1, (long - short) // STEP)
     budget = budget_gb * 1e9 if budget_gb else spare_memory() * SPARE_SHARE / ranks_here
-    return int(min(budget / per_token, 2**31 - 1)), per_token
+    return Measured(
+        int(min(budget / per_token, 2**31 - 1)),
+        per_token,
+        max(0, short - STEP * per_token) // per_token,
+    )
 
 
-def _bytes_per_token(model: Any) -> int:
-    """Measured on the model's own cache, between two sizes, so that fixed parts drop out."""
+def _cache_bytes(model: Any, tokens: int) -> int:
+    """Of the model's own cache, with so many tokens in it."""
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
 
-    def nbytes(tokens: int) -> int:
-        cache = make_prompt_cache(model)
-        model(mx.zeros((1, tokens), dtype=mx.int32), cache=cache)
-        mx.eval([layer.state for layer in cache])  # as prefill does; the head is not needed
-        return sum(layer.nbytes for layer in cache)
-
-    return (nbytes(STEP + 1) - nbytes(1)) // STEP
+    cache = make_prompt_cache(model)
+    model(mx.zeros((1, tokens), dtype=mx.int32), cache=cache)
+    mx.eval([layer.state for layer in cache])  # as prefill does; the head is not needed
+    return sum(layer.nbytes for layer in cache)
 
 
 def spare_memory() -> int:

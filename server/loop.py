@@ -11,7 +11,7 @@ from collections.abc import Callable
 from server.director import Director, Spectator
 from server.engine import Engine
 from server.mailbox import Mailbox
-from server.messages import Canary, Cancel, Shutdown, Submit
+from server.messages import Canary, Cancel, Cut, Evict, Shutdown, Submit
 
 
 def run_lockstep(
@@ -33,6 +33,7 @@ def run_lockstep(
             began = time.monotonic()
             turn = engine.step()
             director.deliver(turn.events, turn.computed, time.monotonic() - began)
+            director.kept(turn.kept)
             header = turn.header
         if header is None:
             progress("meeting")
@@ -49,6 +50,10 @@ def run_lockstep(
                         director.refused(message.uid, error)
                 case Cancel(uid):
                     engine.cancel(uid)
+                case Cut(entry, length):
+                    engine.prefixes.cut(entry, length)
+                case Evict(entries):
+                    engine.prefixes.drop(entries)
                 case Canary():
                     canary(progress)
                 case Shutdown(reason):

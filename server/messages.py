@@ -19,6 +19,9 @@ class Submit:
     stop_ids end the answer, as end-of-text does unless ignore_eos. forks are the uids of further
     choices from the same prompt, which share its prefill. score: rank 0 wants the prompt's
     log-probabilities.
+
+    reuse: (entry, tokens), a kept prefix to begin with; empty for none. keep: (tokens, entry), at
+    which lengths of the prompt to keep its cache. store: the entry for the answered text; 0: none.
     """
 
     uid: int
@@ -28,6 +31,9 @@ class Submit:
     stop_ids: Sequence[int] = ()
     forks: Sequence[int] = ()
     score: bool = False
+    reuse: Sequence[int] = ()
+    keep: Sequence[tuple[int, int]] = ()
+    store: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,21 @@ class Cancel:
     """Drop a request wherever it is. Unknown uids are ignored: it may just have finished."""
 
     uid: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Give up a kept prefix but for its first tokens."""
+
+    entry: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Evict:
+    """Give up kept prefixes."""
+
+    entries: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -54,8 +75,8 @@ class Shutdown:
     reason: str
 
 
-Message = Submit | Cancel | Canary | Beat | Shutdown
-_KINDS = {kind.__name__: kind for kind in (Submit, Cancel, Canary, Beat, Shutdown)}
+Message = Submit | Cancel | Cut | Evict | Canary | Beat | Shutdown
+_KINDS = {kind.__name__: kind for kind in (Submit, Cancel, Cut, Evict, Canary, Beat, Shutdown)}
 
 
 def encode(messages: Sequence[Message]) -> bytes:
@@ -97,6 +118,10 @@ def _decode(data: bytes) -> list[Message]:
             ids = ids[n:]
             record["stop_ids"] = tuple(record["stop_ids"])
             record["forks"] = tuple(record["forks"])
+            record["reuse"] = tuple(record["reuse"])
+            record["keep"] = tuple((tokens, entry) for tokens, entry in record["keep"])
+        if "entries" in record:
+            record["entries"] = tuple(record["entries"])
         messages.append(kind(**record))
     if len(ids):
         raise ValueError(f"{len(ids)} token ids too many in a message")

@@ -4,6 +4,7 @@ Runs on the main thread of every rank; the only thread that touches MLX. What di
 rank 0 and a worker is chosen here, once: the director and the chooser.
 """
 
+import json
 import logging
 import threading
 import time
@@ -28,6 +29,8 @@ from server.mailbox import Mailbox
 from server.model_files import fingerprint
 from server.model_routes import Model
 from server.pacing import PrefillPace
+from server.prefix_index import PrefixIndex
+from server.prefix_store import REUSE_CUT, reuse_kind
 from server.prompts import TokenizerPrompts
 from server.routes import App
 from server.settings import Settings
@@ -52,6 +55,7 @@ class Ready:
     shard: Shard
     members: tuple[Member, ...]
     budget: KvBudget
+    prefixes: PrefixIndex  # rank 0's is used
     system: str
     status: Status
     longest: int  # numbers in the longest message
@@ -133,17 +137,22 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
     check_link(link, longest)
     tell("measuring the KV cache")
     ranks_here = sum(m.host == members[link.rank].host for m in members)
-    capacity, per_token = measure_capacity(shard.model, settings.kv_budget_gb, ranks_here)
-    status.kv_token_bytes = per_token
-    budget = KvBudget(min(int(c) for c in link.gather_bytes(str(capacity).encode())))
-    log.info("KV memory: room for %d tokens, %d bytes each here", budget.capacity, per_token)
+    memory = measure_capacity(shard.model, settings.kv_budget_gb, ranks_here)
+    status.kv_token_bytes = memory.token_bytes
+    mine = [memory.capacity, reuse_kind(shard.model), -memory.row_cost]
+    capacity, reuse, row_cost = map(
+        min, zip(*map(json.loads, link.gather_bytes(json.dumps(mine).encode())), strict=True)
+    )
+    budget, kept = KvBudget(capacity), capacity * settings.prefix_cache_percent // 100
+    log.info("KV memory: room for %d tokens, %d bytes each here", capacity, memory.token_bytes)
     if not budget.reach:
         raise Unloadable(
             f"no memory left for the KV cache: the smallest rank has room for {budget.capacity} "
             "tokens; set KV_BUDGET_GB, or use a smaller model or more ranks"
         )
     system = "fp_" + fingerprint(introduction["same"])
-    ready = Ready(settings, link, shard, members, budget, system, status, longest)
+    prefixes = PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, -row_cost)
+    ready = Ready(settings, link, shard, members, budget, prefixes, system, status, longest)
     tell("canary")
     ready.canary(tell)
     return ready
@@ -160,6 +169,7 @@ def lead(
         shard.vocab,
         ready.budget,
         PrefillPace(settings.prefill_pause_ms / 1000, settings.prefill_step),
+        ready.prefixes,
         tuple(sorted(shard.tokenizer.eos_token_ids)),
         settings.canary_interval,
     )

@@ -36,6 +36,7 @@ class Settings:
     prefill_pause_ms: float  # what a chunk may add to the step of those who decode
     context_max: int | None  # tokens; None: what the model's config says
     kv_budget_gb: float | None  # 10^9 bytes a rank; None: what is left after the weights
+    prefix_cache_percent: int  # of the KV memory, for prefixes of answered prompts; 0: none
     canary_interval: float  # seconds of idleness between two canaries; 0: only at start
     api_keys: tuple[str, ...]
     api_key_labels: tuple[str, ...]  # for each key, what the request log calls it
@@ -73,6 +74,7 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
         prefill_pause_ms=_decimal(env, "PREFILL_PAUSE_MS", 250, 1, 60_000, "milliseconds"),
         context_max=_integer(env, "CONTEXT_MAX", 0, 0, 100_000_000) or None,
         kv_budget_gb=_decimal(env, "KV_BUDGET_GB", 0, 0, 100_000, "GB") or None,
+        prefix_cache_percent=_integer(env, "PREFIX_CACHE_PERCENT", 50, 0, 90),
         canary_interval=_seconds(env, "CANARY_INTERVAL", 0, least=0),
         api_keys=tuple(key for key, _ in keys),
         api_key_labels=tuple(label for _, label in keys),

@@ -14,6 +14,7 @@ from server.errors import ApiError, unavailable
 from server.kv_budget import STEP, KvBudget
 from server.messages import Cancel, Shutdown, Submit
 from server.pacing import PrefillPace
+from server.prefix_index import PrefixIndex
 from server.requests import Common, Sampling
 from server.rows import Scores
 from server.status import Status
@@ -28,7 +29,12 @@ class Desk:
         self.line = Line(max_running, max_waiting)
         self.status = Status("demo", "run")
         self.director = Director(
-            self.line, self.status, 100, KvBudget(capacity), PrefillPace(0.25, 512)
+            self.line,
+            self.status,
+            100,
+            KvBudget(capacity),
+            PrefillPace(0.25, 512),
+            PrefixIndex(0, True),
         )
 
     def admit(self, count: int = 1, **fields) -> list[Ticket]:

@@ -1,25 +1,17 @@
 """The engine on one rank, in this process: its bookkeeping, and what one request may break."""
 
 import math
-from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from server.choosers import ChoosesForAll, Follows
-from server.director import Director
-from server.engine import Engine
-from server.kv_budget import KvBudget, measure_capacity
+from server.choosers import Follows
+from server.kv_budget import measure_capacity
 from server.link import Link
 from server.loading import load_shard
-from server.loop import run_lockstep
-from server.mailbox import Mailbox
-from server.pacing import PrefillPace
-from server.requests import Common, Sampling
-from server.status import Status
-from server.tickets import Event, Failed, Line, Prefilled, Score, Scored, Ticket, Token
-from tests.ticket_events import all_events
+from server.tickets import Failed, Prefilled, Score, Scored, Ticket, Token
+from tests.desk import Desk, choices, ids_of, ticket
 from tests.tiny_models import tiny_llama
 
 
@@ -27,80 +19,6 @@ from tests.tiny_models import tiny_llama
 def shard(tmp_path_factory):
     folder = tiny_llama(tmp_path_factory.mktemp("model") / "tiny", context=4096)
     return load_shard(folder, "tensor", Link(mx.distributed.init()), None, lambda stage: None)
-
-
-class Desk:
-    """Rank 0 of one, whose loop ends when every ticket has its end."""
-
-    def __init__(self, shard, max_batch=4, eos=()):
-        self.shard = shard
-        self.link = Link(mx.distributed.init())
-        self.line = Line(max_batch, 100)
-        self.director = Director(
-            self.line,
-            Status("m", "run"),
-            shard.vocab,
-            KvBudget(2**31 - 1),
-            PrefillPace(0.25, 64),
-            tuple(eos),
-        )
-        self.mailbox = Mailbox(
-            self.link, self.director.compose, self.director.nap_ms, self.director.chunk
-        )
-        chooser = ChoosesForAll(self.director.row, self.mailbox.header, self.director.failed)
-        self.engine = Engine(
-            shard.model, self.link, chooser, max_batch=max_batch, prefill_step=64, eos=list(eos)
-        )
-
-    def run(
-        self, *tickets: Ticket, act: Callable[[int], None] = lambda turn: None
-    ) -> list[list[int] | Failed]:
-        """Each choice's token ids, or its failure. act is called before each turn."""
-        return [ids_of(events) for events in self.events(*tickets, act=act)]
-
-    def events(self, *tickets: Ticket, act=lambda turn: None) -> list[list[Event]]:
-        """Each choice's events."""
-        self.line.admit(list(tickets))
-        turns = 0
-
-        def progress(stage: str) -> None:
-            nonlocal turns
-            if stage == "messages":
-                act(turns)
-                turns += 1
-                assert turns < 3000, "it does not end"
-            if not self.line.held():
-                self.director.stop("done")
-
-        run_lockstep(self.engine, self.mailbox, self.director, lambda tell: None, progress)
-        queues = {one.uid: all_events(one) for one in tickets}
-        return [
-            [event for choice, event in queues[first.uid] if choice == one.choice]
-            for first in tickets
-            for one in (first, *first.followers)
-        ]
-
-
-def ids_of(events: list[Event]) -> list[int] | Failed:
-    failures = [event for event in events if isinstance(event, Failed)]
-    return failures[0] if failures else [e.id for e in events if isinstance(e, Token)]
-
-
-def ticket(
-    prompt=(5, 6, 7), max_tokens=8, common=None, choice=0, score_prompt=False, **sampling
-) -> Ticket:
-    common = Common(sampling=Sampling(**{"temperature": 0} | sampling), **common or {})
-    return Ticket(list(prompt), max_tokens, common, choice=choice, score_prompt=score_prompt)
-
-
-def choices(count: int, **fields) -> Ticket:
-    """The first choice of one prompt, which has the others as followers."""
-    first = ticket(**fields)
-    first.followers = [
-        Ticket(first.prompt, first.max_tokens, first.common, choice=n, events=first.events)
-        for n in range(1, count)
-    ]
-    return first
 
 
 def test_requests_of_all_lengths_get_what_they_get_alone(shard):
@@ -490,7 +408,8 @@ def test_a_matcher_that_breaks_fails_its_own_request_alone(shard):
 
 def test_the_cache_of_the_tiny_model_costs_what_its_sizes_say(shard):
     # Two layers, keys and values, four heads of sixteen float32.
-    capacity, per_token = measure_capacity(shard.model, 1e-3, 1)
-    assert per_token == 2 * 2 * 4 * 16 * 4
-    assert capacity == 1_000_000 // per_token
-    assert measure_capacity(shard.model, None, 2)[0] > 1000
+    measured = measure_capacity(shard.model, 1e-3, 1)
+    assert measured.row_cost == 0
+    assert measured.token_bytes == 2 * 2 * 4 * 16 * 4
+    assert measured.capacity == 1_000_000 // measured.token_bytes
+    assert measure_capacity(shard.model, None, 2).capacity > 1000

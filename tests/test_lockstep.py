@@ -105,8 +105,22 @@ def test_all_kinds_of_requests_in_one_batch_get_what_each_gets_alone(pair):
     assert pair.get("/health")[1]["kv_tokens"]["used"] == 0
 
 
+def converse(cluster: Cluster) -> tuple[list[str], list[int]]:
+    """Three turns of a conversation: the answers, and how much of each prompt was cached."""
+    prompt, answers, cached = [65 + i % 50 for i in range(400)], [], []
+    for turn in range(3):
+        body = {"prompt": prompt, "max_tokens": 12, "temperature": 0.8, "seed": turn}
+        status, answer = cluster.post("/v1/completions", body)
+        assert status == 200, answer
+        answers.append(answer["choices"][0]["text"])
+        cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+        prompt = [*prompt, *answers[-1].encode(), *range(70 + turn, 90)]
+    return answers, cached
+
+
 def test_one_rank_and_two_give_the_same(pair, tmp_path):
-    """Seeds, grammars and choices too; log-probabilities, which rounding changes, are left out."""
+    """Seeds, grammars and choices too, with prefixes kept or not; log-probabilities, which
+    rounding changes, are left out."""
 
     def texts(cluster: Cluster) -> dict[str, list]:
         return {
@@ -114,11 +128,14 @@ def test_one_rank_and_two_give_the_same(pair, tmp_path):
             for name in REQUESTS
         }
 
-    two = texts(pair)
-    alone = Cluster(1, pair.model_dir, tmp_path / "run", {"QUEUE_MAX": 64, "PREFILL_STEP": 64})
+    two, (answers, cached) = texts(pair), converse(pair)
+    assert cached[0] < 32 and cached[1] >= 400 and cached[2] >= 430
+    settings = {"QUEUE_MAX": 64, "PREFILL_STEP": 64, "PREFIX_CACHE_PERCENT": 0}
+    alone = Cluster(1, pair.model_dir, tmp_path / "run", settings)
     try:
         alone.wait_ready()
         assert texts(alone) == two
+        assert converse(alone) == (answers, [0, 0, 0])
     finally:
         alone.end()
 

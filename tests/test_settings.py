@@ -76,6 +76,7 @@ def test_settings_are_read(env, name, text, attribute, value):
         ("LOG_LEVEL", "LOUD"),
         ("PREFILL_STEP", "1"),
         ("PREFILL_PAUSE_MS", "0.5"),
+        ("PREFIX_CACHE_PERCENT", "91"),
         ("CONTEXT_MAX", "-1"),
         ("SUPERVISOR_RESTARTS", "-1"),
     ],

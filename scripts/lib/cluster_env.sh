@@ -14,8 +14,8 @@ MAX_LOCAL_RANKS=8 # the cluster ports of two local servers are this far apart
 # The settings of the server that are not worked out here: passed on when set. Their defaults
 # are the server's own (server/settings.py, which also has the last word on each value).
 SERVER_SETTINGS="QUEUE_MAX MAX_BATCH DEFAULT_MAX_TOKENS REQ_TIMEOUT DRAIN_TIMEOUT STALL_TIMEOUT
-LOAD_TIMEOUT CANARY_INTERVAL PREFILL_STEP PREFILL_PAUSE_MS CONTEXT_MAX KV_BUDGET_GB ALLOWED_ORIGINS LOG_LEVEL
-LOG_MAX_MB LOG_PROMPTS PARALLEL"
+LOAD_TIMEOUT CANARY_INTERVAL PREFILL_STEP PREFILL_PAUSE_MS CONTEXT_MAX KV_BUDGET_GB
+PREFIX_CACHE_PERCENT ALLOWED_ORIGINS LOG_LEVEL LOG_MAX_MB LOG_PROMPTS PARALLEL"
 
 # bad_setting NAME ALLOWED: usage error that names the setting, its value and what is allowed.
 bad_setting() {
@@ -72,6 +72,7 @@ check_settings() {
   check_whole DEFAULT_MAX_TOKENS 1 10000000
   check_whole PREFILL_STEP 16 65536
   check_whole CONTEXT_MAX 0 100000000
+  check_whole PREFIX_CACHE_PERCENT 0 90
   check_decimal PREFILL_PAUSE_MS 1 60000 milliseconds
   check_seconds REQ_TIMEOUT 0.1
   check_seconds DRAIN_TIMEOUT 0

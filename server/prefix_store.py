@@ -1,0 +1,66 @@
+"""A rank's shard of the prefixes that all ranks keep: caches by entry number.
+
+Used by the engine, on the main thread of every rank, as rank 0's messages say; it decides nothing.
+The caches are mlx-lm's own, of one row each.
+"""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+# What a model's caches allow, least first.
+NO_REUSE, REUSE_WHOLE, REUSE_CUT = 0, 1, 2
+
+
+def reuse_kind(model: Any) -> int:
+    """REUSE_CUT: a cache can be cut at any token. REUSE_WHOLE: only taken as it was kept.
+    NO_REUSE: its layers do not go back into a batch."""
+    caches = make_prompt_cache(model)
+    if all(type(cache) is KVCache for cache in caches):
+        return REUSE_CUT
+    return REUSE_WHOLE if all(hasattr(cache, "merge") for cache in caches) else NO_REUSE
+
+
+class PrefixStore:
+    """Entries of one rank. A cache is a list with one mlx-lm cache a layer."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, list] = {}
+
+    def put(self, number: int, caches: list) -> None:
+        """Keeps a copy-free snapshot, and starts to compute it."""
+        self._entries[number] = caches
+        mx.async_eval([cache.state for cache in caches])
+
+    def take(self, number: int, length: int) -> list:
+        """A copy of an entry's first tokens, to go on from. The arrays are shared until written."""
+        caches = copy.deepcopy(self._entries[number])
+        _cut(caches, length)
+        return caches
+
+    def cut(self, number: int, length: int) -> None:
+        """Gives up all but the first tokens of an entry."""
+        caches = self._entries[number]
+        _cut(caches, length)
+        for cache in caches:
+            # Contiguous, so that the memory of the rest is free.
+            cache.keys = mx.contiguous(cache.keys[..., :length, :])
+            cache.values = mx.contiguous(cache.values[..., :length, :])
+        mx.eval([cache.state for cache in caches])
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Forgets entries; unknown numbers are ignored, as a keeping may have been cancelled."""
+        for number in numbers:
+            self._entries.pop(number, None)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _cut(caches: list, length: int) -> None:
+    for cache in caches:
+        if type(cache) is KVCache:  # others are only ever taken whole
+            cache.trim(cache.offset - length)
