@@ -110,9 +110,14 @@ def test_every_host_gets_a_whole_model_and_a_second_run_only_checks(site):
 
 
 def test_a_corrupt_file_is_found_by_its_hash_and_strangers_go(site):
+    """The first time it is damaged on its way, and then, much later, on the disk."""
     folder = write_model(site.models / "Tiny-4bit")
-    assert site.sync(folder, "node-2").returncode == 0
+    site.nodes["node-2"].stub("rsync", DAMAGE_ONCE)
+    done = site.sync(folder, "node-2")
+    assert done.returncode == 0, done.stdout
+    assert f"node-2: {FIRST}: another content" in done.stderr
     there = site.view("node-2") / "Tiny-4bit"
+    assert contents(there) == FILES
     stat = (there / SECOND).stat()
     with (there / SECOND).open("r+b") as file:
         file.seek(500_000)
@@ -147,6 +152,12 @@ def test_a_copy_that_is_cut_leaves_no_model_and_is_gone_on_with(site):
     assert contents(view / "Tiny-4bit") == FILES
     assert not (view / "Tiny-4bit.partial").exists()
 
+
+DAMAGE_ONCE = f"""
+/usr/bin/rsync "$@" || exit
+[ -e "$HOME/once" ] || printf damage | dd of={FIRST} bs=1 seek=9999 conv=notrunc 2>/dev/null
+touch "$HOME/once"
+"""
 
 # Passes 2 MB on to the real rsync, waits until they are written, and dies with all around it.
 CUT = f"""

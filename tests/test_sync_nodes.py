@@ -1,6 +1,7 @@
 """sync_nodes.sh over real ssh and rsync: what arrives, what stays, what is refused."""
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -257,6 +258,49 @@ def test_two_at_a_time_are_refused(site):
 
 
 # -- without nodes
+
+
+def fake_python(folder: Path, prefix: Path, own: bool = False) -> str:
+    """A program that answers as the Python of such an environment would."""
+    told = {"prefix": str(prefix), "own": own, "base": "/opt/python", "version": "3.12.1"}
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\ncat <<'TOLD'\n{json.dumps(told)}\nTOLD\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_an_environment_is_told_from_a_python_that_is_none(tmp_path):
+    prefix = tmp_path / "env"
+    (prefix / "bin").mkdir(parents=True)
+    python = fake_python(tmp_path, prefix)
+    with pytest.raises(Failure, match="no virtual or conda environment"):
+        environment.describe(python)
+    (prefix / "conda-meta").mkdir()
+    conda = environment.describe(python)
+    assert (conda.kind, conda.prefix, conda.base) == ("conda", prefix, None)
+    assert environment.base_program(conda) == ""
+    (prefix / "condabin").mkdir()
+    with pytest.raises(Failure, match="base environment"):
+        environment.describe(python)
+    with pytest.raises(Failure, match="does not run"):
+        environment.describe("/none/there")
+
+
+def test_the_base_of_a_venv_is_what_its_link_leads_to(tmp_path):
+    """Not the end of the links: Homebrew's python3.12 leads to a folder of the patch version."""
+    prefix = tmp_path / "env"
+    (prefix / "bin").mkdir(parents=True)
+    (prefix / "pyvenv.cfg").write_text("")
+    (prefix / "bin/python").symlink_to("python3.12")
+    (prefix / "bin/python3.12").symlink_to("/opt/homebrew/opt/python@3.12/bin/python3.12")
+    venv = environment.describe(fake_python(tmp_path, prefix, own=True))
+    assert (venv.kind, venv.base) == ("venv", "/opt/homebrew/opt/python@3.12/bin/python3.12")
+    (prefix / "lib/__pycache__").mkdir(parents=True)
+    (prefix / "lib/__pycache__/a.pyc").write_text("compiled")
+    (prefix / "lib/a.py").write_text("x = 1")
+    sizes = environment.list_sizes(prefix)
+    assert sizes["lib/a.py"] == 5
+    assert sizes.keys() == {"pyvenv.cfg", "bin/python", "bin/python3.12", "lib/a.py"}
 
 
 def test_what_belongs_to_the_checkout_with_and_without_git(tmp_path):
