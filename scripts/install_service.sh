@@ -45,15 +45,9 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 # shellcheck source=scripts/lib/cluster_env.sh
 . "$ROOT/scripts/lib/cluster_env.sh"
+# shellcheck source=scripts/lib/service_managers.sh
+. "$ROOT/scripts/lib/service_managers.sh"
 
-DAEMONS=/Library/LaunchDaemons
-AGENTS=$HOME/Library/LaunchAgents
-SYSTEM_UNITS=/etc/systemd/system
-USER_UNITS=$HOME/.config/systemd/user
-
-# Beyond DRAIN_TIMEOUT, for what the supervisor may have to do: end a launcher that is stuck (30 s)
-# and clean hosts that do not answer (25 s).
-STOP_SLACK_S=60
 REMEMBERED="MODEL_DIR MODEL_ID HOSTFILE BACKEND HTTP_HOST HTTP_PORT LOG_DIR
 CLUSTER_PORT API_KEY_FILE PYTHON ENV_NAME CONDA_EXE MLX_METAL_FAST_SYNCH OPENBLAS_NUM_THREADS
 $SERVER_SETTINGS PATH"
@@ -104,65 +98,7 @@ parse_arguments() {
   ACTION=${ACTION:-install}
 }
 
-# Sets MANAGER, and for both kinds of service where its unit is: SYSTEM_UNIT, USER_UNIT; and NAME,
-# by which the manager knows it.
-choose_manager() {
-  case $(uname -s) in
-    Darwin)
-      MANAGER=launchd
-      NAME=mlx-cluster.server.$HTTP_PORT
-      SYSTEM_UNIT=$DAEMONS/$NAME.plist
-      USER_UNIT=$AGENTS/$NAME.plist
-      need launchctl "it is part of macOS; is /bin on your PATH?"
-      ;;
-    *)
-      MANAGER=systemd
-      NAME=mlx-cluster-$HTTP_PORT.service
-      SYSTEM_UNIT=$SYSTEM_UNITS/$NAME
-      USER_UNIT=$USER_UNITS/$NAME
-      need systemctl "only launchd and systemd are known here; run" \
-        "scripts/run_openai_cluster_server.sh from your own service manager"
-      ;;
-  esac
-}
-
-# as_root COMMAND...: says so first.
-as_root() {
-  if [ "$(id -u)" = 0 ]; then
-    run "$@"
-  else
-    need sudo "the system's service needs root; or use --user"
-    tell "this needs root: sudo $*"
-    run sudo "$@"
-  fi
-}
-
-# for_service COMMAND...: as the kind of service needs.
-for_service() {
-  if [ -n "$USER_SERVICE" ]; then run "$@"; else as_root "$@"; fi
-}
-
-# systemctl or launchctl, for the kind of service in hand.
-control() {
-  if [ -n "$USER_SERVICE" ]; then systemctl --user "$@"; else systemctl "$@"; fi
-}
-
-domain() {
-  if [ -n "$USER_SERVICE" ]; then printf 'gui/%s\n' "$(id -u)"; else printf 'system\n'; fi
-}
-
-# find_installed: sets UNIT to the unit that is there and USER_SERVICE to its kind; fails if none.
-find_installed() {
-  for UNIT in "$SYSTEM_UNIT" "$USER_UNIT"; do
-    [ -f "$UNIT" ] || continue
-    USER_SERVICE=
-    [ "$UNIT" != "$USER_UNIT" ] || USER_SERVICE=1
-    return 0
-  done
-  return 1
-}
-
-# ------------------------------------------------------------------ install
+# -- install
 
 refuse_secrets() {
   if [ -n "${API_KEY-}" ]; then
@@ -235,7 +171,7 @@ try_ssh() {
 # One server a port, and one checkout a service.
 check_free() {
   local owner
-  if find_installed_elsewhere; then
+  if find_installed; then
     owner=$("$ANY_PYTHON" "$ROOT/scripts/lib/service_unit.py" settings-of "$UNIT") ||
       die 1 "$UNIT is there and not ours: move it away, or use another --port"
     [ "$owner" = "$SETTINGS" ] ||
@@ -248,14 +184,6 @@ check_free() {
     die 1 "a server runs on port $HTTP_PORT already (pid $OURS_PID), and not as a service: stop it" \
       "first: HTTP_PORT=$HTTP_PORT scripts/stop_openai_cluster_server.sh"
   fi
-}
-
-# As find_installed, but leaves the kind that was asked for.
-find_installed_elsewhere() {
-  local kind=$USER_SERVICE status=0
-  find_installed || status=1
-  USER_SERVICE=$kind
-  return "$status"
 }
 
 print_settings() {
@@ -284,48 +212,11 @@ check_one_line() {
 }
 
 print_unit() {
-  local drain options
-  drain=$(awk -v s="${DRAIN_TIMEOUT:-30}" 'BEGIN { print int(s) + (s > int(s)) }')
+  local options
   options=(--port "$HTTP_PORT" --python "$ANY_PYTHON" --settings "$SETTINGS"
-    --stop-within "$((drain + STOP_SLACK_S))" --log "$SERVICE_LOG")
+    --stop-within "$(stop_seconds "${DRAIN_TIMEOUT:-30}")" --log "$SERVICE_LOG")
   [ -n "$USER_SERVICE" ] || options+=(--user "$(id -un)")
   "$ANY_PYTHON" "$ROOT/scripts/lib/service_unit.py" "$MANAGER" "${options[@]}"
-}
-
-install_launchd() {
-  # bootout returns before the old server has drained.
-  if launchctl print "$(domain)/$NAME" >/dev/null 2>&1; then
-    for_service launchctl bootout "$(domain)/$NAME" || true
-    wait_until_unloaded
-  fi
-  for_service launchctl enable "$(domain)/$NAME" &&
-    for_service launchctl bootstrap "$(domain)" "$TARGET"
-}
-
-wait_until_unloaded() {
-  [ -z "$DRY_RUN" ] || return 0
-  local waited=0 drain
-  drain=$(awk -v s="${DRAIN_TIMEOUT:-30}" 'BEGIN { print int(s) + (s > int(s)) }')
-  while launchctl print "$(domain)/$NAME" >/dev/null 2>&1; do
-    [ "$waited" -lt "$(((drain + STOP_SLACK_S) * 5))" ] || die 1 "the service does not stop"
-    [ "$((waited % 50))" != 49 ] || log "waiting for the server to drain, $(((waited + 1) / 5)) s"
-    sleep 0.2
-    waited=$((waited + 1))
-  done
-}
-
-install_systemd() {
-  local scope
-  scope=()
-  [ -z "$USER_SERVICE" ] || scope=(--user)
-  # restart and not start: a service that was there has to take the new settings.
-  for_service systemctl ${scope[@]+"${scope[@]}"} daemon-reload &&
-    for_service systemctl ${scope[@]+"${scope[@]}"} enable "$NAME" &&
-    for_service systemctl ${scope[@]+"${scope[@]}"} restart "$NAME" || return 1
-  if [ -n "$USER_SERVICE" ]; then
-    run loginctl enable-linger "$(id -un)" ||
-      warn "without lingering it ends when you log out: sudo loginctl enable-linger $(id -un)"
-  fi
 }
 
 install() {
@@ -369,7 +260,7 @@ install() {
   for_service mkdir -p "${TARGET%/*}"
   for_service cp "$SCRATCH/unit" "$TARGET"
   for_service chmod 644 "$TARGET"
-  "install_$MANAGER" || die 1 "the service could not be started; its unit is $TARGET"
+  "install_$MANAGER" "$TARGET" || die 1 "the service could not be started; its unit is $TARGET"
   [ -z "$DRY_RUN" ] || return 0
   log "installed $NAME; it starts now and ${USER_SERVICE:+for you }at every boot"
   tell_next
@@ -395,10 +286,17 @@ words_of_service() {
   fi
 }
 
-# ---------------------------------------------------- uninstall and status
+# -- uninstall and status
+
+# use_installed: takes the kind of service that is there for the one that is meant.
+use_installed() {
+  find_installed || return 1
+  USER_SERVICE=
+  [ "$UNIT_KIND" = system ] || USER_SERVICE=1
+}
 
 uninstall() {
-  if ! find_installed; then
+  if ! use_installed; then
     log "there is no service of port $HTTP_PORT"
     return 0
   fi
@@ -411,49 +309,21 @@ uninstall() {
     die 1 "$UNIT belongs to another checkout: uninstall it there (${owner%/run/*})"
   check_user
   tell "stopping $NAME; running requests may finish"
-  if [ "$MANAGER" = launchd ]; then
-    if launchctl print "$(domain)/$NAME" >/dev/null 2>&1; then
-      for_service launchctl bootout "$(domain)/$NAME" || true
-      wait_until_unloaded
-    fi
-    for_service rm -f "$UNIT"
-  else
-    local scope
-    scope=()
-    [ -z "$USER_SERVICE" ] || scope=(--user)
-    for_service systemctl ${scope[@]+"${scope[@]}"} disable --now "$NAME" ||
-      die 1 "$NAME could not be stopped; nothing was removed"
-    for_service rm -f "$UNIT"
-    for_service systemctl ${scope[@]+"${scope[@]}"} daemon-reload
-  fi
+  "remove_$MANAGER" "$UNIT" || die 1 "$NAME could not be stopped; nothing was removed"
   run rm -f "$owner" "${owner%.settings}.says"
   tell "removed $NAME"
 }
 
 # status: what the manager says of it, in one line.
 status() {
-  if ! find_installed; then
+  if ! use_installed; then
     printf 'not installed: there is no service of port %s\n' "$HTTP_PORT"
     return 3
   fi
-  local state pid code told
-  if [ "$MANAGER" = launchd ]; then
-    told=$(launchctl print "$(domain)/$NAME" 2>/dev/null) || told=''
-    state=$(printf '%s\n' "$told" | awk '$1 == "state" { print $3; exit }')
-    pid=$(printf '%s\n' "$told" | awk '$1 == "pid" { print $3; exit }')
-    code=$(printf '%s\n' "$told" | awk '/last exit code/ { print $NF; exit }')
-    [ -n "$told" ] || state="not loaded"
-  else
-    told=$(control show -p ActiveState -p MainPID -p ExecMainStatus "$NAME" 2>/dev/null) || told=''
-    state=$(printf '%s\n' "$told" | sed -n 's/^ActiveState=//p')
-    pid=$(printf '%s\n' "$told" | sed -n 's/^MainPID=//p')
-    code=$(printf '%s\n' "$told" | sed -n 's/^ExecMainStatus=//p')
-    [ "$state" != active ] || state=running
-  fi
-  [ "${pid:-0}" != 0 ] || pid=
-  printf '%s: %s%s%s\nunit:     %s\nsettings: %s\n' "$NAME" "${state:-unknown}" \
-    "${pid:+, pid $pid}" "${code:+, last exit code $code}" "$UNIT" "$RUN_DIR/service.settings"
-  if [ "$state" != running ]; then
+  "ask_$MANAGER"
+  printf '%s: %s%s%s\nunit:     %s\nsettings: %s\n' "$NAME" "${STATE:-unknown}" \
+    "${PID:+, pid $PID}" "${CODE:+, last exit code $CODE}" "$UNIT" "$RUN_DIR/service.settings"
+  if [ "$STATE" != running ]; then
     log "it does not run; why: $(SERVICE_LOG=$ROOT/logs/service-$HTTP_PORT.log words_of_service)"
     return 1
   fi

@@ -9,9 +9,9 @@ setup() {
   HOME=$BATS_TEST_TMPDIR/home
   export HOME SYSTEM
   mkdir -p "$HOME" "$SYSTEM"
-  sed "s,^DAEMONS=.*,DAEMONS=$SYSTEM,; s,^SYSTEM_UNITS=.*,SYSTEM_UNITS=$SYSTEM," "$INSTALL" \
-    >"$INSTALL.new"
-  cat "$INSTALL.new" >"$INSTALL"
+  managers=scripts/lib/service_managers.sh
+  sed "s,^DAEMONS=.*,DAEMONS=$SYSTEM,; s,^SYSTEM_UNITS=.*,SYSTEM_UNITS=$SYSTEM," \
+    "$REPO/$managers" >"$CHECKOUT/$managers"
   SETTINGS=$RUN_DIR/service.settings
   unset SUDO_USER
   # python runs the parts that need no package; a user called alice; sudo that runs it.
@@ -57,7 +57,12 @@ case $1 in
   print)
     [ -e "$SYSTEM/loaded" ] || exit 113
     if [ "$(cat "$SYSTEM/loaded")" = leaving ]; then rm "$SYSTEM/loaded"; fi
-    printf 'x = {\n\tstate = running\n\tpid = 4711\n\tlast exit code = 0\n}\n'
+    if [ -e "$SYSTEM/gave_up" ]; then
+      printf 'x = {\n\tstate = not running\n\tlast exit code = 78: EX_CONFIG\n}\n'
+    else
+      printf 'x = {\n\tstate = running\n\tpid = 4711\n\tlast exit code = (never exited)\n'
+      printf '\tpart = {\n\t\tstate = active\n\t}\n}\n'
+    fi
     ;;
   bootstrap) echo here >"$SYSTEM/loaded" ;;
   bootout) echo leaving >"$SYSTEM/loaded" ;;
@@ -322,7 +327,11 @@ STUB
   install_local --local 2
   run "$INSTALL" status
   [ "$status" -eq 0 ]
-  says "mlx-cluster.server.18431: running, pid 4711"
+  [ "${lines[0]}" = "mlx-cluster.server.18431: running, pid 4711" ]
+  touch "$SYSTEM/gave_up"
+  run "$INSTALL" status
+  [ "$status" -eq 1 ]
+  says "mlx-cluster.server.18431: not running, last exit code 78"
   rm "$SYSTEM/loaded"
   run "$INSTALL" status
   [ "$status" -eq 1 ]
