@@ -262,7 +262,9 @@ install() {
   for_service chmod 644 "$TARGET"
   "install_$MANAGER" "$TARGET" || die 1 "the service could not be started; its unit is $TARGET"
   [ -z "$DRY_RUN" ] || return 0
-  log "installed $NAME; it starts now and ${USER_SERVICE:+for you }at every boot"
+  local when="at every boot"
+  [ "$MANAGER$USER_SERVICE" != launchd1 ] || when="whenever you log in"
+  log "installed $NAME; it starts now and $when"
   tell_next
 }
 
@@ -324,7 +326,9 @@ status() {
   printf '%s: %s%s%s\nunit:     %s\nsettings: %s\n' "$NAME" "${STATE:-unknown}" \
     "${PID:+, pid $PID}" "${CODE:+, last exit code $CODE}" "$UNIT" "$RUN_DIR/service.settings"
   if [ "$STATE" != running ]; then
-    log "it does not run; why: $(SERVICE_LOG=$ROOT/logs/service-$HTTP_PORT.log words_of_service)"
+    SERVICE_LOG=$(sed -n 's/^LOG_DIR=//p' "$RUN_DIR/service.settings" 2>/dev/null) || true
+    SERVICE_LOG=${SERVICE_LOG:-$ROOT/logs}/service-$HTTP_PORT.log
+    log "it does not run; why: $(words_of_service)"
     return 1
   fi
   printf 'the server: scripts/status.sh --port %s\n' "$HTTP_PORT"

@@ -7,9 +7,9 @@
 # service of the user's own, are the script's. bash 3.2 and 5.
 
 DAEMONS=/Library/LaunchDaemons
-AGENTS=$HOME/Library/LaunchAgents
+AGENTS=${HOME-}/Library/LaunchAgents
 SYSTEM_UNITS=/etc/systemd/system
-USER_UNITS=$HOME/.config/systemd/user
+USER_UNITS=${HOME-}/.config/systemd/user
 
 # Beyond DRAIN_TIMEOUT, for what the supervisor may have to do: end a launcher that is stuck (30 s)
 # and clean hosts that do not answer (25 s).
