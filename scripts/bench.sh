@@ -23,8 +23,6 @@ set -euo pipefail
 PROMPT="Write 5 sentences about Thunderbolt RDMA."
 MAX_TOKENS=256
 LOCAL_MAX_TOKENS=128 # a CPU is slow
-# Beyond the ports of local servers, so that one may run meanwhile.
-LOCAL_BENCH_PORT=$((28000 + $$ % 500 * 8))
 
 LOCAL=''
 EXTRA_ENV=()
@@ -59,17 +57,6 @@ parse_arguments() {
   done
 }
 
-# JACCL gives a device to one job; a second one fails, or hangs both.
-check_devices_free() {
-  local record
-  [ -z "$LOCAL" ] || return 0
-  for record in "$ROOT"/run/*/supervisor.pid; do
-    if ours "$record" && grep -qvx 127.0.0.1 "${record%/*}/hosts" 2>/dev/null; then
-      die 1 "a server runs on the cluster (pid $OURS_PID): stop it first"
-    fi
-  done
-}
-
 main() {
   parse_arguments "$@"
   check_settings
@@ -80,12 +67,8 @@ main() {
   choose_model
   check_model
 
-  if [ -n "$LOCAL" ]; then
-    MAX_TOKENS=$LOCAL_MAX_TOKENS
-    CLUSTER_PORT=${CLUSTER_PORT:-$LOCAL_BENCH_PORT}
-  else
-    CLUSTER_PORT=${CLUSTER_PORT:-32323}
-  fi
+  [ -z "$LOCAL" ] || MAX_TOKENS=$LOCAL_MAX_TOKENS
+  choose_bench_port
   tell_fast_synch
   launcher_command PARALLEL LOG_LEVEL
   local command

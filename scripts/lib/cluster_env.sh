@@ -7,7 +7,8 @@
 # if it can't. LOCAL is the number of --local, or empty; EXTRA_ENV holds the --env options.
 
 DEFAULT_HOSTFILE=$ROOT/hostfiles/m3-ultra-jaccl.local.json
-HOSTFILE_HINT="copy a template and fill it in: cp hostfiles/m3-ultra-jaccl.template.json\
+HOSTFILE_HINT="make one with scripts/make_hostfile.sh HOST..., or copy a template and fill it in:\
+ cp hostfiles/m3-ultra-jaccl.template.json\
  hostfiles/m3-ultra-jaccl.local.json; or use --local 2 for ranks on this machine"
 MAX_LOCAL_RANKS=8 # the cluster ports of two local servers are this far apart
 
@@ -246,6 +247,25 @@ check_model() {
 # from that of a server on the next HTTP port, and below the ports that systems hand out.
 local_cluster_port() {
   printf '%s\n' "$((20000 + HTTP_PORT * MAX_LOCAL_RANKS % 8000))"
+}
+
+# choose_bench_port: sets CLUSTER_PORT, unless it is set, for ranks that are not a server's. Local
+# ones are beyond the ports of local servers, so that one may run meanwhile.
+choose_bench_port() {
+  local default=32323
+  [ -z "$LOCAL" ] || default=$((28000 + $$ % 500 * 8))
+  CLUSTER_PORT=${CLUSTER_PORT:-$default}
+}
+
+# check_devices_free: JACCL gives a device to one job; a second one fails, or hangs both.
+check_devices_free() {
+  local record
+  [ -z "$LOCAL" ] || return 0
+  for record in "$ROOT"/run/*/supervisor.pid; do
+    if ours "$record" && grep -qvx 127.0.0.1 "${record%/*}/hosts" 2>/dev/null; then
+      die 1 "a server runs on the cluster (pid $OURS_PID): stop it first"
+    fi
+  done
 }
 
 # launcher_command NAME...: sets LAUNCHER to the launcher's command line, up to and with `--`.
