@@ -115,8 +115,8 @@ def serve(job: Job, host: str) -> str:
     if there["state"] == "other":
         raise Failure(f"{job.folder} is there and is no model: not touched; move it out of the way")
     if missing_bytes(job.items, there["final"]) == 0 and there["state"] == "model":
-        voice.say(f"it has all files: checking {size_text(job.total)}")
-        checked = check(job, host, "final", job.items)
+        with voice.doing(f"it has all files: checking {size_text(job.total)}"):
+            checked = check(job, host, "final", job.items)
         bad = checked["bad"]
         if not bad and not checked["extra"]:
             return f"was there already: {size_text(job.total)}, every file has the right hash"
@@ -154,9 +154,9 @@ def replicate(job: Job, host: str, there: dict, bad: dict, voice: Voice) -> str:
     copied = missing
     for _ in range(ATTEMPTS):
         send(job, host, route, missing, wrong, voice)
-        voice.say(f"checking {size_text(job.total)}")
         again = [item for item in job.items if not wrong or item.name in wrong]
-        found = check(job, host, "partial", again)["bad"]
+        with voice.doing(f"checking {size_text(sum(item.size for item in again))}"):
+            found = check(job, host, "partial", again)["bad"]
         wrong = list(found)
         if not wrong:
             break

@@ -15,7 +15,6 @@ import contextlib
 import shlex
 import signal
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +65,8 @@ def serve(job: Job, host: str) -> str:
     done = "this machine, or shares its disk" if facts.shared else copy_all(job, host, facts, voice)
     if job.env is None:
         return done
-    there = ask_versions(host, job.python, job.root)
+    with voice.doing("importing"):
+        there = ask_versions(host, job.python, job.root)
     if differences := compare(job.here, there):
         raise Failure("; ".join(differences))
     return f"{done}; {show(there)}"
@@ -210,9 +210,8 @@ def main(arguments: list[str] | None = None) -> int:
             voice.say(str(failure))
             return 1
         token = stack.enter_context(token_file(state))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory())
         files = checkout.list_files(options.root)
-        listing = Path(scratch) / "files"
+        listing = state / "checkout.list"
         listing.write_bytes("\0".join(files).encode("utf-8", "surrogateescape"))
         env, sizes, here = None, {}, {}
         try:

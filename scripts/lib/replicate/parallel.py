@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SAY_EVERY_S = 5.0  # between two lines of progress of one host
+REMIND_EVERY_S = 20.0  # the same for work that cannot tell how far it is
 
 
 class Failure(Exception):
@@ -35,6 +36,23 @@ class Voice:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + SAY_EVERY_S
             self.say(text())
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Say what takes its time in the block: at once, then how long it has taken so far."""
+        self.say(what)
+        over = threading.Event()
+
+        def remind() -> None:
+            began = time.monotonic()
+            while not over.wait(REMIND_EVERY_S):
+                self.say(f"{what}, {time.monotonic() - began:.0f} s so far")
+
+        threading.Thread(target=remind, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
 
 @contextmanager
