@@ -204,18 +204,18 @@ def idle(seconds: float) -> Scene:
     return scene
 
 
-def burst(clients: int, prompt: int, output: int) -> Scene:
-    """lost: refused or reset connections when all clients connect at once and stream."""
+def burst(clients: int, per_client: int, prompt: int, output: int) -> Scene:
+    """lost: refused, reset or cut connections when all clients connect at once and stream."""
 
     def scene(server: WebServer, tag: str) -> dict[str, float]:
         def make(client: int, number: int) -> Call:
             return make_call(server, f"{tag} {number}", prompt, output, {"temperature": 0},
                              REQUEST_DEADLINE_S)  # fmt: skip
 
-        load = run_closed(server.swarm, clients, make, requests=2 * clients)
+        load = run_closed(server.swarm, clients, make, requests=per_client * clients)
         lost = {"refused", "reset", "cut"}
         count = sum(number for kind, number in load.failures.items() if kind in lost)
-        return {"lost": count, "failed": sum(load.failures.values()), "of": 2 * clients}
+        return {"lost": count, "failed": sum(load.failures.values()), "of": per_client * clients}
 
     return scene
 
