@@ -2,13 +2,14 @@
 
 JACCL finds the far end of a cable by the IPv4 address of the interface (as an RDMA GID). A port
 that macOS has put into the Thunderbolt Bridge has none, and in a mesh of three or more the bridge
-is a loop. The commands are macOS's own and lasting; each cable gets a small subnet of its own,
-numbered alike on both of its Macs. Nothing is run here.
+is a loop. The commands are macOS's own and lasting. Each cable has a small subnet of its own, so
+where one end needs an address, the other end needs one to match. Nothing is run here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from thunderbolt.cabling import Cable, End
+from thunderbolt.cabling import End
 from thunderbolt.finding import Finding
 from thunderbolt.plan import Plan
 from thunderbolt.survey import Facts
@@ -17,14 +18,24 @@ SUBNET = "10.77.{cable}.{side}"
 SUBNET_MASK = "255.255.255.252"
 
 
+@dataclass(frozen=True)
+class Need:
+    """A port that needs this address. why: bridged, bare, or peer (the far end's alone changes)."""
+
+    end: End
+    address: str
+    why: str
+
+
 def advise_addresses(facts: Mapping[str, Facts], plan: Plan) -> Iterator[Finding]:
     """A warning for each host that has such ports among those that the plan uses."""
-    used = plan.used
+    needs = find_needs(facts, plan)
     for host in plan.order or ():
-        fact = facts[host]
-        mine = [link.end_at(host) for link in used if host in (link.a.host, link.b.host)]
-        bridged = [end for end in mine if end.interface in fact.bridged]
-        bare = [end for end in mine if end not in bridged and end.interface not in fact.addresses]
+        mine = [need for need in needs if need.end.host == host]
+        if not mine:
+            continue
+        bridged = [need for need in mine if need.why == "bridged"]
+        bare = [need for need in mine if need.why == "bare"]
         wrong = []
         if bridged:
             verb = "are" if len(bridged) > 1 else "is"
@@ -33,31 +44,48 @@ def advise_addresses(facts: Mapping[str, Facts], plan: Plan) -> Iterator[Finding
             verb = "have" if len(bare) > 1 else "has"
             wrong.append(f"{_names(bare)} {verb} no IPv4 address")
         if wrong:
-            yield Finding(
-                "warning",
-                f"{host}: {'; '.join(wrong)}; JACCL needs an address of its own on each port",
-                (f"on {host}, once:", *commands(host, used, bridge_off=bool(bridged))),
-            )
+            text = f"{'; '.join(wrong)}; JACCL needs an address of its own on each port"
+        else:
+            text = f"{_names(mine)}: the far end needs an address, and this end one to match it"
+        fix = [f"on {host}, once:"]
+        if bridged:
+            fix.append('sudo networksetup -setnetworkserviceenabled "Thunderbolt Bridge" off')
+        for need in mine:
+            fix += commands(need)
+        yield Finding("warning", f"{host}: {text}", tuple(fix))
 
 
-def commands(host: str, used: Sequence[Cable], *, bridge_off: bool) -> list[str]:
-    """What to run on that host so that each of its ports among these cables has an address."""
-    lines = []
-    if bridge_off:
-        lines.append('sudo networksetup -setnetworkserviceenabled "Thunderbolt Bridge" off')
-    for number, link in enumerate(used, 1):
-        if host not in (link.a.host, link.b.host):
+def find_needs(facts: Mapping[str, Facts], plan: Plan) -> list[Need]:
+    """Every port that needs an address. A cable with an address at both ends is left as it is."""
+    needs = []
+    for number, link in enumerate(plan.used, 1):
+        states = [(end, _state(facts[end.host], end)) for end in (link.a, link.b)]
+        if all(state == "fine" for _, state in states):
             continue
-        end = link.end_at(host)
-        service = f'"RDMA {end.interface}"'
-        address = SUBNET.format(cable=number, side=1 if end == link.a else 2)
-        lines += [
-            "sudo networksetup -createnetworkservice "
-            f'{service} "Thunderbolt {end.port.receptacle}"',
-            f'sudo networksetup -setmanual {service} {address} {SUBNET_MASK} ""',
-        ]
-    return lines
+        for side, (end, state) in enumerate(states, 1):
+            address = SUBNET.format(cable=number, side=side)
+            if state != "fine":
+                needs.append(Need(end, address, state))
+            elif facts[end.host].addresses[end.interface] != address:
+                needs.append(Need(end, address, "peer"))
+    return needs
 
 
-def _names(ends: Sequence[End]) -> str:
-    return ", ".join(str(end.interface) for end in ends)
+def _state(fact: Facts, end: End) -> str:
+    if end.interface in fact.bridged:
+        return "bridged"
+    return "fine" if end.interface in fact.addresses else "bare"
+
+
+def commands(need: Need) -> list[str]:
+    """What to run on the port's Mac. The service may exist already; then the first one says so."""
+    service = f'"RDMA {need.end.interface}"'
+    port = f'"Thunderbolt {need.end.port.receptacle}"'
+    return [
+        f"sudo networksetup -createnetworkservice {service} {port}",
+        f'sudo networksetup -setmanual {service} {need.address} {SUBNET_MASK} ""',
+    ]
+
+
+def _names(needs: list[Need]) -> str:
+    return ", ".join(str(need.end.interface) for need in needs)
