@@ -21,6 +21,11 @@ The stages of a request, in the order in which it meets them:
 
 Beside them: link (collectives), handshake, model_files and canary (are all ranks the same?),
 loading, kv_budget, watchdog, lifeline, pidfile and shutdown (how a rank notices that it should
-end), status (what /health says), openapi (the routes described), page (the page at /), and
-exit_codes (what a rank's end tells the supervisor).
+end), openapi (the routes described), page (the page at /), and exit_codes (what a rank's end tells
+the supervisor).
+
+How it is seen: status (what /health says), stages (until it serves), fleet, machine and heartbeat
+(what is known of each rank), account (what became of a request), recorder, histogram and series
+(the numbers), cluster_state (/cluster), metrics* (/metrics), request_log, event_file, line_file,
+link_speed, versions.
 """

@@ -45,7 +45,8 @@ def _kv(words: Words, status: Status) -> Iterator[Metric]:
     used, capacity, size = status.kv_used, status.kv_capacity, status.kv_token_bytes
     yield words.gauge(
         "kv_cache_usage_perc",
-        "Share of the KV budget in use, 0 to 1. As vLLM's.",
+        "Share of the KV budget that running requests use, 0 to 1; prefixes kept beside them give "
+        "way. As vLLM's.",
         used / capacity if capacity else 0,
     )
     yield words.gauge("kv_cache_tokens", "Tokens' worth of KV cache that is in use.", used)

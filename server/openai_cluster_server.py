@@ -23,6 +23,7 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from server.event_file import keep_events  # noqa: E402
 from server.exit_codes import CONFIG, INTERNAL, OK, PEER_LOST  # noqa: E402
 from server.fleet import SILENT_S  # noqa: E402
 from server.http_server import Server  # noqa: E402
@@ -68,11 +69,14 @@ def main() -> None:
     status.fleet.silent_after = min(SILENT_S, settings.stall_timeout / 2)
     line = Line(settings.max_batch, settings.queue_max)
 
-    request_log = _open_request_log(settings, status) if rank == 0 else None
+    files = _open_files(settings, status, arguments.run_dir) if rank == 0 else []
+
+    def close_files() -> None:
+        for file in files:
+            file.close()
 
     def on_end() -> None:
-        if request_log is not None:
-            request_log.close()
+        close_files()
         remove_pidfile(pidfile)
 
     if rank == 0:
@@ -84,8 +88,7 @@ def main() -> None:
         status.phase, status.detail = "failed", reason
         status.note(f"ending: {reason}")
         leaver.last_words(f"The server is restarting: {reason}.")
-        if request_log is not None:
-            request_log.close()  # the watchdog leaves no time after this
+        close_files()  # the watchdog leaves no time after this
 
     def leave(code: int, reason: str) -> NoReturn:
         log.error("ending with code %d: %s", code, reason)
@@ -111,21 +114,19 @@ def main() -> None:
     leaver.end(OK)
 
 
-def _open_request_log(settings: Settings, status: Status) -> RequestLog | None:
-    if settings.log_prompts:
-        log.warning(
-            "LOG_PROMPTS=1: %s",
-            "prompts and answers are written to the request log, for all who can read it"
-            if settings.log_dir
-            else "but there is no LOG_DIR, so there is no request log",
-        )
-    if settings.log_dir is None:
-        return None
-    path = settings.log_dir / f"requests-{settings.http_port}.jsonl"
-    size = int(settings.log_max_mb * 1e6)
-    one = RequestLog(path, status.model_id, size, status.record.line_dropped)
-    status.record.on_closed = one.add
-    return one
+def _open_files(settings: Settings, status: Status, run_dir: Path | None) -> list:
+    """What rank 0 writes beside its log: the run's events, and the request log."""
+    files: list = [] if run_dir is None else [keep_events(status, run_dir)]
+    if settings.log_dir is not None:
+        path = settings.log_dir / f"requests-{settings.http_port}.jsonl"
+        size = int(settings.log_max_mb * 1e6)
+        files.append(RequestLog(path, status.model_id, size, status.record.line_dropped))
+        status.record.on_closed = files[-1].add
+        if settings.log_prompts:
+            log.warning("LOG_PROMPTS=1: prompts and answers are written to %s", path)
+    elif settings.log_prompts:
+        log.warning("LOG_PROMPTS=1 has no effect without a LOG_DIR: there is no request log")
+    return files
 
 
 def _join(settings: Settings, status: Status, tell):

@@ -5,6 +5,7 @@ Single attributes are replaced whole, so HTTP threads may read them without a lo
 
 import collections
 import time
+from collections.abc import Callable
 from typing import Any
 
 from server.fleet import Fleet, Member
@@ -51,6 +52,7 @@ class Status:
         self.prefix_miss_tokens = 0  # that had to be
         self.prefix_evicted_tokens = 0
         self.events: collections.deque[tuple[float, str]] = collections.deque(maxlen=EVENTS_KEPT)
+        self.on_note: Callable[[tuple[float, str]], None] = lambda event: None
         if restarts:
             self.note(
                 f"restarted (restart {restarts}); the end before: {last_failure or 'unknown'}"
@@ -65,7 +67,9 @@ class Status:
 
     def note(self, text: str) -> None:
         """Remembers an event, for whoever looks at the cluster. Any thread of rank 0."""
-        self.events.append((round(time.time(), 1), text[:EVENT_CHARS]))
+        event = (round(time.time(), 1), text[:EVENT_CHARS])
+        self.events.append(event)
+        self.on_note(event)
 
     def health(self) -> dict[str, Any]:
         """The body of GET /health."""

@@ -1,10 +1,12 @@
 """GET /cluster: what it says while loading, serving and failing, and that it follows its schema."""
 
+import json
 import time
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from server.event_file import keep_events
 from server.fleet import Fleet, Loaded, Machine, Member, Vitals
 from server.openapi import describe
 from server.series import KEEP_S
@@ -157,3 +159,45 @@ def test_a_rank_alone_is_silent_when_its_own_loop_stands_still():
     fleet.hear()
     fleet.heard -= 60
     assert fleet.states(loading=False) == ["silent"]
+
+
+# Events over restarts.
+
+
+def test_events_of_the_run_outlive_a_restart(tmp_path):
+    first = Status("demo", "run-1")
+    file = keep_events(first, tmp_path)
+    first.note('rank 1 said "no" – ✗')
+    file.close()
+    second = Status("demo", "run-1", 1, "rank 1 ended")
+    keep_events(second, tmp_path).close()
+    third = Status("demo", "run-1", 2, "rank 0 ended")
+    keep_events(third, tmp_path).close()
+    texts = [text for _, text in third.events]
+    assert texts[:2] == ["started", 'rank 1 said "no" – ✗']
+    assert "rank 1 ended" in texts[2] and "rank 0 ended" in texts[3]
+    assert len(texts) == 4
+    other = Status("demo", "run-2")
+    keep_events(other, tmp_path).close()
+    assert [text for _, text in other.events] == ["started"]
+
+
+def test_the_newest_events_are_kept_and_broken_lines_skipped(tmp_path):
+    lines = [json.dumps({"run": "r", "t": n, "text": f"event {n}"}) for n in range(2000)]
+    broken = ["{", "[]", '{"run": "r", "t": "soon", "text": ""}', '{"run": "r", "t": 1}', "\x00"]
+    (tmp_path / "events.jsonl").write_text("\n".join([*lines, *broken]) + "\n")
+    status = Status("demo", "r", 1, "gone")
+    keep_events(status, tmp_path).close()
+    texts = [text for _, text in status.events]
+    assert len(texts) == EVENTS_KEPT
+    assert texts[0] == f"event {2000 - EVENTS_KEPT + 1}"
+    assert texts[-1].startswith("restarted")
+
+
+def test_events_need_no_file_to_be_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    status = Status("demo", "r")
+    file = keep_events(status, tmp_path / "file")
+    status.note("told")
+    file.close()
+    assert [text for _, text in status.events] == ["started", "told"]

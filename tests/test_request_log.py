@@ -9,8 +9,9 @@ import pytest
 
 from server.account import Account
 from server.errors import engine_failed
+from server.line_file import KEPT
 from server.recorder import Recorder
-from server.request_log import KEPT, RequestLog
+from server.request_log import RequestLog
 from server.settings import SettingError, read_settings
 from server.tickets import Failed, Token
 from tests.front_end import MODEL, TEXT, FrontEnd
