@@ -203,6 +203,8 @@ def judge(cluster: Cluster, only: Iterable[Check] | None = None) -> list[Finding
     """Every finding of every check, at least one for each host that was asked."""
     findings = []
     for check in chosen(cluster.plan) if only is None else only:
+        if check.macs_only and cluster.reached and not cluster.macs and not cluster.plan.rdma:
+            continue  # nobody there for whom it would mean anything
         found = list(check.judge(cluster))
         findings += found
         if not check.whole_cluster:
