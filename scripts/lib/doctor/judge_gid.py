@@ -40,7 +40,7 @@ def gid(cluster: Cluster) -> Iterator[Finding]:
                     WARN,
                     f"the IPv4-mapped GID of {device} is at index {port.mapped[0]}, not 1",
                     "versions of MLX that take index 1 unseen say RTR errno 22 or 60",
-                    _address_fix(cluster, facts, interface),
+                    _address_fix(cluster, interface),
                 )
             else:
                 yield Finding(
@@ -49,21 +49,17 @@ def gid(cluster: Cluster) -> Iterator[Finding]:
                     FAIL,
                     f"{device} has no IPv4-mapped GID: {interface} has no IPv4 address",
                     '"No IPv4-mapped GID for this device", or RTR errno 22 or 96',
-                    _address_fix(cluster, facts, interface),
+                    _address_fix(cluster, interface),
                 )
 
 
-def _address_fix(cluster: Cluster, facts: HostFacts, interface: str) -> Fix:
-    port = cluster.port(facts, f"rdma_{interface}")
-    name = (
-        f"Thunderbolt {port.receptacle}"
-        if port and port.receptacle
-        else f"Thunderbolt N of {interface}"
-    )
+def _address_fix(cluster: Cluster, interface: str) -> Fix:
+    plan = cluster.plan
     return Fix(
-        f"gives {interface} itself (not bridge0) an address until the next restart; wait some "
-        f"20 s for it. To stay: sudo networksetup -createnetworkservice 'RDMA {interface}' "
-        f"'{name}' and -setmanual it an address, or System Settings, Network",
+        f"gives {interface} itself (not bridge0) a self-assigned address until the next restart, "
+        "after some 20 s; that does if the far end has one of 169.254, too. To stay, addresses "
+        f"that match at both ends: {plan.make_hostfile.replace('--force', '--dry-run')} tells "
+        "the commands",
         command=f"sudo /usr/sbin/ipconfig set {interface} DHCP",
         undo=f"sudo /usr/sbin/ipconfig set {interface} NONE",
     )
