@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEAST_TOKENS = 32  # of an entry; below, computing is as quick as looking up
-MOST_ENTRIES = 1024  # a lookup compares with each
+from server.prefix_tree import BLOCK, PrefixTree
+
+LEAST_TOKENS = BLOCK  # of an entry; below, computing is as quick as looking up
+MOST_ENTRIES = 4096
 KEEP_PROMPTS_FROM = 256  # tokens newly computed; shorter prompts are kept when they are answered
 
 
@@ -61,18 +63,15 @@ class PrefixIndex:
         self._cuttable = cuttable
         self._entry_cost = entry_cost
         self._entries: dict[int, Entry] = {}
+        self._tree = PrefixTree()
         self._numbers = 0
         self._now = 0
         self._redundant: list[int] = []  # entries that others contain
+        self.used = 0  # tokens' worth of KV memory that the entries hold
         self.hit_tokens = self.miss_tokens = self.evicted_tokens = 0
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    @property
-    def used(self) -> int:
-        """Tokens' worth of KV memory that the entries hold."""
-        return sum(len(e.tokens) + self._entry_cost for e in self._entries.values())
 
     def plan(self, prompt: Sequence[int]) -> Plan:
         """What to reuse and to keep for a prompt that is about to start."""
@@ -98,57 +97,62 @@ class PrefixIndex:
     def add(self, number: int, tokens: Sequence[int]) -> None:
         """The ranks have kept an entry."""
         fresh = Entry(np.asarray(tokens, dtype=np.int32), self._now)
-        for other, entry in list(self._entries.items()):
-            common = _common(entry.tokens, fresh.tokens)
-            if common == len(entry.tokens) and (self._cuttable or common == len(fresh.tokens)):
+        for other, length in self._tree.within(fresh.tokens):
+            if self._cuttable or length == len(fresh.tokens):
                 # The new one can do all that this one could.
+                entry = self._take_out(other)
                 if entry.shared > fresh.shared:
                     fresh.shared, fresh.shared_used = entry.shared, entry.shared_used
-                del self._entries[other]
                 self._redundant.append(other)
-        self._entries[number] = fresh
+        self._put_in(number, fresh)
 
     def make_room(self, tokens: int) -> Room:
         """Brings the entries down to that many tokens, and to their own part of the memory."""
         drop, cut = self._redundant, {}
         self._redundant = []
         limit = min(tokens, self.room)
-        left = self.used
-        while self._entries and (left > limit or len(self._entries) > MOST_ENTRIES):
+        while self._entries and (self.used > limit or len(self._entries) > MOST_ENTRIES):
+            before = self.used
             number = min(self._entries, key=lambda n: self._entries[n].used)
-            entry = self._entries[number]
-            before = len(entry.tokens)
-            if self._cuttable and LEAST_TOKENS <= entry.shared < before:
-                entry.tokens = entry.tokens[: entry.shared].copy()
-                entry.used, entry.shared = entry.shared_used, 0
-                cut[number] = len(entry.tokens)
-                freed = before - len(entry.tokens)
+            entry = self._take_out(number)
+            if self._cuttable and LEAST_TOKENS <= entry.shared < len(entry.tokens):
+                cut[number] = entry.shared
+                self._put_in(number, Entry(entry.tokens[: entry.shared].copy(), entry.shared_used))
             else:
-                del self._entries[number]
                 cut.pop(number, None)
                 drop.append(number)
-                freed = before + self._entry_cost
-            left -= freed
-            self.evicted_tokens += freed
+            self.evicted_tokens += before - self.used
         return Room(tuple(drop), tuple(cut.items()))
 
     def _search(self, wanted: np.ndarray) -> tuple[int, int, int]:
         """The best entry for a prompt, how many of its tokens serve, and where the prompt parts
         from the entry that is most like it."""
-        best, length, parting, likest = 0, 0, 0, None
-        for number, entry in self._entries.items():
-            common = _common(entry.tokens, wanted)
-            if common > parting:
-                parting, likest = common, entry
-            common = min(common, len(wanted) - 1)
-            serves = self._cuttable or common == len(entry.tokens)
-            if serves and common > length and common >= LEAST_TOKENS:
-                best, length = number, common
-        if best:
-            self._touch(self._entries[best], length)
-        if likest is not None:
-            self._touch(likest, parting)
-        return best, length, parting
+        most = len(wanted) - 1  # one token is left to compute
+        likest, parting = self._tree.nearest(wanted)
+        if likest:
+            self._touch(self._entries[likest], parting)
+        if self._cuttable:
+            best, length = likest, min(parting, most)
+        else:
+            best, length = max(
+                ((n, size) for n, size in self._tree.within(wanted) if size <= most),
+                key=lambda found: found[1],
+                default=(0, 0),
+            )
+            if best:
+                self._touch(self._entries[best], length)
+        return (best, length, parting) if length >= LEAST_TOKENS else (0, 0, parting)
+
+    def _put_in(self, number: int, entry: Entry) -> None:
+        self._entries[number] = entry
+        self._tree.add(number, entry.tokens)
+        self.used += len(entry.tokens) + self._entry_cost
+
+    def _take_out(self, number: int) -> Entry:
+        entry = self._entries.pop(number)
+        self._tree.remove(number)
+        self.used -= len(entry.tokens) + self._entry_cost
+        return entry
 
     def _touch(self, entry: Entry, length: int) -> None:
         if length == len(entry.tokens):
@@ -159,15 +163,3 @@ class PrefixIndex:
     def _number(self) -> int:
         self._numbers += 1
         return self._numbers
-
-
-def _common(a: np.ndarray, b: np.ndarray) -> int:
-    """How many tokens two sequences have in common at their beginnings."""
-    length = min(len(a), len(b))
-    # Most sequences part early, so a short look spares the long one.
-    if (a[: min(length, LEAST_TOKENS)] == b[: min(length, LEAST_TOKENS)]).all():
-        differ = a[:length] != b[:length]
-    else:
-        differ = a[: min(length, LEAST_TOKENS)] != b[: min(length, LEAST_TOKENS)]
-    first = int(differ.argmax()) if len(differ) else 0
-    return first if len(differ) and differ[first] else length
