@@ -203,6 +203,11 @@ def test_the_table_goes_between_its_marks_and_can_be_put_there_again(tmp_path):
     assert "Measured 2026-01-02, 2026-01-03 on a machine; mlx 1" in text and "- a note\n" in text
 
 
+def test_the_page_of_the_repository_has_the_marks():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    assert text.count(page.BEGIN) == text.count(page.END) == 1
+
+
 def test_a_page_without_marks_is_left_alone(tmp_path):
     file = tmp_path / "page.md"
     file.write_text("nothing here\n")
