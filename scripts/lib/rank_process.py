@@ -14,7 +14,7 @@ import subprocess
 from collections import deque
 
 LOCAL_HOST = "127.0.0.1"  # The one name that MLX's launcher does not reach through ssh.
-TAIL_LINES = 40  # Kept of each rank, to be shown if it fails: enough for all threads' stacks.
+TAIL_LINES = 120  # Kept of each rank, to be shown if it fails: enough for all threads' stacks.
 LINE_LIMIT = 1 << 18  # Bytes. A line longer than this is cut, so memory is bounded.
 PREAMBLE_LINES = 200  # Lines that a remote shell profile may print before our script runs.
 
