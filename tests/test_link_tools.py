@@ -15,6 +15,7 @@ import link_measure  # noqa: E402
 import link_ranks  # noqa: E402
 from link_measure import Timing, WrongSum, check_sum, link_bytes, show_bytes, summarise  # noqa: E402
 
+from tests.cluster import free_ports  # noqa: E402
 from tests.launch_helpers import command_of, wait_until  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,7 +167,7 @@ def test_a_rank_that_never_comes_is_named_within_the_deadline_and_nothing_stays(
     )
     python.chmod(0o755)
     done = run(
-        LINK_CHECK, "smoke", "--local", "2", "--deadline", "3",
+        LINK_CHECK, "smoke", "--local", "2", "--deadline", "1",
         PYTHON=str(python), PIDS=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 1
@@ -217,25 +218,28 @@ def test_bench_link_prints_a_table_and_one_json_line_last(tmp_path):
     assert all(row[-1].endswith("%") for row in table)
 
 
-def test_smoke_over_ssh_on_two_nodes(nodes, tmp_path):
+def test_smoke_over_ssh_on_two_nodes_and_with_one_that_is_gone(nodes, tmp_path):
+    """Through ssh -tt a rank's stderr comes with its stdout, so words must tell results apart."""
     nodes.need_terminals()
-    names = nodes.names[:2]
-    hostfile = tmp_path / "ring.json"
-    nodes.write_hostfile(hostfile, names)
-    done = run(
-        LINK_CHECK, "smoke", env=nodes.env, HOSTFILE=str(hostfile),
-        CLUSTER_PORT=str(link_port()),
-    )  # fmt: skip
+
+    def smoke(*names: str) -> subprocess.CompletedProcess:
+        hostfile = nodes.write_hostfile(tmp_path / "ring.json", names)
+        return run(
+            LINK_CHECK, "smoke", env=nodes.env, HOSTFILE=str(hostfile),
+            CLUSTER_PORT=str(free_ports(4)),
+        )  # fmt: skip
+
+    done = smoke("node-1", "node-2")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line[:24] for line in done.stdout.splitlines()] == [
-        f"pass  rank {rank} ({name})  "[:24] for rank, name in enumerate(names)
+    assert [line.split("  ")[:2] for line in done.stdout.splitlines()] == [
+        ["pass", "rank 0 (node-1)"],
+        ["pass", "rank 1 (node-2)"],
     ]
-
-
-def link_port() -> int:
-    from tests.cluster import free_ports
-
-    return free_ports(4)
+    done = smoke("node-1", "node-gone")
+    assert done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    assert "rank 1 (node-gone) did not get as far as joining; rank 1 on node-gone exited" in line
+    assert "Connection refused" in done.stderr
 
 
 # -- what is refused

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import hostfile
@@ -467,6 +468,7 @@ class Macs:
             **os.environ,
             **wiring.install(folder / "macs"),
             "PATH": f"{folder}/macs/bin:{os.environ['PATH']}",
+            "PYTHON": sys.executable,
         }
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess:

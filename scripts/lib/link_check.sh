@@ -102,16 +102,24 @@ clean_up() {
   [ -z "$SCRATCH" ] || rm -rf "$SCRATCH"
 }
 
-# run_ranks SECONDS COMMAND...: its exit code; stdout into $SCRATCH/out, stderr shown and into
+# Lines that are results, as against what the ranks and the launcher say meanwhile. Through ssh a
+# rank has but one stream, so the words must tell.
+RESULT='^(pass|warn|fail|info|[{])'
+
+# run_ranks SECONDS COMMAND...: its exit code; results into $SCRATCH/out, all else shown and into
 # $SCRATCH/err. After SECONDS the launcher is told to end the ranks, which it does within seconds.
 run_ranks() {
-  local tenths=$(($1 * 10)) status=0 shows
+  local tenths=$(($1 * 10)) status=0 sorts
   shift
   mkfifo "$SCRATCH/pipe"
-  tee "$SCRATCH/err" <"$SCRATCH/pipe" >&2 &
-  shows=$!
+  : >"$SCRATCH/out"
+  : >"$SCRATCH/err"
+  awk -v result="$RESULT" -v out="$SCRATCH/out" -v err="$SCRATCH/err" '
+    $0 ~ result { print >out; next }
+    { print >err; print; fflush() }' <"$SCRATCH/pipe" >&2 &
+  sorts=$!
   # The ranks have nothing to finish, so they need no time for it.
-  DRAIN_TIMEOUT=0 "$@" >"$SCRATCH/out" 2>"$SCRATCH/pipe" </dev/null &
+  DRAIN_TIMEOUT=0 "$@" >"$SCRATCH/pipe" 2>&1 </dev/null &
   LAUNCH_PID=$!
   while kill -0 "$LAUNCH_PID" 2>/dev/null; do
     if [ "$tenths" -eq 0 ]; then
@@ -123,7 +131,7 @@ run_ranks() {
   done
   wait "$LAUNCH_PID" || status=$?
   LAUNCH_PID=''
-  wait "$shows" || true
+  wait "$sorts" || true
   return "$status"
 }
 
@@ -142,7 +150,7 @@ tell_failure() {
   local cause rank=0 host absent=''
   cause=$(sed -n 's/^mlx_launch: cause: //p' "$SCRATCH/err" | tail -n 1)
   while IFS= read -r host; do
-    grep -q "^link_ranks: rank $rank of " "$SCRATCH/err" || absent="$absent, rank $rank ($host)"
+    grep -q "link_ranks: rank $rank of " "$SCRATCH/err" || absent="$absent, rank $rank ($host)"
     rank=$((rank + 1))
   done <<<"$HOSTS"
   [ -z "$absent" ] || cause="${absent#, } did not get as far as joining; ${cause:-no more is known}"
