@@ -311,3 +311,38 @@ def test_wrong_arguments_of_the_check_are_named(arguments, told):
     done = run(LINK_CHECK, *arguments)
     assert done.returncode == 2
     assert told in done.stderr
+
+
+# -- the end of a rank that waits
+
+
+def end_after(body: str, stdin: bytes | None = None) -> subprocess.CompletedProcess:
+    """A process with a deadline of 0.2 s that then runs this."""
+    program = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); import link_measure\n"
+        "link_measure.NATIVE_GRACE_S = 0.3\n" + body
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, ROOT / "scripts" / "lib"],
+        input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_a_rank_that_waits_too_long_says_what_for():
+    done = end_after("link_measure.end_by(0.2, ['joining', 'summing']); time.sleep(60)")
+    assert done.returncode == 75
+    assert done.stderr == b"ending with code 75: not done after 0.2 s, while summing\n"
+
+
+def test_a_rank_ends_even_while_native_code_holds_the_interpreter():
+    done = end_after(
+        "import re; link_measure.end_by(0.2, ['joining'])\nre.match('(a*)*b', 'a' * 64)"
+    )
+    assert done.returncode == -14  # SIGALRM
+
+
+def test_a_rank_leaves_with_its_launcher():
+    done = end_after("link_measure.end_by(30, ['joining']); time.sleep(60)", stdin=b"\n")
+    assert done.returncode == 69
+    assert b"the launcher is gone" in done.stderr
