@@ -59,7 +59,8 @@ def main() -> int:
         code = FAILED
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return report(arguments, checks, run) or code
+    missed = report(arguments, checks, run)
+    return code or missed
 
 
 class Run:

@@ -113,21 +113,21 @@ def make_checks(quick: bool) -> list[Check]:
 
     def busy(clients: int, mix: str, output: int, per_client: int = 2) -> Scene:
         tokens = of(output, 8)
-        return scenes.throughput(clients, of(per_client, 1), 64, tokens, mix)
+        return scenes.throughput(clients, of(per_client, 1), 48, tokens, mix)
 
     def alone(output: int) -> Scene:
-        return scenes.throughput(1, of(2, 1), 64, of(output, 8), "greedy")
+        return scenes.throughput(1, of(2, 1), 48, of(output, 8), "greedy")
 
     return [
         Check("tiny-1-greedy", "32 clients, greedy", "tiny", 1, busy(32, "greedy", 128),
               speed(3.0)),
-        Check("tiny-1-mixed", "32 clients, mixed", "tiny", 1, busy(32, "mixed", 64, 1), speed(2.0)),
+        Check("tiny-1-mixed", "32 clients, mixed", "tiny", 1, busy(32, "mixed", 48, 1), speed(2.0)),
         Check("tiny-2-greedy", "32 clients, greedy", "tiny", 2, busy(32, "greedy", 96),
               speed(2.5)),
         Check("tiny-2-mixed", "32 clients, mixed", "tiny", 2, busy(32, "mixed", 48, 1), speed(2.0)),
-        Check("demo-2-greedy", "8 clients, greedy", "demo", 2, busy(8, "greedy", 48, 1),
+        Check("demo-2-greedy", "8 clients, greedy", "demo", 2, busy(8, "greedy", 96, 1),
               speed(1.05)),
-        Check("demo-2-mixed", "8 clients, mixed", "demo", 2, busy(8, "mixed", 48, 1),
+        Check("demo-2-mixed", "8 clients, mixed", "demo", 2, busy(8, "mixed", 64, 1),
               speed(1.5)),
         Check("tiny-1-alone", "1 client", "tiny", 1, alone(192), speed(1.3)),
         Check("tiny-2-alone", "1 client", "tiny", 2, alone(128), speed(1.3)),
@@ -138,16 +138,16 @@ def make_checks(quick: bool) -> list[Check]:
               (Measure("ttft_p95", "ms", at_most(0.4)),)),
         Check("long-prompt", "4 decoders beside a long prompt", "demo", 2,
               scenes.long_prompt(4, of(6000, 1500)),
-              (Measure("itl_p95", "ms", at_most(0.3)),)),
+              (Measure("itl_p95", "ms", at_most(0.3)),), rounds=3),
         Check("second-turn", "second turn of a conversation", "demo", 2,
               scenes.second_turn(of(3000, 600), of(16, 4)),
               (Measure("second", "ms", at_most(1.0)),
-               Measure("second", "ms", Goal("share", "<=", 0.15, "first")))),
+               Measure("second", "ms", Goal("share", "<=", 0.15, "first"))), rounds=3),
         Check("bare-demo", "against the bare engine", "demo", 1, busy(32, "greedy", 32, 1),
               speed(0.95, BARE), (OURS, BARE), rounds=3),
         Check("bare-tiny", "against the bare engine", "tiny", 1, busy(32, "greedy", 128),
               speed(0.6, BARE), (OURS, BARE)),
-        Check("idle", "idle CPU", "tiny", 2, scenes.idle(of(25, 3)),
+        Check("idle", "idle CPU", "tiny", 2, scenes.idle(of(20, 3)),
               (Measure("rank", "%", Goal("value", "<=", 0.03)),
                Measure("launcher", "%", Goal("value", "<=", 0.01))), rounds=1),
         Check("burst", "64 clients connect at once", "tiny", 1,
