@@ -18,7 +18,7 @@ def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
     """Everything that is known now. Sizes in bytes, times in seconds; t and now: Unix time."""
     now = time.time()
     loading = status.phase == "loading"
-    fleet = status.fleet
+    fleet, link = status.fleet, status.link
     return {
         "status": status.phase,
         "detail": _detail(status),
@@ -38,8 +38,8 @@ def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
         },
         "ranks": fleet.describe(loading),
         "link": {
-            "latency_us": status.link_latency and round(status.link_latency * 1e6, 1),
-            "bandwidth_gb_s": status.link_bandwidth and round(status.link_bandwidth / 1e9, 3),
+            "latency_us": link and round(link.latency * 1e6, 1),
+            "bandwidth_gb_s": link and round(link.bandwidth / 1e9, 3),
         },
         "running": status.running,
         "queued": status.waiting,

@@ -18,6 +18,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from server.fleet import Loaded
 from server.link import Link
+from server.link_speed import Sums, counting_sums
 from server.requests import Sampling
 
 PIECE_BYTES = 2**30
@@ -38,6 +39,7 @@ class Shard:
     vocab: int
     context: int
     hidden: int
+    sums: Sums  # of a forward pass of one token
     sampling: Sampling
 
 
@@ -62,7 +64,8 @@ def load_shard(
         progress(f"loading: {_describe(loaded)}")
     progress(f"loaded: {_describe(loaded)}")
     progress("first forward pass")
-    logits = model(mx.zeros((1, 1), dtype=mx.int32))
+    with counting_sums() as sums:
+        logits = model(mx.zeros((1, 1), dtype=mx.int32))
     mx.eval(logits)
     return Shard(
         model,
@@ -70,6 +73,7 @@ def load_shard(
         vocab=logits.shape[-1],
         context=min(context_length(config), context_max or 2**31),
         hidden=_config_integer(config, "hidden_size", "n_embd", "d_model") or 4096,
+        sums=sums,
         sampling=default_sampling(model_dir),
     )
 

@@ -82,17 +82,23 @@ def _prefix_cache(words: Words, status: Status) -> Iterator[Metric]:
 
 def _link(words: Words, status: Status) -> Iterator[Metric]:
     """Inside a step collectives cannot be timed without stopping the pipeline; these can."""
-    record = status.record
+    record, link = status.record, status.link
     yield words.gauge(
         "link_latency_seconds",
         "Sum of one number over all ranks: median of 20, measured at the start and with each "
-        "canary (CANARY_INTERVAL). A tensor-parallel step has about two such sums a layer.",
-        status.link_latency,
+        "canary (CANARY_INTERVAL).",
+        link and link.latency,
     )
     yield words.gauge(
         "link_bandwidth_bytes_per_second",
         "Size of a large message over the time of its sum over all ranks, measured as the latency.",
-        status.link_bandwidth,
+        link and link.bandwidth,
+    )
+    yield words.gauge(
+        "step_collectives_seconds",
+        "The sums over all ranks of a decode step of one row, played again with nothing between, "
+        "measured as the latency: the link's part of decode_step_seconds. None in a pipeline.",
+        link and link.step,
     )
     yield words.histogram(
         "meeting_seconds",

@@ -85,7 +85,7 @@ class Ready:
             status.note(f"slow canary: {seconds:.1f} s, where {usual:.1f} s is usual")
         status.canary_seconds = min(usual, seconds)
         progress("measuring the link")
-        status.link_latency, status.link_bandwidth = measure_link(self.link, self.longest)
+        status.link = measure_link(self.link, self.longest, self.shard.sums)
         status.fleet.hear()
 
 

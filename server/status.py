@@ -44,8 +44,7 @@ class Status:
         self.kv_used = 0
         self.kv_token_bytes = 0  # that a token costs rank 0
         self.canary_seconds = 0.0  # of the fastest so far
-        self.link_latency: float | None = None  # seconds, of a small sum over all ranks
-        self.link_bandwidth: float | None = None  # bytes/s, of a large one
+        self.link: Any = None  # a LinkSpeed, once it is measured; None for one rank
         self.prefix_entries = 0
         self.prefix_tokens = 0  # in the entries
         self.prefix_hit_tokens = 0  # of prompts, that need not be computed; so far

@@ -97,10 +97,10 @@ def test_names_that_vllm_has_are_there(front_end):
 
 def test_hostile_paths_make_no_new_labels(front_end):
     for n in range(5):
-        front_end.ask("GET", f"/nothing/{n}", None, KEY)
-        front_end.ask("GET", f"/v1/models/nothing-{n}", None, KEY)
+        front_end.ask("GET", f"/hostile/{n}", None, KEY)
+        front_end.ask("GET", f"/v1/models/hostile-{n}", None, KEY)
     text = settled(front_end)
-    assert "nothing" not in text
+    assert "hostile" not in text
     assert value(text, "mlx_cluster_requests_total", route="other", outcome="refused") >= 5
     assert value(text, "mlx_cluster_requests_total", route="/v1/models/{model}", code="404") >= 5
 

@@ -135,6 +135,7 @@ def test_steps_waits_and_meetings_are_measured(pair):
         "meeting_seconds", "message_collective_seconds", "e2e_request_latency_seconds",
     ):  # fmt: skip
         assert observed(name) > 0, name
+    assert value(text, "mlx_cluster_step_collectives_seconds") > 0
     assert value(text, "mlx_cluster_kv_cache_capacity_bytes") > 0
     assert value(text, "mlx_cluster_rank_memory_used_bytes", rank="1") > 0
     assert value(text, "mlx_cluster_model_info", world_size="2", backend="ring") == 1
