@@ -139,9 +139,15 @@ def replicate(job: Job, host: str, there: dict, bad: dict, voice: Voice) -> str:
         raise Failure("it has no rsync (Debian: apt-get install rsync)")
     if not there["writable"]:
         raise Failure(f"the folder for {job.folder} cannot be written there")
-    sound = [item for item in job.items if item.name not in bad]
-    missing = missing_bytes(sound, there["final"], there["partial"])
-    missing += sum(item.size for item in job.items if item.name in bad)
+    found = (there["final"], there["partial"])
+    missing = sum(
+        item.size if item.name in bad else missing_bytes([item], *found) for item in job.items
+    )
+    whole = sum(
+        item.size
+        for item in job.items
+        if item.name not in bad and item.size in (sizes.get(item.name) for sizes in found)
+    )
     if there["free"] < missing + SPARE_BYTES:
         raise Failure(
             f"{size_text(there['free'])} free for {job.folder}, which needs another "
@@ -153,15 +159,16 @@ def replicate(job: Job, host: str, there: dict, bad: dict, voice: Voice) -> str:
     wrong: list[str] = []
     copied = missing
     for _ in range(ATTEMPTS):
-        send(job, host, route, missing, wrong, voice)
+        send(job, host, route, missing, whole, wrong, voice)
         again = [item for item in job.items if not wrong or item.name in wrong]
         with voice.doing(f"checking {size_text(sum(item.size for item in again))}"):
-            found = check(job, host, "partial", again)["bad"]
-        wrong = list(found)
+            reasons = check(job, host, "partial", again)["bad"]
+        wrong = list(reasons)
         if not wrong:
             break
-        voice.say("; ".join(f"{name}: {reason}" for name, reason in found.items()))
-        missing = sum(item.size for item in job.items if item.name in found)
+        voice.say("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+        missing = sum(item.size for item in job.items if item.name in wrong)
+        whole = job.total - missing
     else:
         raise Failure(
             f"{', '.join(wrong)} arrived damaged {ATTEMPTS} times: look at that host's disk and "
@@ -174,15 +181,22 @@ def replicate(job: Job, host: str, there: dict, bad: dict, voice: Voice) -> str:
 
 
 def send(
-    job: Job, host: str, route: Route, missing: int, again: Sequence[str], voice: Voice
+    job: Job,
+    host: str,
+    route: Route,
+    missing: int,
+    whole: int,
+    again: Sequence[str],
+    voice: Voice,
 ) -> None:
-    """One rsync; `again`: the files that must be sent whatever their size and time say."""
+    """One rsync. whole: bytes of the files that are there; again: files to send in any case."""
     began = time.monotonic()
     voice.say(f"copying {size_text(missing)} {route.words}".rstrip())
 
     def tell(done: int) -> str:
-        rate = done / max(0.1, time.monotonic() - began)
-        return f"{size_text(done)} of {size_text(max(done, missing))} copied, {size_text(rate)}/s"
+        arrived = min(job.total, whole + done)
+        rate = max(0, arrived - (job.total - missing)) / max(0.1, time.monotonic() - began)
+        return f"{size_text(arrived)} of {size_text(job.total)} there, {size_text(rate)}/s"
 
     options = list(COPY_OPTIONS)
     if again:

@@ -81,16 +81,18 @@ def free_bytes(folder: Path) -> int:
 
 
 def prepare(job: dict) -> dict:
-    """What is whole by its size moves from the model's name to NAME.partial; the name goes."""
+    """What can be used moves from the model's name to NAME.partial; the name goes."""
     folder = Path(job["folder"])
     partial = partial_of(folder)
     partial.mkdir(parents=True, exist_ok=True)
     if state_of(folder) == "model":
         for name, size, _ in job["items"]:
             here, there = folder / name, partial / name
-            if name in job["bad"] or not here.is_file() or here.stat().st_size != size:
+            if name in job["bad"] or not here.is_file():
                 continue
-            if not there.is_file() or there.stat().st_size != size:
+            # Of two beginnings of the same file the longer one.
+            kept = there.stat().st_size if there.is_file() else -1
+            if kept != size and min(here.stat().st_size, size) > min(kept, size):
                 there.parent.mkdir(parents=True, exist_ok=True)
                 here.replace(there)
         shutil.rmtree(folder)
