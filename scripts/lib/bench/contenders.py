@@ -28,6 +28,8 @@ END_DEADLINE_S = 20.0
 POLL_S = 0.1
 PORTS = range(29000, 31900)
 NEVER_S = 31_000_000
+# Of the user's environment: what would keep clients out, or is said to one server alone.
+NOT_OURS = ("API_KEY", "API_KEY_FILE", "MODEL_ID", "PARALLEL", "REQ_TIMEOUT", "LOG_DIR")
 
 # 32 rows decode together in both, which is mlx_lm.server's default; more wait, which it allows
 # without a limit. All else is each server's default.
@@ -71,7 +73,8 @@ class Contender:
             "--backend", "ring", "--starting-port", self.port + 1, "--python", place.python, "--",
             *program,
         ]  # fmt: skip
-        env = os.environ | place.env | {name: str(value) for name, value in settings.items()}
+        env = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
+        env |= place.env | {name: str(value) for name, value in settings.items()}
         with self.log_path.open("wb") as log:
             self.launcher = subprocess.Popen(
                 list(map(str, command)), env=env, cwd=ROOT, stdin=subprocess.DEVNULL,
