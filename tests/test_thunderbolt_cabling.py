@@ -5,6 +5,8 @@ import itertools
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from thunderbolt.cabling import between, cables, matrix, same_macs, strangers
 from thunderbolt.ports import (
     FormatError,
@@ -193,3 +195,25 @@ def test_one_mac_under_two_names_is_noticed():
     hosts = hosts_of(wiring)
     assert list(same_macs(hosts)) == []
     assert list(same_macs({**hosts, "mac.local": hosts["studio-1"]})) == [("studio-1", "mac.local")]
+
+
+NAMES_IN_USE = st.sampled_from(
+    ["_items", "_name", "domain_uuid_key", "receptacle_1_tag", "receptacle_id_key",
+     "current_speed_key", "device_name_key"]
+)  # fmt: skip
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES_IN_USE, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ANY_JSON)
+def test_odd_values_in_a_bus_never_end_in_a_traceback(value):
+    bus = value | {"domain_uuid_key": "AB"} if isinstance(value, dict) else value
+    ports = read_ports(
+        json.dumps({"SPThunderboltDataType": [bus]}), "Hardware Port: Ethernet\nDevice: en0", ""
+    )
+    assert [port.domain for port in ports] == (["ab"] if isinstance(value, dict) else [])
+    assert len(cables({"studio-1": ports})) == 0

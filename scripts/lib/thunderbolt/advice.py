@@ -15,6 +15,7 @@ from thunderbolt.plan import (
     is_usable,
     pairs_of,
 )
+from thunderbolt.ports import Port
 from thunderbolt.survey import Facts
 
 
@@ -105,7 +106,7 @@ def _free_ports(fact: Facts) -> str:
     return ", ".join(names) or "none"
 
 
-def _is_bad(fact: Facts, port) -> bool:
+def _is_bad(fact: Facts, port: Port) -> bool:
     return is_beside_ethernet(End(fact.host, port))
 
 
