@@ -77,7 +77,7 @@ def test_only_commands_that_match_hang(nodes):
     nodes[3].hang("*rdma*")
     assert nodes[3].ssh("echo fine").stdout == "fine\n"
     with pytest.raises(subprocess.TimeoutExpired):
-        nodes[3].ssh("/usr/bin/rdma_ctl status", timeout=1)
+        nodes[3].ssh("/usr/bin/rdma_ctl status", timeout=0.5)
     assert nodes[3].processes()
     nodes[3].reset()
     wait_until(lambda: not nodes[3].processes())

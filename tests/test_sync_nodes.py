@@ -108,6 +108,8 @@ def files_of(folder: Path) -> set[str]:
 
 
 def test_every_host_gets_the_checkout_and_an_environment_that_imports(site):
+    """And later what has changed; what is the user's own there stays."""
+    (site.root / "server" / "old_stage.py").write_text("x = 1\n")
     done = site.sync()
     assert done.returncode == 0, done.stderr
     said = lines(done)
@@ -123,38 +125,33 @@ def test_every_host_gets_the_checkout_and_an_environment_that_imports(site):
         assert not {"models", "logs", "run/8080"} & {p.name for p in view.iterdir()}
         assert not list(view.glob("hostfiles/*.local.json"))
 
-    # A second run finds nothing to do.
-    done = site.sync("node-2")
-    assert done.returncode == 0, done.stderr
-    assert "checkout: no files copied; .venv: no files copied" in lines(done)["node-2"]
+    # A second run has nothing to do, unless something has changed meanwhile.
+    (site.root / "server" / "old_stage.py").unlink()
+    view = site.view("node-2")
+    for name in USERS_OWN:
+        (view / name).parent.mkdir(parents=True, exist_ok=True)
+        (view / name).write_text("node-2's own")
+    (view / "server/settings.py").write_text("an edit of node-2's")
+    (view / ".venv/stray.py").write_text("")
+    (site.view("node-3") / "server/old_stage.py").unlink()
+    done = site.sync("node-2", "node-3")
+    assert done.returncode == 0, done.stdout
+    assert "checkout: 1 files copied, 1 removed; .venv: no files copied" in lines(done)["node-2"]
+    assert "checkout: no files copied" in lines(done)["node-3"]
+    assert not (view / "server/old_stage.py").exists()
+    assert not (view / ".venv/stray.py").exists()
+    settings = (site.root / "server/settings.py").read_bytes()
+    assert (view / "server/settings.py").read_bytes() == settings
+    for name in USERS_OWN:
+        assert (view / name).read_text() == "node-2's own"
+
+
+USERS_OWN = ("run/8080/rank-1.pid", "models/m/config.json", "my_notes.txt", "logs/x.log")
 
 
 def files_of_code(root: Path) -> set[str]:
     found = {f"server/{name}" for name in files_of(root / "server")}
     return {name for name in found if "__pycache__" not in name}
-
-
-def test_files_that_are_no_more_go_and_the_users_own_stay(site):
-    (site.root / "server" / "old_stage.py").write_text("x = 1\n")
-    assert site.sync("node-2").returncode == 0
-    view = site.view("node-2")
-    for name in ("run/8080/rank-1.pid", "models/m/config.json", "my_notes.txt", "logs/x.log"):
-        (view / name).parent.mkdir(parents=True, exist_ok=True)
-        (view / name).write_text("node-2's own")
-    (view / "server/settings.py").write_text("an edit of node-2's")
-    (view / ".venv/stray.py").write_text("")
-    (site.root / "server" / "old_stage.py").unlink()
-
-    done = site.sync("node-2")
-    assert done.returncode == 0, done.stdout
-    assert "checkout: 1 files copied, 1 removed; .venv: no files copied" in lines(done)["node-2"]
-    assert not (view / "server/old_stage.py").exists()
-    assert not (view / ".venv/stray.py").exists()
-    assert (view / "server/settings.py").read_bytes() == (
-        site.root / "server/settings.py"
-    ).read_bytes()
-    for name in ("run/8080/rank-1.pid", "models/m/config.json", "my_notes.txt", "logs/x.log"):
-        assert (view / name).read_text() == "node-2's own"
 
 
 def test_what_is_wrong_with_one_host_is_told_and_the_others_are_served(site):

@@ -9,6 +9,7 @@
     routes        the fastest address of a host
     manifest      a model's files, sizes and hashes
     node_model    the program that looks after a model on its host
+    model_copy    one model to one host, with these four
     hub           a model's download
 
 Used by sync_nodes.py and sync_model.py, on the machine that has the files. All of it needs the

@@ -35,7 +35,8 @@ def fetch(repo: str, revision: str | None, folder: Path, state: Path, voice: Voi
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     except ImportError:
-        raise Failure("huggingface-hub is not installed: pip install -r requirements.txt") from None
+        voice.say("huggingface-hub is not installed: pip install -r requirements.txt")
+        raise SystemExit(3) from None
     note = _read_note(folder)
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
