@@ -218,24 +218,33 @@ def test_bench_link_prints_a_table_and_one_json_line_last(tmp_path):
     assert all(row[-1].endswith("%") for row in table)
 
 
-def test_smoke_over_ssh_on_two_nodes_and_with_one_that_is_gone(nodes, tmp_path):
+def test_a_hostfile_and_a_smoke_over_ssh_and_with_a_node_that_is_gone(nodes, tmp_path):
     """Through ssh -tt a rank's stderr comes with its stdout, so words must tell results apart."""
     nodes.need_terminals()
 
-    def smoke(*names: str) -> subprocess.CompletedProcess:
-        hostfile = nodes.write_hostfile(tmp_path / "ring.json", names)
+    def smoke() -> subprocess.CompletedProcess:
         return run(
             LINK_CHECK, "smoke", env=nodes.env, HOSTFILE=str(hostfile),
             CLUSTER_PORT=str(free_ports(4)),
         )  # fmt: skip
 
-    done = smoke("node-1", "node-2")
+    hostfile = tmp_path / "ring.json"
+    for name in ("node-1", "node-2"):
+        nodes[name].stub("uname", "echo Linux")  # Whatever this machine is.
+        nodes[name].stub("hostname", "echo 127.0.0.1 ::1")
+    made = run(
+        ROOT / "scripts" / "make_hostfile.sh", "--ring-tcp", "--output", hostfile,
+        "node-1", "node-2", env=nodes.env,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    done = smoke()
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split("  ")[:2] for line in done.stdout.splitlines()] == [
         ["pass", "rank 0 (node-1)"],
         ["pass", "rank 1 (node-2)"],
     ]
-    done = smoke("node-1", "node-gone")
+    nodes.write_hostfile(hostfile, ("node-1", "node-gone"))
+    done = smoke()
     assert done.returncode == 1
     (line,) = done.stdout.splitlines()
     assert "rank 1 (node-gone) did not get as far as joining; rank 1 on node-gone exited" in line
