@@ -222,32 +222,25 @@ def burst(clients: int, per_client: int, prompt: int, output: int) -> Scene:
 
 def memory(clients: int, requests: int, prompt: int, output: int) -> Scene:
     """growth_mb: by how much rank 0's resident memory grew over the second half of the requests,
-    between the medians of two tenths; and what it was then."""
+    from the median of the fifth tenth to that of the last. Also mb_1 to mb_10, each tenth's."""
 
     def scene(server: Ours, tag: str) -> dict[str, float]:
         pid = server.pids()[0]
-        samples: list[tuple[int, float]] = []
-        server.swarm.ended = 0
-
-        def sample() -> None:
-            samples.append((server.swarm.ended, resident_mb(pid)))
+        every = max(1, requests // 200)
+        samples: list[list[float]] = [[] for _ in range(10)]
 
         def make(client: int, number: int) -> Call:
+            if number % every == 0:
+                samples[number * 10 // requests].append(resident_mb(pid))
             return make_call(server, f"{tag} {number}", prompt, output,
                              sampling("mixed", client, number), REQUEST_DEADLINE_S)  # fmt: skip
 
-        server.swarm.on_tick = sample
         load = run_closed(server.swarm, clients, make, requests=requests)
-        server.swarm.on_tick = None
         if load.failures:
             raise Broken(f"{server.name}: {load.failures}")
-
-        def around(share: float) -> float:
-            low, high = (share - 0.05) * requests, (share + 0.05) * requests
-            return statistics.median([mb for ended, mb in samples if low <= ended <= high])
-
-        return {"growth_mb": around(0.95) - around(0.45), "rss_mb": around(0.95),
-                "early_mb": around(0.15), "requests": requests}  # fmt: skip
+        tenths = [statistics.median(tenth) for tenth in samples]
+        result = {f"mb_{number}": mb for number, mb in enumerate(tenths, 1)}
+        return result | {"growth_mb": tenths[9] - tenths[4]}
 
     return scene
 
