@@ -41,6 +41,7 @@ from server.engine import Engine  # noqa: E402
 from server.handshake import Mismatch  # noqa: E402
 from server.link import Link  # noqa: E402
 from server.loading import Shard, Unloadable, load_shard  # noqa: E402
+from server.mailbox import Header  # noqa: E402
 from server.messages import Submit, decode, encode  # noqa: E402
 from server.rank import join  # noqa: E402
 from server.requests import Common, Sampling  # noqa: E402
@@ -49,7 +50,7 @@ from server.tickets import Token  # noqa: E402
 from server.watchdog import Watchdog  # noqa: E402
 
 STALL_S = 900.0
-NO_NEWS = [0, 0, 0]  # the mailbox header of a run without messages
+NO_NEWS = [0] * Header.SIZE  # the mailbox header of a run without messages
 
 
 def main() -> None:
