@@ -29,6 +29,7 @@ from server.engine import Engine  # noqa: E402
 from server.grammar import Grammars  # noqa: E402
 from server.link import Link  # noqa: E402
 from server.loading import load_shard  # noqa: E402
+from server.mailbox import Header  # noqa: E402
 from server.messages import Submit  # noqa: E402
 from server.requests import Common, Format, Sampling  # noqa: E402
 from server.rows import Row  # noqa: E402
@@ -72,7 +73,7 @@ def time_steps(arguments, link: Link, shard, eos: list[int], grammar) -> float:
     def fail(row: Row, error: Exception) -> None:
         raise error
 
-    chooser = ChoosesForAll(row, lambda: [0, 0, 0], fail)
+    chooser = ChoosesForAll(row, lambda: [0] * Header.SIZE, fail)
     engine = Engine(shard.model, link, chooser, max_batch=arguments.batch, prefill_step=64, eos=eos)
     for uid in range(1, arguments.batch + 1):
         engine.submit(Submit(uid, [5, 6, 7], arguments.steps + 100, ignore_eos=True))
