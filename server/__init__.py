@@ -1,31 +1,44 @@
 """The cluster server: one OpenAI-compatible endpoint on rank 0, one model over all ranks.
 
-The stages of a request, in the order in which it meets them:
+The stages of a request, in the order in which it meets them (on rank 0 where nothing else is said):
 
-    settings             what the operator asked for, read once from the environment
-    http_server          sockets, deadlines, bodies, JSON and event streams (rank 0)
-    routes, door         which URL does what, and who may come in (rank 0)
-    model_routes         from a body to an answer, whatever the API (rank 0)
-    requests, fields     what all APIs check in the same way (rank 0)
-    dialects/            each API's own: requests in, answers out (rank 0)
-    formats, grammar*    what an answer must match, compiled and tried apart (rank 0)
-    prompts              chat template, tokenizer, and the right way out (rank 0)
-    tickets              the bounded line between HTTP threads and the engine (rank 0)
-    director             what to admit, pause, cancel and deliver, decided on rank 0
+    settings             what the operator asked for, read once from the environment (every rank)
+    http_server          sockets, deadlines, bodies, JSON and event streams
+    routes, door         which URL does what, and who may come in
+    model_routes         from a body to an answer, whatever the API
+    requests, fields     what all APIs check in the same way
+    dialects/            each API's own: requests in, answers out
+    formats, grammar, grammar_text, grammar_check, schema_limits, call_grammar
+                         what an answer must match, compiled and tried apart
+    prompts              chat template, tokenizer, and the right way out
+    tickets              the bounded line between HTTP threads and the engine
+    director             what to admit, pause, cancel and deliver
+    pacing               how much of a prompt to prefill between two decode steps
+    prefix_index, prefix_tree   which beginnings of prompts to reuse, to keep and to give up
     messages, mailbox    rank 0's decisions, as bytes, to every rank
     loop                 the lockstep loop on the main thread of every rank
-    engine, batches      mlx-lm's batching with a step of our own
-    choosers, sampling, rows    rank 0's choice of the next tokens
-    generation, answering       from tokens to pieces to the client (rank 0)
-    plain_text, chat_text, forced_calls    tokens to text, reasoning and calls (rank 0)
+    engine, batches, prefix_store   mlx-lm's batching with a step of our own, and the ranks' shards
+                         of kept prefixes (every rank)
+    choosers, sampling, rows, constraint, token_masks
+                         rank 0's choice of the next tokens, and how it reaches every rank
+    generation, answering       from tokens to pieces to the client
+    plain_text, stop_strings    tokens to text, for completions
+    chat_text, markup, call_text, call_scanner, call_parsers, forced_calls
+                         tokens to text, reasoning and calls, as the model's family marks them
 
-Beside them: link (collectives), handshake, model_files and canary (are all ranks the same?),
-loading, kv_budget, watchdog, lifeline, pidfile and shutdown (how a rank notices that it should
-end), openapi (the routes described), page (the page at /), and exit_codes (what a rank's end tells
-the supervisor).
+pieces and errors are what these stages hand to each other: parts of an answer, and the one
+exception that becomes an HTTP error.
 
-How it is seen: status (what /health says), stages (until it serves), fleet, machine and heartbeat
-(what is known of each rank), account (what became of a request), recorder, histogram and series
-(the numbers), cluster_state (/cluster), metrics* (/metrics), request_log, event_file, line_file,
-link_speed, versions.
+Every rank's life: openai_cluster_server is the entry, rank goes from there to the loop. link holds
+the collectives; handshake, versions, model_files and canary ask whether all ranks are the same;
+loading and kv_budget bring the model and tell how much memory is left; watchdog, lifeline, pidfile
+and shutdown are how a rank notices that it should end, and exit_codes what that tells the
+supervisor.
+
+How it is seen: stages (until it serves), status (/health, /queue, /v1/models), heartbeat, machine
+and fleet (what each rank tells of itself), account (what became of a request), recorder, histogram
+and series (the numbers), link_speed, cluster_state (/cluster), metrics with metric_words,
+metrics_requests, metrics_work and metrics_ranks (/metrics), request_log and event_file, both
+through line_file, page (the page at /), openapi with openapi_requests, openapi_answers and
+openapi_words (the routes described).
 """
