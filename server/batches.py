@@ -42,9 +42,10 @@ class LockstepBatch(GenerationBatch):
     _next_header: mx.array | None = None
 
     def __init__(self, *arguments, **named) -> None:
-        self.kept: set[int] = set()  # uids whose cache is wanted when they finish
-        self._gone: set[int] = set()  # uids of rows that have left, but for their place
         super().__init__(*arguments, **named)
+        self.kept: set[int] = set()  # uids whose cache is wanted when they finish
+        self._fresh = set(self.uids)  # uids of rows whose next input is their prompt's last token
+        self._gone: set[int] = set()  # uids of rows that have left, but for their place
 
     @property
     def live(self) -> int:
@@ -52,13 +53,16 @@ class LockstepBatch(GenerationBatch):
         return len(self.uids) - len(self._gone)
 
     def next(self) -> list[Decoded]:
-        """One token for every row."""
+        """One token for every row, but for those that have only just joined."""
         if self._gone:
             self.filter([i for i, uid in enumerate(self.uids) if uid not in self._gone])
             self._gone.clear()
         decoded, finished = [], []
-        for i, token in enumerate(self._step()):
+        fresh, self._fresh = self._fresh, set()
+        for i, token in enumerate(self._launch()):
             uid, finish = self.uids[i], None
+            if uid in fresh:
+                continue
             self._num_tokens[i] += 1
             if self._num_tokens[i] >= self.max_tokens[i]:
                 finish = "length"
@@ -78,11 +82,18 @@ class LockstepBatch(GenerationBatch):
         running, and the tokens of the last one should be on their way meanwhile."""
         self._gone.update(uids)
         self.kept.difference_update(uids)
+        self._fresh.difference_update(uids)
         if not self.live:
             self.filter([])
             self._gone.clear()
 
-    def _step(self) -> list[int]:
+    def _step(self) -> None:
+        """mlx-lm's batches step when they are made. Here newcomers share the step of all rows: one
+        of their own would take as long."""
+        self._next_logprobs = [None] * len(self.uids)  # filter() expects one entry a row
+
+    def _launch(self) -> list[int]:
+        """Starts the next step, and returns the tokens that went into it."""
         inputs, header = self._next_tokens, self._next_header
         logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
         self._next_tokens, self._next_header, extras = self.fallback_sampler(
@@ -99,13 +110,13 @@ class LockstepBatch(GenerationBatch):
         return tokens
 
     def extend(self, batch: "LockstepBatch") -> None:
+        if not self.uids:
+            self._next_header = None  # that of a step whose rows have all left
         super().extend(batch)
         self.kept |= batch.kept
+        self._fresh |= batch._fresh
         # Known by the time that a row leaves, or that would wait for a running step.
         mx.async_eval([c.left_padding for c in self.prompt_cache if hasattr(c, "left_padding")])
-        if self._next_header is None or len(self.uids) == len(batch.uids):
-            # Nothing was in flight here: the newcomers' step is the one that will be read.
-            self._next_header = batch._next_header
 
 
 class LockstepPrompts(PromptProcessingBatch):
@@ -131,7 +142,7 @@ class LockstepPrompts(PromptProcessingBatch):
 
 
 class LockstepGenerator(BatchGenerator):
-    """BatchGenerator over the two classes above. A turn is decode(), prefill(), promote()."""
+    """BatchGenerator over the two classes above. A turn is prefill(), promote(), decode()."""
 
     def __init__(self, model, step: Step, *, max_batch: int, prefill_step: int):
         super().__init__(

@@ -116,18 +116,10 @@ class Engine:
         self._pace = min(tokens, self._prefill_step)
 
     def step(self) -> Turn:
-        """One decode step, then one prefill chunk, where there is any: a full one if nothing
-        decodes."""
+        """One prefill chunk, where there is any (a full one if nothing decodes), then one decode
+        step, which prompts that are done share."""
         events: list[tuple[int, Token | Prefilled]] = []
         kept: list[tuple[int, list[int]]] = []
-        for row in self._generator.decode():
-            uid = self._outer[row.uid]
-            events.append((uid, Token(row.token, row.finish)))
-            if row.finish is not None:
-                del self._outer[row.uid], self._inner[uid]
-                message = self._started.pop(uid, None)
-                if row.cache is not None and len(row.tokens) >= LEAST_TOKENS:
-                    kept.append(self._keep(message.store, row.tokens, row.cache))
         chunk = self._pace if self._generator.decoding else self._prefill_step
         if self._scoring:
             chunk = max(1, chunk // 2)  # the two kinds of prompts share it
@@ -146,6 +138,14 @@ class Engine:
             computed += scored
         for response in self._generator.promote():
             events.append((self._outer[response.uid], Prefilled(*response.progress)))
+        for row in self._generator.decode():
+            uid = self._outer[row.uid]
+            events.append((uid, Token(row.token, row.finish)))
+            if row.finish is not None:
+                del self._outer[row.uid], self._inner[uid]
+                message = self._started.pop(uid, None)
+                if row.cache is not None and len(row.tokens) >= LEAST_TOKENS:
+                    kept.append(self._keep(message.store, row.tokens, row.cache))
         header = self._generator.read_header()
         return Turn(events, computed, kept, None if header is None else Header(*header))
 

@@ -8,6 +8,7 @@ does not ask for is not computed.
 Nothing here sorts a vocabulary: on a CPU that costs more than a small model's forward pass.
 """
 
+import math
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -17,10 +18,11 @@ from server.rows import Row, Scores
 from server.token_masks import apply_mask
 
 # Bisection of a threshold over the bits of a positive float32, whose order is the floats' own:
-# from the likeliest token's probability down to 2^-40 of it, to 4e-5 of its own value.
+# from the likeliest token's probability down to 2^-40 of it. For top_p alone, whose threshold is
+# known to be higher, to 6e-4 of its own value or better; for top_k to 4e-5, as it has to count.
 _OCTAVES = 40
-_HALVINGS = 20
 _OCTAVE_BITS = 2**23
+_HALVINGS, _HALVINGS_TO_COUNT = 15, 20
 
 
 def sample(
@@ -127,7 +129,9 @@ def keep_likely(logits: mx.array, wanted: list) -> mx.array:
     probability, so their intersection is one threshold a row; tokens that are as likely as the
     last one kept stay, too. Returns [B, V].
     """
-    probs = mx.softmax(logits, axis=-1)
+    # On a CPU MLX's exp, and softmax with it, takes 2.5 times as long as its power.
+    probs = mx.power(math.e, logits - mx.max(logits, axis=-1, keepdims=True))
+    probs = probs / mx.sum(probs, axis=-1, keepdims=True)
     best = mx.max(probs, axis=-1, keepdims=True)
     (min_p,) = _columns([(s.min_p,) for s in wanted])
     keep = probs >= min_p * best
@@ -147,9 +151,11 @@ def _below_kept(probs: mx.array, best: mx.array, top_p: list[float], top_k: list
     """
     mass = mx.array([p or 2.0 for p in top_p])[:, None]
     count = mx.array([k or 2**30 for k in top_k])[:, None]
+    # Tokens less likely than this have less than 1 - top_p together, however many they are.
+    floor = mx.array([(1 - p) / probs.shape[-1] if p else 0.0 for p in top_p])[:, None]
     kept = mx.view(best, mx.int32)  # known to stay
-    out = mx.maximum(kept - _OCTAVES * _OCTAVE_BITS, 0)  # taken to be out
-    for _ in range(_HALVINGS):
+    out = mx.maximum(kept - _OCTAVES * _OCTAVE_BITS, mx.view(floor, mx.int32))  # taken to be out
+    for _ in range(_HALVINGS_TO_COUNT if any(top_k) else _HALVINGS):
         middle = out + (kept - out) // 2
         likelier = probs > mx.view(middle, mx.float32)
         stays = mx.array(True)

@@ -66,14 +66,14 @@ def test_filters_keep_what_mlx_lm_keeps(sampling, filters):
 
 @pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 6.0])
-def test_the_nucleus_is_right_to_a_part_in_ten_thousand(top_p, spread):
+def test_the_nucleus_is_right_to_a_part_in_a_thousand(top_p, spread):
     """The threshold is bisected, not sorted out, so its error has to be bounded."""
     logits = mx.random.normal((3, 50_000), key=mx.random.key(3)) * spread
     kept = np.isfinite(np.array(keep_likely(logits, [Sampling(top_p=top_p)] * 3)))
     probs = np.array(mx.softmax(logits, axis=-1)).astype(np.float64)
     for row, stays in zip(probs, kept, strict=True):
         least = row[stays].min()
-        assert row[row > least * (1 + 1e-4)].sum() < top_p + 1e-4
+        assert row[row > least * (1 + 1e-3)].sum() < top_p + 1e-4
         assert row[stays].sum() >= top_p - 1e-4
 
 
