@@ -45,7 +45,7 @@ def _methods() -> list[Case]:
         ("DELETE", "/v1/models", 405),
         ("HEAD", "/health", FINE),
         ("HEAD", "/nowhere", 404),
-        ("TRACE", "/", 404),
+        ("TRACE", "/", 405),
         ("CONNECT", "example.invalid:443", 405),
     ):
         data = request(method, path)
@@ -101,9 +101,9 @@ def _paths() -> list[Case]:
     return [
         wire(f"path: {path[:40]!a}", request("GET", "PATH").replace(b"PATH", path.encode()), status)
         for path, status in {
-            "/": 404,
-            "/v1": 404,
-            "/v1/": 404,
+            "/": FINE,
+            "/v1": FINE,
+            "/v1/": FINE,
             "/v1/health": FINE,
             "/v1/v1/health": 404,
             "/health/": FINE,
@@ -136,8 +136,8 @@ def _paths() -> list[Case]:
             "http://[::1/health": BAD,
             "http://[x]/health": BAD,
             "file:///etc/passwd": 404,
-            "?": 404,
-            "#": 404,
+            "?": FINE,
+            "#": FINE,
             "/\x01\x02\x7f": 404,
         }.items()
     ]
