@@ -198,7 +198,6 @@ def follow(ready: Ready, leaver: Worker, watchdog: Watchdog) -> str:
     heartbeat = Heartbeat(ready.link, ready.status.fleet, ready.status.record)
     mailbox = Mailbox(heartbeat, spectator.compose, spectator.nap_ms, spectator.chunk)
     leaver.serving = True
-    log.info("ready: following rank 0")
     log.info("ready: rank %d of %d", ready.link.rank, ready.link.size)
     return run_lockstep(
         ready.engine(Follows()), mailbox, spectator, ready.canary, watchdog.progress
