@@ -25,7 +25,7 @@ class Chooser(Protocol):
     def propose(
         self, logits: mx.array, rows: list[Row | None], inputs: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
-        """Tokens [B] and header [3], as [B+3] int32, and what else to evaluate with them.
+        """Tokens [B] and header [H], as [B+H] int32, and what else to evaluate with them.
 
         logits: [B, V]; inputs: [B], the tokens that they follow.
         """
@@ -111,7 +111,7 @@ class Step:
     def __call__(
         self, logits: mx.array, rows: list[Row | None], inputs: mx.array
     ) -> tuple[mx.array, mx.array, list[mx.array]]:
-        """Tokens [B] and header [3], the same on every rank, and this rank's extras; all lazy."""
+        """Tokens [B] and header [H], the same on every rank, and this rank's extras; all lazy."""
         mine, extras = self._chooser.propose(logits, rows, inputs)
         payload = self._link.sum(mine)
         return payload[: -Header.SIZE], payload[-Header.SIZE :], extras

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
+from server.mailbox import Header
 from server.requests import Common, Sampling
 from server.rows import Row
 from server.sampling import keep_likely, penalise, score_tokens
@@ -269,7 +270,7 @@ def test_a_grammar_that_fails_takes_no_other_row_with_it():
 
     logits, good, failed = logits_of(2), OnlyEven(), []
     rows = [Row(Common(), [1], VOCAB, (0,), grammar=g) for g in (good, Broken())]
-    chooser = ChoosesForAll(None, lambda: [0, 0, 0], lambda row, error: failed.append(row))
+    chooser = ChoosesForAll(None, lambda: [0] * Header.SIZE, lambda row, error: failed.append(row))
     inputs = mx.array([7, 7])
     for _ in range(2):
         payload, _ = chooser.propose(logits, rows, inputs)
