@@ -25,42 +25,9 @@ set -euo pipefail
 # shellcheck source=scripts/lib/cluster_env.sh
 . "$ROOT/scripts/lib/cluster_env.sh"
 
-LOCAL=''
-EXTRA_ENV=()
-BENCH_ARGUMENTS=()
-
-parse_arguments() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --local)
-        LOCAL=${2-}
-        [ -n "$LOCAL" ] || die 2 "--local needs a number of ranks"
-        shift
-        ;;
-      --env)
-        [ $# -ge 2 ] || die 2 "--env needs NAME=VALUE"
-        add_env "$2"
-        shift
-        ;;
-      --dry-run) DRY_RUN=1 ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      --)
-        shift
-        BENCH_ARGUMENTS=("$@")
-        return 0
-        ;;
-      *) die 2 "unknown argument '$1'; those of bench_link.py go after --; see --help" ;;
-    esac
-    shift
-  done
-}
-
 main() {
   local command
-  parse_arguments "$@"
+  parse_bench_arguments bench_link.py "$@"
   check_settings
   choose_python
   choose_hosts

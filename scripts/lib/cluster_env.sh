@@ -249,6 +249,41 @@ local_cluster_port() {
   printf '%s\n' "$((20000 + HTTP_PORT * MAX_LOCAL_RANKS % 8000))"
 }
 
+# parse_bench_arguments PROGRAM ARGUMENT...: for the scripts that run one of our programs on all
+# ranks. Sets LOCAL, EXTRA_ENV and DRY_RUN, and BENCH_ARGUMENTS to what follows `--`.
+# shellcheck disable=SC2034  # the scripts use them
+parse_bench_arguments() {
+  local program=$1
+  shift
+  LOCAL='' EXTRA_ENV=() BENCH_ARGUMENTS=()
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --local)
+        LOCAL=${2-}
+        [ -n "$LOCAL" ] || die 2 "--local needs a number of ranks"
+        shift
+        ;;
+      --env)
+        [ $# -ge 2 ] || die 2 "--env needs NAME=VALUE"
+        add_env "$2"
+        shift
+        ;;
+      --dry-run) DRY_RUN=1 ;;
+      -h | --help)
+        usage
+        exit 0
+        ;;
+      --)
+        shift
+        BENCH_ARGUMENTS=("$@")
+        return 0
+        ;;
+      *) die 2 "unknown argument '$1'; those of $program go after --; see --help" ;;
+    esac
+    shift
+  done
+}
+
 # choose_bench_port: sets CLUSTER_PORT, unless it is set, for ranks that are not a server's. Local
 # ones are beyond the ports of local servers, so that one may run meanwhile.
 choose_bench_port() {
