@@ -161,12 +161,18 @@ class LockstepGenerator(BatchGenerator):
         self._generation_batch._next_tokens = None
 
     @property
-    def decoding(self) -> bool:
-        return self._generation_batch.live > 0
+    def decoding(self) -> int:
+        """Rows that decode."""
+        return self._generation_batch.live
+
+    @property
+    def waiting(self) -> int:
+        """Prompts that are not done."""
+        return len(self._prompt_batch) + len(self._unprocessed_sequences)
 
     @property
     def busy(self) -> bool:
-        return self.decoding or len(self._prompt_batch) > 0 or bool(self._unprocessed_sequences)
+        return bool(self.decoding or self.waiting)
 
     def keep(self, uid: int) -> None:
         """The row's cache is wanted when it finishes."""

@@ -112,7 +112,7 @@ class Engine:
             self.submit(replace(orphans, uid=uid, forks=tuple(rest)))
 
     def pace(self, tokens: int) -> None:
-        """How many tokens of prompts to compute between two decode steps from now on."""
+        """How many tokens of prompts those who decode can bear between two steps, from now on."""
         self._pace = min(tokens, self._prefill_step)
 
     def step(self) -> Turn:
@@ -120,7 +120,7 @@ class Engine:
         step, which prompts that are done share."""
         events: list[tuple[int, Token | Prefilled]] = []
         kept: list[tuple[int, list[int]]] = []
-        chunk = self._pace if self._generator.decoding else self._prefill_step
+        chunk = self._chunk()
         if self._scoring:
             chunk = max(1, chunk // 2)  # the two kinds of prompts share it
         prompts, computed = self._generator.prefill(chunk)
@@ -148,6 +148,15 @@ class Engine:
                     kept.append(self._keep(message.store, row.tokens, row.cache))
         header = self._generator.read_header()
         return Turn(events, computed, kept, None if header is None else Header(*header))
+
+    def _chunk(self) -> int:
+        """Tokens of prompts to compute in this turn."""
+        decoding, waiting = self._generator.decoding, self._generator.waiting
+        if not decoding:
+            return self._prefill_step
+        # Where more wait than decode, those who decode bear more: else a burst of newcomers would
+        # take turns with the first of them, a step of few rows for each.
+        return min(self._prefill_step, self._pace * max(1, waiting // decoding))
 
     def _insert(self, message: Submit, uid: int, start: int, cache: list | None = None) -> None:
         """start: how many tokens of the prompt are in cache."""

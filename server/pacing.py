@@ -30,6 +30,6 @@ class PrefillPace:
         bearable = max(self._pause_s, step_s)
         if computed < self._size / FASTEST and added < bearable:
             return  # Too small a chunk to tell what a larger one would take.
-        wanted = min(computed, self._size) * bearable / added
+        wanted = computed * bearable / added
         wanted = min(max(wanted, self._size / FASTEST), self._size * FASTEST)
         self._size = min(max(wanted, LEAST), self._most)

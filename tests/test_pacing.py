@@ -53,6 +53,14 @@ def test_short_prompts_do_not_make_the_next_long_one_crawl():
     assert pace.tokens == learned
 
 
+def test_a_chunk_larger_than_asked_for_teaches_the_same():
+    """As when nothing decodes: the pause of a full chunk tells what a token costs."""
+    machine, pace = Machine(1e-3), PrefillPace(0.25, 4096)
+    for _ in range(20):
+        pace.observe(2048, machine.step_s + machine.pause(2048), machine.step_s)
+    assert 240 < pace.tokens <= 250
+
+
 def test_one_bad_measurement_halves_the_size_at_most():
     pace = PrefillPace(0.25, 4096)
     before = pace.tokens

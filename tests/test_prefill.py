@@ -66,6 +66,21 @@ def test_chunks_keep_to_the_pace_while_others_decode(shard):
     assert turns.computed[-1] == FULL
 
 
+def test_a_burst_is_not_made_to_take_turns_with_the_first_of_it(shard):
+    """Each newcomer had a chunk of its own, and each chunk a step of few rows."""
+    turns = Turns(shard)
+    turns.submit(1, 2)
+    turns.step(3)
+    turns.engine.pace(20)
+    for uid in range(2, 5):
+        turns.submit(uid, 16)
+    turns.step()
+    assert turns.computed[-1] == 45, "three wait for one that decodes: three times the pace"
+    turns.submit(5, 100)
+    turns.step()
+    assert turns.computed[-1] == 20, "now one waits, and four decode"
+
+
 def test_short_prompts_pass_a_long_one_which_goes_on_all_the_same(shard):
     turns = Turns(shard)
     turns.submit(1, 2)
