@@ -5,14 +5,13 @@ a deadline, since a host that is down must not hold the others up. Used by super
 between two starts and at the end.
 """
 
-import shlex
 import socket
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-LOCAL_HOST = "127.0.0.1"
+from on_hosts import LOCAL_HOST, run_on_hosts
+
+NOT_STARTED = 127  # bash, ssh or end_ranks.sh itself is missing
 SLACK_S = 20.0  # For ssh and for end_ranks.sh's own waits beyond its grace.
 END_RANKS = Path(__file__).resolve().with_name("end_ranks.sh")
 
@@ -28,49 +27,20 @@ def read_hosts(run_dir: Path) -> list[str]:
 
 def end_ranks_everywhere(run_dir: Path, grace_s: int, say: Callable[[str], None]) -> bool:
     """Run end_ranks.sh on every host; `say` what it did. True if no rank is left."""
-    script = ["bash", str(END_RANKS), str(run_dir), str(grace_s)]
-    ssh = ["ssh", "-n", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
-    started = []
-    for host in read_hosts(run_dir):
-        command = script if host == LOCAL_HOST else [*ssh, host, shlex.join(script)]
-        try:
-            # A session of its own: a Ctrl-C in the terminal must not cut the cleaning short.
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
-        except OSError as error:
-            say(f"{host}: cannot look for left ranks: {error}")
-            started.append((host, None))
+    command = ["bash", str(END_RANKS), str(run_dir), str(grace_s)]
+    # In sessions of their own: a Ctrl-C in the terminal must not cut the cleaning short.
+    answers = run_on_hosts(read_hosts(run_dir), command, within_s=grace_s + SLACK_S)
+    for answer in answers:
+        if answer.timed_out:
+            say(f"{answer.host}: no answer while looking for left ranks")
+        elif answer.code == NOT_STARTED:
+            say(f"{answer.host}: cannot look for left ranks: {answer.reason}")
         else:
-            started.append((host, process))
-    deadline = time.monotonic() + grace_s + SLACK_S
-    clean = True
-    for host, process in started:
-        clean = process is not None and _finish(host, process, deadline, say) and clean
-    return clean
-
-
-def _finish(
-    host: str, process: subprocess.Popen, deadline: float, say: Callable[[str], None]
-) -> bool:
-    try:
-        output, _ = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        say(f"{host}: no answer while looking for left ranks")
-        return False
-    for line in output.splitlines():
-        say(f"{host}: {line}")
-    if process.returncode == 255 and host != LOCAL_HOST:
-        say(f"{host}: cannot be reached to look for left ranks")
-    return process.returncode == 0
+            for line in [*answer.output.splitlines(), *answer.errors.splitlines()]:
+                say(f"{answer.host}: {line}")
+        if answer.unreachable:
+            say(f"{answer.host}: cannot be reached to look for left ranks")
+    return all(answer.code == 0 for answer in answers)
 
 
 def is_port_free(host: str, port: int) -> bool:

@@ -24,7 +24,7 @@ releases when we end in whatever way, keeps a second supervisor out.
 
 Exit codes: 0 ended as asked or as planned; 1 it failed, or something could not be ended;
 2 usage; 78 it failed, and starting again cannot help. Standard library only. One process, one
-loop; the only threads ask /health and feed a slow terminal.
+loop; the only threads ask /health, clean the hosts and feed a slow terminal.
 """
 
 import argparse
