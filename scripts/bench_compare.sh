@@ -41,30 +41,23 @@ LIST=''
 ARGUMENTS=()
 ROWS=()
 
-# has_value OPTION COUNT VALUE: usage error unless the option is followed by one.
-has_value() {
-  if [ "$2" -lt 2 ] || [ -z "$3" ]; then
-    die 2 "$1 needs a value; see --help"
-  fi
-}
-
 parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
       --rounds)
-        has_value "$1" $# "${2-}"
+        needs_value "$1" $# "${2-}"
         matches "$2" '[1-9][0-9]?' || die 2 "--rounds '$2': must be a whole number from 1 to 99"
         ARGUMENTS+=(--rounds "$2")
         shift
         ;;
       --quick) ARGUMENTS+=(--quick --rounds 1) ;;
       --only)
-        has_value "$1" $# "${2-}"
+        needs_value "$1" $# "${2-}"
         ROWS+=(--only "$2")
         shift
         ;;
       --results)
-        has_value "$1" $# "${2-}"
+        needs_value "$1" $# "${2-}"
         [ -d "$(dirname "$2")" ] || die 2 "--results '$2': there is no such folder"
         ARGUMENTS+=(--results "$2")
         shift
@@ -82,7 +75,7 @@ parse_arguments() {
         ARGUMENTS+=(--write "$file")
         ;;
       --peer-flag)
-        has_value "$1" $# "${2-}"
+        needs_value "$1" $# "${2-}"
         ARGUMENTS+=("--peer-flag=$2")
         shift
         ;;

@@ -55,10 +55,6 @@ $SERVER_SETTINGS PATH"
 ACTION='' LOCAL='' USER_SERVICE=''
 ARGUMENTS=() EXTRA_ENV=()
 
-needs_value() { # OPTION COUNT
-  [ "$2" -ge 2 ] || die 2 "$1 needs a value; see --help"
-}
-
 parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
@@ -80,9 +76,8 @@ parse_arguments() {
         shift
         ;;
       --port)
-        needs_value "$1" $#
+        needs_value "$1" $# "${2-}"
         HTTP_PORT=$2
-        [ -n "$HTTP_PORT" ] || die 2 "--port needs a value; see --help"
         shift
         ;;
       --user) USER_SERVICE=1 ;;

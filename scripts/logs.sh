@@ -31,11 +31,6 @@ MOST_LINES=1000000000
 ARGUMENTS=()
 LINES_WANTED='' SINCE_START='' PORT=''
 
-# needs_value OPTION COUNT: the option has a value behind it.
-needs_value() {
-  [ "$2" -ge 2 ] || die 2 "$1 needs a value; see --help"
-}
-
 parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
@@ -70,13 +65,7 @@ parse_arguments() {
 main() {
   parse_arguments "$@"
   check_settings
-  PORT=${PORT:-${HTTP_PORT-}}
-  if [ -n "$PORT" ]; then
-    if ! matches "$PORT" '[1-9][0-9]{0,4}' || [ "$PORT" -gt 65535 ]; then
-      die 2 "--port '$PORT': must be a whole number from 1 to 65535"
-    fi
-    ARGUMENTS+=(--port "$PORT")
-  fi
+  add_port
   if [ -n "$SINCE_START" ]; then
     ARGUMENTS+=(--since-start)
   else

@@ -48,7 +48,7 @@ parse_arguments() {
         shift
         ;;
       --topology | --address)
-        [ -n "${2-}" ] || die 2 "$1 needs a value; see --help"
+        needs_value "$1" $# "${2-}"
         ARGUMENTS+=("$1" "$2")
         shift
         ;;

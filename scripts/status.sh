@@ -39,10 +39,6 @@ set -euo pipefail
 ARGUMENTS=()
 PORT=''
 
-needs_value() { # OPTION COUNT
-  [ "$2" -ge 2 ] || die 2 "$1 needs a value; see --help"
-}
-
 parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
@@ -74,13 +70,7 @@ parse_arguments() {
 main() {
   parse_arguments "$@"
   check_settings
-  PORT=${PORT:-${HTTP_PORT-}}
-  if [ -n "$PORT" ]; then
-    if ! matches "$PORT" '[1-9][0-9]{0,4}' || [ "$PORT" -gt 65535 ]; then
-      die 2 "--port '$PORT': must be a whole number from 1 to 65535"
-    fi
-    ARGUMENTS+=(--port "$PORT")
-  fi
+  add_port
   if [ -n "${API_KEY_FILE-}" ] && [ ! -r "$API_KEY_FILE" ]; then
     bad_setting API_KEY_FILE "a file that can be read here, with one key a line"
   fi

@@ -46,7 +46,7 @@ parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
       --host | --check | --deadline | --local)
-        [ -n "${2-}" ] || die 2 "$1 needs a value; see --help"
+        needs_value "$1" $# "${2-}"
         case $1 in
           --deadline) DEADLINE=$2 ;;
           --local) LOCAL=$2 ;;

@@ -100,6 +100,16 @@ check_settings() {
   unset JACCL_RANK JACCL_IBV_DEVICES JACCL_COORDINATOR JACCL_RING
 }
 
+# add_port: the server that $PORT of --port, else HTTP_PORT names goes to ARGUMENTS, if one does.
+add_port() {
+  PORT=${PORT:-${HTTP_PORT-}}
+  [ -n "$PORT" ] || return 0
+  if ! matches "$PORT" '[1-9][0-9]{0,4}' || [ "$PORT" -gt 65535 ]; then
+    die 2 "--port '$PORT': must be a whole number from 1 to 65535"
+  fi
+  ARGUMENTS+=(--port "$PORT")
+}
+
 # choose_python: PYTHON, or the conda environment ENV_NAME, or the checkout's .venv, which need not
 # exist yet. Sets PY; the same path is used on every host.
 choose_python() {

@@ -37,6 +37,14 @@ usage() {
   awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$0"
 }
 
+# needs_value OPTION COUNT [VALUE]: usage error unless one is behind the option, and is not empty
+# where it is given here.
+needs_value() {
+  if [ "$2" -lt 2 ] || [ -z "${3-not looked at}" ]; then
+    die 2 "$1 needs a value; see --help"
+  fi
+}
+
 # need TOOL HINT: the tool is on PATH, else exit 3.
 need() {
   command -v "$1" >/dev/null 2>&1 || die 3 "$1 is not installed: $2"
