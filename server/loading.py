@@ -7,6 +7,7 @@ piece the ranks meet: so every rank knows how far all are, and a dead one is not
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,12 @@ from server.fleet import Loaded
 from server.link import Link
 from server.link_speed import Sums, counting_sums
 from server.requests import Sampling
+from server.split_head import split_heads
 
 PIECE_BYTES = 2**30
 UNIT = 1024  # bytes, in which the ranks tell each other how far they are: an int32 reaches 2 TB
+
+log = logging.getLogger(__name__)
 
 
 class Unloadable(Exception):
@@ -57,8 +61,10 @@ def load_shard(
         tokenizer = load_tokenizer(model_dir, eos_token_ids=config.get("eos_token_id"))
     except (ValueError, FileNotFoundError, KeyError) as error:
         raise Unloadable(f"{model_dir}: {error}") from error
+    heads = []
     if link.size > 1:
         _split(model, parallel, link)
+        heads = split_heads(model, link)
     for loaded in _evaluate(model, link):
         on_loaded(loaded)
         progress(f"loading: {_describe(loaded)}")
@@ -67,6 +73,10 @@ def load_shard(
     with counting_sums() as sums:
         logits = model(mx.zeros((1, 1), dtype=mx.int32))
     mx.eval(logits)
+    for head in heads:
+        progress("timing the output projection")
+        head.tune()
+    log.info("output projection: split up to %d rows", max((h.rows for h in heads), default=0))
     return Shard(
         model,
         tokenizer,
@@ -120,7 +130,7 @@ def _split(model: Any, parallel: str, link: Link) -> None:
         raise Unloadable("PARALLEL='tensor': this architecture cannot be sharded; use pipeline")
     try:
         model.shard(link.group)
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:
         raise Unloadable(f"the model does not split over {link.size} ranks: {error}") from error
 
 

@@ -17,7 +17,8 @@ prints milliseconds of a step, medians over the steps:
   rest       bookkeeping in Python
 
 Parts are timed in a run of their own, in which each is waited for, so they add up to more than a
-step. For several ranks start it as every rank program; rank 0 prints:
+step. The model is loaded twice, since our shards of it differ from mlx-lm's. For several ranks
+start it as every rank program; rank 0 prints:
 
   scripts/lib/mlx_launch.py -n 2 --backend ring --python PYTHON -- \\
       scripts/lib/bench/step_profile.py --model DIR
@@ -41,6 +42,7 @@ for folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().par
 import mlx.core as mx  # noqa: E402
 from mlx_lm.generate import BatchGenerator, StopSequences  # noqa: E402
 from mlx_lm.sample_utils import make_sampler  # noqa: E402
+from mlx_lm.utils import load_model  # noqa: E402
 
 from bench.workload import sampling  # noqa: E402
 from server.choosers import ChoosesForAll, Follows  # noqa: E402
@@ -101,11 +103,14 @@ def main() -> None:
     arguments = parse_arguments()
     link = join(os.environ)
     shard = load_shard(arguments.model.resolve(), "tensor", link, None, lambda *_: None)
+    model, _ = load_model(arguments.model.resolve())
+    if link.size > 1:
+        model.shard(link.group)
     rows = []
     for batch in arguments.batch:
-        for name, run in (("ours", run_ours), ("mlx-lm", run_theirs)):
-            whole = run(arguments, link, shard, batch, Clock(False))
-            apart = run(arguments, link, shard, batch, Clock(True))
+        for name, run, of in (("ours", run_ours, shard), ("mlx-lm", run_theirs, model)):
+            whole = run(arguments, link, of, batch, Clock(False))
+            apart = run(arguments, link, of, batch, Clock(True))
             apart["step"] = whole["step"]
             rows.append({"ranks": link.size, "batch": batch, "engine": name, "mix": arguments.mix}
                         | {part: 1e3 * apart[part] for part in ("step", *PARTS)})  # fmt: skip
@@ -156,10 +161,10 @@ def run_ours(arguments, link: Link, shard, batch: int, clock: Clock) -> dict[str
     return times
 
 
-def run_theirs(arguments, link: Link, shard, batch: int, clock: Clock) -> dict[str, float]:
+def run_theirs(arguments, link: Link, model, batch: int, clock: Clock) -> dict[str, float]:
     """The same for mlx-lm's batches, driven as mlx_lm.server does."""
     generator = BatchGenerator(
-        Timed(shard.model, clock, "forward", "__call__"),
+        Timed(model, clock, "forward", "__call__"),
         completion_batch_size=batch,
         prefill_batch_size=batch,
         prefill_step_size=arguments.prefill_step,
