@@ -15,6 +15,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
 from server.choosers import Step
+from server.mailbox import Header
 
 PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
 LEAST_SHARE = 16  # tokens of a chunk for each of them
@@ -36,10 +37,8 @@ class Decoded:
 
 
 class LockstepBatch(GenerationBatch):
-    """Decoding rows. `samplers` holds each request's Row (None on workers)."""
-
-    header: list[int] | None = None  # came with the tokens that next() returned last
-    _next_header: mx.array | None = None
+    """Decoding rows. `samplers` holds each request's Row (None on workers), `fallback_sampler` the
+    Step, `_next_tokens` this rank's part of the next tokens."""
 
     def __init__(self, *arguments, **named) -> None:
         super().__init__(*arguments, **named)
@@ -52,14 +51,15 @@ class LockstepBatch(GenerationBatch):
         """Rows that go on."""
         return len(self.uids) - len(self._gone)
 
-    def next(self) -> list[Decoded]:
-        """One token for every row, but for those that have only just joined."""
+    def next(self) -> tuple[list[Decoded], list[int]]:
+        """One token for every row, but for those that have only just joined; and the header."""
         if self._gone:
             self.filter([i for i, uid in enumerate(self.uids) if uid not in self._gone])
             self._gone.clear()
         decoded, finished = [], []
         fresh, self._fresh = self._fresh, set()
-        for i, token in enumerate(self._launch()):
+        tokens, header = self._launch()
+        for i, token in enumerate(tokens):
             uid, finish = self.uids[i], None
             if uid in fresh:
                 continue
@@ -68,14 +68,19 @@ class LockstepBatch(GenerationBatch):
                 finish = "length"
             if self._matchers[i].advance(token):
                 finish = "stop"
-            tokens = cache = None
+            text = cache = None
             if finish is not None:
                 finished.append(uid)
                 if uid in self.kept:
-                    tokens, cache = self.tokens[i], self.extract_cache(i)
-            decoded.append(Decoded(uid, token, finish, tokens, cache))
+                    text, cache = self.tokens[i], self.extract_cache(i)
+            decoded.append(Decoded(uid, token, finish, text, cache))
         self.leave(finished)
-        return decoded
+        return decoded, header
+
+    def settle(self) -> None:
+        """Waits for the running step."""
+        if self.uids:
+            mx.eval(self._next_tokens)
 
     def leave(self, uids: list[int]) -> None:
         """Takes rows out: at the next step, since to filter caches waits for the step that is
@@ -92,28 +97,26 @@ class LockstepBatch(GenerationBatch):
         of their own would take as long."""
         self._next_logprobs = [None] * len(self.uids)  # filter() expects one entry a row
 
-    def _launch(self) -> list[int]:
-        """Starts the next step, and returns the tokens that went into it."""
-        inputs, header = self._next_tokens, self._next_header
+    def _launch(self) -> tuple[list[int], list[int]]:
+        """Starts the next step; returns the tokens that went into it, and the header with them."""
+        step = self.fallback_sampler
+        shared = step.share(self._next_tokens)
+        # First on every rank: in a pipeline a rank's recv depends on nothing, and could overtake.
+        mx.async_eval(shared)
+        inputs = shared[: -Header.SIZE]
         logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
-        self._next_tokens, self._next_header, extras = self.fallback_sampler(
-            logits, self.samplers, inputs
-        )
+        self._next_tokens, extras = step.propose(logits, self.samplers, inputs)
         # Next step runs while this one's tokens are delivered.
-        mx.async_eval(self._next_tokens, self._next_header, *extras)
-        mx.eval(inputs, *([] if header is None else [header]))
-        self.header = None if header is None else header.tolist()
-        tokens = inputs.tolist()
+        mx.async_eval(self._next_tokens, *extras)
+        payload = shared.tolist()
+        tokens, header = payload[: -Header.SIZE], payload[-Header.SIZE :]
         for row_tokens, token in zip(self.tokens, tokens, strict=True):
             row_tokens.append(token)
         self._next_logprobs = [None] * len(tokens)  # filter() expects one entry a row
-        return tokens
+        return tokens, header
 
     def extend(self, batch: "LockstepBatch") -> None:
-        if not self.uids:
-            self._next_header = None  # that of a step whose rows have all left
         super().extend(batch)
-        self.kept |= batch.kept
         self._fresh |= batch._fresh
         # Known by the time that a row leaves, or that would wait for a running step.
         mx.async_eval([c.left_padding for c in self.prompt_cache if hasattr(c, "left_padding")])
@@ -126,7 +129,7 @@ class LockstepPrompts(PromptProcessingBatch):
         batch = LockstepBatch(
             self.model,
             self.uids,
-            mx.array([t[-1] for t in tokens]),
+            self.fallback_sampler.begin([t[-1] for t in tokens]),
             self.prompt_cache,
             self.tokens,
             self.samplers,
@@ -156,7 +159,6 @@ class LockstepGenerator(BatchGenerator):
         )
         self._prompt_batch = LockstepPrompts.empty(model, step, prefill_step_size=prefill_step)
         self._generation_batch = LockstepBatch.empty(model, step)
-        self._kept: set[int] = set()  # of those that do not decode yet
         # As after the last row left: newcomers bring their own tokens (int32, not uint32).
         self._generation_batch._next_tokens = None
 
@@ -174,22 +176,26 @@ class LockstepGenerator(BatchGenerator):
     def busy(self) -> bool:
         return bool(self.decoding or self.waiting)
 
+    def settle(self) -> None:
+        """Waits for the running decode step, if there is one."""
+        self._generation_batch.settle()
+
     def keep(self, uid: int) -> None:
         """The row's cache is wanted when it finishes."""
-        self._kept.add(uid)
+        self._generation_batch.kept.add(uid)
 
     def remove(self, uids: list[int]) -> None:
         """Drops requests wherever they are."""
-        self._kept.difference_update(uids)
+        self._generation_batch.kept.difference_update(uids)
         found = self._find_uids(uids)
         decoding = [uid for uid, (stage, _) in found.items() if stage == 2]
         self._generation_batch.leave(decoding)
         super().remove([uid for uid in found if uid not in decoding])
 
-    def decode(self) -> list[Decoded]:
-        """One token for every decoding row."""
+    def decode(self) -> tuple[list[Decoded], list[int] | None]:
+        """One token for every decoding row, and the header that came with them, if any did."""
         if not self.decoding:
-            return []
+            return [], None
         self._counters.generation_steps += 1
         if self._counters.generation_steps % STEPS_BETWEEN_SWEEPS == 0:
             mx.clear_cache()
@@ -227,26 +233,18 @@ class LockstepGenerator(BatchGenerator):
         if not places:
             return []
         started = [self._currently_processing[i] for i in places]
+        others = [one for one in self._currently_processing if not _ready(one[0])]
         batch = self._prompt_batch
         if len(places) < len(batch):
             batch = batch.split(places)  # copies every cache
-        self._currently_processing = [
-            one for i, one in enumerate(self._currently_processing) if i not in set(places)
-        ]
+        self._currently_processing = others
         batch = batch.generate([segments[0] for segments, _, _ in started])
-        batch.kept = self._kept.intersection(batch.uids)
-        self._kept -= batch.kept
         responses = [
             Response(uid, (total, total), True, True)
             for uid, (_, _, total) in zip(batch.uids, started, strict=True)
         ]
         self._generation_batch.extend(batch)
         return responses
-
-    def read_header(self) -> list[int] | None:
-        """The header that came with the last step's tokens, once."""
-        header, self._generation_batch.header = self._generation_batch.header, None
-        return header
 
     def _gather(self, tokens: int) -> None:
         """Adds waiting prompts to those being prefilled.

@@ -48,11 +48,15 @@ class EachJudges:
     def row(self, uid: int) -> None:
         return None
 
+    def header(self) -> list[int]:
+        return [0] * Header.SIZE
+
+    def begin(self, tokens: list[int]) -> mx.array:
+        return mx.array(tokens, dtype=mx.int32) * self._leads
+
     def propose(self, logits: mx.array, rows: list, inputs: mx.array):
         self.logits.append(logits.astype(mx.float32))
-        choice = mx.argmax(logits, axis=-1).astype(mx.int32)
-        payload = mx.concatenate([choice, mx.zeros(Header.SIZE, dtype=mx.int32)])
-        return (payload if self._leads else payload * 0), []
+        return mx.argmax(logits, axis=-1).astype(mx.int32) * self._leads, []
 
     def score(self, uid: int, logits: mx.array, tokens: list[int]) -> list[mx.array]:
         return [logits]

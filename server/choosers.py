@@ -3,7 +3,8 @@
 Runs on the main thread of every rank. If each rank sampled for itself, ranks that round
 differently would part ways and hang. Here rank 0 chooses, and one all_sum carries the tokens to
 every rank, with the mailbox's header behind them: the only collective that a step costs beyond
-the model's own.
+the model's own. It opens the step that the tokens go into, rather than close the one that they
+come from, because rank 0 has newer news by then.
 """
 
 from collections.abc import Callable
@@ -22,10 +23,18 @@ class Chooser(Protocol):
 
     def row(self, uid: int) -> Row | None: ...
 
+    def header(self) -> list[int]:
+        """Rank 0's news for the other ranks; zeros from a worker."""
+        ...
+
+    def begin(self, tokens: list[int]) -> mx.array:
+        """This rank's part of the tokens [B] int32 that newcomers begin with."""
+        ...
+
     def propose(
         self, logits: mx.array, rows: list[Row | None], inputs: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
-        """Tokens [B] and header [H], as [B+H] int32, and what else to evaluate with them.
+        """This rank's part of the next tokens, [B] int32, and what else to evaluate with it.
 
         logits: [B, V]; inputs: [B], the tokens that they follow.
         """
@@ -50,17 +59,19 @@ class ChoosesForAll:
         on_failure: Callable[[Row, Exception], None],
     ) -> None:
         self.row = make_row
-        self._header = header
+        self.header = header
         self._on_failure = on_failure
+
+    def begin(self, tokens: list[int]) -> mx.array:
+        return mx.array(tokens, dtype=mx.int32)
 
     def propose(
         self, logits: mx.array, rows: list[Row], inputs: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
         try:
-            tokens, extras = sample(logits, rows, inputs.tolist)
+            return sample(logits, rows, inputs.tolist)
         except Exception:
-            tokens, extras = self._sample_apart(logits, rows, inputs)
-        return mx.concatenate([tokens, mx.array(self._header(), dtype=mx.int32)]), extras
+            return self._sample_apart(logits, rows, inputs)
 
     def _sample_apart(self, logits: mx.array, rows: list[Row], inputs: mx.array):
         tokens, extras = [], []
@@ -88,10 +99,16 @@ class Follows:
     def row(self, uid: int) -> None:
         return None
 
+    def header(self) -> list[int]:
+        return [0] * Header.SIZE
+
+    def begin(self, tokens: list[int]) -> mx.array:
+        return mx.zeros(len(tokens), dtype=mx.int32)
+
     def propose(
         self, logits: mx.array, rows: list[None], inputs: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
-        zeros = mx.zeros(logits.shape[0] + Header.SIZE, dtype=mx.int32)
+        zeros = mx.zeros(logits.shape[0], dtype=mx.int32)
         # Without this, laziness would skip the forward pass and its collectives on this rank,
         # and rank 0 would wait for them for ever.
         return mx.depends([zeros], [logits])[0], []
@@ -107,11 +124,10 @@ class Step:
     def __init__(self, link: Link, chooser: Chooser) -> None:
         self._link = link
         self._chooser = chooser
+        self.begin = chooser.begin
+        self.propose = chooser.propose
 
-    def __call__(
-        self, logits: mx.array, rows: list[Row | None], inputs: mx.array
-    ) -> tuple[mx.array, mx.array, list[mx.array]]:
-        """Tokens [B] and header [H], the same on every rank, and this rank's extras; all lazy."""
-        mine, extras = self._chooser.propose(logits, rows, inputs)
-        payload = self._link.sum(mine)
-        return payload[: -Header.SIZE], payload[-Header.SIZE :], extras
+    def share(self, mine: mx.array) -> mx.array:
+        """All ranks' parts of the tokens [B], and the header behind them: [B+H] int32, lazy."""
+        header = mx.array(self._chooser.header(), dtype=mx.int32)
+        return self._link.sum(mx.concatenate([mine, header]))

@@ -31,7 +31,7 @@ NAP_FIRST_MS = 1
 NAP_LAST_MS = 80
 SMOOTHING = 0.1  # weight of the newest measurement in running averages
 LIKELY_LEAST = 64  # tokens of answer that a newcomer reserves at least, if its limit allows
-LOOK_AHEAD = 4  # steps between the need for room and the ranks' having made it
+LOOK_AHEAD = 3  # steps between the need for room and the ranks' having made it
 
 log = logging.getLogger(__name__)
 
@@ -109,21 +109,25 @@ class Director:
         return messages
 
     def deliver(
-        self, events: list[tuple[int, Token | Prefilled]], computed: int = 0, seconds: float = 0.0
+        self,
+        events: list[tuple[int, Token | Prefilled]],
+        computed: int = 0,
+        chunk_s: float = 0.0,
+        seconds: float = 0.0,
     ) -> None:
         """Hands tokens to their tickets. A uid that was dropped or paused meanwhile is skipped.
 
-        computed: tokens of prompts that the engine took in the same turn. seconds: how long the
-        turn took it.
+        computed: tokens of prompts that the engine took in the same turn, in chunk_s seconds.
+        seconds: how long the whole turn took it.
         """
         now = time.monotonic()
         record = self._status.record
         record.step(events, computed, seconds)
         self._status.fleet.hear()
+        if any(isinstance(event, Token) for _, event in events):
+            self._step_s += SMOOTHING * (min(seconds - chunk_s, 5.0) - self._step_s)
         if computed:
-            self._pace.observe(computed, seconds, self._step_s)
-        elif events:
-            self._step_s += SMOOTHING * (min(seconds, 5.0) - self._step_s)
+            self._pace.observe(computed, chunk_s, self._step_s)
         for uid, event in events:
             one = self._running.get(uid)
             if one is None:
@@ -171,8 +175,8 @@ class Director:
     def row(self, uid: int) -> Row:
         """The sampling state of a request that compose() started.
 
-        The ranks hear of a drop or a pause a step after it was composed, and may ask in between
-        for a request that has left: what they make of this stand-in is read by nobody.
+        Where choices of one prompt are dropped together, the engine asks for those that are left
+        after each of them: what it makes of this stand-in is read by nobody.
         """
         one = self._running.get(uid)
         return self._nobody if one is None else one.row
@@ -286,6 +290,8 @@ class Director:
 
     def _make_room(self) -> list[Message]:
         """Gives up kept prefixes for which running requests need the memory."""
+        if not len(self._prefixes):
+            return []
         running = self._running.values()
         wanted = self._budget.cost(self._reserve(one) for one in running)
         room = self._prefixes.make_room(max(0, self._budget.capacity - wanted))
@@ -347,7 +353,11 @@ class Spectator:
         return []
 
     def deliver(
-        self, events: list[tuple[int, Token | Prefilled]], computed: int = 0, seconds: float = 0.0
+        self,
+        events: list[tuple[int, Token | Prefilled]],
+        computed: int = 0,
+        chunk_s: float = 0.0,
+        seconds: float = 0.0,
     ) -> None:
         pass
 

@@ -6,6 +6,7 @@ of one prompt share its prefill; a prompt whose log-probabilities are wanted is 
 
 import copy
 import itertools
+import time
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -33,12 +34,13 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a step did: (uid, event) pairs, how many tokens of prompts were computed, which
-    entries of prefixes are now kept with which tokens, and the header that came with the tokens,
-    if tokens came."""
+    """What a step did: (uid, event) pairs, how many tokens of prompts were computed and in how
+    many seconds, which entries of prefixes are now kept with which tokens, and the header that
+    came with the tokens, if tokens came."""
 
     events: list[tuple[int, Token | Prefilled]]
     computed: int
+    chunk_s: float
     kept: list[tuple[int, list[int]]]
     header: Header | None
 
@@ -123,12 +125,13 @@ class Engine:
         chunk = self._chunk()
         if self._scoring:
             chunk = max(1, chunk // 2)  # the two kinds of prompts share it
+        began = self._begin_chunk()
         prompts, computed = self._generator.prefill(chunk)
         for response in prompts:
             uid = self._outer[response.uid]
             events.append((uid, Prefilled(*response.progress)))
             if response.end_of_segment:
-                kept += self._keep_prompt(uid, response.uid)
+                kept += self._keep_prompt(uid, response.uid, response.progress[0])
             if response.end_of_prompt and uid in self._forks:
                 cache, _ = self._generator.extract_cache([response.uid])[response.uid]
                 self._fork_all(uid, cache)
@@ -136,9 +139,11 @@ class Engine:
             event, scored = self._score_chunk(next(iter(self._scoring.values())), chunk)
             events.append(event)
             computed += scored
+        chunk_s = time.monotonic() - began
         for response in self._generator.promote():
             events.append((self._outer[response.uid], Prefilled(*response.progress)))
-        for row in self._generator.decode():
+        rows, header = self._generator.decode()
+        for row in rows:
             uid = self._outer[row.uid]
             events.append((uid, Token(row.token, row.finish)))
             if row.finish is not None:
@@ -146,8 +151,14 @@ class Engine:
                 message = self._started.pop(uid, None)
                 if row.cache is not None and len(row.tokens) >= LEAST_TOKENS:
                     kept.append(self._keep(message.store, row.tokens, row.cache))
-        header = self._generator.read_header()
-        return Turn(events, computed, kept, None if header is None else Header(*header))
+        return Turn(events, computed, chunk_s, kept, None if header is None else Header(*header))
+
+    def _begin_chunk(self) -> float:
+        """Now, in seconds. If there are prompts, the running step is over, or its time would be
+        taken for the chunk's."""
+        if self._generator.waiting or self._scoring:
+            self._generator.settle()
+        return time.monotonic()
 
     def _chunk(self) -> int:
         """Tokens of prompts to compute in this turn."""
@@ -183,13 +194,17 @@ class Engine:
         self._inner[uid] = inner
         self._outer[inner] = uid
 
-    def _keep_prompt(self, uid: int, inner: int) -> list[tuple[int, list[int]]]:
-        """Keeps a prompt's cache, if this is one of the lengths at which rank 0 wants it."""
+    def _keep_prompt(self, uid: int, inner: int, done: int) -> list[tuple[int, list[int]]]:
+        """Keeps a prompt's cache, if rank 0 wants it with so many new tokens in it."""
         message = self._started.get(uid)
         if message is None:
             return []
+        length = done + (message.reuse[1] if message.reuse else 0)
+        entries = [entry for at, entry in message.keep if at == length]
+        if not entries:
+            return []
         cache, tokens = self._generator.extract_cache([inner])[inner]
-        return [self._keep(entry, tokens, cache) for at, entry in message.keep if at == len(tokens)]
+        return [self._keep(entry, tokens, cache) for entry in entries]
 
     def _keep(self, entry: int, tokens: list[int], cache: list) -> tuple[int, list[int]]:
         self.prefixes.put(entry, cache)

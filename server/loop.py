@@ -32,7 +32,8 @@ def run_lockstep(
             progress("engine step")
             began = time.monotonic()
             turn = engine.step()
-            director.deliver(turn.events, turn.computed, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            director.deliver(turn.events, turn.computed, turn.chunk_s, seconds)
             director.kept(turn.kept)
             header = turn.header
         if header is None:

@@ -24,12 +24,11 @@ class PrefillPace:
         """The size of the next chunk."""
         return int(self._size)
 
-    def observe(self, computed: int, took_s: float, step_s: float) -> None:
-        """A turn with a chunk of `computed` tokens took that long; one without takes step_s."""
-        added = max(took_s - step_s, 1e-4)
+    def observe(self, computed: int, chunk_s: float, step_s: float) -> None:
+        """A chunk of `computed` tokens took that long; a decode step takes step_s."""
         bearable = max(self._pause_s, step_s)
-        if computed < self._size / FASTEST and added < bearable:
+        if computed < self._size / FASTEST and chunk_s < bearable:
             return  # Too small a chunk to tell what a larger one would take.
-        wanted = computed * bearable / added
+        wanted = computed * bearable / max(chunk_s, 1e-4)
         wanted = min(max(wanted, self._size / FASTEST), self._size * FASTEST)
         self._size = min(max(wanted, LEAST), self._most)

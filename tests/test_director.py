@@ -491,3 +491,15 @@ def test_retry_after_before_anything_runs_is_soon():
     desk = Desk(1, 0)
     desk.admit()
     assert retry_after(desk) == 1
+
+
+def test_a_slow_decode_step_is_not_taken_for_a_slow_chunk(desk):
+    """Prompts that came while many decoded were cut ever smaller, and their turns never ended."""
+    (ticket,) = desk.admit()
+    desk.compose()
+    before = desk.director.chunk()
+    for _ in range(20):
+        desk.director.deliver(
+            [(ticket.uid, Token(1, None))], computed=before, chunk_s=0.01, seconds=3.0
+        )
+    assert desk.director.chunk() > before

@@ -413,3 +413,18 @@ def test_the_cache_of_the_tiny_model_costs_what_its_sizes_say(shard):
     assert measured.token_bytes == 2 * 2 * 4 * 16 * 4
     assert measured.capacity == 1_000_000 // measured.token_bytes
     assert measure_capacity(shard.model, None, 2).capacity > 1000
+
+
+def test_a_newcomer_waits_for_no_more_steps_than_are_under_way(shard):
+    """It arrives in turn 5. Turn 6 launches a step, in which the ranks hear of it; in turn 7 it is
+    prefilled and joins; in turn 8 its first token is there."""
+    desk, first, newcomer, came = Desk(shard), ticket(max_tokens=40), ticket(), []
+
+    def arrive(turn: int) -> None:
+        if turn == 5:
+            desk.line.admit([newcomer])
+        if newcomer.first_token:
+            came.append(turn)
+
+    desk.run(first, act=arrive)
+    assert came[0] == 8

@@ -17,7 +17,7 @@ class Machine:
     def run(self, pace: PrefillPace, turns: int, prompt: int = 10**6) -> None:
         for _ in range(turns):
             computed = min(pace.tokens, prompt)
-            pace.observe(computed, self.step_s + self.pause(computed), self.step_s)
+            pace.observe(computed, self.pause(computed), self.step_s)
 
 
 @pytest.mark.parametrize("per_token", [1e-5, 1e-3, 4e-3])
@@ -57,7 +57,7 @@ def test_a_chunk_larger_than_asked_for_teaches_the_same():
     """As when nothing decodes: the pause of a full chunk tells what a token costs."""
     machine, pace = Machine(1e-3), PrefillPace(0.25, 4096)
     for _ in range(20):
-        pace.observe(2048, machine.step_s + machine.pause(2048), machine.step_s)
+        pace.observe(2048, machine.pause(2048), machine.step_s)
     assert 240 < pace.tokens <= 250
 
 

@@ -85,7 +85,7 @@ def run(ready: Ready, clients: int, requests: int, prompt: int, output: int) -> 
 
     if ready.link.rank == 0:
         # No news but the size of the next prefill chunk, by the clock, as from the director.
-        chooser = ChoosesForAll(rows.__getitem__, lambda: [0, 0, 0, pace.tokens], fail)
+        chooser = ChoosesForAll(rows.__getitem__, lambda: [0, 0, pace.tokens], fail)
     else:
         chooser = Follows()
     engine = ready.engine(chooser)
@@ -108,11 +108,11 @@ def run(ready: Ready, clients: int, requests: int, prompt: int, output: int) -> 
     while engine.busy:
         turned = time.perf_counter()
         turn = engine.step()
-        took = time.perf_counter() - turned
-        if turn.computed:
-            pace.observe(turn.computed, took, step_s)
-        else:
+        took = time.perf_counter() - turned - turn.chunk_s
+        if any(isinstance(event, Token) for _, event in turn.events):
             step_s += SMOOTHING * (took - step_s)
+        if turn.computed:
+            pace.observe(turn.computed, turn.chunk_s, step_s)
         if turn.header is not None:
             engine.pace(turn.header.chunk)
         for uid, event in turn.events:
