@@ -24,6 +24,10 @@ _OCTAVES = 40
 _OCTAVE_BITS = 2**23
 _HALVINGS, _HALVINGS_TO_COUNT = 15, 20
 
+# The vocabulary is looked at in blocks of so many tokens: across blocks MLX sums many numbers at
+# once on a CPU, which takes half as long as along a row. It also rounds less.
+_BLOCK = 64
+
 
 def sample(
     logits: mx.array, rows: list[Row], previous: Callable[[], list[int]]
@@ -129,30 +133,38 @@ def keep_likely(logits: mx.array, wanted: list) -> mx.array:
     probability, so their intersection is one threshold a row; tokens that are as likely as the
     last one kept stay, too. Returns [B, V].
     """
-    # On a CPU MLX's exp, and softmax with it, takes 2.5 times as long as its power.
-    probs = mx.power(math.e, logits - mx.max(logits, axis=-1, keepdims=True))
-    probs = probs / mx.sum(probs, axis=-1, keepdims=True)
-    best = mx.max(probs, axis=-1, keepdims=True)
-    (min_p,) = _columns([(s.min_p,) for s in wanted])
-    keep = probs >= min_p * best
     vocab = logits.shape[-1]
+    blocks = mx.pad(logits, ((0, 0), (0, -vocab % _BLOCK)), constant_values=-np.inf)
+    blocks = blocks.reshape(len(wanted), -1, _BLOCK)
+    # On a CPU MLX's exp, and softmax with it, takes 2.5 times as long as its power.
+    probs = mx.power(math.e, blocks - _over_row(mx.max, blocks))
+    probs = probs / _over_row(mx.sum, probs)
+    best = _over_row(mx.max, probs)
+    (min_p,) = _columns([(s.min_p,) for s in wanted])
+    keep = probs >= min_p[:, None] * best
     top_k = [s.top_k if 0 < s.top_k < vocab else 0 for s in wanted]
     top_p = [s.top_p if s.top_p < 1 else 0.0 for s in wanted]
     if any(top_k) or any(top_p):
         keep &= probs > _below_kept(probs, best, top_p, top_k)
-    return mx.where(keep, logits, -np.inf)
+    return mx.where(keep, blocks, -np.inf).reshape(len(wanted), -1)[:, :vocab]
+
+
+def _over_row(reduce: Callable, blocks: mx.array) -> mx.array:
+    """Sum or maximum of each row, which is in blocks. Returns [B, 1, 1]."""
+    return reduce(reduce(blocks, axis=1, keepdims=True), axis=2, keepdims=True)
 
 
 def _below_kept(probs: mx.array, best: mx.array, top_p: list[float], top_k: list[int]) -> mx.array:
     """A probability just below the least that top_p and top_k keep. 0 in either: not asked for.
 
-    probs: [B, V]; best: [B, 1], their maxima. A token stays while the tokens likelier than it
-    have less than top_p together and are fewer than top_k. Returns [B, 1].
+    probs: [B, N, _BLOCK]; best: [B, 1, 1], their maxima. A token stays while the tokens likelier
+    than it have less than top_p together and are fewer than top_k. Returns [B, 1, 1].
     """
-    mass = mx.array([p or 2.0 for p in top_p])[:, None]
-    count = mx.array([k or 2**30 for k in top_k])[:, None]
+    mass = mx.array([p or 2.0 for p in top_p])[:, None, None]
+    count = mx.array([k or 2**30 for k in top_k])[:, None, None]
     # Tokens less likely than this have less than 1 - top_p together, however many they are.
-    floor = mx.array([(1 - p) / probs.shape[-1] if p else 0.0 for p in top_p])[:, None]
+    places = probs[0].size
+    floor = mx.array([(1 - p) / places if p else 0.0 for p in top_p])[:, None, None]
     kept = mx.view(best, mx.int32)  # known to stay
     out = mx.maximum(kept - _OCTAVES * _OCTAVE_BITS, mx.view(floor, mx.int32))  # taken to be out
     for _ in range(_HALVINGS_TO_COUNT if any(top_k) else _HALVINGS):
@@ -160,9 +172,9 @@ def _below_kept(probs: mx.array, best: mx.array, top_p: list[float], top_k: list
         likelier = probs > mx.view(middle, mx.float32)
         stays = mx.array(True)
         if any(top_p):
-            stays &= mx.sum(likelier * probs, axis=-1, keepdims=True) < mass
+            stays &= _over_row(mx.sum, likelier * probs) < mass
         if any(top_k):
-            stays &= mx.sum(likelier, axis=-1, keepdims=True) < count
+            stays &= _over_row(mx.sum, likelier) < count
         kept, out = mx.where(stays, middle, kept), mx.where(stays, out, middle)
     return mx.view(out, mx.float32)
 
