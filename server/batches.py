@@ -19,6 +19,7 @@ from server.mailbox import Header
 
 PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
 LEAST_SHARE = 16  # tokens of a chunk for each of them
+STRETCH = 1.25  # a chunk grows so much rather than leave a prompt's last tokens for the next
 STEPS_BETWEEN_SWEEPS = 512  # as mlx-lm: then MLX gives back what it keeps for reuse
 
 Response = PromptProcessingBatch.Response
@@ -202,7 +203,7 @@ class LockstepGenerator(BatchGenerator):
         return self._generation_batch.next()
 
     def prefill(self, tokens: int) -> tuple[list[Response], int]:
-        """One chunk of about that many tokens at most, shared by the prompts in it.
+        """One chunk of about that many tokens, shared by the prompts in it.
 
         Returns how far each of them has come, and the tokens computed, padding included.
         """
@@ -211,10 +212,12 @@ class LockstepGenerator(BatchGenerator):
         if not uids:
             return [], 0
         share = _share(tokens, len(uids))
+        most = min(share * STRETCH, self.prefill_step_size)
         for uid, progress in zip(uids, self._currently_processing, strict=True):
             segments, done, total = progress
-            parts.append(segments[0][:share])
-            segments[0] = segments[0][share:]
+            size = share if len(segments[0]) > most else len(segments[0])
+            parts.append(segments[0][:size])
+            segments[0] = segments[0][size:]
             at_end = not segments[0]
             if at_end:
                 segments.pop(0)
@@ -259,10 +262,10 @@ class LockstepGenerator(BatchGenerator):
                 continue
             if rows == self.prefill_batch_size:
                 break
-            if rows == 0 or max(widest, length) <= _share(tokens, rows + 1):
+            if rows == 0 or max(widest, length) <= _share(tokens, rows + 1) * STRETCH:
                 chosen.append(sequence)
                 rows += 1
-                if length <= tokens:
+                if length <= tokens * STRETCH:
                     widest = max(widest, length)
         self._take(chosen)
 

@@ -167,7 +167,7 @@ class Engine:
             return self._prefill_step
         # Where more wait than decode, those who decode bear more: else a burst of newcomers would
         # take turns with the first of them, a step of few rows for each.
-        return min(self._prefill_step, self._pace * max(1, waiting // decoding))
+        return min(self._prefill_step, self._pace * max(decoding, waiting) // decoding)
 
     def _insert(self, message: Submit, uid: int, start: int, cache: list | None = None) -> None:
         """start: how many tokens of the prompt are in cache."""

@@ -79,6 +79,20 @@ def test_a_burst_is_not_made_to_take_turns_with_the_first_of_it(shard):
     turns.submit(5, 100)
     turns.step()
     assert turns.computed[-1] == 20, "now one waits, and four decode"
+    for uid in range(6, 11):
+        turns.submit(uid, 100)
+    turns.step()
+    assert turns.computed[-1] == 30, "six wait, and four decode"
+
+
+def test_a_prompts_last_few_tokens_are_not_left_for_a_chunk_of_their_own(shard):
+    turns = Turns(shard)
+    turns.submit(1, 2)
+    turns.step(3)
+    turns.engine.pace(20)
+    turns.submit(2, 65)
+    turns.step(4)
+    assert turns.computed[3:] == [20, 20, 24, 0]
 
 
 def test_short_prompts_pass_a_long_one_which_goes_on_all_the_same(shard):

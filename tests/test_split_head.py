@@ -204,4 +204,3 @@ def test_two_real_ranks_get_the_same_logits_split_as_whole(tmp_path):
     reports = json.loads(Path(report).read_text())
     assert [shape for _, shape in reports] == [[3, 1, 264]] * 2
     assert all(far < 1e-4 for far, _ in reports)
-
