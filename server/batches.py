@@ -59,7 +59,11 @@ class LockstepBatch(GenerationBatch):
             self._gone.clear()
         decoded, finished = [], []
         fresh, self._fresh = self._fresh, set()
-        tokens, header = self._launch()
+        limits = zip(self._num_tokens, self.max_tokens, strict=True)
+        goes_on = bool(fresh) or any(count + 1 < most for count, most in limits)
+        # Where every row has reached its limit, nobody would read what a further step makes, and
+        # the next request would wait for it.
+        tokens, header = self._launch() if goes_on else self._read(self._share())
         for i, token in enumerate(tokens):
             uid, finish = self.uids[i], None
             if uid in fresh:
@@ -100,21 +104,29 @@ class LockstepBatch(GenerationBatch):
 
     def _launch(self) -> tuple[list[int], list[int]]:
         """Starts the next step; returns the tokens that went into it, and the header with them."""
-        step = self.fallback_sampler
-        shared = step.share(self._next_tokens)
-        # First on every rank: in a pipeline a rank's recv depends on nothing, and could overtake.
-        mx.async_eval(shared)
+        shared = self._share()
         inputs = shared[: -Header.SIZE]
         logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
-        self._next_tokens, extras = step.propose(logits, self.samplers, inputs)
+        self._next_tokens, extras = self.fallback_sampler.propose(logits, self.samplers, inputs)
         # Next step runs while this one's tokens are delivered.
         mx.async_eval(self._next_tokens, *extras)
-        payload = shared.tolist()
-        tokens, header = payload[: -Header.SIZE], payload[-Header.SIZE :]
+        tokens, header = self._read(shared)
         for row_tokens, token in zip(self.tokens, tokens, strict=True):
             row_tokens.append(token)
         self._next_logprobs = [None] * len(tokens)  # filter() expects one entry a row
         return tokens, header
+
+    def _share(self) -> mx.array:
+        """The running step's tokens, and the header behind them; lazy."""
+        shared = self.fallback_sampler.share(self._next_tokens)
+        # First on every rank: in a pipeline a rank's recv depends on nothing, and could overtake.
+        mx.async_eval(shared)
+        return shared
+
+    @staticmethod
+    def _read(shared: mx.array) -> tuple[list[int], list[int]]:
+        payload = shared.tolist()
+        return payload[: -Header.SIZE], payload[-Header.SIZE :]
 
     def extend(self, batch: "LockstepBatch") -> None:
         super().extend(batch)

@@ -428,3 +428,19 @@ def test_a_newcomer_waits_for_no_more_steps_than_are_under_way(shard):
 
     desk.run(first, act=arrive)
     assert came[0] == 8
+
+
+def test_no_step_is_computed_after_the_last_token_of_all(shard, monkeypatch):
+    """The next request waited for it."""
+    desk, calls = Desk(shard), []
+    model = desk.engine._generator._generation_batch.model
+
+    class Counted:
+        def __call__(self, inputs, **named):
+            calls.append(inputs.shape)
+            return model(inputs, **named)
+
+    monkeypatch.setattr(desk.engine._generator._generation_batch, "model", Counted())
+    expected = Desk(shard).run(ticket(max_tokens=3), ticket(max_tokens=5))
+    assert desk.run(ticket(max_tokens=3), ticket(max_tokens=5)) == expected
+    assert len(calls) == 5
