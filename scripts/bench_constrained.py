@@ -74,7 +74,7 @@ def time_steps(arguments, link: Link, shard, eos: list[int], grammar) -> float:
         raise error
 
     chooser = ChoosesForAll(row, lambda: [0] * Header.SIZE, fail)
-    engine = Engine(shard.model, link, chooser, max_batch=arguments.batch, prefill_step=64, eos=eos)
+    engine = Engine(shard.last, link, chooser, max_batch=arguments.batch, prefill_step=64, eos=eos)
     for uid in range(1, arguments.batch + 1):
         engine.submit(Submit(uid, [5, 6, 7], arguments.steps + 100, ignore_eos=True))
     times = []

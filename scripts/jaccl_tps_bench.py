@@ -108,7 +108,7 @@ def make_engine(arguments, link: Link, shard: Shard, request: Submit) -> Engine:
 
     leads = ChoosesForAll(greedy_row, lambda: NO_NEWS, fail)
     return Engine(
-        shard.model,
+        shard.last,
         link,
         leads if link.rank == 0 else Follows(),
         max_batch=1,

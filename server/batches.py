@@ -4,10 +4,11 @@ Runs on the main thread of every rank. mlx-lm's BatchGenerator holds the queues,
 their caches. Two things are ours. Its step lets each rank sample for itself, and computes
 log-probabilities of the whole vocabulary for every row, wanted or not. And its next() prefills
 one chunk of fixed size for every prompt; here a turn's chunk has a size that the caller sets, is
-shared by the prompts, and hands a finished prompt to decoding in the same turn. The overridden
-names are private to mlx-lm 0.32, which is why versions are pinned.
+shared by the prompts, and gives a prompt that ends in it its first token. The overridden names
+are private to mlx-lm 0.32, which is why versions are pinned.
 """
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
 from server.choosers import Step
+from server.last_logits import LastLogits
 from server.mailbox import Header
 
 PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
@@ -44,7 +46,6 @@ class LockstepBatch(GenerationBatch):
     def __init__(self, *arguments, **named) -> None:
         super().__init__(*arguments, **named)
         self.kept: set[int] = set()  # uids whose cache is wanted when they finish
-        self._fresh = set(self.uids)  # uids of rows whose next input is their prompt's last token
         self._gone: set[int] = set()  # uids of rows that have left, but for their place
 
     @property
@@ -53,21 +54,18 @@ class LockstepBatch(GenerationBatch):
         return len(self.uids) - len(self._gone)
 
     def next(self) -> tuple[list[Decoded], list[int]]:
-        """One token for every row, but for those that have only just joined; and the header."""
+        """One token for every row, and the header."""
         if self._gone:
             self.filter([i for i, uid in enumerate(self.uids) if uid not in self._gone])
             self._gone.clear()
         decoded, finished = [], []
-        fresh, self._fresh = self._fresh, set()
         limits = zip(self._num_tokens, self.max_tokens, strict=True)
-        goes_on = bool(fresh) or any(count + 1 < most for count, most in limits)
+        goes_on = any(count + 1 < most for count, most in limits)
         # Where every row has reached its limit, nobody would read what a further step makes, and
         # the next request would wait for it.
         tokens, header = self._launch() if goes_on else self._read(self._share())
         for i, token in enumerate(tokens):
             uid, finish = self.uids[i], None
-            if uid in fresh:
-                continue
             self._num_tokens[i] += 1
             if self._num_tokens[i] >= self.max_tokens[i]:
                 finish = "length"
@@ -92,14 +90,13 @@ class LockstepBatch(GenerationBatch):
         running, and the tokens of the last one should be on their way meanwhile."""
         self._gone.update(uids)
         self.kept.difference_update(uids)
-        self._fresh.difference_update(uids)
         if not self.live:
             self.filter([])
             self._gone.clear()
 
     def _step(self) -> None:
-        """mlx-lm's batches step when they are made. Here newcomers share the step of all rows: one
-        of their own would take as long."""
+        """mlx-lm's batches step when they are made. Here newcomers have their first token already,
+        and share the step of all rows: one of their own would take as long."""
         self._next_logprobs = [None] * len(self.uids)  # filter() expects one entry a row
 
     def _launch(self) -> tuple[list[int], list[int]]:
@@ -130,39 +127,52 @@ class LockstepBatch(GenerationBatch):
 
     def extend(self, batch: "LockstepBatch") -> None:
         super().extend(batch)
-        self._fresh |= batch._fresh
         # Known by the time that a row leaves, or that would wait for a running step.
         mx.async_eval([c.left_padding for c in self.prompt_cache if hasattr(c, "left_padding")])
 
 
 class LockstepPrompts(PromptProcessingBatch):
-    """Prefilling rows, which become a LockstepBatch."""
+    """Prefilling rows, which become a LockstepBatch. `model` is a LastLogits."""
 
-    def generate(self, tokens: list[list[int]]) -> LockstepBatch:
+    def compute(self, parts: list[list[int]], ends: list[int]) -> LockstepBatch | None:
+        """One chunk, a part of each row's prompt. The rows at `ends` have all of theirs with it:
+        they leave, as a batch with their first tokens."""
+        self.model.want(ends, [len(parts[i]) - 1 for i in ends])
+        self.prompt(parts)
+        if not ends:
+            return None
+        logits = self.model.take()
+        done = self
+        if len(ends) < len(self):
+            done = self.split(ends)  # copies every cache
+        inputs = mx.array([parts[i][-1] for i in ends])
+        tokens, extras = self.fallback_sampler.propose(logits, done.samplers, inputs)
+        mx.eval(tokens, *extras)
         batch = LockstepBatch(
-            self.model,
-            self.uids,
-            self.fallback_sampler.begin([t[-1] for t in tokens]),
-            self.prompt_cache,
-            self.tokens,
-            self.samplers,
-            self.fallback_sampler,
-            self.logits_processors,
-            self.stop_sequences,
-            self.max_tokens,
+            self.model.model,
+            done.uids,
+            tokens,
+            done.prompt_cache,
+            done.tokens,
+            done.samplers,
+            done.fallback_sampler,
+            done.logits_processors,
+            done.stop_sequences,
+            done.max_tokens,
         )
-        self.uids, self.prompt_cache, self.tokens = [], [], []
-        self.samplers, self.logits_processors, self.max_tokens = [], [], []
-        self.stop_sequences = []
+        if done is self:
+            self.uids, self.prompt_cache, self.tokens = [], [], []
+            self.samplers, self.logits_processors, self.max_tokens = [], [], []
+            self.stop_sequences = []
         return batch
 
 
 class LockstepGenerator(BatchGenerator):
-    """BatchGenerator over the two classes above. A turn is prefill(), promote(), decode()."""
+    """BatchGenerator over the two classes above. A turn is prefill(), decode()."""
 
-    def __init__(self, model, step: Step, *, max_batch: int, prefill_step: int):
+    def __init__(self, model: LastLogits, step: Step, *, max_batch: int, prefill_step: int):
         super().__init__(
-            model,
+            model.model,
             sampler=step,
             completion_batch_size=max_batch,
             prefill_batch_size=min(PROMPTS_TOGETHER, max_batch),
@@ -171,7 +181,7 @@ class LockstepGenerator(BatchGenerator):
             stream=mx.default_stream(mx.default_device()),
         )
         self._prompt_batch = LockstepPrompts.empty(model, step, prefill_step_size=prefill_step)
-        self._generation_batch = LockstepBatch.empty(model, step)
+        self._generation_batch = LockstepBatch.empty(model.model, step)
         # As after the last row left: newcomers bring their own tokens (int32, not uint32).
         self._generation_batch._next_tokens = None
 
@@ -192,6 +202,14 @@ class LockstepGenerator(BatchGenerator):
     def settle(self) -> None:
         """Waits for the running decode step, if there is one."""
         self._generation_batch.settle()
+
+    def put(self, segments: list[list[int]], **fields) -> int:
+        """A prompt; prefill stops after each of its segments. Returns its uid. fields: as
+        insert_segments', each a list of one."""
+        (uid,) = self.insert_segments([segments], **fields)
+        # mlx-lm has set the last token apart, for a step of its own.
+        self._unprocessed_sequences[-1][1][:] = segments
+        return uid
 
     def keep(self, uid: int) -> None:
         """The row's cache is wanted when it finishes."""
@@ -217,10 +235,11 @@ class LockstepGenerator(BatchGenerator):
     def prefill(self, tokens: int) -> tuple[list[Response], int]:
         """One chunk of about that many tokens, shared by the prompts in it.
 
-        Returns how far each of them has come, and the tokens computed, padding included.
+        Prompts that end in it decode from now on. Returns how far each of them has come, and the
+        tokens computed, padding included.
         """
         self._gather(tokens)
-        uids, parts, responses = self._prompt_batch.uids, [], []
+        uids, parts, responses = list(self._prompt_batch.uids), [], []
         if not uids:
             return [], 0
         share = _share(tokens, len(uids))
@@ -237,29 +256,12 @@ class LockstepGenerator(BatchGenerator):
             responses.append(
                 Response(uid, (progress[1], total), at_end, at_end and _ready(segments))
             )
-        self._prompt_batch.prompt(parts)
+        left = [bool(segments) for segments, _, _ in self._currently_processing]
+        batch = self._prompt_batch.compute(parts, [i for i, more in enumerate(left) if not more])
+        if batch is not None:
+            self._currently_processing = list(itertools.compress(self._currently_processing, left))
+            self._generation_batch.extend(batch)
         return responses, len(parts) * max(map(len, parts))
-
-    def promote(self) -> list[Response]:
-        """Starts decoding where only a prompt's last token is left."""
-        ready = [s for s in self._unprocessed_sequences if _ready(s[1])]
-        self._take(ready)
-        places = [i for i, (left, _, _) in enumerate(self._currently_processing) if _ready(left)]
-        if not places:
-            return []
-        started = [self._currently_processing[i] for i in places]
-        others = [one for one in self._currently_processing if not _ready(one[0])]
-        batch = self._prompt_batch
-        if len(places) < len(batch):
-            batch = batch.split(places)  # copies every cache
-        self._currently_processing = others
-        batch = batch.generate([segments[0] for segments, _, _ in started])
-        responses = [
-            Response(uid, (total, total), True, True)
-            for uid, (_, _, total) in zip(batch.uids, started, strict=True)
-        ]
-        self._generation_batch.extend(batch)
-        return responses
 
     def _gather(self, tokens: int) -> None:
         """Adds waiting prompts to those being prefilled.
@@ -269,9 +271,7 @@ class LockstepGenerator(BatchGenerator):
         """
         rows, widest, chosen = len(self._prompt_batch), 0, []
         for sequence in self._unprocessed_sequences:
-            length = sum(map(len, sequence[1])) - 1
-            if not length:
-                continue
+            length = sum(map(len, sequence[1]))
             if rows == self.prefill_batch_size:
                 break
             if rows == 0 or max(widest, length) <= _share(tokens, rows + 1) * STRETCH:

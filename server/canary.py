@@ -51,9 +51,6 @@ class EachJudges:
     def header(self) -> list[int]:
         return [0] * Header.SIZE
 
-    def begin(self, tokens: list[int]) -> mx.array:
-        return mx.array(tokens, dtype=mx.int32) * self._leads
-
     def propose(self, logits: mx.array, rows: list, inputs: mx.array):
         self.logits.append(logits.astype(mx.float32))
         return mx.argmax(logits, axis=-1).astype(mx.int32) * self._leads, []

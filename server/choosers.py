@@ -27,10 +27,6 @@ class Chooser(Protocol):
         """Rank 0's news for the other ranks; zeros from a worker."""
         ...
 
-    def begin(self, tokens: list[int]) -> mx.array:
-        """This rank's part of the tokens [B] int32 that newcomers begin with."""
-        ...
-
     def propose(
         self, logits: mx.array, rows: list[Row | None], inputs: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
@@ -61,9 +57,6 @@ class ChoosesForAll:
         self.row = make_row
         self.header = header
         self._on_failure = on_failure
-
-    def begin(self, tokens: list[int]) -> mx.array:
-        return mx.array(tokens, dtype=mx.int32)
 
     def propose(
         self, logits: mx.array, rows: list[Row], inputs: mx.array
@@ -102,9 +95,6 @@ class Follows:
     def header(self) -> list[int]:
         return [0] * Header.SIZE
 
-    def begin(self, tokens: list[int]) -> mx.array:
-        return mx.zeros(len(tokens), dtype=mx.int32)
-
     def propose(
         self, logits: mx.array, rows: list[None], inputs: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
@@ -124,7 +114,6 @@ class Step:
     def __init__(self, link: Link, chooser: Chooser) -> None:
         self._link = link
         self._chooser = chooser
-        self.begin = chooser.begin
         self.propose = chooser.propose
 
     def share(self, mine: mx.array) -> mx.array:

@@ -15,6 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from server.batches import LockstepGenerator
 from server.choosers import Chooser, Step
+from server.last_logits import LastLogits
 from server.link import Link
 from server.mailbox import Header
 from server.messages import Submit
@@ -50,7 +51,7 @@ class Engine:
 
     def __init__(
         self,
-        model,
+        model: LastLogits,
         link: Link,
         chooser: Chooser,
         *,
@@ -58,7 +59,7 @@ class Engine:
         prefill_step: int,
         eos: list[int],
     ) -> None:
-        self._model = model
+        self._model = model.model
         self._chooser = chooser
         self._prefill_step = prefill_step
         self._pace = prefill_step
@@ -119,7 +120,7 @@ class Engine:
 
     def step(self) -> Turn:
         """One prefill chunk, where there is any (a full one if nothing decodes), then one decode
-        step, which prompts that are done share."""
+        step of all whose prompts are done."""
         events: list[tuple[int, Token | Prefilled]] = []
         kept: list[tuple[int, list[int]]] = []
         chunk = self._chunk()
@@ -140,8 +141,6 @@ class Engine:
             events.append(event)
             computed += scored
         chunk_s = time.monotonic() - began
-        for response in self._generator.promote():
-            events.append((self._outer[response.uid], Prefilled(*response.progress)))
         rows, header = self._generator.decode()
         for row in rows:
             uid = self._outer[row.uid]
@@ -172,15 +171,17 @@ class Engine:
     def _insert(self, message: Submit, uid: int, start: int, cache: list | None = None) -> None:
         """start: how many tokens of the prompt are in cache."""
         prompt = list(message.prompt)
-        # Prefill stops at each place where the cache is to be kept, and before the last token.
-        ends = [at for at, _ in message.keep if start < at < len(prompt) - 1]
-        ends = [start, *ends, *([len(prompt) - 1] if start < len(prompt) - 1 else []), len(prompt)]
-        segments = [prompt[a:b] for a, b in itertools.pairwise(ends)]
+        # Prefill stops at each place where the cache is to be kept, and where other choices of
+        # the same prompt begin: before the last token.
+        ends = {start, len(prompt)} | {at for at, _ in message.keep if start < at}
+        if message.forks:
+            ends.add(len(prompt) - 1)
+        segments = [prompt[a:b] for a, b in itertools.pairwise(sorted(ends))]
         stops = [(token,) for token in message.stop_ids]
         if not message.ignore_eos:
             stops += [(token,) for token in self._eos]
-        (inner,) = self._generator.insert_segments(
-            [segments],
+        inner = self._generator.put(
+            segments,
             max_tokens=[message.max_tokens],
             caches=None if cache is None else [cache],
             all_tokens=[prompt[:start]],

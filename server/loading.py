@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, load_tokenizer
 
 from server.fleet import Loaded
+from server.last_logits import LastLogits, put_heads
 from server.link import Link
 from server.link_speed import Sums, counting_sums
 from server.requests import Sampling
@@ -35,10 +36,11 @@ class Unloadable(Exception):
 
 @dataclass(frozen=True)
 class Shard:
-    """This rank's part. vocab: size of the logits' last axis; context: tokens; hidden: values
-    of one token between two layers."""
+    """This rank's part. last: the same model, for prompts; vocab: size of the logits' last axis;
+    context: tokens; hidden: values of one token between two layers."""
 
     model: Any
+    last: LastLogits
     tokenizer: Any
     vocab: int
     context: int
@@ -61,10 +63,12 @@ def load_shard(
         tokenizer = load_tokenizer(model_dir, eos_token_ids=config.get("eos_token_id"))
     except (ValueError, FileNotFoundError, KeyError) as error:
         raise Unloadable(f"{model_dir}: {error}") from error
-    heads = []
+    splits = []
     if link.size > 1:
         _split(model, parallel, link)
-        heads = split_heads(model, link)
+    heads = put_heads(model)
+    if link.size > 1:
+        splits = split_heads(heads, link)
     for loaded in _evaluate(model, link):
         on_loaded(loaded)
         progress(f"loading: {_describe(loaded)}")
@@ -73,12 +77,17 @@ def load_shard(
     with counting_sums() as sums:
         logits = model(mx.zeros((1, 1), dtype=mx.int32))
     mx.eval(logits)
-    for head in heads:
+    last = LastLogits(model, heads)
+    if not last.prove(link):
+        log.warning("no output projection found: prompts compute the logits of all their tokens")
+    for split in splits:
         progress("timing the output projection")
-        head.tune()
-    log.info("output projection: split up to %d rows", max((h.rows for h in heads), default=0))
+        split.tune()
+    if splits:
+        log.info("output projection: split up to %d rows", max(split.rows for split in splits))
     return Shard(
         model,
+        last,
         tokenizer,
         vocab=logits.shape[-1],
         context=min(context_length(config), context_max or 2**31),

@@ -83,11 +83,12 @@ class PrefixIndex:
         self.hit_tokens += length
         self.miss_tokens += len(wanted) - length
         keep = set()
-        if len(wanted) - length >= KEEP_PROMPTS_FROM or not self._cuttable:
-            keep.add(len(wanted) - 1)  # the last token is decoded, not prefilled
-        if not self._cuttable:
+        if len(wanted) - length >= KEEP_PROMPTS_FROM:
+            # Whole it would not serve the same prompt again, as one token is left to compute.
+            keep.add(len(wanted) if self._cuttable else len(wanted) - 1)
+        if not self._cuttable and parting < len(wanted):
             keep.add(parting)
-        keep = {at for at in keep if max(length + 1, LEAST_TOKENS) <= at < len(wanted)}
+        keep = {at for at in keep if at >= max(length + 1, LEAST_TOKENS)}
         if len(wanted) > self.room:
             return Plan(entry, length)
         return Plan(

@@ -63,7 +63,7 @@ class Ready:
     def engine(self, chooser: Chooser) -> Engine:
         """An empty engine over this rank's shard."""
         return Engine(
-            self.shard.model,
+            self.shard.last,
             self.link,
             chooser,
             max_batch=self.settings.max_batch,

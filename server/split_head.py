@@ -1,33 +1,29 @@
 """Splits the output projection over the ranks, where that is faster than computing it whole.
 
 mlx-lm's shard() leaves it whole in most models, so each rank reads all of it for every token: in a
-small model with a large vocabulary, a third of all bytes. Only rank 0 needs the result, but the
-parts are gathered on all ranks, as mlx-lm does in the models where it splits it: not every backend
-can send to one rank alone. To gather costs time for each row and to read weights does not, so up
-to how many rows it pays depends on the model, the machines and the link: it is measured.
+small model with a large vocabulary, a third of all bytes. The parts are gathered on all ranks, as
+mlx-lm does in the models where it splits it: not every backend can send to one rank alone. To
+gather costs time for each row and to read weights does not, so up to how many rows it pays depends
+on the model, the machines and the link: it is measured.
 """
 
 import copy
 import math
 import time
-from collections.abc import Callable
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.base import gather_last_axis
 
+from server.last_logits import Head, Projection
 from server.link import Link
 
-NAME = "lm_head"  # in mlx-lm's models, where it is not the embedding
 MOST_ROWS = 64
 REPEATS = 5
 WORTH = 0.7  # of the time of the whole: while it serves, more threads want the processor
 
-Projection = Callable[[mx.array], mx.array]
 
-
-class SplitHead:
+class SplitProjection:
     """One projection. Whole until tune() has found out for how many rows to split it."""
 
     def __init__(self, whole: Projection, part: Projection, link: Link) -> None:
@@ -69,43 +65,21 @@ class SplitHead:
         return best[0], best[1]
 
 
-class SplitLinear(nn.Module):
-    """Takes the place of a linear layer that is split."""
-
-    def __init__(self, layer: nn.Module, head: SplitHead) -> None:
-        super().__init__()
-        self.whole = layer
-        self._head = head
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self._head(x)
-
-    @property
-    def weight(self) -> mx.array:
-        """Some models take their head's type from it."""
-        return self.whole.weight
-
-
-def split_heads(model: Any, link: Link) -> list[SplitHead]:
-    """Puts them in place, before the weights are evaluated. What mlx-lm has split itself, and a
-    vocabulary that does not divide by the ranks, stays as it is."""
-    heads = []
-    for _, module in model.named_modules():
-        for name, layer in module.children().items():
-            linear = name == NAME and type(layer) in (nn.Linear, nn.QuantizedLinear)
-            embedding = type(layer) in (nn.Embedding, nn.QuantizedEmbedding)
-            if not (linear or embedding) or layer.weight.shape[0] % link.size:
-                continue
-            part = _part(layer, link)
-            if linear:
-                head = SplitHead(layer, part, link)
-                setattr(module, name, SplitLinear(layer, head))
-            else:
-                # An embedding may be the head, too.
-                head = SplitHead(layer.as_linear, part.as_linear, link)
-                layer.as_linear = head.__call__
-            heads.append(head)
-    return heads
+def split_heads(heads: list[Head], link: Link) -> list[SplitProjection]:
+    """Gives the heads split projections, before the weights are evaluated. What mlx-lm has split
+    itself, and a vocabulary that does not divide by the ranks, stays as it is."""
+    splits = []
+    for head in heads:
+        layer = head.layer
+        embedding = type(layer) in (nn.Embedding, nn.QuantizedEmbedding)
+        if not embedding and type(layer) not in (nn.Linear, nn.QuantizedLinear):
+            continue
+        if layer.weight.shape[0] % link.size:
+            continue
+        part = _part(layer, link)
+        head.project = SplitProjection(head.project, part.as_linear if embedding else part, link)
+        splits.append(head.project)
+    return splits
 
 
 def _part(layer: nn.Module, link: Link) -> nn.Module:

@@ -46,7 +46,7 @@ class Desk:
         )
         chooser = ChoosesForAll(self.director.row, self.mailbox.header, self.director.failed)
         self.engine = Engine(
-            shard.model, self.link, chooser, max_batch=max_batch, prefill_step=64, eos=list(eos)
+            shard.last, self.link, chooser, max_batch=max_batch, prefill_step=64, eos=list(eos)
         )
 
         step = self.engine.step

@@ -25,7 +25,7 @@ class Turns:
 
     def __init__(self, shard) -> None:
         link = Link(mx.distributed.init())
-        self.engine = Engine(shard.model, link, Follows(), max_batch=16, prefill_step=FULL, eos=[])
+        self.engine = Engine(shard.last, link, Follows(), max_batch=16, prefill_step=FULL, eos=[])
         self.done: dict[int, int] = {}  # tokens of its prompt that each request has behind it
         self.first: dict[int, int] = {}  # the turn in which each had its first token
         self.computed: list[int] = []
@@ -49,7 +49,7 @@ def test_full_chunks_while_nothing_decodes(shard):
     turns.engine.pace(16)
     turns.submit(1, 200)
     turns.step(4)
-    assert turns.computed == [64, 64, 64, 7]
+    assert turns.computed == [64, 64, 64, 8]
 
 
 def test_chunks_keep_to_the_pace_while_others_decode(shard):
@@ -59,7 +59,7 @@ def test_chunks_keep_to_the_pace_while_others_decode(shard):
     turns.engine.pace(20)
     turns.submit(2, 100)
     turns.step(6)
-    assert turns.computed[3:] == [20, 20, 20, 20, 19, 0]
+    assert turns.computed[3:] == [20, 20, 20, 20, 20, 0]
     turns.engine.pace(10**6)
     turns.submit(3, 100)
     turns.step()
@@ -75,7 +75,7 @@ def test_a_burst_is_not_made_to_take_turns_with_the_first_of_it(shard):
     for uid in range(2, 5):
         turns.submit(uid, 16)
     turns.step()
-    assert turns.computed[-1] == 45, "three wait for one that decodes: three times the pace"
+    assert turns.computed[-1] == 48, "three wait for one that decodes: three times the pace"
     turns.submit(5, 100)
     turns.step()
     assert turns.computed[-1] == 20, "now one waits, and four decode"
@@ -90,7 +90,7 @@ def test_a_prompts_last_few_tokens_are_not_left_for_a_chunk_of_their_own(shard):
     turns.submit(1, 2)
     turns.step(3)
     turns.engine.pace(20)
-    turns.submit(2, 65)
+    turns.submit(2, 64)
     turns.step(4)
     assert turns.computed[3:] == [20, 20, 24, 0]
 
@@ -126,15 +126,18 @@ def test_a_burst_of_short_prompts_shares_its_chunks(shard):
     for uid in range(1, 13):
         turns.submit(uid, 9)
     turns.step(4)
-    assert turns.computed == [64, 32, 0, 0]
+    assert turns.computed == [72, 36, 0, 0]
     assert sorted(turns.first) == list(range(1, 13))
 
 
-def test_a_prompt_of_one_token_needs_no_prefill(shard):
+def test_a_prompt_has_its_first_token_in_the_turn_of_its_last_chunk(shard):
     turns = Turns(shard)
     turns.submit(1, 1)
-    turns.step(2)
-    assert turns.computed == [0, 0] and turns.first == {1: 2}
+    turns.step(1)
+    assert turns.computed == [1] and turns.first == {1: 1}
+    turns.submit(2, 65)
+    turns.step(3)
+    assert turns.first[2] == 3
 
 
 def test_a_prompt_that_is_scored_shares_the_chunk_with_the_others(shard):

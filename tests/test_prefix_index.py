@@ -61,7 +61,7 @@ def test_a_conversation_replaces_its_earlier_turns():
 
 def test_the_prompt_is_kept_early_only_if_much_of_it_is_new():
     index = PrefixIndex(10**6, cuttable=True)
-    assert [at for at, _ in index.plan(text(1, 1000)).keep] == [999]
+    assert [at for at, _ in index.plan(text(1, 1000)).keep] == [1000]
     assert index.plan(text(2, 200)).keep == ()
     index.add(9, text(1, 1000))
     assert index.plan(text(1, 1000) + text(3, 100)).keep == ()
@@ -121,7 +121,7 @@ def test_caches_that_cannot_be_cut_serve_only_whole():
 
 def test_where_caches_cannot_be_cut_the_parting_is_kept_as_an_entry():
     index = indexed(SYSTEM + text(1, 50), cuttable=False)
-    second = SYSTEM + text(2, 50)
+    second = SYSTEM + text(2, 300)
     plan = index.plan(second)
     assert [at for at, _ in plan.keep] == [len(SYSTEM), len(second) - 1]
     for at, number in plan.keep:
@@ -157,7 +157,7 @@ def test_what_the_index_promises_the_ranks_have(cuttable, requests):
             assert cuttable or len(held[plan.entry]) == plan.length
             assert plan.length < len(prompt)
         for at, number in plan.keep:
-            assert plan.length < at < len(prompt)
+            assert plan.length < at < len(prompt) + cuttable
             held[number] = prompt[:at]
             index.add(number, held[number])
         if plan.store:

@@ -8,6 +8,7 @@ import pytest
 from mlx.utils import tree_map
 from mlx_lm.models import llama, mamba2
 
+from server.last_logits import LastLogits, put_heads
 from server.prefix_store import REUSE_CUT, REUSE_WHOLE, reuse_kind
 from tests.desk import Desk, choices, ids_of, ticket
 
@@ -75,7 +76,7 @@ def shard(request):
         )
     )
     mx.eval(model.parameters())
-    return SimpleNamespace(model=model, vocab=VOCAB)
+    return SimpleNamespace(model=model, last=LastLogits(model, put_heads(model)), vocab=VOCAB)
 
 
 def desk_for(shard, **options) -> Desk:
@@ -106,7 +107,7 @@ def test_a_conversation_computes_only_what_is_new(shard):
             # All but the turn's own tokens, and the last of the answer, whose cache may be unused.
             assert one.cached >= len(prompt) - 32
             assert desk.computed - before <= 32
-        assert one.cached + desk.computed - before == len(prompt) - 1
+        assert one.cached + desk.computed - before == len(prompt)
         prompt = prompt + answer + text(10 + turn, 30)
 
 
@@ -135,13 +136,14 @@ def test_concurrent_requests_reuse_the_same_entry(shard):
 
 def test_choices_of_one_prompt_reuse_it(shard):
     desk, bare = desk_for(shard, room=ROOM, max_batch=6), desk_for(shard, max_batch=6)
-    fields = {"prompt": SYSTEM, "max_tokens": 10, "temperature": 1.0, "seed": 3}
+    prompt = SYSTEM + text(1, 150)
+    fields = {"prompt": prompt, "max_tokens": 10, "temperature": 1.0, "seed": 3}
     expected = bare.run(choices(3, **fields))
     assert desk.run(choices(3, **fields)) == expected
     again = choices(3, **fields)
     assert desk.run(again) == expected
     # Where caches can't be cut, the prompt's own entry ends before its last token.
-    assert again.cached == len(SYSTEM) - 1
+    assert again.cached == len(prompt) - 1
 
 
 def test_log_probabilities_of_a_prompt_are_never_skipped(shard):

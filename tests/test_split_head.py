@@ -17,7 +17,8 @@ from mlx.nn.layers.distributed import shard_linear
 from mlx.utils import tree_flatten
 
 from server import split_head
-from server.split_head import SplitHead, SplitLinear, split_heads
+from server.last_logits import put_heads
+from server.split_head import SplitProjection, split_heads
 from tests.cluster import ROOT, engine_environment, free_ports
 from tests.tiny_models import tiny_llama
 
@@ -67,7 +68,11 @@ def link_of(rank: int, size: int = 2):
     return SimpleNamespace(rank=rank, size=size, group=None, share_ints=lambda values: values)
 
 
-def used(heads: list[SplitHead], model: nn.Module) -> SplitHead:
+def split(model: nn.Module, link) -> list[SplitProjection]:
+    return split_heads(put_heads(model), link)
+
+
+def used(heads: list[SplitProjection], model: nn.Module) -> SplitProjection:
     """The one that the model calls: an embedding beside a head is never one."""
     model(mx.zeros((1, 1, HIDDEN)))
     (head,) = (head for head in heads if head._width)
@@ -84,7 +89,7 @@ def test_the_parts_of_all_ranks_are_the_whole(kind, monkeypatch):
         monkeypatch.setattr(split_head, "gather_last_axis", lambda part, group: part)
         model = LAYERS[kind]()
         model.update(parameters)
-        used(split_heads(model, link_of(rank)), model).rows = 6
+        used(split(model, link_of(rank)), model).rows = 6
         parts.append(model(x))
     assert parts[0].shape == (3, 2, VOCAB // 2)
     assert mx.allclose(mx.concatenate(parts, axis=-1), whole, atol=1e-5)
@@ -94,7 +99,7 @@ def test_the_parts_of_all_ranks_are_the_whole(kind, monkeypatch):
 def test_more_rows_than_pay_are_computed_whole(kind, monkeypatch):
     monkeypatch.setattr(split_head, "gather_last_axis", lambda part, group: part)
     model = LAYERS[kind]()
-    used(split_heads(model, link_of(1)), model).rows = 2
+    used(split(model, link_of(1)), model).rows = 2
     shapes = [model(mx.zeros((rows, 1, HIDDEN))).shape[-1] for rows in (1, 2, 3, 40)]
     assert shapes == [VOCAB // 2, VOCAB // 2, VOCAB, VOCAB]
 
@@ -102,27 +107,18 @@ def test_more_rows_than_pay_are_computed_whole(kind, monkeypatch):
 def test_no_weight_is_counted_twice():
     model = LAYERS["linear"]()
     before = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
-    split_heads(model, link_of(0))
+    split(model, link_of(0))
     after = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
     assert before == after
 
 
-def test_a_head_keeps_the_type_that_models_ask_it_for():
-    model = LAYERS["linear"]()
-    model.lm_head.set_dtype(mx.float16)
-    split_heads(model, link_of(0))
-    assert type(model.lm_head) is SplitLinear
-    assert model.lm_head.weight.dtype == mx.float16
-
-
 def test_what_does_not_divide_or_is_split_already_stays_as_it_is():
     model = Untied(nn.Linear(HIDDEN, VOCAB))
-    head = model.lm_head
-    assert split_heads(model, link_of(0, size=5)) == []
-    assert model.lm_head is head
-    model.lm_head = shard_linear(head, "all-to-sharded")
-    split_heads(model, link_of(0))
-    assert type(model.lm_head) is not SplitLinear
+    assert split(model, link_of(0, size=5)) == []
+    model.lm_head = shard_linear(nn.Linear(HIDDEN, VOCAB), "all-to-sharded")
+    (embedding,) = split(model, link_of(0))
+    model(mx.zeros((1, 1, HIDDEN)))
+    assert not embedding._width, "mlx-lm's own part was split again"
 
 
 # Rows that are tried, with the time of the whole and of the split one; what comes of it.
@@ -136,7 +132,7 @@ TIMES = [
 @pytest.mark.parametrize("times,rows", TIMES)
 def test_it_is_split_for_as_many_rows_as_pay(times, rows, monkeypatch):
     model = LAYERS["embedding"]()
-    head = used(split_heads(model, link_of(0)), model)
+    head = used(split(model, link_of(0)), model)
     monkeypatch.setattr(head, "_time", lambda x: times.pop(x.shape[0]))
     head.tune()
     assert head.rows == rows
@@ -148,7 +144,7 @@ def test_rank_0s_clock_decides_for_all(monkeypatch):
     link = link_of(1)
     told = iter([[1], [1], [0]])
     link.share_ints = lambda values: next(told)
-    head = used(split_heads(model, link), model)
+    head = used(split(model, link), model)
     monkeypatch.setattr(head, "_time", lambda x: (1.0, 5.0))
     head.tune()
     assert head.rows == 4
@@ -156,7 +152,7 @@ def test_rank_0s_clock_decides_for_all(monkeypatch):
 
 def test_a_projection_that_no_forward_pass_used_is_not_timed(monkeypatch):
     model = LAYERS["linear"]()
-    heads = split_heads(model, link_of(0))
+    heads = split(model, link_of(0))
     used(heads, model)
     (unused,) = (head for head in heads if not head._width)
     monkeypatch.setattr(unused, "_time", None)

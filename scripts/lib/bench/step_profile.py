@@ -27,6 +27,7 @@ The model should be one that does not end by itself, as models.py makes them.
 """
 
 import argparse
+import copy
 import json
 import os
 import queue
@@ -135,8 +136,10 @@ def run_ours(arguments, link: Link, shard, batch: int, clock: Clock) -> dict[str
 
     news = [0] * (Header.SIZE - 1) + [arguments.prefill_step]
     chooser = ChoosesForAll(row, lambda: news, fail) if link.rank == 0 else Follows()
+    model = copy.copy(shard.last)
+    model.model = Timed(shard.model, clock, "forward", "__call__")
     engine = Engine(
-        Timed(shard.model, clock, "forward", "__call__"),
+        model,
         Timed(link, clock, "collective", "sum"),
         Timed(chooser, clock, "choose", "propose"),
         max_batch=batch,
