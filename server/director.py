@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from server.errors import ApiError, engine_failed
 from server.kv_budget import KvBudget
 from server.messages import Canary, Cancel, Cut, Evict, Message, Shutdown, Submit
-from server.pacing import PrefillPace
+from server.pacing import SMOOTHING, PrefillPace
 from server.prefix_index import Plan, PrefixIndex
 from server.requests import Common, Sampling
 from server.rows import Row
@@ -29,7 +29,6 @@ from server.tickets import Failed, Line, Prefilled, Scored, Ticket, Token
 # Idle ranks nap between two meetings: the first milliseconds after work are likely to bring more.
 NAP_FIRST_MS = 1
 NAP_LAST_MS = 80
-SMOOTHING = 0.1  # weight of the newest measurement in running averages
 LIKELY_LEAST = 64  # tokens of answer that a newcomer reserves at least, if its limit allows
 LOOK_AHEAD = 3  # steps between the need for room and the ranks' having made it
 
@@ -86,8 +85,7 @@ class Director:
         self._canary_interval = canary_interval
         self._canary_due = time.monotonic() + canary_interval
         self._idle_ms = NAP_FIRST_MS
-        self._step_s = 0.05  # running averages, for Retry-After and for admission
-        self._answer_tokens = 128.0
+        self._answer_tokens = 128.0  # running average, for Retry-After and for admission
         line.estimate_wait = self._estimate_wait
 
     # What the loop asks of it.
@@ -124,10 +122,8 @@ class Director:
         record = self._status.record
         record.step(events, computed, seconds)
         self._status.fleet.hear()
-        if any(isinstance(event, Token) for _, event in events):
-            self._step_s += SMOOTHING * (min(seconds - chunk_s, 5.0) - self._step_s)
-        if computed:
-            self._pace.observe(computed, chunk_s, self._step_s)
+        decoded = any(isinstance(event, Token) for _, event in events)
+        self._pace.observe(decoded, computed, chunk_s, seconds - chunk_s)
         for uid, event in events:
             one = self._running.get(uid)
             if one is None:
@@ -330,7 +326,7 @@ class Director:
             max(1.0, min(one.ticket.max_tokens, self._answer_tokens) - len(one.generated))
             for one in list(self._running.values())
         ]
-        return min(left, default=1.0) * self._step_s
+        return min(left, default=1.0) * self._pace.step_s
 
     def _count(self) -> None:
         self._status.kv_used = self._budget.cost(r.length for r in self._running.values())

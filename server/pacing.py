@@ -3,30 +3,45 @@
 Rank 0's main thread asks; the answer reaches every rank in the header. A chunk that is too large
 stops the streams of all who decode; one that is too small makes the newcomer wait, since every
 chunk costs about a decode step whatever its size. So the size follows the clock: the pause that a
-chunk adds should be `pause_s`, or as long as a decode step where that is longer.
+chunk adds should be `pause_s`, or as long as a decode step where that is longer. For this it keeps
+the running average of a step, which the director's estimates use too.
 """
 
 FIRST = 64  # tokens, before anything was measured
 LEAST = 16
 FASTEST = 2.0  # a measurement changes the size by no more than this factor
+SMOOTHING = 0.1  # weight of the newest measurement in running averages
+FIRST_STEP_S = 0.05  # before anything was measured
+LONGEST_STEP_S = 5.0  # a step that stalled counts as no longer: the next one will hardly stall, too
 
 
 class PrefillPace:
-    """most: tokens of a full chunk. pause_s: what a chunk may add to a step, in seconds."""
+    """most: tokens of a full chunk. pause_s: what a chunk may add to a step, in seconds.
+
+    step_s: running average of a decode step without its chunk, in seconds; any thread may read it.
+    """
 
     def __init__(self, pause_s: float, most: int) -> None:
         self._pause_s = pause_s
         self._most = most
         self._size = float(min(FIRST, most))
+        self.step_s = FIRST_STEP_S
 
     @property
     def tokens(self) -> int:
         """The size of the next chunk."""
         return int(self._size)
 
-    def observe(self, computed: int, chunk_s: float, step_s: float) -> None:
-        """A chunk of `computed` tokens took that long; a decode step takes step_s."""
-        bearable = max(self._pause_s, step_s)
+    def observe(self, decoded: bool, computed: int, chunk_s: float, rest_s: float) -> None:
+        """A turn: whether rows got tokens, tokens of prompts computed, and the seconds that its
+        chunk and the rest of it took."""
+        if decoded:
+            self.step_s += SMOOTHING * (min(rest_s, LONGEST_STEP_S) - self.step_s)
+        if computed:
+            self._resize(computed, chunk_s)
+
+    def _resize(self, computed: int, chunk_s: float) -> None:
+        bearable = max(self._pause_s, self.step_s)
         if computed < self._size / FASTEST and chunk_s < bearable:
             return  # Too small a chunk to tell what a larger one would take.
         wanted = computed * bearable / max(chunk_s, 1e-4)

@@ -28,12 +28,13 @@ class Desk:
     def __init__(self, max_running: int = 2, max_waiting: int = 4, capacity: int = 10**9) -> None:
         self.line = Line(max_running, max_waiting)
         self.status = Status("demo", "run")
+        self.pace = PrefillPace(0.25, 512)
         self.director = Director(
             self.line,
             self.status,
             100,
             KvBudget(capacity),
-            PrefillPace(0.25, 512),
+            self.pace,
             PrefixIndex(0, True),
         )
 
@@ -470,7 +471,7 @@ def test_retry_after_grows_with_what_is_left_to_generate():
     for desk, tokens in ((short, 5), (long, 2000)):
         desk.admit(max_tokens=tokens)
         desk.compose()
-        desk.director._step_s = 0.5
+        desk.pace.step_s = 0.5
     assert retry_after(short) == 3  # 5 steps of half a second, rounded up
     assert 10 < retry_after(long) <= 60
 
@@ -479,11 +480,11 @@ def test_retry_after_falls_as_tokens_come():
     desk = Desk(1, 0)
     (ticket,) = desk.admit(max_tokens=100)
     desk.compose()
-    desk.director._step_s = 0.5
+    desk.pace.step_s = 0.5
     before = retry_after(desk)
     for _ in range(60):
         desk.director.deliver([(ticket.uid, Token(1, None))])
-    desk.director._step_s = 0.5
+    desk.pace.step_s = 0.5
     assert retry_after(desk) < before
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from server.choosers import ChoosesForAll, Follows  # noqa: E402
-from server.director import SMOOTHING  # noqa: E402
 from server.messages import Submit  # noqa: E402
 from server.pacing import PrefillPace  # noqa: E402
 from server.pidfile import write_pidfile  # noqa: E402
@@ -90,7 +89,6 @@ def run(ready: Ready, clients: int, requests: int, prompt: int, output: int) -> 
         chooser = Follows()
     engine = ready.engine(chooser)
     pace = PrefillPace(ready.settings.prefill_pause_ms / 1000, ready.settings.prefill_step)
-    step_s = 0.05  # running average of a step without prefill
     chance = random.Random(requests)  # the same on every rank
     eos = tuple(ready.shard.tokenizer.eos_token_ids)
     sent = tokens = 0
@@ -108,11 +106,9 @@ def run(ready: Ready, clients: int, requests: int, prompt: int, output: int) -> 
     while engine.busy:
         turned = time.perf_counter()
         turn = engine.step()
-        took = time.perf_counter() - turned - turn.chunk_s
-        if any(isinstance(event, Token) for _, event in turn.events):
-            step_s += SMOOTHING * (took - step_s)
-        if turn.computed:
-            pace.observe(turn.computed, turn.chunk_s, step_s)
+        took = time.perf_counter() - turned
+        decoded = any(isinstance(event, Token) for _, event in turn.events)
+        pace.observe(decoded, turn.computed, turn.chunk_s, took - turn.chunk_s)
         if turn.header is not None:
             engine.pace(turn.header.chunk)
         for uid, event in turn.events:
