@@ -16,6 +16,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
+from server.engine import Turn
 from server.errors import ApiError, engine_failed
 from server.kv_budget import KvBudget
 from server.messages import Canary, Cancel, Cut, Evict, Message, Shutdown, Submit
@@ -24,7 +25,7 @@ from server.prefix_index import Plan, PrefixIndex
 from server.requests import Common, Sampling
 from server.rows import Row
 from server.status import Status
-from server.tickets import Failed, Line, Prefilled, Scored, Ticket, Token
+from server.tickets import Failed, Line, Scored, Ticket, Token
 
 # Idle ranks nap between two meetings: the first milliseconds after work are likely to bring more.
 NAP_FIRST_MS = 1
@@ -106,25 +107,18 @@ class Director:
         self._count()
         return messages
 
-    def deliver(
-        self,
-        events: list[tuple[int, Token | Prefilled]],
-        computed: int = 0,
-        chunk_s: float = 0.0,
-        seconds: float = 0.0,
-    ) -> None:
-        """Hands tokens to their tickets. A uid that was dropped or paused meanwhile is skipped.
+    def deliver(self, turn: Turn, seconds: float) -> None:
+        """Hands tokens to their tickets, and notes which prefixes the ranks have kept.
 
-        computed: tokens of prompts that the engine took in the same turn, in chunk_s seconds.
-        seconds: how long the whole turn took it.
+        A uid that was dropped or paused meanwhile is skipped. seconds: how long the turn took.
         """
         now = time.monotonic()
         record = self._status.record
-        record.step(events, computed, seconds)
+        record.step(turn.events, turn.computed, seconds)
         self._status.fleet.hear()
-        decoded = any(isinstance(event, Token) for _, event in events)
-        self._pace.observe(decoded, computed, chunk_s, seconds - chunk_s)
-        for uid, event in events:
+        decoded = any(isinstance(event, Token) for _, event in turn.events)
+        self._pace.observe(decoded, turn.computed, turn.chunk_s, seconds - turn.chunk_s)
+        for uid, event in turn.events:
             one = self._running.get(uid)
             if one is None:
                 continue
@@ -139,12 +133,9 @@ class Director:
                     self._answer_tokens += SMOOTHING * (count - self._answer_tokens)
                     self._forget(uid)
             one.ticket.put(event)
+        for entry, tokens in turn.kept:
+            self._prefixes.add(entry, tokens)
         self._count()
-
-    def kept(self, entries: list[tuple[int, list[int]]]) -> None:
-        """The ranks have kept the caches of these tokens, under these entries."""
-        for number, tokens in entries:
-            self._prefixes.add(number, tokens)
 
     def refused(self, uid: int, error: Exception) -> None:
         """The engine did not take a request: it ends with an error. No rank holds it."""
@@ -348,19 +339,10 @@ class Spectator:
     def compose(self) -> list[Message]:
         return []
 
-    def deliver(
-        self,
-        events: list[tuple[int, Token | Prefilled]],
-        computed: int = 0,
-        chunk_s: float = 0.0,
-        seconds: float = 0.0,
-    ) -> None:
+    def deliver(self, turn: Turn, seconds: float) -> None:
         pass
 
     def refused(self, uid: int, error: Exception) -> None:
-        pass
-
-    def kept(self, entries: list[tuple[int, list[int]]]) -> None:
         pass
 
     def nap_ms(self) -> int:

@@ -32,9 +32,7 @@ def run_lockstep(
             progress("engine step")
             began = time.monotonic()
             turn = engine.step()
-            seconds = time.monotonic() - began
-            director.deliver(turn.events, turn.computed, turn.chunk_s, seconds)
-            director.kept(turn.kept)
+            director.deliver(turn, time.monotonic() - began)
             header = turn.header
         if header is None:
             progress("meeting")

@@ -10,6 +10,7 @@ pytest.importorskip("mlx.core")
 import mlx.core as mx
 
 from server.director import NAP_LAST_MS, Director, Spectator
+from server.engine import Turn
 from server.errors import ApiError, unavailable
 from server.kv_budget import STEP, KvBudget
 from server.messages import Cancel, Shutdown, Submit
@@ -57,6 +58,10 @@ class Desk:
     def compose(self):
         return self.director.compose()
 
+    def deliver(self, events, computed=0, chunk_s=0.0, seconds=0.0) -> None:
+        """What the engine brought in a turn of that many seconds."""
+        self.director.deliver(Turn(events, computed, chunk_s, [], None), seconds)
+
     def counts(self) -> tuple[int, int]:
         return self.status.running, self.status.waiting
 
@@ -92,7 +97,7 @@ def test_requests_start_in_the_order_of_arrival_up_to_max_running(desk):
 def test_a_finished_request_makes_room_for_the_next(desk):
     tickets = desk.admit(3)
     desk.compose()
-    desk.director.deliver([(tickets[0].uid, Token(7, "stop"))])
+    desk.deliver([(tickets[0].uid, Token(7, "stop"))])
     assert next_event(tickets[0]) == Token(7, "stop")
     assert desk.compose() == submits(tickets[2:])
     assert desk.counts() == (2, 0)
@@ -102,9 +107,7 @@ def test_a_finished_request_makes_room_for_the_next(desk):
 def test_tokens_reach_their_own_tickets(desk):
     one, two = desk.admit(2)
     desk.compose()
-    desk.director.deliver(
-        [(one.uid, Prefilled(2, 3)), (two.uid, Token(5, None)), (one.uid, Token(6, None))]
-    )
+    desk.deliver([(one.uid, Prefilled(2, 3)), (two.uid, Token(5, None)), (one.uid, Token(6, None))])
     assert [next_event(one), next_event(one), next_event(one)] == [
         Prefilled(2, 3),
         Token(6, None),
@@ -119,7 +122,7 @@ def test_a_request_cancelled_while_waiting_never_starts(desk):
     desk.line.cancel(tickets[2])
     assert desk.compose() == []
     assert desk.line.held() == 3
-    desk.director.deliver([(tickets[0].uid, Token(1, "length"))])
+    desk.deliver([(tickets[0].uid, Token(1, "length"))])
     assert desk.compose() == submits([tickets[3]])
 
 
@@ -137,7 +140,7 @@ def test_a_request_cancelled_while_running_is_dropped_before_its_slot_is_filled(
     assert desk.compose() == [Cancel(tickets[1].uid), *submits(tickets[2:])]
     assert desk.line.held() == 2
     # Its last token was in flight.
-    desk.director.deliver([(tickets[1].uid, Token(5, None)), (tickets[2].uid, Token(6, None))])
+    desk.deliver([(tickets[1].uid, Token(5, None)), (tickets[2].uid, Token(6, None))])
     assert next_event(tickets[1]) is None
     assert next_event(tickets[2]) == Token(6, None)
 
@@ -145,7 +148,7 @@ def test_a_request_cancelled_while_running_is_dropped_before_its_slot_is_filled(
 def test_a_cancel_after_the_last_token_is_no_message(desk):
     (ticket,) = desk.admit()
     desk.compose()
-    desk.director.deliver([(ticket.uid, Token(5, "stop"))])
+    desk.deliver([(ticket.uid, Token(5, "stop"))])
     desk.line.cancel(ticket)
     assert desk.compose() == []
 
@@ -171,7 +174,7 @@ def test_a_row_that_fails_in_sampling_fails_alone(desk):
     assert (event.error.status, event.error.code) == (500, "engine_error")
     assert next_event(one) is None and next_event(two) is None
     # The token it got to keep the ranks' shapes equal.
-    desk.director.deliver([(one.uid, Token(0, None)), (two.uid, Token(1, None))])
+    desk.deliver([(one.uid, Token(0, None)), (two.uid, Token(1, None))])
     assert desk.compose() == [Cancel(one.uid)]
     assert next_event(two) == Token(1, None)
     assert desk.counts() == (1, 0)
@@ -181,7 +184,7 @@ def test_a_row_that_fails_at_its_last_token_leaves_nothing_behind(desk):
     (one,) = desk.admit()
     desk.compose()
     desk.director.failed(desk.director.row(one.uid), RuntimeError("bad row"))
-    desk.director.deliver([(one.uid, Token(0, "length"))])
+    desk.deliver([(one.uid, Token(0, "length"))])
     assert desk.compose() == []
     assert desk.line.held() == 0
 
@@ -235,7 +238,7 @@ def test_choices_of_one_seed_draw_apart_but_the_same_every_time(desk):
         choices = desk.admit_choices(2, common=Common(sampling=Sampling(seed=5)))
         desk.compose()
         keys.append([desk.director.row(one.uid).key() for one in choices])
-        desk.director.deliver([(one.uid, Token(1, "stop")) for one in choices])
+        desk.deliver([(one.uid, Token(1, "stop")) for one in choices])
     assert keys[0] == keys[1] and keys[0][0] != keys[0][1]
 
 
@@ -244,10 +247,10 @@ def test_choices_without_a_slot_start_when_there_is_one(desk):
     (other,) = desk.admit()
     choices = desk.admit_choices(3, score_prompt=True)
     assert desk.compose() == [*submits([other]), together(choices[:1], score=True)]
-    desk.director.deliver([(other.uid, Token(1, "stop"))])
+    desk.deliver([(other.uid, Token(1, "stop"))])
     assert desk.compose() == submits(choices[1:2])
     assert desk.counts() == (2, 1)
-    desk.director.deliver([(choices[0].uid, Token(1, "stop"))])
+    desk.deliver([(choices[0].uid, Token(1, "stop"))])
     assert desk.compose() == submits(choices[2:])
     assert desk.counts() == (2, 0)
 
@@ -255,7 +258,7 @@ def test_choices_without_a_slot_start_when_there_is_one(desk):
 def test_each_choice_gets_its_own_tokens(desk):
     choices = desk.admit_choices(2)
     desk.compose()
-    desk.director.deliver([(choices[1].uid, Token(5, None)), (choices[0].uid, Token(6, "stop"))])
+    desk.deliver([(choices[1].uid, Token(5, None)), (choices[0].uid, Token(6, "stop"))])
     assert all_events(choices[0]) == [(1, Token(5, None)), (0, Token(6, "stop"))]
     assert desk.counts() == (1, 0) and desk.line.held() == 1
 
@@ -312,9 +315,9 @@ def test_scores_come_with_their_tokens_and_the_prompts_before_any(desk):
     row = desk.director.row(ticket.uid)
     row.prompt_scores += [scores_of(-1.0), scores_of(-2.0)]
     row.scores += [(scores_of(-0.5, -0.25), 1), (scores_of(-4.0), 0)]
-    desk.director.deliver([(ticket.uid, Prefilled(2, 3))])
-    desk.director.deliver([(ticket.uid, Token(1, None))])
-    desk.director.deliver([(ticket.uid, Token(0, "stop"))])
+    desk.deliver([(ticket.uid, Prefilled(2, 3))])
+    desk.deliver([(ticket.uid, Token(1, None))])
+    desk.deliver([(ticket.uid, Token(0, "stop"))])
     assert [event for _, event in all_events(ticket)] == [
         Prefilled(2, 3),
         Scored((Score(0, -1.0), Score(0, -2.0))),
@@ -331,7 +334,7 @@ def test_a_request_that_does_not_fit_beside_the_others_waits():
     tickets = desk.admit(3)
     assert desk.compose() == submits(tickets[:2])
     assert desk.counts() == (2, 1)
-    desk.director.deliver([(tickets[0].uid, Token(1, "stop"))])
+    desk.deliver([(tickets[0].uid, Token(1, "stop"))])
     assert desk.compose() == submits(tickets[2:])
 
 
@@ -341,9 +344,9 @@ def test_a_small_request_does_not_overtake_a_large_one():
     (large,) = desk.admit(1, prompt=[1] * 2 * STEP)
     (small,) = desk.admit(1)
     assert desk.compose() == submits(first)
-    desk.director.deliver([(first[0].uid, Token(1, "stop"))])
+    desk.deliver([(first[0].uid, Token(1, "stop"))])
     assert desk.compose() == submits([large])
-    desk.director.deliver([(large.uid, Token(1, "stop"))])
+    desk.deliver([(large.uid, Token(1, "stop"))])
     assert desk.compose() == submits([small])
 
 
@@ -358,18 +361,18 @@ def test_the_youngest_is_paused_when_memory_runs_out_and_continues_where_it_was(
     old, young = desk.admit(2, prompt=[1] * 10, max_tokens=2 * STEP)
     assert desk.compose() == submits([old, young])
     for n in range(2 * STEP - 1):
-        desk.director.deliver([(old.uid, Token(n % 50, None)), (young.uid, Token(n % 50, None))])
+        desk.deliver([(old.uid, Token(n % 50, None)), (young.uid, Token(n % 50, None))])
         if messages := desk.compose():
             break
     assert messages == [Cancel(young.uid)] and 200 < n < STEP
     assert desk.counts() == (1, 1)
     # Its next token was in flight: it will be drawn again.
-    desk.director.deliver([(young.uid, Token(99, None))])
-    desk.director.deliver([(old.uid, Token(99, "stop"))])
+    desk.deliver([(young.uid, Token(99, None))])
+    desk.deliver([(old.uid, Token(99, "stop"))])
     so_far = [k % 50 for k in range(n + 1)]
     assert desk.compose() == [Submit(young.uid, [1] * 10 + so_far, 2 * STEP - len(so_far), False)]
     assert desk.director.row(young.uid).drawn == len(so_far)
-    desk.director.deliver([(young.uid, Token(98, "stop"))])
+    desk.deliver([(young.uid, Token(98, "stop"))])
     got = []
     while (event := next_event(young)) is not None:
         got.append(event.id)
@@ -385,7 +388,7 @@ def test_a_paused_request_goes_on_with_its_limits_but_is_not_scored_again():
     while not (messages := desk.compose()):
         for one in (old, young):
             desk.director.row(one.uid).scores.append((scores_of(-1.0), 0))
-        desk.director.deliver([(old.uid, Token(0, None)), (young.uid, Token(0, None))])
+        desk.deliver([(old.uid, Token(0, None)), (young.uid, Token(0, None))])
     assert messages == [Cancel(young.uid)]
     desk.line.cancel(old)
     cancel, submit = desk.compose()
@@ -399,11 +402,11 @@ def test_the_youngest_choice_is_paused_and_continues_alone():
     assert desk.compose() == [together(choices)]
     count = 0
     while not (messages := desk.compose()):
-        desk.director.deliver([(one.uid, Token(5, None)), (two.uid, Token(6, None))])
+        desk.deliver([(one.uid, Token(5, None)), (two.uid, Token(6, None))])
         count += 1
     assert messages == [Cancel(two.uid)] and desk.counts() == (1, 1)
     key = desk.director._waiting[0][0].row.key()
-    desk.director.deliver([(one.uid, Token(5, "stop"))])
+    desk.deliver([(one.uid, Token(5, "stop"))])
     assert desk.compose() == [Submit(two.uid, [1, 2, 3] + [6] * count, 2 * STEP - count)]
     assert desk.director.row(two.uid).key() == key, "its seed and place, not the first choice's"
 
@@ -413,7 +416,7 @@ def test_a_paused_request_can_be_cancelled():
     tickets = desk.admit(2, prompt=[1] * 10, max_tokens=2 * STEP)
     desk.compose()
     while not desk.compose():
-        desk.director.deliver([(t.uid, Token(5, None)) for t in tickets])
+        desk.deliver([(t.uid, Token(5, None)) for t in tickets])
     desk.line.cancel(tickets[1])
     assert desk.compose() == [] and desk.line.held() == 1
 
@@ -425,7 +428,7 @@ def test_requests_that_end_within_the_budget_are_never_paused():
     tickets = desk.admit(2, prompt=[1] * (STEP - 10), max_tokens=10)
     assert desk.compose() == submits(tickets)
     for _ in range(9):
-        desk.director.deliver([(t.uid, Token(5, None)) for t in tickets])
+        desk.deliver([(t.uid, Token(5, None)) for t in tickets])
         assert desk.compose() == []
 
 
@@ -439,7 +442,7 @@ def test_naps_grow_while_idle_and_end_with_work(desk):
     assert desk.director.nap_ms() == 0  # arrived, not yet composed
     desk.compose()
     assert desk.director.nap_ms() == 0  # running
-    desk.director.deliver([(ticket.uid, Token(1, "stop"))])
+    desk.deliver([(ticket.uid, Token(1, "stop"))])
     assert desk.director.nap_ms() < 5
 
 
@@ -453,7 +456,7 @@ def test_a_nap_ends_when_a_ticket_arrives(desk):
 def test_a_worker_decides_nothing():
     spectator = Spectator()
     assert spectator.compose() == [] and spectator.nap_ms() == 0
-    spectator.deliver([(1, Token(1, None))])
+    spectator.deliver(Turn([(1, Token(1, None))], 0, 0.0, [], None), 0.05)
     spectator.nap(1)
 
 
@@ -483,7 +486,7 @@ def test_retry_after_falls_as_tokens_come():
     desk.pace.step_s = 0.5
     before = retry_after(desk)
     for _ in range(60):
-        desk.director.deliver([(ticket.uid, Token(1, None))])
+        desk.deliver([(ticket.uid, Token(1, None))])
     desk.pace.step_s = 0.5
     assert retry_after(desk) < before
 
@@ -500,7 +503,5 @@ def test_a_slow_decode_step_is_not_taken_for_a_slow_chunk(desk):
     desk.compose()
     before = desk.director.chunk()
     for _ in range(20):
-        desk.director.deliver(
-            [(ticket.uid, Token(1, None))], computed=before, chunk_s=0.01, seconds=3.0
-        )
+        desk.deliver([(ticket.uid, Token(1, None))], computed=before, chunk_s=0.01, seconds=3.0)
     assert desk.director.chunk() > before
