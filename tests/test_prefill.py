@@ -44,6 +44,15 @@ class Turns:
                     self.first.setdefault(uid, len(self.computed))
 
 
+def beside_one_that_decodes(shard, pace: int) -> Turns:
+    """Three turns in: request 1 decodes, and bears chunks of `pace` tokens."""
+    turns = Turns(shard)
+    turns.submit(1, 2)
+    turns.step(3)
+    turns.engine.pace(pace)
+    return turns
+
+
 def test_full_chunks_while_nothing_decodes(shard):
     turns = Turns(shard)
     turns.engine.pace(16)
@@ -53,10 +62,7 @@ def test_full_chunks_while_nothing_decodes(shard):
 
 
 def test_chunks_keep_to_the_pace_while_others_decode(shard):
-    turns = Turns(shard)
-    turns.submit(1, 2)
-    turns.step(3)
-    turns.engine.pace(20)
+    turns = beside_one_that_decodes(shard, 20)
     turns.submit(2, 100)
     turns.step(6)
     assert turns.computed[3:] == [20, 20, 20, 20, 20, 0]
@@ -68,10 +74,7 @@ def test_chunks_keep_to_the_pace_while_others_decode(shard):
 
 def test_a_burst_is_not_made_to_take_turns_with_the_first_of_it(shard):
     """Each newcomer had a chunk of its own, and each chunk a step of few rows."""
-    turns = Turns(shard)
-    turns.submit(1, 2)
-    turns.step(3)
-    turns.engine.pace(20)
+    turns = beside_one_that_decodes(shard, 20)
     for uid in range(2, 5):
         turns.submit(uid, 16)
     turns.step()
@@ -86,20 +89,14 @@ def test_a_burst_is_not_made_to_take_turns_with_the_first_of_it(shard):
 
 
 def test_a_prompts_last_few_tokens_are_not_left_for_a_chunk_of_their_own(shard):
-    turns = Turns(shard)
-    turns.submit(1, 2)
-    turns.step(3)
-    turns.engine.pace(20)
+    turns = beside_one_that_decodes(shard, 20)
     turns.submit(2, 64)
     turns.step(4)
     assert turns.computed[3:] == [20, 20, 24, 0]
 
 
 def test_short_prompts_pass_a_long_one_which_goes_on_all_the_same(shard):
-    turns = Turns(shard)
-    turns.submit(1, 2)
-    turns.step(2)
-    turns.engine.pace(64)
+    turns = beside_one_that_decodes(shard, 64)
     turns.submit(2, 1000)
     turns.step()
     before = turns.done[2]
