@@ -62,16 +62,9 @@ parse_arguments() {
         [ -z "$ACTION" ] || die 2 "both $ACTION and $1; see --help"
         ACTION=$1
         ;;
-      --local)
+      --local | --env)
         needs_value "$1" $#
-        LOCAL=$2
-        [ -n "$LOCAL" ] || die 2 "--local needs a number of ranks"
-        ARGUMENTS+=("$1" "$2")
-        shift
-        ;;
-      --env)
-        needs_value "$1" $#
-        add_env "$2"
+        take_rank_option "$@"
         ARGUMENTS+=("$1" "$2")
         shift
         ;;

@@ -63,15 +63,8 @@ EXTRA_ENV=()
 parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
-      --local)
-        [ $# -ge 2 ] || die 2 "--local needs a number of ranks"
-        LOCAL=$2
-        [ -n "$LOCAL" ] || die 2 "--local needs a number of ranks"
-        shift
-        ;;
-      --env)
-        [ $# -ge 2 ] || die 2 "--env needs NAME=VALUE"
-        add_env "$2"
+      --local | --env)
+        take_rank_option "$@"
         shift
         ;;
       --detach) DETACH=1 ;;

@@ -259,6 +259,28 @@ local_cluster_port() {
   printf '%s\n' "$((20000 + HTTP_PORT * MAX_LOCAL_RANKS % 8000))"
 }
 
+# take_rank_option --local|--env [VALUE [ARGUMENT...]]: sets LOCAL, or adds to EXTRA_ENV. Usage
+# error without a value; choose_hosts looks at the number of ranks.
+take_rank_option() {
+  case $1 in
+    --local)
+      LOCAL=${2-}
+      [ -n "$LOCAL" ] || die 2 "--local needs a number of ranks"
+      ;;
+    --env) add_env ${2+"$2"} ;;
+  esac
+}
+
+# add_env [NAME=VALUE]: an --env option of the user's.
+add_env() {
+  [ $# -ge 1 ] || die 2 "--env needs NAME=VALUE"
+  matches "$1" '[A-Za-z_][A-Za-z0-9_]*=.*' || die 2 "--env '$1': must be NAME=VALUE"
+  case $1 in
+    API_KEY=*) die 2 "--env API_KEY: everyone on the host could read it in ps; export it instead" ;;
+  esac
+  EXTRA_ENV+=("$1")
+}
+
 # parse_bench_arguments PROGRAM ARGUMENT...: for the scripts that run one of our programs on all
 # ranks. Sets LOCAL, EXTRA_ENV and DRY_RUN, and BENCH_ARGUMENTS to what follows `--`.
 # shellcheck disable=SC2034  # the scripts use them
@@ -268,14 +290,8 @@ parse_bench_arguments() {
   LOCAL='' EXTRA_ENV=() BENCH_ARGUMENTS=()
   while [ $# -gt 0 ]; do
     case $1 in
-      --local)
-        LOCAL=${2-}
-        [ -n "$LOCAL" ] || die 2 "--local needs a number of ranks"
-        shift
-        ;;
-      --env)
-        [ $# -ge 2 ] || die 2 "--env needs NAME=VALUE"
-        add_env "$2"
+      --local | --env)
+        take_rank_option "$@"
         shift
         ;;
       --dry-run) DRY_RUN=1 ;;
@@ -342,15 +358,6 @@ launcher_command() {
     LAUNCHER+=(--env "$name")
   done
   LAUNCHER+=(--)
-}
-
-# add_env NAME=VALUE: an --env option of the user's.
-add_env() {
-  matches "$1" '[A-Za-z_][A-Za-z0-9_]*=.*' || die 2 "--env '$1': must be NAME=VALUE"
-  case $1 in
-    API_KEY=*) die 2 "--env API_KEY: everyone on the host could read it in ps; export it instead" ;;
-  esac
-  EXTRA_ENV+=("$1")
 }
 
 # tell_fast_synch: the state of MLX_METAL_FAST_SYNCH, wherever it may have been set.

@@ -57,9 +57,8 @@ parse_arguments() {
   shift
   while [ $# -gt 0 ]; do
     case $1 in
-      --local)
-        LOCAL=${2-}
-        [ -n "$LOCAL" ] || die 2 "--local needs a number of ranks"
+      --local | --env)
+        take_rank_option "$@"
         shift
         ;;
       --deadline)
@@ -76,11 +75,6 @@ parse_arguments() {
         shift
         ;;
       --json) RANK_ARGUMENTS+=(--json) ;;
-      --env)
-        [ $# -ge 2 ] || die 2 "--env needs NAME=VALUE"
-        add_env "$2"
-        shift
-        ;;
       --dry-run) DRY_RUN=1 ;;
       -h | --help)
         usage

@@ -28,6 +28,21 @@ teardown() {
   [ ! -e "$RUN_DIR" ]
 }
 
+@test "--local and --env without a value tell what they need, whatever comes before" {
+  for before in "" "--local 2" "--env A=1"; do
+    # shellcheck disable=SC2086  # split on purpose
+    run "$RUN" $before --local
+    says "--local needs a number of ranks"
+    # shellcheck disable=SC2086  # split on purpose
+    run "$RUN" $before --env
+    says "--env needs NAME=VALUE"
+  done
+  run "$RUN" --local ''
+  says "--local needs a number of ranks"
+  run "$RUN" --env ''
+  says "--env '': must be NAME=VALUE"
+}
+
 @test "each bad setting exits 2 and names the setting, its value and what is allowed" {
   for setting in HTTP_PORT=0 HTTP_PORT=65536 HTTP_PORT=http QUEUE_MAX=-1 MAX_BATCH=0 \
     DEFAULT_MAX_TOKENS=many REQ_TIMEOUT=0 REQ_TIMEOUT=nan DRAIN_TIMEOUT=-1 STALL_TIMEOUT=x \
