@@ -11,9 +11,11 @@ import mlx.core as mx
 
 import server.loading as loading
 from server.fleet import Loaded
-from server.loading import _describe, _evaluate
+from server.link import Link
+from server.loading import _describe, _evaluate, load_shard
 from server.stages import Stages
 from server.status import Status
+from tests.tiny_models import tiny_llama
 
 
 class OneOfTwo:
@@ -88,3 +90,11 @@ def test_each_piece_feeds_the_watchdog_and_few_are_logged(caplog):
     assert fed == stages
     assert status.detail == "loaded: 100%"
     assert caplog.messages == ["handshake", "loading: 0%", "loaded: 100%"]
+
+
+def test_a_lone_rank_says_nothing_of_a_split(tmp_path, caplog):
+    """It said that the output projection was split up to 0 rows."""
+    caplog.set_level(logging.INFO)
+    link = Link(mx.distributed.init())
+    load_shard(tiny_llama(tmp_path / "tiny"), "tensor", link, None, lambda stage: None)
+    assert not any("output projection" in message for message in caplog.messages)
