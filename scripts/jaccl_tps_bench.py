@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import mlx.core as mx  # noqa: E402
 
 from server.choosers import ChoosesForAll, Follows
-from server.engine import Engine  # noqa: E402
+from server.engine import Engine, Turn  # noqa: E402
 from server.handshake import Mismatch  # noqa: E402
 from server.link import Link  # noqa: E402
 from server.loading import Shard, Unloadable, load_shard  # noqa: E402
@@ -123,13 +123,16 @@ def time_request(engine: Engine, link: Link, request: Submit, watchdog: Watchdog
     start = time.perf_counter()
     engine.submit(request)
     first, tokens = 0.0, 0
+
+    def deliver(turn: Turn) -> None:
+        nonlocal first, tokens
+        tokens += sum(isinstance(event, Token) for _, event in turn.events)
+        if tokens:
+            first = first or time.perf_counter() - start
+
     while engine.busy:
         watchdog.progress("benchmark step")
-        events = engine.step().events
-        for _, event in events:
-            if isinstance(event, Token):
-                tokens += 1
-                first = first or time.perf_counter() - start
+        engine.step(deliver)
     return {"gen_tokens": tokens, "seconds": time.perf_counter() - start, "ttft_seconds": first}
 
 

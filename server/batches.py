@@ -9,6 +9,7 @@ are private to mlx-lm 0.32, which is why versions are pinned.
 """
 
 import itertools
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from server.mailbox import Header
 PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
 LEAST_SHARE = 16  # tokens of a chunk for each of them
 STRETCH = 1.25  # a chunk grows so much rather than leave a prompt's last tokens for the next
+SLOW_S = 0.03  # to hand a step to MLX: then tokens go out first, which takes a small part of that
 STEPS_BETWEEN_SWEEPS = 512  # as mlx-lm: then MLX gives back what it keeps for reuse
 
 Response = PromptProcessingBatch.Response
@@ -47,6 +49,8 @@ class LockstepBatch(GenerationBatch):
         super().__init__(*arguments, **named)
         self.kept: set[int] = set()  # uids whose cache is wanted when they finish
         self._gone: set[int] = set()  # uids of rows that have left, but for their place
+        self._built: list[mx.array] = []  # the next step, until MLX has it
+        self._slow = False  # to hand over the last one took long
 
     @property
     def live(self) -> int:
@@ -63,9 +67,17 @@ class LockstepBatch(GenerationBatch):
         goes_on = any(count + 1 < most for count, most in limits)
         # Where every row has reached its limit, nobody would read what a further step makes, and
         # the next request would wait for it.
-        tokens, header = self._launch() if goes_on else self._read(self._share())
+        shared = self._share()
+        if goes_on:
+            self._build(shared)
+            if not self._slow:
+                self.launch()
+        payload = shared.tolist()
+        tokens, header = payload[: -Header.SIZE], payload[-Header.SIZE :]
         for i, token in enumerate(tokens):
             uid, finish = self.uids[i], None
+            if goes_on:
+                self.tokens[i].append(token)  # the next step puts it into the cache
             self._num_tokens[i] += 1
             if self._num_tokens[i] >= self.max_tokens[i]:
                 finish = "length"
@@ -99,31 +111,33 @@ class LockstepBatch(GenerationBatch):
         and share the step of all rows: one of their own would take as long."""
         self._next_logprobs = [None] * len(self.uids)  # filter() expects one entry a row
 
-    def _launch(self) -> tuple[list[int], list[int]]:
-        """Starts the next step; returns the tokens that went into it, and the header with them."""
-        shared = self._share()
+    def launch(self) -> None:
+        """Hands the next step to MLX, if that has not been done.
+
+        It should run while this one's tokens are delivered. But of a large graph MLX takes in a
+        part only, and blocks until most of it is computed. Where that takes long, tokens are
+        delivered first.
+        """
+        if self._built:
+            began = time.monotonic()
+            mx.async_eval(*self._built)
+            self._slow = time.monotonic() - began > SLOW_S
+            self._built = []
+
+    def _build(self, shared: mx.array) -> None:
+        """The next step, lazy. shared: what _share() gave."""
         inputs = shared[: -Header.SIZE]
         logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
         self._next_tokens, extras = self.fallback_sampler.propose(logits, self.samplers, inputs)
-        # Next step runs while this one's tokens are delivered.
-        mx.async_eval(self._next_tokens, *extras)
-        tokens, header = self._read(shared)
-        for row_tokens, token in zip(self.tokens, tokens, strict=True):
-            row_tokens.append(token)
-        self._next_logprobs = [None] * len(tokens)  # filter() expects one entry a row
-        return tokens, header
+        self._built = [self._next_tokens, *extras]
+        self._next_logprobs = [None] * len(self.uids)  # filter() expects one entry a row
 
     def _share(self) -> mx.array:
-        """The running step's tokens, and the header behind them; lazy."""
+        """The running step's tokens, and the header behind them, [B+H] int32; lazy."""
         shared = self.fallback_sampler.share(self._next_tokens)
         # First on every rank: in a pipeline a rank's recv depends on nothing, and could overtake.
         mx.async_eval(shared)
         return shared
-
-    @staticmethod
-    def _read(shared: mx.array) -> tuple[list[int], list[int]]:
-        payload = shared.tolist()
-        return payload[: -Header.SIZE], payload[-Header.SIZE :]
 
     def extend(self, batch: "LockstepBatch") -> None:
         super().extend(batch)
@@ -198,6 +212,10 @@ class LockstepGenerator(BatchGenerator):
     @property
     def busy(self) -> bool:
         return bool(self.decoding or self.waiting)
+
+    def launch(self) -> None:
+        """Hands the next decode step to MLX, if that has not been done."""
+        self._generation_batch.launch()
 
     def settle(self) -> None:
         """Waits for the running decode step, if there is one."""

@@ -107,17 +107,17 @@ class Director:
         self._count()
         return messages
 
-    def deliver(self, turn: Turn, seconds: float) -> None:
+    def deliver(self, turn: Turn) -> None:
         """Hands tokens to their tickets, and notes which prefixes the ranks have kept.
 
-        A uid that was dropped or paused meanwhile is skipped. seconds: how long the turn took.
+        A uid that was dropped or paused meanwhile is skipped.
         """
         now = time.monotonic()
         record = self._status.record
-        record.step(turn.events, turn.computed, seconds)
+        record.step(turn.events, turn.computed, turn.seconds)
         self._status.fleet.hear()
         decoded = any(isinstance(event, Token) for _, event in turn.events)
-        self._pace.observe(decoded, turn.computed, turn.chunk_s, seconds - turn.chunk_s)
+        self._pace.observe(decoded, turn.computed, turn.chunk_s, turn.seconds - turn.chunk_s)
         for uid, event in turn.events:
             one = self._running.get(uid)
             if one is None:
@@ -339,7 +339,7 @@ class Spectator:
     def compose(self) -> list[Message]:
         return []
 
-    def deliver(self, turn: Turn, seconds: float) -> None:
+    def deliver(self, turn: Turn) -> None:
         pass
 
     def refused(self, uid: int, error: Exception) -> None:

@@ -7,6 +7,7 @@ of one prompt share its prefill; a prompt whose log-probabilities are wanted is 
 import copy
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -36,14 +37,15 @@ class Scoring:
 @dataclass(frozen=True)
 class Turn:
     """What a step did: (uid, event) pairs, how many tokens of prompts were computed and in how
-    many seconds, which entries of prefixes are now kept with which tokens, and the header that
-    came with the tokens, if tokens came."""
+    many seconds, which entries of prefixes are now kept with which tokens, the header that came
+    with the tokens, if tokens came, and the seconds from launching the step to its tokens."""
 
     events: list[tuple[int, Token | Prefilled]]
     computed: int
     chunk_s: float
     kept: list[tuple[int, list[int]]]
     header: Header | None
+    seconds: float
 
 
 class Engine:
@@ -72,6 +74,7 @@ class Engine:
         self._forks: dict[int, Submit] = {}  # by the uid of the first, until it is prefilled
         self._scoring: dict[int, Scoring] = {}
         self._started: dict[int, Submit] = {}  # by uid, those whose cache is to be kept
+        self._launched: float | None = None  # when the running decode step was
         self.prefixes = PrefixStore()
 
     @property
@@ -118,9 +121,14 @@ class Engine:
         """How many tokens of prompts those who decode can bear between two steps, from now on."""
         self._pace = min(tokens, self._prefill_step)
 
-    def step(self) -> Turn:
+    def step(self, deliver: Callable[[Turn], None] = lambda turn: None) -> Turn:
         """One prefill chunk, where there is any (a full one if nothing decodes), then one decode
-        step of all whose prompts are done."""
+        step of all whose prompts are done.
+
+        deliver is called as soon as tokens are there. To launch the next step, which follows, can
+        take most of the time that the step itself does (see LockstepBatch.launch).
+        """
+        launched = self._launched or time.monotonic()
         events: list[tuple[int, Token | Prefilled]] = []
         kept: list[tuple[int, list[int]]] = []
         chunk = self._chunk()
@@ -150,7 +158,12 @@ class Engine:
                 message = self._started.pop(uid, None)
                 if row.cache is not None and len(row.tokens) >= LEAST_TOKENS:
                     kept.append(self._keep(message.store, row.tokens, row.cache))
-        return Turn(events, computed, chunk_s, kept, None if header is None else Header(*header))
+        told = None if header is None else Header(*header)
+        turn = Turn(events, computed, chunk_s, kept, told, time.monotonic() - launched)
+        deliver(turn)
+        self._launched = time.monotonic() if self._generator.decoding else None
+        self._generator.launch()
+        return turn
 
     def _begin_chunk(self) -> float:
         """Now, in seconds. If there are prompts, the running step is over, or its time would be

@@ -1,11 +1,10 @@
 """The lockstep loop: the same turns, in the same order, on the main thread of every rank.
 
-A turn is: step the engine, deliver its tokens, learn rank 0's header (from the step's own
+A turn is: step the engine, which delivers its tokens, learn rank 0's header (from the step's own
 collective, or by meeting for it), carry out the messages that the header announces. Everything
 that steers the loop is shared data, so that no two ranks can take different branches.
 """
 
-import time
 from collections.abc import Callable
 
 from server.director import Director, Spectator
@@ -30,10 +29,7 @@ def run_lockstep(
         header = None
         if engine.busy:
             progress("engine step")
-            began = time.monotonic()
-            turn = engine.step()
-            director.deliver(turn, time.monotonic() - began)
-            header = turn.header
+            header = engine.step(director.deliver).header
         if header is None:
             progress("meeting")
             header = mailbox.meet()

@@ -51,8 +51,8 @@ class Desk:
 
         step = self.engine.step
 
-        def counted():
-            turn = step()
+        def counted(*deliver):
+            turn = step(*deliver)
             self.computed += turn.computed
             return turn
 

@@ -60,7 +60,7 @@ class Desk:
 
     def deliver(self, events, computed=0, chunk_s=0.0, seconds=0.0) -> None:
         """What the engine brought in a turn of that many seconds."""
-        self.director.deliver(Turn(events, computed, chunk_s, [], None), seconds)
+        self.director.deliver(Turn(events, computed, chunk_s, [], None, seconds))
 
     def counts(self) -> tuple[int, int]:
         return self.status.running, self.status.waiting
@@ -456,7 +456,7 @@ def test_a_nap_ends_when_a_ticket_arrives(desk):
 def test_a_worker_decides_nothing():
     spectator = Spectator()
     assert spectator.compose() == [] and spectator.nap_ms() == 0
-    spectator.deliver(Turn([(1, Token(1, None))], 0, 0.0, [], None), 0.05)
+    spectator.deliver(Turn([(1, Token(1, None))], 0, 0.0, [], None, 0.05))
     spectator.nap(1)
 
 

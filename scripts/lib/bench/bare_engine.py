@@ -104,11 +104,9 @@ def run(ready: Ready, clients: int, requests: int, prompt: int, output: int) -> 
     for _ in range(min(clients, requests)):
         submit()
     while engine.busy:
-        turned = time.perf_counter()
         turn = engine.step()
-        took = time.perf_counter() - turned
         decoded = any(isinstance(event, Token) for _, event in turn.events)
-        pace.observe(decoded, turn.computed, turn.chunk_s, took - turn.chunk_s)
+        pace.observe(decoded, turn.computed, turn.chunk_s, turn.seconds - turn.chunk_s)
         if turn.header is not None:
             engine.pace(turn.header.chunk)
         for uid, event in turn.events:
