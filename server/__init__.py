@@ -19,7 +19,7 @@ The stages of a request, in the order in which it meets them (on rank 0 where no
     loop                 the lockstep loop on the main thread of every rank
     engine, batches, prefix_store   mlx-lm's batching with a step of our own, and the ranks' shards
                          of kept prefixes (every rank)
-    choosers, sampling, rows, constraint, token_masks
+    choosers, sampling, drawing, rows, constraint, token_masks
                          rank 0's choice of the next tokens, and how it reaches every rank
     generation, answering       from tokens to pieces to the client
     plain_text, stop_strings    tokens to text, for completions

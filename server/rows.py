@@ -1,7 +1,7 @@
-"""One request's sampling state on rank 0: its parameters, its noise, what it has seen so far.
+"""One request's sampling state on rank 0: its parameters, its chances, what it has seen so far.
 
-Each row draws from its own key, made of its seed and the position of the token, so that a seeded
-request gets the same noise alone and in any batch.
+Each row draws with numbers of its own, made of its seed and the position of the token, so that a
+seeded request draws the same alone and in any batch.
 """
 
 import secrets
@@ -107,13 +107,16 @@ class Row:
     def constrained(self) -> bool:
         return self._matcher is not None
 
-    def key(self) -> tuple[int, int]:
-        """The key of the token about to be drawn: two uint32, mixed from seed and position."""
+    def uniforms(self) -> tuple[float, float]:
+        """Two random numbers for the token about to be drawn, mixed from seed and position.
+
+        From 0 to 1 - 2^-23, in steps of 2^-23: any of them times a float32 is less than it.
+        """
         x = (self._seed * 0x9E3779B97F4A7C15 + self.drawn * 0xD1B54A32D192ED03) & _MASK64
         x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
         x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
         x ^= x >> 31
-        return x >> 32, x & 0xFFFFFFFF
+        return (x >> 41) * 2.0**-23, (x & 0x7FFFFF) * 2.0**-23
 
     def biases(self) -> Iterator[tuple[int, float]]:
         """(token id, value to add) for the token about to be drawn."""

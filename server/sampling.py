@@ -1,32 +1,18 @@
 """The choice of the next tokens: one call for the whole batch, whatever mix of parameters.
 
-Called on rank 0's main thread; workers never sample. Filters follow mlx_lm.sample_utils: top_p
-and min_p look at the distribution before the temperature, top_k at its ranking. Penalties follow
-vLLM: repetition over prompt and output, presence and frequency over output alone. What a request
-does not ask for is not computed.
-
-Nothing here sorts a vocabulary: on a CPU that costs more than a small model's forward pass.
+Called on rank 0's main thread; workers never sample. Penalties follow vLLM: repetition over prompt
+and output, presence and frequency over output alone; filters and the draw are in drawing. What a
+request does not ask for is not computed.
 """
 
-import math
 from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
 
+from server.drawing import draw
 from server.rows import Row, Scores
 from server.token_masks import apply_mask
-
-# Bisection of a threshold over the bits of a positive float32, whose order is the floats' own:
-# from the likeliest token's probability down to 2^-40 of it. For top_p alone, whose threshold is
-# known to be higher, to 6e-4 of its own value or better; for top_k to 4e-5, as it has to count.
-_OCTAVES = 40
-_OCTAVE_BITS = 2**23
-_HALVINGS, _HALVINGS_TO_COUNT = 15, 20
-
-# The vocabulary is looked at in blocks of so many tokens: across blocks MLX sums many numbers at
-# once on a CPU, which takes half as long as along a row. It also rounds less.
-_BLOCK = 64
 
 
 def sample(
@@ -47,12 +33,12 @@ def sample(
         logits = _constrain(logits, rows, constrained, previous())
     drawing = [i for i, row in enumerate(rows) if not row.greedy]
     if len(drawing) == len(rows):
-        tokens = _draw(logits, rows)
+        tokens = draw(logits, rows)
     else:
         tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
         if drawing:
             places = mx.array(drawing)
-            tokens[places] = _draw(logits[places], [rows[i] for i in drawing])
+            tokens[places] = draw(logits[places], [rows[i] for i in drawing])
     extras = _score(raw, tokens, rows)
     for i, row in enumerate(rows):
         row.drew(tokens, i)
@@ -109,74 +95,6 @@ def _constrain(
             masked.append(i)
             masks.append(mask)
     return apply_mask(logits, masked, np.stack(masks)) if masked else logits
-
-
-def _draw(logits: mx.array, rows: list[Row]) -> mx.array:
-    """Gumbel-max over the filtered logits. logits: [B, V]. Returns [B] int32."""
-    filtered = [i for i, row in enumerate(rows) if row.filtered]
-    if len(filtered) == len(rows):
-        logits = keep_likely(logits, [row.sampling for row in rows])
-    elif filtered:
-        places = mx.array(filtered)
-        logits[places] = keep_likely(logits[places], [rows[i].sampling for i in filtered])
-    keys = mx.array([row.key() for row in rows], dtype=mx.uint32)
-    vocab = logits.shape[-1]
-    noise = mx.vmap(lambda key: mx.random.gumbel(shape=(vocab,), key=key))(keys)
-    (temperature,) = _columns([(row.sampling.temperature,) for row in rows])
-    return mx.argmax(logits / temperature + noise, axis=-1).astype(mx.int32)
-
-
-def keep_likely(logits: mx.array, wanted: list) -> mx.array:
-    """The logits with what top_p, top_k and min_p exclude at -inf.
-
-    logits: [B, V] float32; wanted: B Samplings. All three keep the likeliest tokens down to some
-    probability, so their intersection is one threshold a row; tokens that are as likely as the
-    last one kept stay, too. Returns [B, V].
-    """
-    vocab = logits.shape[-1]
-    blocks = mx.pad(logits, ((0, 0), (0, -vocab % _BLOCK)), constant_values=-np.inf)
-    blocks = blocks.reshape(len(wanted), -1, _BLOCK)
-    # On a CPU MLX's exp, and softmax with it, takes 2.5 times as long as its power.
-    probs = mx.power(math.e, blocks - _over_row(mx.max, blocks))
-    probs = probs / _over_row(mx.sum, probs)
-    best = _over_row(mx.max, probs)
-    (min_p,) = _columns([(s.min_p,) for s in wanted])
-    keep = probs >= min_p[:, None] * best
-    top_k = [s.top_k if 0 < s.top_k < vocab else 0 for s in wanted]
-    top_p = [s.top_p if s.top_p < 1 else 0.0 for s in wanted]
-    if any(top_k) or any(top_p):
-        keep &= probs > _below_kept(probs, best, top_p, top_k)
-    return mx.where(keep, blocks, -np.inf).reshape(len(wanted), -1)[:, :vocab]
-
-
-def _over_row(reduce: Callable, blocks: mx.array) -> mx.array:
-    """Sum or maximum of each row, which is in blocks. Returns [B, 1, 1]."""
-    return reduce(reduce(blocks, axis=1, keepdims=True), axis=2, keepdims=True)
-
-
-def _below_kept(probs: mx.array, best: mx.array, top_p: list[float], top_k: list[int]) -> mx.array:
-    """A probability just below the least that top_p and top_k keep. 0 in either: not asked for.
-
-    probs: [B, N, _BLOCK]; best: [B, 1, 1], their maxima. A token stays while the tokens likelier
-    than it have less than top_p together and are fewer than top_k. Returns [B, 1, 1].
-    """
-    mass = mx.array([p or 2.0 for p in top_p])[:, None, None]
-    count = mx.array([k or 2**30 for k in top_k])[:, None, None]
-    # Tokens less likely than this have less than 1 - top_p together, however many they are.
-    places = probs[0].size
-    floor = mx.array([(1 - p) / places if p else 0.0 for p in top_p])[:, None, None]
-    kept = mx.view(best, mx.int32)  # known to stay
-    out = mx.maximum(kept - _OCTAVES * _OCTAVE_BITS, mx.view(floor, mx.int32))  # taken to be out
-    for _ in range(_HALVINGS_TO_COUNT if any(top_k) else _HALVINGS):
-        middle = out + (kept - out) // 2
-        likelier = probs > mx.view(middle, mx.float32)
-        stays = mx.array(True)
-        if any(top_p):
-            stays &= _over_row(mx.sum, likelier * probs) < mass
-        if any(top_k):
-            stays &= _over_row(mx.sum, likelier) < count
-        kept, out = mx.where(stays, middle, kept), mx.where(stays, out, middle)
-    return mx.view(out, mx.float32)
 
 
 def _score(raw: mx.array, tokens: mx.array, rows: list[Row]) -> list[mx.array]:

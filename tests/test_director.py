@@ -228,7 +228,7 @@ def test_choices_of_one_prompt_start_with_one_message():
     (other,) = desk.admit()
     assert desk.compose() == [together(choices), *submits([other])]
     assert desk.counts() == (4, 0)
-    keys = {desk.director.row(one.uid).key() for one in choices}
+    keys = {desk.director.row(one.uid).uniforms() for one in choices}
     assert len(keys) == 3
 
 
@@ -237,7 +237,7 @@ def test_choices_of_one_seed_draw_apart_but_the_same_every_time(desk):
     for _ in range(2):
         choices = desk.admit_choices(2, common=Common(sampling=Sampling(seed=5)))
         desk.compose()
-        keys.append([desk.director.row(one.uid).key() for one in choices])
+        keys.append([desk.director.row(one.uid).uniforms() for one in choices])
         desk.deliver([(one.uid, Token(1, "stop")) for one in choices])
     assert keys[0] == keys[1] and keys[0][0] != keys[0][1]
 
@@ -405,10 +405,11 @@ def test_the_youngest_choice_is_paused_and_continues_alone():
         desk.deliver([(one.uid, Token(5, None)), (two.uid, Token(6, None))])
         count += 1
     assert messages == [Cancel(two.uid)] and desk.counts() == (1, 1)
-    key = desk.director._waiting[0][0].row.key()
+    numbers = desk.director._waiting[0][0].row.uniforms()
     desk.deliver([(one.uid, Token(5, "stop"))])
     assert desk.compose() == [Submit(two.uid, [1, 2, 3] + [6] * count, 2 * STEP - count)]
-    assert desk.director.row(two.uid).key() == key, "its seed and place, not the first choice's"
+    resumed = desk.director.row(two.uid)
+    assert resumed.uniforms() == numbers, "its seed and place, not the first choice's"
 
 
 def test_a_paused_request_can_be_cancelled():
