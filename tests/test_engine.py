@@ -444,3 +444,37 @@ def test_no_step_is_computed_after_the_last_token_of_all(shard, monkeypatch):
     expected = Desk(shard).run(ticket(max_tokens=3), ticket(max_tokens=5))
     assert desk.run(ticket(max_tokens=3), ticket(max_tokens=5)) == expected
     assert len(calls) == 4, "the first token comes from the prompt"
+
+
+def test_tokens_go_out_before_a_step_that_is_slow_to_launch(shard, monkeypatch):
+    """MLX blocks on a large graph until most of it is computed. Quick ones are launched first."""
+    desk, order = Desk(shard), []
+    batch = desk.engine._generator._generation_batch
+    build = batch._build
+
+    def built(shared):
+        order.append("build")
+        build(shared)
+
+    monkeypatch.setattr(batch, "_build", built)
+    async_eval = mx.async_eval
+
+    def launched(*arrays) -> None:
+        if arrays == tuple(batch._built):
+            order.append("launch")
+        async_eval(*arrays)
+
+    monkeypatch.setattr("server.batches.mx.async_eval", launched)
+    deliver = desk.director.deliver
+    desk.director.deliver = lambda turn: order.append("deliver") or deliver(turn)
+    expected = Desk(shard).run(ticket(max_tokens=6))
+
+    def slow(turn: int) -> None:
+        monkeypatch.setattr("server.batches.SLOW_S", -1.0)
+
+    assert desk.run(ticket(max_tokens=6)) == expected
+    quick, order[:] = list(order), []
+    assert desk.run(ticket(max_tokens=6), act=slow) == expected
+    assert quick[:6] == ["build", "launch", "deliver"] * 2
+    # The first launch shows that it is slow.
+    assert order[3:9] == ["build", "deliver", "launch"] * 2
