@@ -11,6 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 for folder in (ROOT, ROOT / "scripts" / "lib"):
     sys.path.insert(0, str(folder))
 
+# Under nohup it is ignored, and everything that is started here would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 from tests.cluster import Cluster  # noqa: E402
 from tests.nodes import NODE_NAMES, running_nodes  # noqa: E402
 
