@@ -19,8 +19,9 @@ The stages of a request, in the order in which it meets them (on rank 0 where no
     loop                 the lockstep loop on the main thread of every rank
     engine, batches, prefix_store   mlx-lm's batching with a step of our own, and the ranks' shards
                          of kept prefixes (every rank)
-    choosers, sampling, drawing, rows, constraint, token_masks
-                         rank 0's choice of the next tokens, and how it reaches every rank
+    choosers, dealing, sampling, drawing, rows, chances, constraint, token_masks
+                         the choice of the next tokens, by rank 0 or the rank that a row is dealt
+                         to, and how it reaches every rank
     generation, answering       from tokens to pieces to the client
     plain_text, stop_strings    tokens to text, for completions
     chat_text, markup, call_text, call_scanner, call_parsers, forced_calls

@@ -42,7 +42,7 @@ class Decoded:
 
 
 class LockstepBatch(GenerationBatch):
-    """Decoding rows. `samplers` holds each request's Row (None on workers), `fallback_sampler` the
+    """Decoding rows. `samplers` holds what the chooser made of each row, `fallback_sampler` the
     Step, `_next_tokens` this rank's part of the next tokens."""
 
     def __init__(self, *arguments, **named) -> None:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from server.chances import Chances
 from server.engine import Engine
 from server.handshake import Mismatch
 from server.link import Link
 from server.mailbox import Header
-from server.messages import Submit
+from server.messages import Draw, Submit
 from server.tickets import Token
 
 UID = 0  # real tickets count from 1
@@ -45,13 +46,13 @@ class EachJudges:
         self._leads = leads
         self.logits: list[mx.array] = []  # [1, V] a step
 
-    def row(self, uid: int) -> None:
-        return None
+    def row(self, uid: int, draw: Draw | None) -> Chances:
+        return Chances.told(draw)
 
     def header(self) -> list[int]:
         return [0] * Header.SIZE
 
-    def propose(self, logits: mx.array, rows: list, inputs: mx.array):
+    def propose(self, logits: mx.array, rows: list, inputs: mx.array, mine: list[int]):
         self.logits.append(logits.astype(mx.float32))
         return mx.argmax(logits, axis=-1).astype(mx.int32) * self._leads, []
 

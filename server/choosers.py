@@ -1,10 +1,12 @@
-"""Who picks the next tokens of a step: rank 0 for all, and how that reaches every rank.
+"""Who picks the next tokens of a step, and how they reach every rank.
 
-Runs on the main thread of every rank. If each rank sampled for itself, ranks that round
-differently would part ways and hang. Here rank 0 chooses, and one all_sum carries the tokens to
-every rank, with the mailbox's header behind them: the only collective that a step costs beyond
-the model's own. It opens the step that the tokens go into, rather than close the one that they
-come from, because rank 0 has newer news by then.
+Runs on the main thread of every rank. If each rank sampled every row for itself, ranks that round
+differently would part ways and hang. Here each row has one chooser: rank 0, or where rank 0 has
+told all ranks how to draw for it, the one that it is dealt to (dealing.py), lest the others wait
+while rank 0 draws for all. One all_sum carries the tokens to every rank, with the mailbox's header
+behind them: the only collective that a step costs beyond the model's own. It opens the step that
+the tokens go into, rather than close the one that they come from, because rank 0 has newer news by
+then.
 """
 
 from collections.abc import Callable
@@ -12,8 +14,12 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from server.chances import Chances
+from server.dealing import deal, part, pick
+from server.drawing import draw
 from server.link import Link
 from server.mailbox import Header
+from server.messages import Draw
 from server.rows import Row
 from server.sampling import sample, score_tokens
 
@@ -21,18 +27,21 @@ from server.sampling import sample, score_tokens
 class Chooser(Protocol):
     """This rank's part of a step, and of the look at a prompt."""
 
-    def row(self, uid: int) -> Row | None: ...
+    def row(self, uid: int, draw: Draw | None) -> Chances:
+        """What this rank knows of a row. draw: how any rank may draw for it, if any may."""
+        ...
 
     def header(self) -> list[int]:
         """Rank 0's news for the other ranks; zeros from a worker."""
         ...
 
     def propose(
-        self, logits: mx.array, rows: list[Row | None], inputs: mx.array
+        self, logits: mx.array, rows: list[Chances], inputs: mx.array, mine: list[int]
     ) -> tuple[mx.array, list[mx.array]]:
         """This rank's part of the next tokens, [B] int32, and what else to evaluate with it.
 
-        logits: [B, V]; inputs: [B], the tokens that they follow.
+        logits: [B, V]; inputs: [B], the tokens that they follow; mine: the places of the rows
+        that this rank chooses for.
         """
         ...
 
@@ -45,8 +54,9 @@ class Chooser(Protocol):
 
 
 class ChoosesForAll:
-    """Rank 0: samples. A row whose sampling fails is reported through on_failure and gets a
-    token all the same, so that every rank's shapes stay equal until the request is dropped."""
+    """Rank 0: chooses for all rows that are not dealt to others. A row whose sampling fails
+    is reported through on_failure and gets a token all the same, so that every rank's shapes stay
+    equal until the request is dropped."""
 
     def __init__(
         self,
@@ -54,11 +64,27 @@ class ChoosesForAll:
         header: Callable[[], list[int]],
         on_failure: Callable[[Row, Exception], None],
     ) -> None:
-        self.row = make_row
+        self._make_row = make_row
         self.header = header
         self._on_failure = on_failure
 
+    def row(self, uid: int, draw: Draw | None) -> Row:
+        row = self._make_row(uid)
+        # What the message says, and not what the row is like, or the ranks could deal unlike.
+        row.shared = draw is not None
+        return row
+
     def propose(
+        self, logits: mx.array, rows: list[Row], inputs: mx.array, mine: list[int]
+    ) -> tuple[mx.array, list[mx.array]]:
+        tokens, extras = None, []
+        if mine:
+            tokens, extras = self._sample(
+                pick(logits, mine), [rows[i] for i in mine], pick(inputs, mine)
+            )
+        return part(tokens, mine, logits), extras
+
+    def _sample(
         self, logits: mx.array, rows: list[Row], inputs: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
         try:
@@ -80,28 +106,28 @@ class ChoosesForAll:
         return mx.concatenate(tokens), extras
 
     def score(self, uid: int, logits: mx.array, tokens: list[int]) -> list[mx.array]:
-        row = self.row(uid)
+        row = self._make_row(uid)
         scores = score_tokens(logits, mx.array(tokens), row.logprobs or 0)
         row.prompt_scores.append(scores)
         return scores.arrays()
 
 
 class Follows:
-    """A worker: adds zeros to rank 0's choice."""
+    """A worker: draws for the rows that are dealt to it, and adds zeros for the others."""
 
-    def row(self, uid: int) -> None:
-        return None
+    def row(self, uid: int, draw: Draw | None) -> Chances:
+        return Chances.told(draw)
 
     def header(self) -> list[int]:
         return [0] * Header.SIZE
 
     def propose(
-        self, logits: mx.array, rows: list[None], inputs: mx.array
+        self, logits: mx.array, rows: list[Chances], inputs: mx.array, mine: list[int]
     ) -> tuple[mx.array, list[mx.array]]:
-        zeros = mx.zeros(logits.shape[0], dtype=mx.int32)
-        # Without this, laziness would skip the forward pass and its collectives on this rank,
-        # and rank 0 would wait for them for ever.
-        return mx.depends([zeros], [logits])[0], []
+        tokens = None
+        if mine:
+            tokens = draw(pick(logits, mine).astype(mx.float32), [rows[i] for i in mine])
+        return part(tokens, mine, logits), []
 
     def score(self, uid: int, logits: mx.array, tokens: list[int]) -> list[mx.array]:
         # Rank 0 looks at the logits, so its last layer's collectives run; so must they here.
@@ -114,7 +140,18 @@ class Step:
     def __init__(self, link: Link, chooser: Chooser) -> None:
         self._link = link
         self._chooser = chooser
-        self.propose = chooser.propose
+
+    def propose(
+        self, logits: mx.array, rows: list[Chances], inputs: mx.array
+    ) -> tuple[mx.array, list[mx.array]]:
+        """This rank's part of the next tokens, as Chooser.propose; the rows' positions advance."""
+        choosers = deal(rows, self._link.size)
+        mine = [i for i, rank in enumerate(choosers) if rank == self._link.rank]
+        proposed = self._chooser.propose(logits, rows, inputs, mine)
+        # Here for all rows, whoever chose: a position decides what is drawn next, on any rank.
+        for row in rows:
+            row.drawn += 1
+        return proposed
 
     def share(self, mine: mx.array) -> mx.array:
         """All ranks' parts of the tokens [B], and the header behind them: [B+H] int32, lazy."""

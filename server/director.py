@@ -273,6 +273,7 @@ class Director:
             reuse=(plan.entry, plan.length) if plan.length else (),
             keep=plan.keep,
             store=plan.store,
+            draws=tuple(draw for one in started if (draw := one.row.draw(one.ticket.uid))),
         )
 
     def _make_room(self) -> list[Message]:

@@ -1,7 +1,7 @@
 """Drawing tokens from logits: temperature, top_p, top_k, min_p, and the row's random numbers.
 
-Called on the main thread, inside a step. Filters follow mlx_lm.sample_utils: top_p and min_p look
-at the distribution before the temperature, top_k at its ranking.
+Called on the main thread of any rank, inside a step. Filters follow mlx_lm.sample_utils: top_p and
+min_p look at the distribution before the temperature, top_k at its ranking.
 
 Everything stays lazy, and nothing here sorts a vocabulary or takes noise for each of its tokens:
 on a CPU that costs more than a small model's forward pass. A token is drawn where the sum of the
@@ -14,7 +14,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 
-from server.rows import Row
+from server.chances import Chances
 
 # The vocabulary is looked at as [N, _GROUPS]: across N, MLX sums many numbers at once on a CPU,
 # which takes a third of the time that it takes along a row. It also rounds less.
@@ -32,7 +32,7 @@ _HALVINGS, _HALVINGS_TO_COUNT = 15, 20
 _LEAST_GROUP = 1e-30
 
 
-def draw(logits: mx.array, rows: list[Row]) -> mx.array:
+def draw(logits: mx.array, rows: list[Chances]) -> mx.array:
     """One token a row. logits: [B, V] float32, -inf where excluded. Returns [B] int32.
 
     An excluded token is never drawn, whatever the rounding, unless a row has no other.

@@ -198,7 +198,7 @@ class Engine:
             max_tokens=[message.max_tokens],
             caches=None if cache is None else [cache],
             all_tokens=[prompt[:start]],
-            samplers=[self._chooser.row(uid)],
+            samplers=[self._chooser.row(uid, message.draw(uid))],
             stop_sequences=[StopSequences(stops)],
         )
         if uid == message.uid and (message.keep or message.store):

@@ -13,6 +13,19 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Draw:
+    """How to draw the tokens of the row uid. seed: 64 bits, unsigned; drawn: tokens so far."""
+
+    uid: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int
+    drawn: int
+
+
+@dataclass(frozen=True)
 class Submit:
     """Start on a prompt. uid names it from now on; max_tokens counts generated tokens.
 
@@ -22,6 +35,8 @@ class Submit:
 
     reuse: (entry, tokens), a kept prefix to begin with; empty for none. keep: (tokens, entry), at
     which lengths of the prompt to keep its cache. store: the entry for the answered text; 0: none.
+
+    draws: for those of uid and forks that any rank may draw; rank 0 chooses for the others.
     """
 
     uid: int
@@ -34,6 +49,11 @@ class Submit:
     reuse: Sequence[int] = ()
     keep: Sequence[tuple[int, int]] = ()
     store: int = 0
+    draws: Sequence[Draw] = ()
+
+    def draw(self, uid: int) -> Draw | None:
+        """That of uid, or None."""
+        return next((draw for draw in self.draws if draw.uid == uid), None)
 
 
 @dataclass(frozen=True)
@@ -88,6 +108,8 @@ def encode(messages: Sequence[Message]) -> bytes:
             if name == "prompt":
                 prompts.append(np.asarray(value, dtype="<i4"))
                 value = len(value)
+            elif name == "draws":
+                value = [list(vars(draw).values()) for draw in value]
             record[name] = value
         records.append(record)
     text = json.dumps(records, separators=(",", ":")).encode()
@@ -120,6 +142,7 @@ def _decode(data: bytes) -> list[Message]:
             record["forks"] = tuple(record["forks"])
             record["reuse"] = tuple(record["reuse"])
             record["keep"] = tuple((tokens, entry) for tokens, entry in record["keep"])
+            record["draws"] = tuple(Draw(*draw) for draw in record["draws"])
         if "entries" in record:
             record["entries"] = tuple(record["entries"])
         messages.append(kind(**record))

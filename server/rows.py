@@ -1,8 +1,4 @@
-"""One request's sampling state on rank 0: its parameters, its chances, what it has seen so far.
-
-Each row draws with numbers of its own, made of its seed and the position of the token, so that a
-seeded request draws the same alone and in any batch.
-"""
+"""One request's sampling state on rank 0: its parameters, its chances, what it has seen so far."""
 
 import secrets
 from collections import deque
@@ -13,12 +9,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from server.requests import Common, Sampling
+from server.chances import Chances
+from server.messages import Draw
+from server.requests import Common
 from server.tickets import Score
-
-# Below this, temperature would overflow float32 long before it changed the choice.
-GREEDY_BELOW = 1e-3
-_MASK64 = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class Scores:
         return Score(self.tokens[place].item(), self.chosen[place].item(), top)
 
 
-class Row:
+class Row(Chances):
     """vocab: size of the logits' last axis; eos: ids that end a text; choice: of n, from one seed.
 
     resume() makes the state of a request that continues from the tokens it has generated.
@@ -59,14 +53,13 @@ class Row:
         choice: int = 0,
         grammar: Any = None,
     ) -> None:
+        seed = common.sampling.seed
+        chosen = secrets.randbits(64) if seed is None else seed + choice * 0x5851F42D4C957F2D
+        super().__init__(common.sampling, chosen)
         self.common = common
-        self.sampling: Sampling = common.sampling
         self.logprobs = common.logprobs
-        self.drawn = 0
         self.scores: deque[tuple[Scores, int]] = deque()  # of tokens not yet delivered
         self.prompt_scores: list[Scores] = []  # of its chunks
-        seed = self.sampling.seed
-        self._seed = secrets.randbits(64) if seed is None else seed + choice * 0x5851F42D4C957F2D
         self._prompt = prompt
         self._vocab = vocab
         self._eos = tuple(token for token in eos if token < vocab)  # tokenizers may have more
@@ -80,7 +73,7 @@ class Row:
     def resume(self, generated: list[int]) -> "Row":
         """A fresh state, as if these tokens had just been drawn."""
         row = Row(self.common, self._prompt, self._vocab, self._eos, grammar=self._grammar)
-        row._seed = self._seed
+        row.seed = self.seed
         row._before = list(generated)
         row.drawn = len(generated)
         if row._matcher is not None:
@@ -89,14 +82,21 @@ class Row:
             row._shown = len(generated[:-1])
         return row
 
-    @property
-    def greedy(self) -> bool:
-        return self.sampling.temperature < GREEDY_BELOW
+    def draw(self, uid: int) -> Draw | None:
+        """What any rank needs to draw for this row, which has that uid.
 
-    @property
-    def filtered(self) -> bool:
-        s = self.sampling
-        return s.top_p < 1 or 0 < s.top_k < self._vocab or s.min_p > 0
+        None where it takes what rank 0 alone knows; also for a greedy row, which costs little.
+        """
+        common = self.common
+        alone = (
+            self.greedy
+            or self.penalised
+            or self._grammar is not None
+            or common.logit_bias
+            or common.min_tokens
+            or self.logprobs is not None
+        )
+        return None if alone else self.tell(uid)
 
     @property
     def penalised(self) -> bool:
@@ -106,17 +106,6 @@ class Row:
     @property
     def constrained(self) -> bool:
         return self._matcher is not None
-
-    def uniforms(self) -> tuple[float, float]:
-        """Two random numbers for the token about to be drawn, mixed from seed and position.
-
-        From 0 to 1 - 2^-23, in steps of 2^-23: any of them times a float32 is less than it.
-        """
-        x = (self._seed * 0x9E3779B97F4A7C15 + self.drawn * 0xD1B54A32D192ED03) & _MASK64
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
-        x ^= x >> 31
-        return (x >> 41) * 2.0**-23, (x & 0x7FFFFF) * 2.0**-23
 
     def biases(self) -> Iterator[tuple[int, float]]:
         """(token id, value to add) for the token about to be drawn."""
@@ -150,9 +139,8 @@ class Row:
             self._shown = self.drawn
         return self._matcher.mask()
 
-    def drew(self, tokens: mx.array, place: int) -> None:
-        """Remembers the token at place, lazily: it may still be in flight. tokens: [B] int32."""
-        self.drawn += 1
+    def note(self, tokens: mx.array, place: int) -> None:
+        """Counts the token at place, lazily: it may still be in flight. tokens: [B] int32."""
         if self._counts is not None:
             self._counts = self._counts.at[tokens[place]].add(1.0)
 

@@ -1,8 +1,8 @@
 """The choice of the next tokens: one call for the whole batch, whatever mix of parameters.
 
-Called on rank 0's main thread; workers never sample. Penalties follow vLLM: repetition over prompt
-and output, presence and frequency over output alone; filters and the draw are in drawing. What a
-request does not ask for is not computed.
+Called on rank 0's main thread, for the rows that fall to it; what other ranks draw needs no more
+than drawing.py, which has the filters, too. Penalties follow vLLM: repetition over prompt and
+output, presence and frequency over output alone. What a request does not ask for is not computed.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,8 @@ def sample(
     """Next tokens, lazy. logits: [B, V], one row a request.
 
     previous: the last token of each row, evaluated; asked for only when a grammar must see it.
-    Returns tokens [B] int32, and the other arrays to evaluate with them (log-probabilities).
+    The caller advances the rows' positions. Returns tokens [B] int32, and the other arrays to
+    evaluate with them (log-probabilities).
     """
     logits = logits.astype(mx.float32)
     raw = logits
@@ -41,7 +42,7 @@ def sample(
             tokens[places] = draw(logits[places], [rows[i] for i in drawing])
     extras = _score(raw, tokens, rows)
     for i, row in enumerate(rows):
-        row.drew(tokens, i)
+        row.note(tokens, i)
     return tokens, extras
 
 

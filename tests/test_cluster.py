@@ -215,12 +215,16 @@ def test_a_request_over_its_time_ends_with_504_and_leaves_the_ranks(cluster, tin
     assert one.post("/v1/completions", SHORT)[0] == 200
 
 
-def test_requests_that_outgrow_the_kv_memory_take_turns(cluster, tiny_model):
-    """Two rows of 512 tokens do not fit, two of 256 do: one is paused when they grow over that."""
+@pytest.mark.parametrize("penalty", [0.5, 0])
+def test_requests_that_outgrow_the_kv_memory_take_turns(cluster, tiny_model, penalty):
+    """Two rows of 512 tokens do not fit, two of 256 do: one is paused when they grow over that.
+
+    With a penalty rank 0 chooses for both; without one, the other rank draws for the younger while
+    there are two."""
     # Two layers of keys and values, two of four heads a rank, 16 float32 each: 512 bytes a token.
     one = cluster(2, tiny_model, KV_BUDGET_GB=700 * 512 / 1e9)
     assert one.get("/health")[1]["kv_tokens"]["capacity"] == 700
-    ask = {"max_tokens": 400, "temperature": 0.8, "ignore_eos": True, "presence_penalty": 0.5}
+    ask = {"max_tokens": 400, "temperature": 0.8, "ignore_eos": True, "presence_penalty": penalty}
     asks = [{"prompt": [100 + i] * (50 + i), "seed": i} | ask for i in range(2)]
     # First together: the answers' length is an estimate yet, and too short to keep them apart.
     with ThreadPoolExecutor(2) as pool:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ pytest.importorskip("mlx.core")
 
 import mlx.core as mx
 
+from server.chances import Chances
 from server.director import NAP_LAST_MS, Director, Spectator
 from server.engine import Turn
 from server.errors import ApiError, unavailable
@@ -17,7 +19,7 @@ from server.messages import Cancel, Shutdown, Submit
 from server.pacing import PrefillPace
 from server.prefix_index import PrefixIndex
 from server.requests import Common, Sampling
-from server.rows import Scores
+from server.rows import Row, Scores
 from server.status import Status
 from server.tickets import Failed, Line, Prefilled, Score, Scored, Ticket, Token
 from tests.ticket_events import all_events, next_event
@@ -56,7 +58,11 @@ class Desk:
         return [first, *first.followers]
 
     def compose(self):
-        return self.director.compose()
+        """What the director says, but for how to draw, which has random seeds and its own tests."""
+        return [
+            replace(message, draws=()) if isinstance(message, Submit) else message
+            for message in self.director.compose()
+        ]
 
     def deliver(self, events, computed=0, chunk_s=0.0, seconds=0.0) -> None:
         """What the engine brought in a turn of that many seconds."""
@@ -217,6 +223,54 @@ def test_what_a_request_asks_of_the_ranks_is_in_its_message(desk):
     common = Common(ignore_eos=True, stop_token_ids=(7, 8), logprobs=1)
     (ticket,) = desk.admit(common=common, score_prompt=True)
     assert desk.compose() == [Submit(ticket.uid, [1, 2, 3], 10, True, (7, 8), (), True)]
+
+
+@pytest.mark.parametrize(
+    "common",
+    [
+        Common(sampling=Sampling(temperature=0)),
+        Common(sampling=Sampling(presence_penalty=0.1)),
+        Common(sampling=Sampling(frequency_penalty=-0.1)),
+        Common(sampling=Sampling(repetition_penalty=1.1)),
+        Common(logit_bias=((3, 1.0),)),
+        Common(min_tokens=1),
+        Common(logprobs=0),
+    ],
+)
+def test_the_ranks_are_told_how_to_draw_only_where_that_is_all_there_is_to_it(desk, common):
+    for wanted, count in ((common, 0), (Common(sampling=Sampling(top_p=0.5)), 1)):
+        desk.admit(common=wanted)
+        (message,) = desk.director.compose()
+        assert len(message.draws) == count
+
+
+def test_a_row_with_a_grammar_is_rank_0s_also_when_its_answer_is_over():
+    class Grammar:
+        def matcher(self):
+            return self
+
+        def mask(self):
+            return None
+
+    row = Row(Common(), [1], 100, eos=(2,), grammar=Grammar())
+    assert row.draw(1) is None
+    row.drawn = 1
+    row.mask_after(2)
+    assert not row.constrained and row.draw(1) is None
+
+
+def test_what_the_ranks_are_told_draws_as_rank_0_would(desk):
+    sampling = Sampling(temperature=0.7, top_p=0.9, top_k=5, min_p=0.1, seed=-3)
+    choices = desk.admit_choices(2, common=Common(sampling=sampling))
+    (message,) = desk.director.compose()
+    assert [draw.uid for draw in message.draws] == [one.uid for one in choices]
+    for one in choices:
+        row, told = desk.director.row(one.uid), Chances.told(message.draw(one.uid))
+        assert told.shared and replace(told.sampling, seed=-3) == sampling
+        for _ in range(3):
+            assert told.uniforms() == row.uniforms()
+            told.drawn += 1
+            row.drawn += 1
 
 
 # Choices of one prompt.
@@ -410,6 +464,8 @@ def test_the_youngest_choice_is_paused_and_continues_alone():
     assert desk.compose() == [Submit(two.uid, [1, 2, 3] + [6] * count, 2 * STEP - count)]
     resumed = desk.director.row(two.uid)
     assert resumed.uniforms() == numbers, "its seed and place, not the first choice's"
+    told = Chances.told(resumed.draw(two.uid))
+    assert told.uniforms() == numbers and told.drawn == count
 
 
 def test_a_paused_request_can_be_cancelled():

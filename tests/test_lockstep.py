@@ -35,6 +35,8 @@ def completion(**fields) -> tuple[str, dict]:
 REQUESTS = {
     "greedy": completion(temperature=0),
     "seeded": completion(temperature=1.3, top_p=0.9),
+    "top_k": completion(temperature=0.9, top_k=12, seed=5),
+    "min_p": completion(temperature=1.6, min_p=0.02, top_p=0.95, seed=6),
     "penalties": completion(temperature=0.9, presence_penalty=1, repetition_penalty=1.2),
     "bias": completion(temperature=0, logit_bias={"65": 100}),
     "logprobs": completion(temperature=0.8, logprobs=3),

@@ -4,10 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.messages import Canary, Cancel, Shutdown, Submit, decode, encode
+from server.messages import Canary, Cancel, Draw, Shutdown, Submit, decode, encode
 
 TOKENS = st.integers(0, 2**31 - 1)
 UIDS = st.integers(1, 2**53)
+SHARES = st.floats(0, 1, width=32)
+DRAWS = st.builds(
+    Draw, UIDS, st.floats(0, 2), SHARES, TOKENS, SHARES, st.integers(0, 2**64 - 1), TOKENS
+)
 MESSAGES = st.lists(
     st.builds(
         Submit,
@@ -18,6 +22,7 @@ MESSAGES = st.lists(
         stop_ids=st.lists(TOKENS, max_size=3).map(tuple),
         forks=st.lists(UIDS, max_size=3).map(tuple),
         score=st.booleans(),
+        draws=st.lists(DRAWS, max_size=3).map(tuple),
     )
     | st.builds(Cancel, UIDS)
     | st.just(Canary())
@@ -33,10 +38,17 @@ def test_messages_come_out_as_they_went_in():
         Submit(9, [], 1, ignore_eos=True),
         Submit(10, [2**31 - 1], 5),
         Submit(11, [4, 5], 5, stop_ids=(7, 2**31 - 1), forks=(12, 13), score=True),
+        Submit(14, [6], 5, draws=(Draw(14, 0.1, 0.9, 40, 0.05, 2**64 - 1, 7),)),
         Canary(),
         Shutdown("drained, ‘so’ to say"),
     ]
     assert decode(encode(messages)) == messages
+
+
+def test_a_message_tells_how_to_draw_for_each_of_its_choices():
+    draws = tuple(Draw(uid, 1.0, 1.0, 0, 0.0, 5, 0) for uid in (1, 3))
+    message = Submit(1, [4], 5, forks=(2, 3), draws=draws)
+    assert [message.draw(uid) for uid in (1, 2, 3)] == [draws[0], None, draws[1]]
 
 
 def test_no_messages_are_a_bundle_too():
@@ -76,6 +88,10 @@ def test_any_messages_come_out_as_they_went_in(messages):
         encode([Submit(1, [1, 2, 3], 5)]).replace(b'"prompt":3', b'"prompt":-'),
         encode([Submit(1, [1, 2, 3], 5)]).replace(b'"prompt":3', b'"prompt":2'),
         encode([Submit(1, [1, 2, 3], 5)]).replace(b'"prompt":3', b'"prompt":9'),
+        encode([Submit(1, [], 5, draws=(Draw(1, 1.0, 1.0, 0, 0.0, 5, 0),))]).replace(
+            b",5,0]]", b"    ]]"
+        ),
+        encode([Submit(1, [], 5)]).replace(b'"draws":[]', b'"draws":7 '),
     ],
 )
 def test_bytes_that_are_not_ours_are_a_value_error(data):

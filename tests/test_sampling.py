@@ -16,7 +16,15 @@ VOCAB = 1000
 
 
 def sample(logits: mx.array, rows: list[Row]) -> mx.array:
-    return sample_with_extras(logits, rows, lambda: [0] * len(rows))[0]
+    tokens, _ = sample_with_extras(logits, rows, lambda: [0] * len(rows))
+    advance(rows)
+    return tokens
+
+
+def advance(rows: list[Row]) -> None:
+    """As a step does, whichever rank has chosen."""
+    for row in rows:
+        row.drawn += 1
 
 
 def row_of(sampling: Sampling, prompt=(1, 2, 3), vocab: int = VOCAB, **fields) -> Row:
@@ -72,7 +80,7 @@ def test_penalties_count_as_vllm_does():
     )
     row.history()  # counting begins
     for _ in range(2):
-        row.drew(mx.array([5, 1]), 1)
+        row.note(mx.array([5, 1]), 1)
     after = penalise(logits, [row])[0].tolist()
     assert after[0] == 1.0, "in the prompt: divided"
     assert after[2] == -4.0, "in the prompt, negative: multiplied"
@@ -160,6 +168,7 @@ def test_a_grammar_masks_its_own_row_and_sees_each_token_once():
     drawn = []
     for _ in range(3):
         tokens, _ = sample_with_extras(logits, rows, lambda previous=previous: previous)
+        advance(rows)
         previous = tokens.tolist()
         drawn.append(previous[1])
         assert previous[0] == mx.argmax(logits[0]).item()
@@ -191,7 +200,8 @@ def test_a_grammar_that_fails_takes_no_other_row_with_it():
     chooser = ChoosesForAll(None, lambda: [0] * Header.SIZE, lambda row, error: failed.append(row))
     inputs = mx.array([7, 7])
     for _ in range(2):
-        inputs, _ = chooser.propose(logits, rows, inputs)
+        inputs, _ = chooser.propose(logits, rows, inputs, [0, 1])
+        advance(rows)
     assert failed == [rows[1]]
     assert len(good.shown) == 1
 
@@ -203,6 +213,7 @@ def test_a_resumed_rows_grammar_sees_each_token_once():
     for step in range(3):
         last = generated[-1] if generated else 1
         tokens, _ = sample_with_extras(logits_of(1, seed=step), [row], lambda last=last: [last])
+        advance([row])
         generated.append(tokens.item())
     grammar.shown.clear()
     resumed = row.resume(generated)

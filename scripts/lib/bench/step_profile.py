@@ -9,8 +9,9 @@ prints milliseconds of a step, medians over the steps:
   step       as it really runs: the parts overlap, as the next step is computed while the last
              one's tokens are handed on
   forward    the model's forward pass
-  choose     from the logits to the tokens. Ours: what the requests ask for, on rank 0. mlx-lm's:
-             log-softmax, then one sampler a request, as mlx_lm.server makes them
+  choose     from the logits to the tokens. Ours: what the requests ask for, for the rows that fall
+             to rank 0. mlx-lm's: log-softmax, then one sampler a request, as mlx_lm.server makes
+             them
   collective the one all_sum that carries our tokens and messages; mlx-lm has none
   deliver    each token to its request. mlx-lm's: with its log-probability, as mlx_lm.server reads
              it for every token, wanted or not
@@ -128,7 +129,7 @@ def run_ours(arguments, link: Link, shard, batch: int, clock: Clock) -> dict[str
     eos = sorted(shard.tokenizer.eos_token_ids)
 
     def row(uid: int) -> Row:
-        fields = sampling(arguments.mix, uid, 0)
+        fields = sampling(arguments.mix, uid, 0) | {"seed": uid}  # the same on every rank
         return Row(Common(sampling=Sampling(**fields)), prompt(uid), shard.vocab, tuple(eos))
 
     def fail(row: Row, error: Exception) -> None:
@@ -147,7 +148,9 @@ def run_ours(arguments, link: Link, shard, batch: int, clock: Clock) -> dict[str
         eos=eos,
     )
     for uid in range(1, batch + 1):
-        engine.submit(Submit(uid, prompt(uid), 10**6, ignore_eos=True))
+        draw = row(uid).draw(uid)
+        draws = () if draw is None else (draw,)
+        engine.submit(Submit(uid, prompt(uid), 10**6, ignore_eos=True, draws=draws))
     queues: dict[int, queue.SimpleQueue] = defaultdict(queue.SimpleQueue)
 
     def step() -> int:
