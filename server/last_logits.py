@@ -16,7 +16,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from server.link import Link
 
-NAME = "lm_head"  # in mlx-lm's models, where it is not the embedding
+# In mlx-lm's models, where it is not the embedding. None of them gives the names to anything else.
+NAMES = {"lm_head", "output", "embed_out"}
 FAR = 1e-2  # of the largest logit: rounding is far below, another token's logits far above
 
 Projection = Callable[[mx.array], mx.array]
@@ -62,7 +63,7 @@ def put_heads(model: nn.Module) -> list[Head]:
     heads = []
     for _, module in model.named_modules():
         for name, layer in module.children().items():
-            if name == NAME and isinstance(layer, nn.Module):
+            if name in NAMES and isinstance(layer, nn.Module):
                 head = Head(layer, layer)
                 setattr(module, name, HeadLayer(layer, head))
             elif type(layer) in (nn.Embedding, nn.QuantizedEmbedding):

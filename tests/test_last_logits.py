@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from mlx_lm.models import gemma2, llama
+from mlx_lm.models import gemma2, gpt_neox, internlm2, llama
 from mlx_lm.models.cache import make_prompt_cache
 
 from server.last_logits import HeadLayer, LastLogits, put_heads
@@ -33,6 +33,18 @@ def small_gemma() -> nn.Module:
     """Its logits are changed after the projection."""
     more = {"model_type": "gemma2", "head_dim": 8, "query_pre_attn_scalar": 16}
     return gemma2.Model(gemma2.ModelArgs.from_dict(SIZES | more))
+
+
+def small_internlm() -> nn.Module:
+    """Its head has a name of its own, and so has the next one's."""
+    more = {"model_type": "internlm2", "tie_word_embeddings": False}
+    return internlm2.Model(internlm2.ModelArgs.from_dict(SIZES | more))
+
+
+def small_neox() -> nn.Module:
+    more = {"model_type": "gpt_neox", "max_position_embeddings": 64, "layer_norm_eps": 1e-5}
+    more |= {"rotary_emb_base": 10000, "rotary_pct": 0.25}
+    return gpt_neox.Model(gpt_neox.ModelArgs.from_dict(SIZES | more))
 
 
 def quantized(model: nn.Module) -> nn.Module:
@@ -74,6 +86,8 @@ FOUND = {
     "tied, quantized": lambda: quantized(small_llama(tied=True)),
     "untied, quantized": lambda: quantized(small_llama(tied=False)),
     "soft cap": small_gemma,
+    "output": small_internlm,
+    "embed_out": small_neox,
 }
 KINDS = FOUND | {"not found": Unusual, "not a head": Twice}
 
