@@ -193,6 +193,20 @@ def test_a_rank_that_never_comes_up_ends_the_start(server, missing):
     assert not one.left()
 
 
+def test_a_rank_that_dies_while_it_loads_ends_the_start(server):
+    """Long before LOAD_TIMEOUT, though rank 0 waits for it in a collective."""
+    one = server()
+    (one.fault_dir / "load-1").touch()
+    starting = one.begin()
+    wait_for(lambda: one.get("/health")[1].get("detail") == "loading on 2 ranks", "loading")
+    time.sleep(1)  # into the collective
+    os.kill(one.rank(1), signal.SIGKILL)
+    assert starting.wait(SOON_S) == 1
+    last = one.last_line()
+    assert "over: the server did not start; the last: rank 1" in last and "SIGKILL" in last
+    assert not one.left()
+
+
 def test_a_stop_is_heard_while_ranks_wait_for_one_that_is_missing(server):
     one = server()
     (one.fault_dir / "hang-1").touch()

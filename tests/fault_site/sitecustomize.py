@@ -6,6 +6,8 @@ a file that is named for a fault and for it:
 
   hang-N    rank N hangs before it joins the others, as long as the file is there
   raise-N   rank N raises in its next step, and takes the file away: once
+  load-N    rank N stays at the beginning of loading, as long as the file is there
+  coin-N    rank N tosses a coin, each step, for whether MLX is slow to take one
   env-N     lines NAME=VALUE that rank N finds in its environment
 
 Processes that are not ranks see no MLX_RANK and are left alone.
@@ -14,22 +16,22 @@ Processes that are not ranks see no MLX_RANK and are left alone.
 import importlib.abc
 import importlib.util
 import os
+import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-
-# What a rank does again and again: a step while it has work, a meeting while it has none.
-STEPS = {"server.engine": ("Engine", "step"), "server.mailbox": ("Mailbox", "meet")}
+from types import ModuleType
 
 
-class RaisesOnDemand(importlib.abc.MetaPathFinder):
-    """Puts a look at the file before each step, once the module that has it is imported."""
+class Changes(importlib.abc.MetaPathFinder):
+    """Changes modules, by their names, once they have been imported."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, changes: dict[str, Callable[[ModuleType], None]]) -> None:
+        self._changes = changes
 
     def find_spec(self, name, path, target=None):
-        if name not in STEPS:
+        if name not in self._changes:
             return None
         sys.meta_path.remove(self)
         try:
@@ -40,22 +42,40 @@ class RaisesOnDemand(importlib.abc.MetaPathFinder):
 
         def execute_and_change(module) -> None:
             execute(module)
-            kind, method = STEPS[name]
-            self._change(getattr(module, kind), method)
+            self._changes[name](module)
 
         spec.loader.exec_module = execute_and_change
         return spec
 
-    def _change(self, kind: type, method: str) -> None:
-        right = getattr(kind, method)
 
-        def step(*arguments):
-            if self._file.exists():
-                self._file.unlink()
-                raise ArithmeticError("a fault put in by the test")
-            return right(*arguments)
+def before(owner: object, name: str, action: Callable[[], None]) -> None:
+    """Has the function do something else first."""
+    right = getattr(owner, name)
 
-        setattr(kind, method, step)
+    def changed(*arguments, **named):
+        action()
+        return right(*arguments, **named)
+
+    setattr(owner, name, changed)
+
+
+def stay(file: Path) -> None:
+    """As long as the file is there."""
+    while file.exists():
+        time.sleep(0.1)
+
+
+def raise_once(file: Path) -> None:
+    if file.exists():
+        file.unlink()
+        raise ArithmeticError("a fault put in by the test")
+
+
+class Coin:
+    """A limit that any number is over half of the time."""
+
+    def __lt__(self, other: float) -> bool:
+        return random.random() < 0.5
 
 
 def put_in_faults(folder: Path, rank: str) -> None:
@@ -63,9 +83,22 @@ def put_in_faults(folder: Path, rank: str) -> None:
     environment = folder / f"env-{rank}"
     if environment.exists():
         os.environ.update(line.split("=", 1) for line in environment.read_text().splitlines())
-    while (folder / f"hang-{rank}").exists():
-        time.sleep(0.1)
-    sys.meta_path.insert(0, RaisesOnDemand(folder / f"raise-{rank}"))
+    stay(folder / f"hang-{rank}")
+
+    def step() -> None:
+        raise_once(folder / f"raise-{rank}")
+
+    changes = {
+        # What a rank does again and again: a step while it has work, a meeting while it has none.
+        "server.engine": lambda module: before(module.Engine, "step", step),
+        "server.mailbox": lambda module: before(module.Mailbox, "meet", step),
+        "server.loading": lambda module: before(
+            module, "load_shard", lambda: stay(folder / f"load-{rank}")
+        ),
+    }
+    if (folder / f"coin-{rank}").exists():
+        changes["server.director"] = lambda module: setattr(module, "SLOW_S", Coin())
+    sys.meta_path.insert(0, Changes(changes))
 
 
 if "FAULT_DIR" in os.environ and "MLX_RANK" in os.environ:
