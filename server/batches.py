@@ -11,6 +11,7 @@ are private to mlx-lm 0.32, which is why versions are pinned.
 import itertools
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -23,7 +24,6 @@ from server.mailbox import Header
 PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
 LEAST_SHARE = 16  # tokens of a chunk for each of them
 STRETCH = 1.25  # a chunk grows so much rather than leave a prompt's last tokens for the next
-SLOW_S = 0.03  # to hand a step to MLX: then tokens go out first, which takes a small part of that
 STEPS_BETWEEN_SWEEPS = 512  # as mlx-lm: then MLX gives back what it keeps for reuse
 
 Response = PromptProcessingBatch.Response
@@ -41,43 +41,77 @@ class Decoded:
     cache: list | None = None
 
 
+@dataclass(frozen=True)
+class Stepped:
+    """A decode step: the next tokens of rows, and the header that came with them. step_s: seconds
+    from handing it to MLX to its tokens, chunks of prompts between them left out; 0 if no row had
+    to wait for it. launch_s: those that MLX took to take in a step."""
+
+    rows: list[Decoded]
+    header: list[int]
+    step_s: float
+    launch_s: float
+
+
 class LockstepBatch(GenerationBatch):
     """Decoding rows. `samplers` holds what the chooser made of each row, `fallback_sampler` the
     Step, `_next_tokens` this rank's part of the next tokens."""
 
-    def __init__(self, *arguments, **named) -> None:
+    def __init__(self, *arguments, first: Sequence[int] = (), **named) -> None:
         super().__init__(*arguments, **named)
         self.kept: set[int] = set()  # uids whose cache is wanted when they finish
+        self._first = dict(zip(self.uids, first, strict=True))  # tokens, not handed out yet
+        self._ahead: set[int] = set()  # uids of rows whose next token has been handed out
         self._gone: set[int] = set()  # uids of rows that have left, but for their place
         self._built: list[mx.array] = []  # the next step, until MLX has it
-        self._slow = False  # to hand over the last one took long
+        self._launched = self._over = 0.0  # when the running step was, if it runs or is over
+        self._launch_s = 0.0  # how long MLX took to take it in
 
     @property
     def live(self) -> int:
         """Rows that go on."""
         return len(self.uids) - len(self._gone)
 
-    def next(self) -> tuple[list[Decoded], list[int]]:
-        """One token for every row, and the header."""
+    def newcomers(self) -> list[Decoded]:
+        """The first tokens of rows that have joined since the last call."""
+        tokens, self._first = self._first, {}
+        self._ahead.update(tokens)
+        places = [i for i, uid in enumerate(self.uids) if uid in tokens]
+        return self._hand_out(places, [tokens[self.uids[i]] for i in places])
+
+    def next(self, late: bool) -> Stepped:
+        """One token for every row that has not had it yet, and the header. late: the step after
+        it is not handed to MLX; launch() does that."""
         if self._gone:
             self.filter([i for i, uid in enumerate(self.uids) if uid not in self._gone])
             self._gone.clear()
-        decoded, finished = [], []
-        limits = zip(self._num_tokens, self.max_tokens, strict=True)
-        goes_on = any(count + 1 < most for count, most in limits)
+        launched, over = self._launched, self._over
+        self._launched = self._over = 0.0
+        counts = zip(self.uids, self._num_tokens, self.max_tokens, strict=True)
+        goes_on = any(count + (uid not in self._ahead) < most for uid, count, most in counts)
         # Where every row has reached its limit, nobody would read what a further step makes, and
         # the next request would wait for it.
         shared = self._share()
         if goes_on:
             self._build(shared)
-            if not self._slow:
+            if not late:
                 self.launch()
         payload = shared.tolist()
+        step_s = (over or time.monotonic()) - launched if launched else 0.0
         tokens, header = payload[: -Header.SIZE], payload[-Header.SIZE :]
-        for i, token in enumerate(tokens):
+        if goes_on:
+            for text, token in zip(self.tokens, tokens, strict=True):
+                text.append(token)  # the next step puts it into the cache
+        waiting = [i for i, uid in enumerate(self.uids) if uid not in self._ahead]
+        self._ahead.clear()
+        rows = self._hand_out(waiting, [tokens[i] for i in waiting])
+        return Stepped(rows, header, step_s, self._launch_s)
+
+    def _hand_out(self, places: list[int], tokens: list[int]) -> list[Decoded]:
+        """The next tokens of the rows at places. Rows that end with them leave."""
+        decoded, finished = [], []
+        for i, token in zip(places, tokens, strict=True):
             uid, finish = self.uids[i], None
-            if goes_on:
-                self.tokens[i].append(token)  # the next step puts it into the cache
             self._num_tokens[i] += 1
             if self._num_tokens[i] >= self.max_tokens[i]:
                 finish = "length"
@@ -90,12 +124,13 @@ class LockstepBatch(GenerationBatch):
                     text, cache = self.tokens[i], self.extract_cache(i)
             decoded.append(Decoded(uid, token, finish, text, cache))
         self.leave(finished)
-        return decoded, header
+        return decoded
 
     def settle(self) -> None:
-        """Waits for the running step."""
-        if self.uids:
+        """Waits for the running step, if there is one."""
+        if self._launched:
             mx.eval(self._next_tokens)
+            self._over = time.monotonic()
 
     def leave(self, uids: list[int]) -> None:
         """Takes rows out: at the next step, since to filter caches waits for the step that is
@@ -104,7 +139,9 @@ class LockstepBatch(GenerationBatch):
         self.kept.difference_update(uids)
         if not self.live:
             self.filter([])
-            self._gone.clear()
+            for left in (self._gone, self._ahead, self._first, self._built):
+                left.clear()
+            self._launched = 0.0
 
     def _step(self) -> None:
         """mlx-lm's batches step when they are made. Here newcomers have their first token already,
@@ -112,16 +149,11 @@ class LockstepBatch(GenerationBatch):
         self._next_logprobs = [None] * len(self.uids)  # filter() expects one entry a row
 
     def launch(self) -> None:
-        """Hands the next step to MLX, if that has not been done.
-
-        It should run while this one's tokens are delivered. But of a large graph MLX takes in a
-        part only, and blocks until most of it is computed. Where that takes long, tokens are
-        delivered first.
-        """
+        """Hands the next step to MLX, if that has not been done."""
         if self._built:
-            began = time.monotonic()
+            self._launched = time.monotonic()
             mx.async_eval(*self._built)
-            self._slow = time.monotonic() - began > SLOW_S
+            self._launch_s = time.monotonic() - self._launched
             self._built = []
 
     def _build(self, shared: mx.array) -> None:
@@ -141,6 +173,7 @@ class LockstepBatch(GenerationBatch):
 
     def extend(self, batch: "LockstepBatch") -> None:
         super().extend(batch)
+        self._first |= batch._first
         # Known by the time that a row leaves, or that would wait for a running step.
         mx.async_eval([c.left_padding for c in self.prompt_cache if hasattr(c, "left_padding")])
 
@@ -161,7 +194,9 @@ class LockstepPrompts(PromptProcessingBatch):
             done = self.split(ends)  # copies every cache
         inputs = mx.array([parts[i][-1] for i in ends])
         tokens, extras = self.fallback_sampler.propose(logits, done.samplers, inputs)
-        mx.eval(tokens, *extras)
+        # By themselves, as the step that would carry them takes long.
+        first = self.fallback_sampler.share_first(tokens)
+        mx.eval(first, tokens, *extras)
         batch = LockstepBatch(
             self.model.model,
             done.uids,
@@ -173,6 +208,7 @@ class LockstepPrompts(PromptProcessingBatch):
             done.logits_processors,
             done.stop_sequences,
             done.max_tokens,
+            first=first.tolist(),
         )
         if done is self:
             self.uids, self.prompt_cache, self.tokens = [], [], []
@@ -182,7 +218,7 @@ class LockstepPrompts(PromptProcessingBatch):
 
 
 class LockstepGenerator(BatchGenerator):
-    """BatchGenerator over the two classes above. A turn is prefill(), decode()."""
+    """BatchGenerator over the two classes above. A turn is prefill(), newcomers(), decode()."""
 
     def __init__(self, model: LastLogits, step: Step, *, max_batch: int, prefill_step: int):
         super().__init__(
@@ -241,20 +277,22 @@ class LockstepGenerator(BatchGenerator):
         self._generation_batch.leave(decoding)
         super().remove([uid for uid in found if uid not in decoding])
 
-    def decode(self) -> tuple[list[Decoded], list[int] | None]:
-        """One token for every decoding row, and the header that came with them, if any did."""
-        if not self.decoding:
-            return [], None
+    def newcomers(self) -> list[Decoded]:
+        """The first tokens of the prompts that the last chunk has ended."""
+        return self._generation_batch.newcomers()
+
+    def decode(self, late: bool) -> Stepped:
+        """A decode step of all rows; see LockstepBatch.next."""
         self._counters.generation_steps += 1
         if self._counters.generation_steps % STEPS_BETWEEN_SWEEPS == 0:
             mx.clear_cache()
-        return self._generation_batch.next()
+        return self._generation_batch.next(late)
 
     def prefill(self, tokens: int) -> tuple[list[Response], int]:
         """One chunk of about that many tokens, shared by the prompts in it.
 
-        Prompts that end in it decode from now on. Returns how far each of them has come, and the
-        tokens computed, padding included.
+        Prompts that end in it decode from now on, and newcomers() has their first tokens. Returns
+        how far each of them has come, and the tokens computed, padding included.
         """
         self._gather(tokens)
         uids, parts, responses = list(self._prompt_batch.uids), [], []

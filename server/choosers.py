@@ -153,6 +153,10 @@ class Step:
             row.drawn += 1
         return proposed
 
+    def share_first(self, mine: mx.array) -> mx.array:
+        """All ranks' parts of the first tokens of W prompts: [W] int32, lazy."""
+        return self._link.sum(mine)
+
     def share(self, mine: mx.array) -> mx.array:
         """All ranks' parts of the tokens [B], and the header behind them: [B+H] int32, lazy."""
         header = mx.array(self._chooser.header(), dtype=mx.int32)

@@ -32,6 +32,7 @@ NAP_FIRST_MS = 1
 NAP_LAST_MS = 80
 LIKELY_LEAST = 64  # tokens of answer that a newcomer reserves at least, if its limit allows
 LOOK_AHEAD = 3  # steps between the need for room and the ranks' having made it
+SLOW_S = 0.03  # for MLX to take in a decode step: other work is a small part of that
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Director:
         self._canary_interval = canary_interval
         self._canary_due = time.monotonic() + canary_interval
         self._idle_ms = NAP_FIRST_MS
+        self._slow = False  # MLX, to take in a decode step
         self._answer_tokens = 128.0  # running average, for Retry-After and for admission
         line.estimate_wait = self._estimate_wait
 
@@ -110,17 +112,22 @@ class Director:
     def deliver(self, turn: Turn) -> None:
         """Hands tokens to their tickets, and notes which prefixes the ranks have kept.
 
-        A uid that was dropped or paused meanwhile is skipped.
+        A uid that was dropped or paused meanwhile, or whose sampling failed, is skipped.
         """
         now = time.monotonic()
         record = self._status.record
-        record.step(turn.events, turn.computed, turn.seconds)
+        record.turn(len(turn.events), turn.computed, turn.chunk_s, turn.step_s)
         self._status.fleet.hear()
-        decoded = any(isinstance(event, Token) for _, event in turn.events)
-        self._pace.observe(decoded, turn.computed, turn.chunk_s, turn.seconds - turn.chunk_s)
+        self._pace.observe(turn.computed, turn.chunk_s, turn.step_s)
+        if turn.header is not None:
+            self._slow = turn.launch_s > SLOW_S
         for uid, event in turn.events:
             one = self._running.get(uid)
             if one is None:
+                continue
+            if uid in self._broken:
+                if isinstance(event, Token) and event.finish is not None:
+                    self._forget(uid)
                 continue
             if isinstance(event, Token):
                 record.token(one.ticket, now)
@@ -152,6 +159,15 @@ class Director:
     def chunk(self) -> int:
         """Tokens of prompts between two decode steps, from the next turn on."""
         return self._pace.tokens
+
+    def late(self) -> bool:
+        """Whether every rank does what else there is before it hands a decode step to MLX.
+
+        A GPU should always have its next step. But of a large graph MLX takes in a part only, and
+        blocks until most of it is computed: what comes after waits for the step. Not with a
+        grammar: rank 0 has that row's step begin, alone, before it looks for what is allowed.
+        """
+        return self._slow and not any(one.ticket.grammar for one in self._running.values())
 
     def nap(self, ms: int) -> None:
         """Naps, but looks up when a ticket arrives."""
@@ -351,6 +367,9 @@ class Spectator:
 
     def chunk(self) -> int:
         return 0
+
+    def late(self) -> bool:
+        return False
 
     def nap(self, ms: int) -> None:
         time.sleep(ms / 1000)

@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx_lm.generate import StopSequences
 from mlx_lm.models.cache import make_prompt_cache
 
-from server.batches import LockstepGenerator
+from server.batches import Decoded, LockstepGenerator
 from server.choosers import Chooser, Step
 from server.last_logits import LastLogits
 from server.link import Link
@@ -36,16 +36,16 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a step did: (uid, event) pairs, how many tokens of prompts were computed and in how
-    many seconds, which entries of prefixes are now kept with which tokens, the header that came
-    with the tokens, if tokens came, and the seconds from launching the step to its tokens."""
+    """What a chunk of prompts did, a decode step, or both: (uid, event) pairs, and which entries of
+    prefixes are now kept with which tokens. 0 and None where there was no such part."""
 
     events: list[tuple[int, Token | Prefilled]]
-    computed: int
-    chunk_s: float
     kept: list[tuple[int, list[int]]]
-    header: Header | None
-    seconds: float
+    computed: int = 0  # tokens of prompts
+    chunk_s: float = 0.0  # seconds that they took
+    step_s: float = 0.0  # seconds from launching a decode step to its tokens
+    launch_s: float = 0.0  # seconds that MLX took to take in the last one
+    header: Header | None = None  # that came with a step
 
 
 class Engine:
@@ -65,6 +65,7 @@ class Engine:
         self._chooser = chooser
         self._prefill_step = prefill_step
         self._pace = prefill_step
+        self._late = False
         self._eos = eos
         self._generator = LockstepGenerator(
             model, Step(link, chooser), max_batch=max_batch, prefill_step=prefill_step
@@ -74,7 +75,6 @@ class Engine:
         self._forks: dict[int, Submit] = {}  # by the uid of the first, until it is prefilled
         self._scoring: dict[int, Scoring] = {}
         self._started: dict[int, Submit] = {}  # by uid, those whose cache is to be kept
-        self._launched: float | None = None  # when the running decode step was
         self.prefixes = PrefixStore()
 
     @property
@@ -117,24 +117,45 @@ class Engine:
             uid, *rest = orphans.forks
             self.submit(replace(orphans, uid=uid, forks=tuple(rest)))
 
-    def pace(self, tokens: int) -> None:
-        """How many tokens of prompts those who decode can bear between two steps, from now on."""
-        self._pace = min(tokens, self._prefill_step)
+    def steer(self, header: Header) -> None:
+        """From now on: how many tokens of prompts those who decode can bear between two steps, and
+        whether a step is handed to MLX before messages and prompts, or after them."""
+        self._pace = min(header.chunk, self._prefill_step)
+        self._late = bool(header.late)
 
     def step(self, deliver: Callable[[Turn], None] = lambda turn: None) -> Turn:
         """One prefill chunk, where there is any (a full one if nothing decodes), then one decode
         step of all whose prompts are done.
 
-        deliver is called as soon as tokens are there. To launch the next step, which follows, can
-        take most of the time that the step itself does (see LockstepBatch.launch).
+        deliver is called with each of the two as soon as it is there. Returns both in one.
         """
-        launched = self._launched or time.monotonic()
-        events: list[tuple[int, Token | Prefilled]] = []
-        kept: list[tuple[int, list[int]]] = []
+        chunk = decoded = Turn([], [])
+        if not self._late:
+            self._generator.launch()
+        if self._generator.waiting or self._scoring:
+            chunk = self._prefill()
+            deliver(chunk)
+        self._generator.launch()
+        if self._generator.decoding:
+            decoded = self._decode()
+            deliver(decoded)
+        return replace(
+            decoded,
+            events=chunk.events + decoded.events,
+            kept=chunk.kept + decoded.kept,
+            computed=chunk.computed,
+            chunk_s=chunk.chunk_s,
+        )
+
+    def _prefill(self) -> Turn:
         chunk = self._chunk()
         if self._scoring:
             chunk = max(1, chunk // 2)  # the two kinds of prompts share it
-        began = self._begin_chunk()
+        # Or the running step's time would be taken for the chunk's.
+        self._generator.settle()
+        began = time.monotonic()
+        events: list[tuple[int, Token | Prefilled]] = []
+        kept: list[tuple[int, list[int]]] = []
         prompts, computed = self._generator.prefill(chunk)
         for response in prompts:
             uid = self._outer[response.uid]
@@ -148,8 +169,19 @@ class Engine:
             event, scored = self._score_chunk(next(iter(self._scoring.values())), chunk)
             events.append(event)
             computed += scored
-        chunk_s = time.monotonic() - began
-        rows, header = self._generator.decode()
+        self._note(self._generator.newcomers(), events, kept)
+        return Turn(events, kept, computed, time.monotonic() - began)
+
+    def _decode(self) -> Turn:
+        events: list[tuple[int, Token | Prefilled]] = []
+        kept: list[tuple[int, list[int]]] = []
+        step = self._generator.decode(self._late)
+        self._note(step.rows, events, kept)
+        header = Header(*step.header)
+        return Turn(events, kept, step_s=step.step_s, launch_s=step.launch_s, header=header)
+
+    def _note(self, rows: list[Decoded], events: list, kept: list) -> None:
+        """Adds the rows' tokens to a turn's events, and forgets those that are over."""
         for row in rows:
             uid = self._outer[row.uid]
             events.append((uid, Token(row.token, row.finish)))
@@ -158,19 +190,6 @@ class Engine:
                 message = self._started.pop(uid, None)
                 if row.cache is not None and len(row.tokens) >= LEAST_TOKENS:
                     kept.append(self._keep(message.store, row.tokens, row.cache))
-        told = None if header is None else Header(*header)
-        turn = Turn(events, computed, chunk_s, kept, told, time.monotonic() - launched)
-        deliver(turn)
-        self._launched = time.monotonic() if self._generator.decoding else None
-        self._generator.launch()
-        return turn
-
-    def _begin_chunk(self) -> float:
-        """Now, in seconds. If there are prompts, the running step is over, or its time would be
-        taken for the chunk's."""
-        if self._generator.waiting or self._scoring:
-            self._generator.settle()
-        return time.monotonic()
 
     def _chunk(self) -> int:
         """Tokens of prompts to compute in this turn."""

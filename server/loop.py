@@ -33,7 +33,7 @@ def run_lockstep(
         if header is None:
             progress("meeting")
             header = mailbox.meet()
-        engine.pace(header.chunk)
+        engine.steer(header)
         progress("messages")
         for message in mailbox.receive(header):
             match message:

@@ -21,13 +21,13 @@ def describe_work(words: Words, status: Status) -> Iterator[Metric]:
     )
     yield words.histogram(
         "decode_step_seconds",
-        "A turn of the engine that only decoded, as rank 0 sees it: the ranks' arithmetic and "
-        "their collectives cannot be told apart inside.",
+        "A decode step as rank 0 sees it: the ranks' arithmetic and their collectives cannot be "
+        "told apart inside.",
         record.step_seconds.snapshot(),
     )
     yield words.histogram(
         "prefill_chunk_seconds",
-        "A turn of the engine that took a chunk of prompts, with the decode step beside it.",
+        "A chunk of prompts, between two decode steps if others decode.",
         record.prefill_seconds.snapshot(),
     )
     yield words.counter(

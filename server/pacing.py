@@ -32,11 +32,11 @@ class PrefillPace:
         """The size of the next chunk."""
         return int(self._size)
 
-    def observe(self, decoded: bool, computed: int, chunk_s: float, rest_s: float) -> None:
-        """A turn: whether rows got tokens, tokens of prompts computed, and the seconds that its
-        chunk and the rest of it took."""
-        if decoded:
-            self.step_s += SMOOTHING * (min(rest_s, LONGEST_STEP_S) - self.step_s)
+    def observe(self, computed: int, chunk_s: float, step_s: float) -> None:
+        """Tokens of prompts that were computed, and in how many seconds; and those of a decode
+        step. 0 where there was none."""
+        if step_s:
+            self.step_s += SMOOTHING * (min(step_s, LONGEST_STEP_S) - self.step_s)
         if computed:
             self._resize(computed, chunk_s)
 

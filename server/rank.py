@@ -175,7 +175,7 @@ def lead(
     )
     heartbeat = Heartbeat(ready.link, status.fleet, status.record)
     compose = heartbeat.beating(director.compose)
-    mailbox = Mailbox(heartbeat, compose, director.nap_ms, director.chunk)
+    mailbox = Mailbox(heartbeat, compose, director.nap_ms, director.chunk, director.late)
     engine = ready.engine(ChoosesForAll(director.row, mailbox.header, director.failed))
     context = min(shard.context, ready.budget.reach)
     prompts = TokenizerPrompts(shard.tokenizer, shard.vocab)
@@ -196,7 +196,9 @@ def follow(ready: Ready, leaver: Worker, watchdog: Watchdog) -> str:
     """A worker: computes until told to stop; returns the reason."""
     spectator = Spectator()
     heartbeat = Heartbeat(ready.link, ready.status.fleet, ready.status.record)
-    mailbox = Mailbox(heartbeat, spectator.compose, spectator.nap_ms, spectator.chunk)
+    mailbox = Mailbox(
+        heartbeat, spectator.compose, spectator.nap_ms, spectator.chunk, spectator.late
+    )
     leaver.serving = True
     log.info("ready: rank %d of %d", ready.link.rank, ready.link.size)
     return run_lockstep(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from server.account import ANSWERED, Account
 from server.generation import Generation
 from server.histogram import Histogram, Snapshot
-from server.tickets import Ticket, Token
+from server.tickets import Ticket
 
 # Seconds, for what takes from an instant to minutes.
 WAITS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
@@ -80,16 +80,15 @@ class Recorder:
             self.first_tokens.append(now - ticket.accepted)
         ticket.last_token = now
 
-    def step(self, events: list, computed: int, seconds: float) -> None:
-        """One turn of the engine: (uid, event) pairs, tokens of prompts computed, how long."""
-        rows = sum(type(event) is Token for _, event in events)
-        if rows:
-            self.batch_size.observe(rows)
+    def turn(self, rows: int, computed: int, chunk_s: float, step_s: float) -> None:
+        """A chunk of prompts, with its tokens and seconds, or a decode step with its seconds and
+        the rows that got a token. 0 for what was not."""
         if computed:
             self.prefilled_tokens += computed
-            self.prefill_seconds.observe(seconds)
-        elif rows:
-            self.step_seconds.observe(seconds)
+            self.prefill_seconds.observe(chunk_s)
+        if step_s:
+            self.batch_size.observe(rows)
+            self.step_seconds.observe(step_s)
 
     # HTTP threads.
 

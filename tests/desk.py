@@ -1,6 +1,6 @@
 """Rank 0 of one in this process: tickets in, events out, with the engine's own loop between."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import mlx.core as mx
 
@@ -42,7 +42,11 @@ class Desk:
             tuple(eos),
         )
         self.mailbox = Mailbox(
-            self.link, self.director.compose, self.director.nap_ms, self.director.chunk
+            self.link,
+            self.director.compose,
+            self.director.nap_ms,
+            self.director.chunk,
+            self.director.late,
         )
         chooser = ChoosesForAll(self.director.row, self.mailbox.header, self.director.failed)
         self.engine = Engine(
@@ -88,7 +92,8 @@ class Desk:
         ]
 
 
-def ids_of(events: list[Event]) -> list[int] | Failed:
+def ids_of(events: Iterable[Event]) -> list[int] | Failed:
+    events = list(events)
     failures = [event for event in events if isinstance(event, Failed)]
     return failures[0] if failures else [e.id for e in events if isinstance(e, Token)]
 

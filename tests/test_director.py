@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from server.director import NAP_LAST_MS, Director, Spectator
 from server.engine import Turn
 from server.errors import ApiError, unavailable
 from server.kv_budget import STEP, KvBudget
+from server.mailbox import Header
 from server.messages import Cancel, Shutdown, Submit
 from server.pacing import PrefillPace
 from server.prefix_index import PrefixIndex
@@ -64,9 +66,9 @@ class Desk:
             for message in self.director.compose()
         ]
 
-    def deliver(self, events, computed=0, chunk_s=0.0, seconds=0.0) -> None:
-        """What the engine brought in a turn of that many seconds."""
-        self.director.deliver(Turn(events, computed, chunk_s, [], None, seconds))
+    def deliver(self, events, computed=0, chunk_s=0.0, step_s=0.0) -> None:
+        """What the engine brought in a turn, and its seconds."""
+        self.director.deliver(Turn(events, [], computed, chunk_s, step_s))
 
     def counts(self) -> tuple[int, int]:
         return self.status.running, self.status.waiting
@@ -513,7 +515,7 @@ def test_a_nap_ends_when_a_ticket_arrives(desk):
 def test_a_worker_decides_nothing():
     spectator = Spectator()
     assert spectator.compose() == [] and spectator.nap_ms() == 0
-    spectator.deliver(Turn([(1, Token(1, None))], 0, 0.0, [], None, 0.05))
+    spectator.deliver(Turn([(1, Token(1, None))], [], step_s=0.05))
     spectator.nap(1)
 
 
@@ -560,5 +562,31 @@ def test_a_slow_decode_step_is_not_taken_for_a_slow_chunk(desk):
     desk.compose()
     before = desk.director.chunk()
     for _ in range(20):
-        desk.deliver([(ticket.uid, Token(1, None))], computed=before, chunk_s=0.01, seconds=3.0)
+        desk.deliver([(ticket.uid, Token(1, None))], computed=before, chunk_s=0.01, step_s=3.0)
     assert desk.director.chunk() > before
+
+
+def test_all_else_comes_first_where_mlx_is_slow_to_take_a_step(desk):
+    (ticket,) = desk.admit()
+    desk.compose()
+    for launch_s, late in ((0.001, False), (0.2, True), (0.001, False), (0.2, True)):
+        step = Turn([(ticket.uid, Token(1, None))], [], launch_s=launch_s, header=Header())
+        desk.director.deliver(step)
+        assert desk.director.late() == late
+    desk.director.deliver(Turn([], [], computed=5, chunk_s=0.1))
+    assert desk.director.late(), "a chunk says nothing of it"
+
+
+def test_a_step_is_never_late_with_a_grammar(desk):
+    """Rank 0 has such a row's step begin alone, and the others would do something else first."""
+    (ticket,) = desk.admit()
+    desk.compose()
+    desk.director.deliver(Turn([], [], launch_s=0.2, header=Header()))
+    (bound,) = desk.admit()
+    bound.grammar = SimpleNamespace(matcher=lambda: None)
+    assert desk.director.late()
+    desk.director.compose()
+    assert not desk.director.late(), "from the very header that announces it"
+    bound.cancelled.set()
+    desk.director.compose()
+    assert desk.director.late()

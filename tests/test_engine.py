@@ -12,6 +12,7 @@ from server.link import Link
 from server.loading import load_shard
 from server.tickets import Failed, Prefilled, Score, Scored, Ticket, Token
 from tests.desk import Desk, choices, ids_of, ticket
+from tests.ticket_events import all_events
 from tests.tiny_models import tiny_llama
 
 
@@ -446,35 +447,59 @@ def test_no_step_is_computed_after_the_last_token_of_all(shard, monkeypatch):
     assert len(calls) == 4, "the first token comes from the prompt"
 
 
-def test_tokens_go_out_before_a_step_that_is_slow_to_launch(shard, monkeypatch):
-    """MLX blocks on a large graph until most of it is computed. Quick ones are launched first."""
-    desk, order = Desk(shard), []
-    batch = desk.engine._generator._generation_batch
-    build = batch._build
+class Order:
+    """What happens in which order in a desk's turns: build and launch of a step, and what is
+    delivered, as the uids that got a token."""
 
-    def built(shared):
-        order.append("build")
-        build(shared)
+    def __init__(self, desk, monkeypatch) -> None:
+        self.seen: list = []
+        batch = desk.engine._generator._generation_batch
+        build, async_eval, deliver = batch._build, mx.async_eval, desk.director.deliver
 
-    monkeypatch.setattr(batch, "_build", built)
-    async_eval = mx.async_eval
+        def built(shared) -> None:
+            self.seen.append("build")
+            build(shared)
 
-    def launched(*arrays) -> None:
-        if arrays == tuple(batch._built):
-            order.append("launch")
-        async_eval(*arrays)
+        def launched(*arrays) -> None:
+            if arrays == tuple(batch._built):
+                self.seen.append("launch")
+            async_eval(*arrays)
 
-    monkeypatch.setattr("server.batches.mx.async_eval", launched)
-    deliver = desk.director.deliver
-    desk.director.deliver = lambda turn: order.append("deliver") or deliver(turn)
-    expected = Desk(shard).run(ticket(max_tokens=6))
+        def delivered(turn) -> None:
+            self.seen.append([uid for uid, event in turn.events if isinstance(event, Token)])
+            deliver(turn)
 
-    def slow(turn: int) -> None:
-        monkeypatch.setattr("server.batches.SLOW_S", -1.0)
+        monkeypatch.setattr(batch, "_build", built)
+        monkeypatch.setattr("server.batches.mx.async_eval", launched)
+        monkeypatch.setattr(desk.director, "deliver", delivered)
 
-    assert desk.run(ticket(max_tokens=6)) == expected
-    quick, order[:] = list(order), []
-    assert desk.run(ticket(max_tokens=6), act=slow) == expected
-    assert quick[:6] == ["build", "launch", "deliver"] * 2
-    # The first launch shows that it is slow.
-    assert order[3:9] == ["build", "deliver", "launch"] * 2
+
+def test_a_step_is_running_while_tokens_are_delivered(shard, monkeypatch):
+    desk, one = Desk(shard), ticket(max_tokens=4)
+    order = Order(desk, monkeypatch)
+    desk.run(one)
+    first, others = [[one.uid]], ["build", "launch", [one.uid]]
+    # The first comes with the chunk; with the last there is nothing to build.
+    assert order.seen == [*first, "build", "launch", [], *others * 2, [one.uid]]
+
+
+def test_a_step_that_mlx_is_slow_to_take_waits_for_all_else(shard, monkeypatch):
+    """MLX blocks on a large graph until most of it is computed. So tokens go out before, and a
+    newcomer has its first token before the others' next step begins."""
+    one, other = ticket(max_tokens=9), ticket([7, 7, 8], max_tokens=3)
+    expected = Desk(shard).run(one), Desk(shard).run(other)
+    one, other = ticket(max_tokens=9), ticket([7, 7, 8], max_tokens=3)
+    monkeypatch.setattr("server.director.SLOW_S", -1.0)
+    desk = Desk(shard)
+    order = Order(desk, monkeypatch)
+
+    def arrive(turn: int) -> None:
+        if turn == 4:
+            desk.line.admit([other])
+
+    assert desk.run(one, act=arrive) == expected[0]
+    assert [ids_of(event for _, event in all_events(other))] == expected[1]
+    at = order.seen.index([other.uid])
+    assert order.seen[at - 3 : at + 3] == [
+        "launch", "build", [one.uid], [other.uid], "launch", "build"
+    ]  # fmt: skip

@@ -2,12 +2,14 @@
 gets alone, and the ranks stay in step."""
 
 import json
+import random
 import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.cluster import Cluster
+from tests.faults import FAULT_SITE
 from tests.tiny_models import tiny_llama
 
 SCHEMA = {
@@ -105,6 +107,30 @@ def test_all_kinds_of_requests_in_one_batch_get_what_each_gets_alone(pair):
     pair.wait_idle()
     assert pair.pids() == pids
     assert pair.get("/health")[1]["kv_tokens"]["used"] == 0
+
+
+def test_ranks_stay_in_step_whenever_steps_are_handed_to_mlx(pair, tmp_path):
+    """After messages and prompts, or before: rank 0 changes its mind at random, from turn to turn.
+    A grammar is in between, with which no step may be late."""
+    alone = {name: ask(pair, name) for name in REQUESTS}
+    (tmp_path / "coin-0").touch()
+    faults = {"PYTHONPATH": FAULT_SITE, "FAULT_DIR": tmp_path}
+    settings = {"QUEUE_MAX": 64, "MAX_BATCH": 6, "PREFILL_STEP": 64} | faults
+    one = Cluster(2, pair.model_dir, tmp_path / "run", settings)
+    try:
+        one.wait_ready()
+        with ThreadPoolExecutor(8) as pool:
+            for turn in range(3):
+                names = random.Random(turn).sample(sorted(REQUESTS), len(REQUESTS))
+                leavers = [one.open_stream(max_tokens=2000, ignore_eos=True) for _ in range(3)]
+                answers = {name: pool.submit(ask, one, name) for name in names}
+                for leaver in leavers:
+                    leaver.close()
+                for name, answer in answers.items():
+                    assert answer.result() == alone[name], name
+        one.wait_idle()
+    finally:
+        one.end()
 
 
 def converse(cluster: Cluster) -> tuple[list[str], list[int]]:

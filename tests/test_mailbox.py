@@ -87,7 +87,7 @@ def on_ranks(size: int, life) -> list:
     def run(rank: int):
         compose = scribe.compose if rank == 0 else nobody
         nap = (lambda: 7) if rank == 0 else nobody
-        mailbox = Mailbox(FakeLink(meeting, rank), compose, nap, lambda: 7)
+        mailbox = Mailbox(FakeLink(meeting, rank), compose, nap, lambda: 7, lambda: True)
         try:
             return life(rank, mailbox, scribe, meeting)
         except BaseException:
@@ -125,7 +125,7 @@ def test_an_idle_meeting_costs_one_collective():
 
 def test_what_arrives_while_a_bundle_is_on_its_way_goes_into_the_next():
     scribe = Scribe()
-    mailbox = Mailbox(FakeLink(Meeting(1), 0), scribe.compose, lambda: 0, lambda: 7)
+    mailbox = Mailbox(FakeLink(Meeting(1), 0), scribe.compose, lambda: 0, lambda: 7, lambda: True)
     scribe.write()
     first = mailbox.header()
     scribe.write()

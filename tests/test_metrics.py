@@ -221,11 +221,10 @@ def test_waits_are_those_of_the_ticket():
 
 def test_turns_are_told_apart_by_what_they_did():
     record = Recorder()
-    tokens = [(n, Token(1, None)) for n in range(3)]
-    record.step(tokens, 0, 0.02)
-    record.step(tokens[:1], 100, 0.4)
-    record.step([], 50, 0.3)
+    record.turn(3, 0, 0.0, 0.02)
+    record.turn(1, 100, 0.4, 0.0)
+    record.turn(0, 50, 0.3, 0.0)
     assert record.step_seconds.count == 1
     assert record.prefill_seconds.snapshot()[1] == pytest.approx(0.7)
     assert record.prefilled_tokens == 150
-    assert record.batch_size.snapshot()[1] == 4
+    assert record.batch_size.snapshot()[1] == 3

@@ -17,7 +17,7 @@ class Machine:
     def run(self, pace: PrefillPace, turns: int, prompt: int = 10**6) -> None:
         for _ in range(turns):
             computed = min(pace.tokens, prompt)
-            pace.observe(True, computed, self.pause(computed), self.step_s)
+            pace.observe(computed, self.pause(computed), self.step_s)
 
 
 @pytest.mark.parametrize("per_token", [1e-5, 1e-3, 4e-3])
@@ -57,29 +57,29 @@ def test_a_chunk_larger_than_asked_for_teaches_the_same():
     """As when nothing decodes: the pause of a full chunk tells what a token costs."""
     machine, pace = Machine(1e-3), PrefillPace(0.25, 4096)
     for _ in range(20):
-        pace.observe(True, 2048, machine.pause(2048), machine.step_s)
+        pace.observe(2048, machine.pause(2048), machine.step_s)
     assert 240 < pace.tokens <= 250
 
 
 def test_one_bad_measurement_halves_the_size_at_most():
     pace = PrefillPace(0.25, 4096)
     before = pace.tokens
-    pace.observe(True, before, 5.0, 0.05)
+    pace.observe(before, 5.0, 0.05)
     assert pace.tokens == before // 2
 
 
 def test_a_step_is_known_from_the_turns_that_brought_tokens():
     pace = PrefillPace(0.25, 4096)
     before = pace.step_s
-    pace.observe(False, 64, 0.2, 0.5)
+    pace.observe(64, 0.2, 0.0)
     assert pace.step_s == before
     for _ in range(60):
-        pace.observe(True, 0, 0.0, 0.5)
+        pace.observe(0, 0.0, 0.5)
     assert pace.step_s == pytest.approx(0.5, rel=0.01)
 
 
 def test_a_step_that_stalled_counts_as_five_seconds():
     long, endless = PrefillPace(0.25, 4096), PrefillPace(0.25, 4096)
-    long.observe(True, 0, 0.0, 5.0)
-    endless.observe(True, 0, 0.0, 500.0)
+    long.observe(0, 0.0, 5.0)
+    endless.observe(0, 0.0, 500.0)
     assert endless.step_s == long.step_s < 0.6

@@ -7,6 +7,7 @@ from server.choosers import Follows
 from server.engine import Engine
 from server.link import Link
 from server.loading import load_shard
+from server.mailbox import Header
 from server.messages import Submit
 from server.tickets import Prefilled, Token
 from tests.tiny_models import tiny_llama
@@ -49,13 +50,13 @@ def beside_one_that_decodes(shard, pace: int) -> Turns:
     turns = Turns(shard)
     turns.submit(1, 2)
     turns.step(3)
-    turns.engine.pace(pace)
+    turns.engine.steer(Header(chunk=pace))
     return turns
 
 
 def test_full_chunks_while_nothing_decodes(shard):
     turns = Turns(shard)
-    turns.engine.pace(16)
+    turns.engine.steer(Header(chunk=16))
     turns.submit(1, 200)
     turns.step(4)
     assert turns.computed == [64, 64, 64, 8]
@@ -66,7 +67,7 @@ def test_chunks_keep_to_the_pace_while_others_decode(shard):
     turns.submit(2, 100)
     turns.step(6)
     assert turns.computed[3:] == [20, 20, 20, 20, 20, 0]
-    turns.engine.pace(10**6)
+    turns.engine.steer(Header(chunk=10**6))
     turns.submit(3, 100)
     turns.step()
     assert turns.computed[-1] == FULL

@@ -129,7 +129,10 @@ def test_steps_waits_and_meetings_are_measured(pair):
     assert observed("inter_token_latency_seconds") >= generated - observed(
         "time_to_first_token_seconds"
     )
-    assert value(text, "mlx_cluster_step_batch_size_sum") >= generated
+    # A first token comes of a chunk of prompts.
+    assert value(text, "mlx_cluster_step_batch_size_sum") >= generated - observed(
+        "time_to_first_token_seconds"
+    )
     for name in (
         "request_queue_time_seconds", "decode_step_seconds", "prefill_chunk_seconds",
         "meeting_seconds", "message_collective_seconds", "e2e_request_latency_seconds",

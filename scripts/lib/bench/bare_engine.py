@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from server.choosers import ChoosesForAll, Follows  # noqa: E402
+from server.director import SLOW_S  # noqa: E402
 from server.messages import Submit  # noqa: E402
 from server.pacing import PrefillPace  # noqa: E402
 from server.pidfile import write_pidfile  # noqa: E402
@@ -83,8 +84,8 @@ def run(ready: Ready, clients: int, requests: int, prompt: int, output: int) -> 
         raise error
 
     if ready.link.rank == 0:
-        # No news but the size of the next prefill chunk, by the clock, as from the director.
-        chooser = ChoosesForAll(rows.__getitem__, lambda: [0, 0, pace.tokens], fail)
+        # No news but how to take the next turn, by the clock, as from the director.
+        chooser = ChoosesForAll(rows.__getitem__, lambda: [0, 0, pace.tokens, int(slow)], fail)
     else:
         chooser = Follows()
     engine = ready.engine(chooser)
@@ -92,6 +93,7 @@ def run(ready: Ready, clients: int, requests: int, prompt: int, output: int) -> 
     chance = random.Random(requests)  # the same on every rank
     eos = tuple(ready.shard.tokenizer.eos_token_ids)
     sent = tokens = 0
+    slow = False  # MLX, to take in a step
 
     def submit() -> None:
         nonlocal sent
@@ -105,10 +107,10 @@ def run(ready: Ready, clients: int, requests: int, prompt: int, output: int) -> 
         submit()
     while engine.busy:
         turn = engine.step()
-        decoded = any(isinstance(event, Token) for _, event in turn.events)
-        pace.observe(decoded, turn.computed, turn.chunk_s, turn.seconds - turn.chunk_s)
+        pace.observe(turn.computed, turn.chunk_s, turn.step_s)
         if turn.header is not None:
-            engine.pace(turn.header.chunk)
+            slow = turn.launch_s > SLOW_S
+            engine.steer(turn.header)
         for uid, event in turn.events:
             if not isinstance(event, Token):
                 continue

@@ -135,7 +135,7 @@ def run_ours(arguments, link: Link, shard, batch: int, clock: Clock) -> dict[str
     def fail(row: Row, error: Exception) -> None:
         raise error
 
-    news = [0] * (Header.SIZE - 1) + [arguments.prefill_step]
+    news = list(vars(Header(chunk=arguments.prefill_step)).values())
     chooser = ChoosesForAll(row, lambda: news, fail) if link.rank == 0 else Follows()
     model = copy.copy(shard.last)
     model.model = Timed(shard.model, clock, "forward", "__call__")
