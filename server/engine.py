@@ -131,14 +131,16 @@ class Engine:
         """
         chunk = decoded = Turn([], [])
         if not self._late:
-            self._generator.launch()
+            self._launch()
         if self._generator.waiting or self._scoring:
             chunk = self._prefill()
             deliver(chunk)
-        self._generator.launch()
+        self._launch()
         if self._generator.decoding:
             decoded = self._decode()
             deliver(decoded)
+        if not self._generator.decoding:
+            self._launch()  # there may be no other turn
         return replace(
             decoded,
             events=chunk.events + decoded.events,
@@ -146,6 +148,12 @@ class Engine:
             computed=chunk.computed,
             chunk_s=chunk.chunk_s,
         )
+
+    def _launch(self) -> None:
+        """Hands the next decode step to MLX, and then what is to be kept of the last one: some of
+        it is computed in that step, so before it would be waited for."""
+        self._generator.launch()
+        self.prefixes.compute()
 
     def _prefill(self) -> Turn:
         chunk = self._chunk()

@@ -29,11 +29,19 @@ class PrefixStore:
 
     def __init__(self) -> None:
         self._entries: dict[int, list] = {}
+        self._fresh: list[list] = []  # caches that MLX does not have yet
 
     def put(self, number: int, caches: list) -> None:
-        """Keeps a copy-free snapshot, and starts to compute it."""
+        """Keeps a snapshot, of which nothing is computed yet: that may take a decode step that has
+        not begun."""
         self._entries[number] = caches
-        mx.async_eval([cache.state for cache in caches])
+        self._fresh.append(caches)
+
+    def compute(self) -> None:
+        """Starts to compute what was put. Until then it holds on to the batch that it is from."""
+        if self._fresh:
+            mx.async_eval([cache.state for caches in self._fresh for cache in caches])
+            self._fresh = []
 
     def take(self, number: int, length: int) -> list:
         """A copy of an entry's first tokens, to go on from. The arrays are shared until written."""

@@ -463,6 +463,8 @@ class Order:
         def launched(*arrays) -> None:
             if arrays == tuple(batch._built):
                 self.seen.append("launch")
+            elif isinstance(arrays[0], list) and isinstance(arrays[0][0], tuple):
+                self.seen.append("keep")
             async_eval(*arrays)
 
         def delivered(turn) -> None:
@@ -503,3 +505,18 @@ def test_a_step_that_mlx_is_slow_to_take_waits_for_all_else(shard, monkeypatch):
     assert order.seen[at - 3 : at + 3] == [
         "launch", "build", [one.uid], [other.uid], "launch", "build"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_is_kept_of_an_answer_waits_until_its_tokens_are_out(shard, monkeypatch, slow):
+    """It is taken out of the caches of the next step: to compute it is to wait for that."""
+    monkeypatch.setattr("server.director.SLOW_S", -1.0 if slow else 100.0)
+    desk = Desk(shard, room=1000)
+    order = Order(desk, monkeypatch)
+    one, other = ticket([5] * 40, max_tokens=4), ticket([7, 7, 8], max_tokens=9)
+    desk.run(one, other)
+    at = order.seen.index("keep")
+    assert order.seen[at - 1] == ("launch" if slow else [one.uid, other.uid])
+    assert order.seen[at + 1] == "build"
+    assert [one.uid, other.uid] in order.seen[at - 2 : at]
+    assert [one.uid] not in order.seen[at:]
