@@ -282,7 +282,7 @@ def test_it_waits_for_the_hosts_and_says_for_which(service, nodes, tmp_path):
     assert "node-1" not in said
     assert service.noted() == []
     server = replace(SERVER, run_dir=tmp_path)
-    assert read_service(server).startswith("waiting: node-2: ")
+    wait_until(lambda: read_service(server).startswith("waiting: node-2: "), "its record")
     nodes["node-2"].up()
     wait_until(service.noted, "the server to start")
     service.process.send_signal(signal.SIGTERM)
