@@ -104,15 +104,13 @@ main() {
   "$ANY_PYTHON" "$COMPARE" --check ${ROWS[@]+"${ROWS[@]}"} || exit "$?"
   prepare_python
   choose_model
-  local command blas
+  local command setting
   command=("$PY" "$COMPARE" --python "$PY" --demo "$MODEL_DIR")
-  blas=${LD_PRELOAD:-$(find_openblas)}
-  if [ -n "$blas" ]; then
-    command+=(--blas "$blas")
-  elif [ "$(uname -s)" = Linux ]; then
-    warn "OpenBLAS is not installed, so both servers will be slow" \
-      "(Debian: apt-get install libopenblas0-pthread)"
-  fi
+  while IFS= read -r setting; do
+    [ -z "$setting" ] || command+=(--env "$setting")
+  done <<EOF
+$(blas_environment)
+EOF
   command+=(${ARGUMENTS[@]+"${ARGUMENTS[@]}"} ${ROWS[@]+"${ROWS[@]}"})
   if [ -n "$DRY_RUN" ]; then
     show "${command[@]}"

@@ -16,7 +16,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
 main() {
-  local argument blas paths=tests
+  local argument setting paths=tests
   case ${1-} in
     -h | --help)
       usage
@@ -24,10 +24,11 @@ main() {
       ;;
   esac
   ensure_venv "$ROOT/requirements.txt" "$ROOT/requirements-dev.txt"
-  blas=${LD_PRELOAD:-$(find_openblas)}
-  if [ -n "$blas" ]; then
-    export LD_PRELOAD=$blas OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
-  fi
+  while IFS= read -r setting; do
+    [ -z "$setting" ] || export "${setting?}"
+  done <<EOF
+$(blas_environment)
+EOF
   for argument in "$@"; do
     [ ! -e "${argument%%::*}" ] || paths=
   done

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-BLOCK = 32  # tokens
+BLOCK = 16  # tokens
 LOOKED_AT = 8  # of the sequences that share all whole blocks; they differ by less than a block
 
 

@@ -119,7 +119,7 @@ class Player:
 def play(tmp_path, monkeypatch, checks: list[Check], rounds: int, startable=(OURS, THEIRS)):
     """Plays the checks with Players; returns the run and its diary."""
     diary: list[str] = []
-    arguments = SimpleNamespace(python="x", blas=None, rounds=rounds, peer_flag=[])
+    arguments = SimpleNamespace(python="x", env=[], rounds=rounds, peer_flag=[])
     run = compare.Run(arguments, tmp_path)
 
     def start(side: str, place, settings: dict):
@@ -270,8 +270,8 @@ def test_one_row_is_measured_on_real_servers(demo_model_dir, tmp_path):
         sys.executable, ROOT / "scripts/lib/bench/compare.py", "--demo", demo_model_dir, "--quick",
         "--rounds", 2, "--only", "tiny-1-alone", "--only", "bare-tiny", "--results", results,
     ]  # fmt: skip
-    blas = engine_environment().get("LD_PRELOAD")
-    command += ["--blas", blas] if blas else []
+    for name, value in engine_environment().items():
+        command += ["--env", f"{name}={value}"]
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as done:

@@ -78,17 +78,24 @@ def ask(cluster: Cluster, name: str) -> list:
     path, body = REQUESTS[name]
     status, answer = cluster.post(path, body)
     assert status == 200, answer
-    choices = json.loads(re.sub(r'"call_\w+"', '"call"', json.dumps(answer["choices"])))
-    return rounded(choices)
+    return json.loads(re.sub(r'"call_\w+"', '"call"', json.dumps(answer["choices"])))
 
 
-def rounded(value):
-    """Log-probabilities of a batch differ from those alone in the last digits."""
-    if isinstance(value, float):
-        return round(value, 3)
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list) else value
+def assert_same(answer: list, alone: list, name: str) -> None:
+    """Log-probabilities of a batch differ from those alone in the last digits; nothing else does.
+
+    They were rounded before they were compared, and on some machines one was just at a half.
+    """
+    (text, scores), (wanted, wanted_scores) = without_scores(answer), without_scores(alone)
+    assert text == wanted, name
+    assert scores == pytest.approx(wanted_scores, abs=1e-3), name
+
+
+def without_scores(choices: list) -> tuple[list, list[float]]:
+    """The choices with null for each log-probability, and these."""
+    scores: list[float] = []
+    text = json.loads(json.dumps(choices), parse_float=lambda digits: scores.append(float(digits)))
+    return text, scores
 
 
 def test_all_kinds_of_requests_in_one_batch_get_what_each_gets_alone(pair):
@@ -103,7 +110,7 @@ def test_all_kinds_of_requests_in_one_batch_get_what_each_gets_alone(pair):
         for leaver in leavers:
             leaver.close()
         for name, future in together.items():
-            assert future.result() == alone[name], name
+            assert_same(future.result(), alone[name], name)
     pair.wait_idle()
     assert pair.pids() == pids
     assert pair.get("/health")[1]["kv_tokens"]["used"] == 0
@@ -127,7 +134,7 @@ def test_ranks_stay_in_step_whenever_steps_are_handed_to_mlx(pair, tmp_path):
                 for leaver in leavers:
                     leaver.close()
                 for name, answer in answers.items():
-                    assert answer.result() == alone[name], name
+                    assert_same(answer.result(), alone[name], name)
         one.wait_idle()
     finally:
         one.end()

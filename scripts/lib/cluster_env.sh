@@ -332,7 +332,7 @@ check_devices_free() {
 # launcher_command NAME...: sets LAUNCHER to the launcher's command line, up to and with `--`.
 # The settings named go to every rank if they are set, then the user's own $EXTRA_ENV.
 launcher_command() {
-  local name blas
+  local name
   LAUNCHER=("$PY" "$ROOT/scripts/lib/mlx_launch.py" --python "$PY" --backend "$BACKEND")
   if [ -n "$LOCAL" ]; then
     LAUNCHER+=(-n "$LOCAL")
@@ -342,15 +342,16 @@ launcher_command() {
   LAUNCHER+=(--starting-port "$CLUSTER_PORT" --cwd "$ROOT")
   # A rank never downloads: another version than its peers' would be the least of it.
   LAUNCHER+=(--env HF_HUB_OFFLINE=1 --env TRANSFORMERS_OFFLINE=1)
-  blas=${LD_PRELOAD:-$(find_openblas)}
-  if [ -n "$blas" ]; then
-    LAUNCHER+=(--env "LD_PRELOAD=$blas")
-  elif [ "$(uname -s)" = Linux ]; then
-    warn "OpenBLAS is not installed, so the ranks will be slow" \
-      "(Debian: apt-get install libopenblas0-pthread)"
-  fi
-  # Several ranks on few cores: more threads each would only get in each other's way.
-  [ "$(uname -s)" != Linux ] || LAUNCHER+=(--env "OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}")
+  while IFS= read -r name; do
+    case $name in
+      '') continue ;;
+      # Other hosts may have other CPUs.
+      OPENBLAS_CORETYPE=*) [ -n "$LOCAL" ] || continue ;;
+    esac
+    LAUNCHER+=(--env "$name")
+  done <<EOF
+$(blas_environment)
+EOF
   for name in BACKEND MLX_METAL_FAST_SYNCH "$@"; do
     [ -z "${!name-}" ] || LAUNCHER+=(--env "$name=${!name}")
   done

@@ -228,3 +228,48 @@ find_openblas() {
     $1 == "libopenblas.so.0" && index($0, wanted) && !path { path = $NF }
     END { if (path) print path }'
 }
+
+# blas_environment: prints what makes MLX's matrix products fast on a Linux CPU, NAME=VALUE a line;
+# what the user has set stays. Elsewhere nothing.
+blas_environment() {
+  local blas core
+  [ "$(uname -s)" = Linux ] || return 0
+  blas=${LD_PRELOAD:-$(find_openblas)}
+  if [ -n "$blas" ]; then
+    printf 'LD_PRELOAD=%s\n' "$blas"
+    core=${OPENBLAS_CORETYPE:-$(better_core "$(openblas_core "$blas")" "$(cpu_flags)")}
+    [ -z "$core" ] || printf 'OPENBLAS_CORETYPE=%s\n' "$core"
+  else
+    warn "OpenBLAS is not installed, so the ranks will be slow" \
+      "(Debian: apt-get install libopenblas0-pthread)"
+  fi
+  # Several ranks on few cores: more threads each would only get in each other's way.
+  printf 'OPENBLAS_NUM_THREADS=%s\n' "${OPENBLAS_NUM_THREADS:-1}"
+}
+
+# openblas_core LIBRARY: prints the name of the kernels that an OpenBLAS takes on this CPU, or
+# nothing if it doesn't tell.
+openblas_core() {
+  # env is a program, which loads the library; true alone would be a builtin.
+  LD_PRELOAD=$1 OPENBLAS_VERBOSE=2 env true 2>&1 | sed -n '1s/^Core: //p'
+}
+
+cpu_flags() {
+  sed -n '/^flags[^:]*:/{s///p;q;}' /proc/cpuinfo
+}
+
+# better_core CORE FLAGS: prints kernels that a CPU with these flags runs as well, if CORE is what
+# OpenBLAS falls back to on a CPU that is newer than itself: SSE3 from 2004, a quarter as fast.
+better_core() {
+  local flag
+  [ "$1" = Prescott ] || return 0
+  for flag in avx512f avx512cd avx512bw avx512dq avx512vl; do
+    case " $2 " in *" $flag "*) ;; *) flag='' && break ;; esac
+  done
+  if [ -n "$flag" ]; then
+    echo SkylakeX
+    return 0
+  fi
+  case " $2 " in *" avx2 "*) ;; *) return 0 ;; esac
+  case " $2 " in *" fma "*) echo Haswell ;; esac
+}

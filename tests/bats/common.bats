@@ -161,3 +161,43 @@ STUB
   [ "$status" -eq 3 ]
   says "apt-get install python3-venv"
 }
+
+@test "a CPU that OpenBLAS does not know gets the best kernels that its flags allow" {
+  wide="avx512f avx512dq avx512cd avx512bw avx512vl"
+  run with "better_core Prescott 'fpu fma avx2 $wide vnni'"
+  [ "$output" = SkylakeX ]
+  run with 'better_core Prescott "fpu fma avx2 avx512f avx512cd avx512er avx512pf"'
+  [ "$output" = Haswell ]
+  for arguments in "Zen 'fma avx2'" "Prescott 'fpu sse3'" "Prescott avx2" "Prescott ''" "'' 'fma avx2'"; do
+    run with "better_core $arguments"
+    [ "$status" -eq 0 ]
+    [ -z "$output" ] || { echo "$arguments: $output"; return 1; }
+  done
+}
+
+@test "the installed OpenBLAS tells which kernels it takes; another library tells nothing" {
+  [ "$(uname -s)" = Linux ] || skip "Linux only"
+  run with "openblas_core $(ls /lib/*/libm.so.6 | head -n 1)"
+  [ "$status" -eq 0 ]
+  [ -z "$output" ]
+  library=$(bash -c '. "$1/scripts/lib/common.sh"; find_openblas' - "$REPO")
+  [ -n "$library" ] || skip "OpenBLAS is not installed"
+  run with "openblas_core $library"
+  printf '%s\n' "$output" | grep -qxE '[A-Za-z0-9]+'
+  OPENBLAS_CORETYPE=Prescott run with "openblas_core $library"
+  [ "$output" = Prescott ] || skip "this OpenBLAS has kernels for one CPU alone"
+}
+
+@test "what the user has set of OpenBLAS stays" {
+  [ "$(uname -s)" = Linux ] || skip "Linux only"
+  library=$(ls /lib/*/libm.so.6 | head -n 1)
+  LD_PRELOAD=$library OPENBLAS_CORETYPE=Zen OPENBLAS_NUM_THREADS=3 run with blas_environment
+  [ "${lines[*]}" = "LD_PRELOAD=$library OPENBLAS_CORETYPE=Zen OPENBLAS_NUM_THREADS=3" ]
+}
+
+@test "on macOS nothing is set for OpenBLAS" {
+  echo 'echo Darwin' | stub uname
+  run with blas_environment
+  [ "$status" -eq 0 ]
+  [ -z "$output" ]
+}

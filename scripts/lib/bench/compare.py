@@ -78,7 +78,7 @@ class Run:
         """All checks that share a model and a number of ranks, round after round."""
         self.tell(f"{model} on {ranks} rank(s): starting")
         place = Place(self.arguments.python, self.work / model, ranks, self.work,
-                      environment(self.arguments.blas))  # fmt: skip
+                      environment(self.arguments.env))  # fmt: skip
         sides = list(dict.fromkeys(side for check in checks for side in check.sides))
         contenders: dict[str, Contender | None] = {}
         try:
@@ -240,7 +240,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--demo", default="")
-    parser.add_argument("--blas")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", action="append", default=[])

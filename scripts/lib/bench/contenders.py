@@ -245,11 +245,7 @@ class Bare(Contender):
         return json.loads(result.read_text())
 
 
-def environment(blas: str | None) -> dict[str, str]:
-    """What all ranks get: no network, and on Linux a fast BLAS with one thread a rank."""
+def environment(settings: list[str]) -> dict[str, str]:
+    """What all ranks get: no network, and these settings, NAME=VALUE each."""
     env = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    if blas:
-        env["LD_PRELOAD"] = blas
-    if sys.platform == "linux":
-        env["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS") or "1"
-    return env
+    return env | dict(setting.split("=", 1) for setting in settings)
