@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 from bench import compare, page
 from bench.contenders import Broken
-from bench.models import find_silent_token, make_endless
+from bench.models import find_silent_token, make_endless, make_tiny
 from bench.processes import alive, cpu_seconds, parse_ps_time, resident_mb
 from bench.rows import BARE, LINES, OURS, THEIRS, Check, Goal, Measure, make_checks, render
+from mlx_lm.utils import load_tokenizer
 
 from tests.cluster import ROOT, engine_environment
 
@@ -250,17 +251,23 @@ def test_a_process_is_known_by_its_command_line():
 
 
 def test_an_endless_model_differs_in_its_end_alone(demo_model_dir, tmp_path):
+    """The tokenizer's own end-of-text was left, and mlx-lm ends there, too: answers were cut."""
     make_endless(demo_model_dir, tmp_path / "demo")
-    silent = find_silent_token(demo_model_dir)
-    old = json.loads((demo_model_dir / "config.json").read_text())
-    new = json.loads((tmp_path / "demo" / "config.json").read_text())
-    assert new == old | {"eos_token_id": silent} and silent != old["eos_token_id"]
+    silent, text = find_silent_token(demo_model_dir)
+    files = ("config", "tokenizer_config")
+    old, new = (
+        [json.loads((folder / f"{name}.json").read_text()) for name in files]
+        for folder in (demo_model_dir, tmp_path / "demo")
+    )
+    assert new == [old[0] | {"eos_token_id": silent}, old[1] | {"eos_token": text}]
+    assert silent != old[0]["eos_token_id"] and text not in json.dumps(old)
     weights = tmp_path / "demo" / "model.safetensors"
     assert weights.resolve() == (demo_model_dir / "model.safetensors").resolve()
-    template = json.loads((tmp_path / "demo" / "tokenizer_config.json").read_text())
-    tokens = json.loads((tmp_path / "demo" / "tokenizer.json").read_text())["added_tokens"]
-    (name,) = [one["content"] for one in tokens if one["id"] == silent]
-    assert name not in json.dumps(template)
+    for model in (make_endless, make_tiny):
+        model(demo_model_dir, tmp_path / model.__name__)
+        tokenizer = load_tokenizer(tmp_path / model.__name__, eos_token_ids=[silent])
+        assert tokenizer.eos_token_ids == {silent}
+        assert tokenizer.decode([silent]) == text
 
 
 def test_one_row_is_measured_on_real_servers(demo_model_dir, tmp_path):

@@ -51,6 +51,11 @@ def test_throughput_counts_the_tokens_that_were_asked_for(front_end, player):
     assert result["tokens_per_s"] > 0 and 0 < result["client_cpu"] < 1.5
 
 
+def test_answers_that_end_by_themselves_spoil_the_throughput(front_end, player):
+    with front_end.saying("word"), pytest.raises(Broken, match="4 of 4 answers ended"):
+        scenes.throughput(2, 2, 60, 10, "greedy")(player, "a")
+
+
 def test_newcomers_come_while_all_the_others_decode(front_end, player):
     before = len(front_end.engine.seen)
     dropped = len(front_end.engine.dropped)

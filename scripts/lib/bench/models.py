@@ -28,18 +28,20 @@ TINY = {
     "tie_word_embeddings": False,
 }
 SEED = 5
+TOKENIZER = "tokenizer_config.json"
 
 
-def find_silent_token(folder: Path) -> int:
-    """A special token that neither the chat template nor anything else uses.
+def find_silent_token(folder: Path) -> tuple[int, str]:
+    """A special token that neither the chat template nor anything else uses: its id and text.
 
     Raises ValueError if the tokenizer has none.
     """
     tokens = json.loads((folder / "tokenizer.json").read_text("utf-8")).get("added_tokens", [])
-    used = (folder / "tokenizer_config.json").read_text("utf-8")
+    used = (folder / TOKENIZER).read_text("utf-8")
     for template in folder.glob("*.jinja"):
         used += template.read_text("utf-8")
-    found = [one["id"] for one in tokens if one.get("special") and one["content"] not in used]
+    special = [(one["id"], one["content"]) for one in tokens if one.get("special")]
+    found = [(token, text) for token, text in special if text not in used]
     if not found:
         raise ValueError(f"{folder}: the tokenizer has no special token to spare")
     return found[-1]
@@ -47,7 +49,7 @@ def find_silent_token(folder: Path) -> int:
 
 def make_endless(source: Path, target: Path) -> None:
     """source with an end-of-text that never comes, as target."""
-    silent = find_silent_token(source)
+    silent, text = find_silent_token(source)
     target.mkdir(parents=True)
     for file in source.iterdir():
         if file.name in ("config.json", "generation_config.json"):
@@ -57,8 +59,17 @@ def make_endless(source: Path, target: Path) -> None:
                     part["eos_token_id"] = silent
             config["eos_token_id"] = silent
             (target / file.name).write_text(json.dumps(config, indent=2))
+        elif file.name == TOKENIZER:
+            # mlx-lm ends at the tokenizer's end-of-text as well as at the config's.
+            write_tokenizer(file, target / file.name, text)
         elif file.is_file() and not file.name.startswith("."):
             (target / file.name).symlink_to(file.resolve())
+
+
+def write_tokenizer(source: Path, target: Path, end: str) -> None:
+    """A tokenizer's config, with end as its end-of-text."""
+    config = json.loads(source.read_text("utf-8"))
+    target.write_text(json.dumps(config | {"eos_token": end}, indent=2))
 
 
 def make_tiny(source: Path, target: Path) -> None:
@@ -67,7 +78,7 @@ def make_tiny(source: Path, target: Path) -> None:
     from random_model import write_random_weights
 
     config = json.loads((source / "config.json").read_text("utf-8"))
-    silent = find_silent_token(source)
+    silent, text = find_silent_token(source)
     sizes = TINY | {
         "vocab_size": config["vocab_size"],
         "max_position_embeddings": config["max_position_embeddings"],
@@ -81,8 +92,8 @@ def make_tiny(source: Path, target: Path) -> None:
 
     write_random_weights(target, model, SEED, silence)
     (target / "config.json").write_text(json.dumps(sizes, indent=2))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(source / name, target / name)
+    shutil.copy(source / "tokenizer.json", target / "tokenizer.json")
+    write_tokenizer(source / TOKENIZER, target / TOKENIZER, text)
     for template in source.glob("*.jinja"):
         shutil.copy(template, target / template.name)
 

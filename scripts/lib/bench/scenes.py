@@ -21,6 +21,7 @@ REQUEST_DEADLINE_S = 120.0
 LONG_DEADLINE_S = 300.0
 RAMP_S = 0.005  # between clients: mlx_lm.server's listen backlog is 5
 SETTLE_S = 1.0  # for a server to be idle again after clients have left it
+EARLY = 0.05  # of the answers may end by themselves, or two servers do unlike work
 ENDLESS = 3000  # tokens: more than any decoder of a scene will live to get
 
 Scene = Callable[[Contender, str], dict[str, float]]
@@ -62,6 +63,9 @@ def throughput(clients: int, per_client: int, prompt: int, output: int, mix: str
         )
         if load.failures:
             raise Broken(f"{contender.name}: {load.failures}")
+        early = sum(answer.finish != "length" for answer in load.answers)
+        if early > EARLY * requests:
+            raise Broken(f"{contender.name}: {early} of {requests} answers ended by themselves")
         return {"tokens_per_s": load.tokens_per_s, "client_cpu": load.client_cpu}
 
     return scene
