@@ -1,9 +1,9 @@
 """A real cluster for tests: ranks of the real server under our launcher, over the ring backend."""
 
 import contextlib
+import functools
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -32,15 +32,13 @@ def free_ports(count: int) -> int:
     raise RuntimeError("no free ports")
 
 
+@functools.cache
 def engine_environment() -> dict[str, str]:
-    """What makes MLX fast on a Linux CPU, and offline everywhere."""
-    env = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}
-    if sys.platform == "linux":
-        listed = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True).stdout
-        found = re.search(r"libopenblas\.so\.0 .*=> (\S+)", listed)
-        if found:
-            env["LD_PRELOAD"] = found[1]
-    return env
+    """What makes MLX fast on a Linux CPU, as the scripts set it, and offline everywhere."""
+    code = '. "$1/scripts/lib/common.sh"; blas_environment'
+    told = subprocess.run(["bash", "-c", code, "-", ROOT], stdout=subprocess.PIPE, text=True)
+    settings = dict(line.split("=", 1) for line in told.stdout.splitlines())
+    return {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} | settings
 
 
 class Cluster:

@@ -56,6 +56,17 @@ def test_answers_that_end_by_themselves_spoil_the_throughput(front_end, player):
         scenes.throughput(2, 2, 60, 10, "greedy")(player, "a")
 
 
+def test_ctrl_c_ends_the_comparison_and_not_one_load_of_it(front_end, player):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    dropped = len(front_end.engine.dropped)
+    player.swarm.call_at(time.perf_counter() + 0.3, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        scenes.throughput(2, 1, 60, 2000, "greedy")(player, "a")
+    wait_for(lambda: len(front_end.engine.dropped) == dropped + 2, "end of the abandoned")
+
+
 def test_newcomers_come_while_all_the_others_decode(front_end, player):
     before = len(front_end.engine.seen)
     dropped = len(front_end.engine.dropped)

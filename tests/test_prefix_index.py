@@ -50,6 +50,13 @@ def test_a_short_common_beginning_is_no_hit():
     assert index.plan(text(1, 200)[: few + 1] + text(2, 100)).length == few + 1
 
 
+def test_a_short_system_prompt_is_shared():
+    """A model's default one has some 20 tokens with its marks, and was computed every time."""
+    system = text(0, 20)
+    index = indexed(system + text(1, 40))
+    assert index.plan(system + text(2, 40)).length == len(system)
+
+
 def test_a_conversation_replaces_its_earlier_turns():
     turn = SYSTEM + text(1, 100)
     index = indexed(turn, turn + text(2, 100))

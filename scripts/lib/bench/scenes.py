@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from bench.contenders import Bare, Broken, Contender, Ours, WebServer
-from bench.load import run_closed
+from bench.load import Load, run_closed
 from bench.processes import cpu_seconds, resident_mb
 from bench.stats import percentile
 from bench.swarm import Call
@@ -43,6 +43,14 @@ def check(calls: list[Call], name: str) -> None:
             raise Broken(f"{name}: {answer.failure} {answer.detail}".strip())
 
 
+def closed_loop(*arguments, **named) -> Load:
+    """run_closed(), whose Ctrl-C ends the load and tells what it measured. Here it ends all."""
+    load = run_closed(*arguments, **named)
+    if "abandoned" in load.failures:
+        raise KeyboardInterrupt
+    return load
+
+
 def throughput(clients: int, per_client: int, prompt: int, output: int, mix: str) -> Scene:
     """tokens_per_s of a closed loop in which each client sends per_client requests."""
 
@@ -58,7 +66,7 @@ def throughput(clients: int, per_client: int, prompt: int, output: int, mix: str
             return make_call(contender, f"{tag} {number}", prompt, output, fields,
                              REQUEST_DEADLINE_S)  # fmt: skip
 
-        load = run_closed(
+        load = closed_loop(
             contender.swarm, clients, make, requests=requests, ramp_s=RAMP_S * clients
         )
         if load.failures:
@@ -216,7 +224,7 @@ def burst(clients: int, per_client: int, prompt: int, output: int) -> Scene:
             return make_call(server, f"{tag} {number}", prompt, output, {"temperature": 0},
                              REQUEST_DEADLINE_S)  # fmt: skip
 
-        load = run_closed(server.swarm, clients, make, requests=per_client * clients)
+        load = closed_loop(server.swarm, clients, make, requests=per_client * clients)
         lost = {"refused", "reset", "cut"}
         count = sum(number for kind, number in load.failures.items() if kind in lost)
         return {"lost": count, "failed": sum(load.failures.values()), "of": per_client * clients}
@@ -239,7 +247,7 @@ def memory(clients: int, requests: int, prompt: int, output: int) -> Scene:
             return make_call(server, f"{tag} {number}", prompt, output,
                              sampling("mixed", client, number), REQUEST_DEADLINE_S)  # fmt: skip
 
-        load = run_closed(server.swarm, clients, make, requests=requests)
+        load = closed_loop(server.swarm, clients, make, requests=requests)
         if load.failures:
             raise Broken(f"{server.name}: {load.failures}")
         tenths = [statistics.median(tenth) for tenth in samples]
