@@ -107,10 +107,8 @@ main() {
   local command setting
   command=("$PY" "$COMPARE" --python "$PY" --demo "$MODEL_DIR")
   while IFS= read -r setting; do
-    [ -z "$setting" ] || command+=(--env "$setting")
-  done <<EOF
-$(blas_environment)
-EOF
+    command+=(--env "$setting")
+  done < <(blas_environment)
   command+=(${ARGUMENTS[@]+"${ARGUMENTS[@]}"} ${ROWS[@]+"${ROWS[@]}"})
   if [ -n "$DRY_RUN" ]; then
     show "${command[@]}"

@@ -25,10 +25,8 @@ main() {
   esac
   ensure_venv "$ROOT/requirements.txt" "$ROOT/requirements-dev.txt"
   while IFS= read -r setting; do
-    [ -z "$setting" ] || export "${setting?}"
-  done <<EOF
-$(blas_environment)
-EOF
+    export "${setting?}"
+  done < <(blas_environment)
   for argument in "$@"; do
     [ ! -e "${argument%%::*}" ] || paths=
   done

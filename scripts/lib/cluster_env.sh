@@ -344,14 +344,11 @@ launcher_command() {
   LAUNCHER+=(--env HF_HUB_OFFLINE=1 --env TRANSFORMERS_OFFLINE=1)
   while IFS= read -r name; do
     case $name in
-      '') continue ;;
       # Other hosts may have other CPUs.
       OPENBLAS_CORETYPE=*) [ -n "$LOCAL" ] || continue ;;
     esac
     LAUNCHER+=(--env "$name")
-  done <<EOF
-$(blas_environment)
-EOF
+  done < <(blas_environment)
   for name in BACKEND MLX_METAL_FAST_SYNCH "$@"; do
     [ -z "${!name-}" ] || LAUNCHER+=(--env "$name=${!name}")
   done
