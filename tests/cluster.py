@@ -13,23 +13,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 START_DEADLINE_S = 120
 END_DEADLINE_S = 60
-
-
-def free_ports(count: int) -> int:
-    """The first of count neighbouring ports that nobody listens on."""
-    for first in range(21000 + os.getpid() % 5000, 28000, count):
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in range(first, first + count):
-                    probe = stack.enter_context(socket.socket())
-                    probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return first
-    raise RuntimeError("no free ports")
 
 
 @functools.cache
@@ -49,7 +37,7 @@ class Cluster:
         self.model_dir = model_dir
         self.run_dir = run_dir
         self.log_path = run_dir.with_suffix(".log")
-        first = free_ports(ranks + 1)
+        first = free_port(ranks + 1)
         self.port = first
         self.url = f"http://127.0.0.1:{first}"
         self.run_id = f"test-{os.getpid()}-{first}"

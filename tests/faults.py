@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cluster import free_ports
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_SCRIPT = ROOT / "scripts" / "run_openai_cluster_server.sh"
@@ -122,7 +122,7 @@ class Server:
     def __init__(self, folder: Path, model_dir: Path, **settings: object) -> None:
         self.fault_dir = folder / "faults"
         self.fault_dir.mkdir(parents=True, exist_ok=True)
-        self.port = free_ports(3)
+        self.port = free_port(3)
         self.run_dir = ROOT / "run" / str(self.port)
         self.log_path = folder / f"server-{self.port}.log"
         self.output = ""  # of the run script

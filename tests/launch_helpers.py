@@ -1,10 +1,9 @@
-"""What the tests of the launcher and of the supervisor share: processes and ports."""
+"""What the tests of the launcher and of the supervisor share: processes."""
 
 import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port
 
 REPO = Path(__file__).resolve().parents[1]
 LIB = REPO / "scripts" / "lib"
@@ -30,27 +31,6 @@ def wait_until(condition: Callable[[], object], what: str = "") -> object:
             pytest.fail(f"waited in vain: {what or condition}")
         time.sleep(0.05)
     return found
-
-
-_given: set[int] = set()  # Ports handed out before they were bound must not be given twice.
-
-
-def free_port(count: int = 1) -> int:
-    """Return the first of `count` adjacent ports that can be bound."""
-    start = 20000 + os.getpid() * 16 % 7900
-    for first in [*range(start, 28000 - count), *range(20000, start)]:
-        ports = range(first, first + count)
-        if not _given.isdisjoint(ports):
-            continue
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in ports:
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            _given.update(ports)
-            return first
-    raise RuntimeError("no free ports")
 
 
 def command_of(pid: int) -> str:

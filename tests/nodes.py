@@ -54,7 +54,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch_helpers import free_port, wait_until
+from tests.launch_helpers import wait_until
+from tests.ports import free_port
 
 NODE_NAMES = ("node-1", "node-2", "node-3", "node-4")
 ADDRESS = "127.0.0.1"

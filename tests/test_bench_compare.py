@@ -17,6 +17,8 @@ from mlx_lm.utils import load_tokenizer
 
 from tests.cluster import ROOT, engine_environment
 
+pytestmark = pytest.mark.ranks
+
 CHECKS = {check.id: check for check in make_checks(quick=False)}
 
 

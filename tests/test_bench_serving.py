@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -224,6 +225,22 @@ def test_calls_can_be_abandoned_while_others_go_on(front_end):
     swarm.run()
     assert leaving.read().failure == "abandoned" and staying.read().failure == ""
     assert not never.sent
+
+
+def test_a_call_can_be_abandoned_although_its_bytes_have_come(front_end):
+    swarm = Swarm(front_end.url)
+    fields = {"prompt": "a", "max_tokens": 40, "stream": True}
+    calls = [Call("/v1/completions", fields, DEADLINE_S) for _ in range(2)]
+    for call in calls:
+        swarm.start(call)
+
+    def let_bytes_come() -> None:
+        time.sleep(0.3)  # for both, so the loop has the two to look at in one go
+        swarm.on_piece = lambda call: swarm.abandon(calls)
+
+    swarm.call_at(calls[0].due + 0.02, let_bytes_come)
+    swarm.run()
+    assert [call.read().failure for call in calls] == ["abandoned", "abandoned"]
 
 
 def test_open_loop_sends_at_its_times_whatever_runs(front_end):

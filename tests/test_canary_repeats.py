@@ -6,6 +6,8 @@ import pytest
 
 from tests.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.ranks
+
 
 @pytest.fixture
 def idle(cluster, tmp_path):

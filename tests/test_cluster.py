@@ -14,6 +14,8 @@ import pytest
 from tests.cluster import Cluster
 from tests.tiny_models import tiny_llama, tiny_pipeline
 
+pytestmark = pytest.mark.ranks
+
 CAPITAL = "What is the capital of France? Answer in one sentence."
 QUESTIONS = [f"What is the capital of {place}? Answer in one sentence." for place in (
     "France", "Italy", "Spain", "Japan", "Egypt", "Norway", "Peru", "Kenya",

@@ -14,6 +14,8 @@ from tests.cluster import Cluster
 from tests.raw_http import request
 from tests.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.ranks
+
 LEAVERS, BURST = 200, 25
 STAYERS = 3  # in each burst
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset

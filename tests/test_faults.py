@@ -18,7 +18,7 @@ from server.exit_codes import CONFIG
 from server.shutdown import RankZero
 from server.status import Status
 from server.tickets import Line
-from tests.cluster import engine_environment, free_ports
+from tests.cluster import engine_environment
 from tests.faults import (
     ANSWERED,
     CONTEXT,
@@ -35,7 +35,10 @@ from tests.faults import (
     Server,
     wait_for,
 )
+from tests.ports import free_port
 from tests.tiny_models import tiny_llama
+
+pytestmark = pytest.mark.ranks
 
 SOON_S = 30  # for what takes a few seconds on a quiet machine
 SECOND_LOOK_S = 5  # between the launcher's two SIGTERMs (GRACE_S)
@@ -243,7 +246,7 @@ def test_a_fault_right_after_the_start_is_a_failure_of_a_server_that_served(serv
 
 def run_two_ranks_by_hand(tmp_path, model_dirs, steps) -> tuple[list[int], list[str]]:
     """Exit codes and output of two ranks without a launcher, each with settings of its own."""
-    first = free_ports(3)
+    first = free_port(3)
     hostfile = tmp_path / "hosts.json"
     hostfile.write_text(json.dumps([[f"127.0.0.1:{first + 1}"], [f"127.0.0.1:{first + 2}"]]))
     ranks = []

@@ -15,8 +15,8 @@ import link_measure  # noqa: E402
 import link_ranks  # noqa: E402
 from link_measure import Timing, WrongSum, check_sum, link_bytes, show_bytes, summarise  # noqa: E402
 
-from tests.cluster import free_ports  # noqa: E402
 from tests.launch_helpers import command_of, wait_until  # noqa: E402
+from tests.ports import free_port  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -130,6 +130,7 @@ def test_a_row_has_its_rates():
 # -- real ranks
 
 
+@pytest.mark.ranks
 def test_smoke_has_a_line_for_each_rank_and_json_last():
     done = run(LINK_CHECK, "smoke", "--local", "2", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -140,6 +141,7 @@ def test_smoke_has_a_line_for_each_rank_and_json_last():
     assert json.loads(last)["backend"] == "ring"
 
 
+@pytest.mark.ranks
 def test_link_measures_each_pair_and_fails_below_the_rate():
     """Nothing reaches 90 Tb/s, so with it every pair must fail, and without it none can."""
     done = run(LINK_CHECK, "link", "--local", "3", "--json", "--nominal-gbps", "90000")
@@ -156,6 +158,7 @@ def test_link_measures_each_pair_and_fails_below_the_rate():
     assert found["all_sum_s"] > 0
 
 
+@pytest.mark.ranks
 def test_a_rank_that_never_comes_is_named_within_the_deadline_and_nothing_stays(tmp_path):
     """Joining has no time-out of its own: the others would wait for ever."""
     python = tmp_path / "python"
@@ -176,6 +179,7 @@ def test_a_rank_that_never_comes_is_named_within_the_deadline_and_nothing_stays(
     wait_until(lambda: not any(map(command_of, pids)))
 
 
+@pytest.mark.ranks
 def test_ending_the_check_ends_its_ranks(tmp_path):
     python = tmp_path / "python"
     python.write_text(
@@ -198,6 +202,7 @@ def test_ending_the_check_ends_its_ranks(tmp_path):
     assert not any(map(command_of, pids))
 
 
+@pytest.mark.ranks
 def test_bench_link_prints_a_table_and_one_json_line_last(tmp_path):
     (tmp_path / "config.json").write_text('{"text_config": {"hidden_size": 512}}')
     done = run(
@@ -218,6 +223,7 @@ def test_bench_link_prints_a_table_and_one_json_line_last(tmp_path):
     assert all(row[-1].endswith("%") for row in table)
 
 
+@pytest.mark.ranks
 def test_a_hostfile_and_a_smoke_over_ssh_and_with_a_node_that_is_gone(nodes, tmp_path):
     """Through ssh -tt a rank's stderr comes with its stdout, so words must tell results apart."""
     nodes.need_terminals()
@@ -225,7 +231,7 @@ def test_a_hostfile_and_a_smoke_over_ssh_and_with_a_node_that_is_gone(nodes, tmp
     def smoke() -> subprocess.CompletedProcess:
         return run(
             LINK_CHECK, "smoke", env=nodes.env, HOSTFILE=str(hostfile),
-            CLUSTER_PORT=str(free_ports(4)),
+            CLUSTER_PORT=str(free_port(4)),
         )  # fmt: skip
 
     hostfile = tmp_path / "ring.json"

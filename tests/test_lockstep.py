@@ -12,6 +12,8 @@ from tests.cluster import Cluster
 from tests.faults import FAULT_SITE
 from tests.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.ranks
+
 SCHEMA = {
     "type": "object",
     "properties": {

@@ -11,8 +11,13 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from tests.launch_helpers import free_port, pids_of, wait_until
+import pytest
+
+from tests.launch_helpers import pids_of, wait_until
+from tests.ports import free_port
 from tests.tiny_models import tiny_llama
+
+pytestmark = pytest.mark.ranks
 
 REPO = Path(__file__).resolve().parents[1]
 GENERATED = shutil.ignore_patterns("__pycache__", ".*")

@@ -17,6 +17,8 @@ from tests.cluster import Cluster
 from tests.raw_http import RawClient, request
 from tests.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.ranks
+
 AT_ONCE = 500
 SILENT = 1000
 PLACES = 16  # MAX_BATCH and QUEUE_MAX

@@ -341,6 +341,7 @@ def page(browser, server):
     return browser
 
 
+@pytest.mark.ranks
 def test_a_wrong_key_is_refused_and_the_right_one_kept_in_the_tab(browser, server):
     browser.open(server.url)
     browser.wait_text("#state", "Key needed")
@@ -358,6 +359,7 @@ def test_a_wrong_key_is_refused_and_the_right_one_kept_in_the_tab(browser, serve
     assert browser.complaints() == []
 
 
+@pytest.mark.ranks
 def test_two_real_ranks_are_shown_and_stream_an_answer(page, server):
     cards = page.run("return [...document.querySelectorAll('.rank')].map(c => c.innerText)")
     assert [card[:6] for card in cards] == ["Rank 0", "Rank 1"]
@@ -381,6 +383,7 @@ def test_two_real_ranks_are_shown_and_stream_an_answer(page, server):
     assert page.complaints() == []
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("way", ["the button", "a key"])
 def test_stop_ends_the_work_of_the_ranks(page, server, way):
     page.run("document.querySelector('#options').open = true")
@@ -398,6 +401,7 @@ def test_stop_ends_the_work_of_the_ranks(page, server, way):
     assert page.complaints() == []
 
 
+@pytest.mark.ranks
 def test_a_killed_rank_and_the_recovery_are_shown(page, server):
     page.run(
         "window.seen = []; new MutationObserver(() => seen.push(document.querySelector('#state')"

@@ -37,7 +37,8 @@ class Logged:
         record.on_closed = self._log.add
 
     def lines(self, count: int) -> list[dict]:
-        """The next lines, at least so many."""
+        """The next lines, at least so many, by when their requests began: an answer is sent before
+        its line is written, so that the next request's may come first."""
         end = time.monotonic() + DEADLINE_S
         while True:
             text = self.path.read_text() if self.path.exists() else ""
@@ -47,7 +48,7 @@ class Logged:
             assert time.monotonic() < end, text
             time.sleep(0.005)
         new, self._seen = lines[self._seen :], len(lines)
-        return [json.loads(line) for line in new]
+        return sorted(map(json.loads, new), key=lambda line: line["time"])
 
     def chat(self, *headers: str, **fields):
         body = {"messages": [{"role": "user", "content": SECRET}]} | fields

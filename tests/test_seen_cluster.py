@@ -14,6 +14,8 @@ from tests.cluster import Cluster
 from tests.prom_lint import lint, value
 from tests.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.ranks
+
 SCHEMAS = describe("demo")["components"]["schemas"]
 ROUTE = "/v1/completions"
 STALL_S = 10  # a rank counts as silent after half of it

@@ -12,6 +12,8 @@ import pytest
 from tests.cluster import ROOT, Cluster
 from tests.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.ranks
+
 SOAK = ROOT / "scripts" / "soak.py"
 SECONDS = 12
 

@@ -19,8 +19,11 @@ from mlx.utils import tree_flatten
 from server import split_head
 from server.last_logits import put_heads
 from server.split_head import SplitProjection, split_heads
-from tests.cluster import ROOT, engine_environment, free_ports
+from tests.cluster import ROOT, engine_environment
+from tests.ports import free_port
 from tests.tiny_models import tiny_llama
+
+pytestmark = pytest.mark.ranks
 
 VOCAB, HIDDEN = 96, 64
 
@@ -192,7 +195,7 @@ def test_two_real_ranks_get_the_same_logits_split_as_whole(tmp_path):
     model = tiny_llama(tmp_path / "model")
     command = [
         sys.executable, ROOT / "scripts/lib/mlx_launch.py", "-n", 2, "--backend", "ring",
-        "--starting-port", free_ports(2), "--python", sys.executable, "--",
+        "--starting-port", free_port(2), "--python", sys.executable, "--",
         program, ROOT, model, report,
     ]  # fmt: skip
     env = {**os.environ, **engine_environment()}

@@ -22,6 +22,8 @@ from tests.faults import Server
 from tests.launch_helpers import wait_until
 from tests.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.ranks
+
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "sk-of-this-test"
 

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.launch_helpers import free_port
+import pytest
+
+from tests.ports import free_port
 from tests.tiny_models import tiny_llama
+
+pytestmark = pytest.mark.ranks
 
 BENCH = Path(__file__).resolve().parents[1] / "scripts" / "bench.sh"
 

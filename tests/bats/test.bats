@@ -22,7 +22,8 @@ STUB
   run "$TEST"
   [ "$status" -eq 0 ]
   called "-m pip install --disable-pip-version-check -r $CHECKOUT/requirements.txt -r $CHECKOUT/requirements-dev.txt"
-  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests"
+  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m not ranks -n auto --dist loadfile"
+  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m ranks"
   : >"$CALLS"
   run "$TEST"
   run called "pip"
@@ -41,6 +42,16 @@ STUB
 @test "pytest's verdict is the script's" {
   PYTEST_CODE=1 run "$TEST"
   [ "$status" -eq 1 ]
+  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m ranks"
+  PYTEST_CODE=1 run "$TEST" -k queue
+  [ "$status" -eq 1 ]
+}
+
+@test "Ctrl-C ends all of it" {
+  PYTEST_CODE=2 run "$TEST"
+  [ "$status" -eq 2 ]
+  run called "-m ranks"
+  [ "$status" -ne 0 ]
 }
 
 @test "on Linux the tests get OpenBLAS if ldconfig knows it" {

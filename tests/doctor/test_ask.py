@@ -25,6 +25,7 @@ from doctor.facts import read_facts
 from on_hosts import Answer
 
 from tests.doctor.machines import Macs
+from tests.ports import free_port
 from tests.wiring import Wiring, mesh
 
 DOCTOR = Path(probe.__file__).parent
@@ -192,12 +193,6 @@ def trial(port: int, path_s: float = 5.0, expected: int = 1) -> tuple[dict, dict
     target = {"to": "a", "address": "127.0.0.1", "port": port}
     host = {"host": "b", "listen": {"port": port, "expected": expected}, "connect": [target]}
     return {"path_s": path_s, "nonce": "n" * 32}, host
-
-
-def free_port() -> int:
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        return probe_socket.getsockname()[1]
 
 
 def test_a_listener_that_comes_late_is_reached():

@@ -12,6 +12,8 @@ from tests.poison.case import Case
 from tests.raw_http import RawClient, request
 from tests.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.ranks
+
 CASES = [*fields.cases(), *bodies.cases(), *wire.cases()]
 GOOD = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6, "temperature": 0}
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset

@@ -153,7 +153,9 @@ class Swarm:
         spare = self._held > HELD_BYTES and bool(self._unread)
         ready = self._selector.select(0 if spare else wait)
         for key, _ in ready:
-            self._advance(key.data)
+            # What became of one before it may have ended this one.
+            if key.data.call in self._connections:
+                self._advance(key.data)
         if spare and not ready:
             self._read_one()
 
