@@ -63,6 +63,7 @@ class LockstepBatch(GenerationBatch):
         self._first = dict(zip(self.uids, first, strict=True))  # tokens, not handed out yet
         self._ahead: set[int] = set()  # uids of rows whose next token has been handed out
         self._gone: set[int] = set()  # uids of rows that have left, but for their place
+        self._held: dict[int, int] | None = None  # tokens by uid of a step that is put off
         self._built: list[mx.array] = []  # the next step, until MLX has it
         self._launched = self._over = 0.0  # when the running step was, if it runs or is over
         self._launch_s = 0.0  # how long MLX took to take it in
@@ -75,16 +76,16 @@ class LockstepBatch(GenerationBatch):
     def newcomers(self) -> list[Decoded]:
         """The first tokens of rows that have joined since the last call."""
         tokens, self._first = self._first, {}
+        if self._held is not None:
+            self._held |= tokens
         self._ahead.update(tokens)
         places = [i for i, uid in enumerate(self.uids) if uid in tokens]
         return self._hand_out(places, [tokens[self.uids[i]] for i in places])
 
-    def next(self, late: bool) -> Stepped:
+    def next(self, late: bool, more: bool) -> Stepped:
         """One token for every row that has not had it yet, and the header. late: the step after
-        it is not handed to MLX; launch() does that."""
-        if self._gone:
-            self.filter([i for i, uid in enumerate(self.uids) if uid not in self._gone])
-            self._gone.clear()
+        it is not handed to MLX; launch() does that. more: prompts are waiting."""
+        self._drop_gone()
         launched, over = self._launched, self._over
         self._launched = self._over = 0.0
         counts = zip(self.uids, self._num_tokens, self.max_tokens, strict=True)
@@ -92,20 +93,45 @@ class LockstepBatch(GenerationBatch):
         # Where every row has reached its limit, nobody would read what a further step makes, and
         # the next request would wait for it.
         shared = self._share()
-        if goes_on:
-            self._build(shared)
+        # The next step is made while this one runs. But prompts that are computed before it is
+        # launched should be part of it, and while nothing runs, nothing is lost by looking first
+        # whether there is news.
+        hold = late and (more or not launched)
+        if goes_on and not hold:
+            self._build(shared[: -Header.SIZE])
             if not late:
                 self.launch()
         payload = shared.tolist()
         step_s = (over or time.monotonic()) - launched if launched else 0.0
         tokens, header = payload[: -Header.SIZE], payload[-Header.SIZE :]
-        if goes_on:
-            for text, token in zip(self.tokens, tokens, strict=True):
-                text.append(token)  # the next step puts it into the cache
         waiting = [i for i, uid in enumerate(self.uids) if uid not in self._ahead]
         self._ahead.clear()
+        if goes_on and hold:
+            self._held = dict(zip(self.uids, tokens, strict=True))
+        elif goes_on:
+            self._append(tokens)
         rows = self._hand_out(waiting, [tokens[i] for i in waiting])
         return Stepped(rows, header, step_s, self._launch_s)
+
+    def resume(self) -> None:
+        """Makes the step that next() has put off, with the rows that have joined since."""
+        if self._held is None:
+            return
+        self._drop_gone()
+        tokens = [self._held[uid] for uid in self.uids]
+        self._held = None
+        self._ahead.clear()
+        self._build(mx.array(tokens, dtype=mx.int32))
+        self._append(tokens)
+
+    def _append(self, tokens: list[int]) -> None:
+        for text, token in zip(self.tokens, tokens, strict=True):
+            text.append(token)  # the next step puts it into the cache
+
+    def _drop_gone(self) -> None:
+        if self._gone:
+            self.filter([i for i, uid in enumerate(self.uids) if uid not in self._gone])
+            self._gone.clear()
 
     def _hand_out(self, places: list[int], tokens: list[int]) -> list[Decoded]:
         """The next tokens of the rows at places. Rows that end with them leave."""
@@ -141,6 +167,7 @@ class LockstepBatch(GenerationBatch):
             self.filter([])
             for left in (self._gone, self._ahead, self._first, self._built):
                 left.clear()
+            self._held = None
             self._launched = 0.0
 
     def _step(self) -> None:
@@ -156,9 +183,8 @@ class LockstepBatch(GenerationBatch):
             self._launch_s = time.monotonic() - self._launched
             self._built = []
 
-    def _build(self, shared: mx.array) -> None:
-        """The next step, lazy. shared: what _share() gave."""
-        inputs = shared[: -Header.SIZE]
+    def _build(self, inputs: mx.array) -> None:
+        """The next step, lazy. inputs: the rows' last tokens, [B] int32."""
         logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
         self._next_tokens, extras = self.fallback_sampler.propose(logits, self.samplers, inputs)
         self._built = [self._next_tokens, *extras]
@@ -251,6 +277,7 @@ class LockstepGenerator(BatchGenerator):
 
     def launch(self) -> None:
         """Hands the next decode step to MLX, if that has not been done."""
+        self._generation_batch.resume()
         self._generation_batch.launch()
 
     def settle(self) -> None:
@@ -286,7 +313,7 @@ class LockstepGenerator(BatchGenerator):
         self._counters.generation_steps += 1
         if self._counters.generation_steps % STEPS_BETWEEN_SWEEPS == 0:
             mx.clear_cache()
-        return self._generation_batch.next(late)
+        return self._generation_batch.next(late, self.waiting > 0)
 
     def prefill(self, tokens: int) -> tuple[list[Response], int]:
         """One chunk of about that many tokens, shared by the prompts in it.

@@ -507,6 +507,79 @@ def test_a_step_that_mlx_is_slow_to_take_waits_for_all_else(shard, monkeypatch):
     ]  # fmt: skip
 
 
+def slow_desk(shard, monkeypatch, **named) -> Desk:
+    """One whose MLX is slow to take in a step, as it knows from a request before."""
+    monkeypatch.setattr("server.director.SLOW_S", -1.0)
+    desk = Desk(shard, **named)
+    desk.run(ticket(max_tokens=3))
+    return desk
+
+
+def test_prompts_that_came_during_the_first_ones_chunk_share_its_next_step(shard, monkeypatch):
+    burst = [ticket([n] * 9, max_tokens=4) for n in range(1, 4)]
+    expected = [Desk(shard).run(one)[0] for one in burst]
+    burst = [ticket([n] * 9, max_tokens=4) for n in range(1, 4)]
+    desk = slow_desk(shard, monkeypatch)
+    order = Order(desk, monkeypatch)
+
+    def arrive(turn: int) -> None:
+        if turn == 0:
+            desk.line.admit(burst[1:])
+
+    # In the turn of the message, the first has been submitted, and nothing of it computed.
+    first, *others = (one.uid for one in burst)
+    assert desk.run(burst[0], act=arrive) == expected[:1]
+    assert [ids_of(e for _, e in all_events(one)) for one in burst[1:]] == expected[1:]
+    together = [first, *others]
+    assert order.seen == [
+        [first], [], others,
+        "build", "launch", *["build", together, "launch"] * 2, together,
+    ]  # fmt: skip
+
+
+def test_a_step_that_waits_for_prompts_has_all_that_end_in_their_chunk(shard, monkeypatch):
+    """And comes after one chunk, however many prompts wait."""
+    old, long = ticket(max_tokens=30), ticket([4] * 400, max_tokens=3)
+    expected = [Desk(shard).run(one)[0] for one in (old, long)]
+    old, long = ticket(max_tokens=30), ticket([4] * 400, max_tokens=3)
+    desk = slow_desk(shard, monkeypatch)
+    order = Order(desk, monkeypatch)
+
+    def arrive(turn: int) -> None:
+        if turn == 4:
+            desk.line.admit([long])
+
+    assert desk.run(old, act=arrive) == expected[:1]
+    assert [ids_of(e for _, e in all_events(long))] == expected[1:]
+    at = order.seen.index([long.uid])
+    # Chunks that ended no prompt delivered no token: between two of them there was a step.
+    assert order.seen[at - 8 : at] == [*[[], "build", "launch", [old.uid]] * 2]
+    assert order.seen[at : at + 4] == [[long.uid], "build", "launch", "build"]
+    assert order.seen[at + 4] == [old.uid, long.uid]
+
+
+@pytest.mark.parametrize("leaves", ["the first", "a newcomer", "all"])
+def test_rows_that_leave_a_step_that_is_put_off_disturb_nobody(shard, monkeypatch, leaves):
+    staying = Desk(shard).run(ticket([2] * 9), ticket([3] * 9))
+    desk = slow_desk(shard, monkeypatch)
+    first, other, late = ticket([1] * 9), ticket([2] * 9), ticket([3] * 9)
+    gone = {"the first": [first], "a newcomer": [late], "all": [first, other, late]}[leaves]
+
+    def act(turn: int) -> None:
+        if turn == 0:
+            desk.line.admit([other, late])
+        if turn == 1:
+            for one in gone:
+                desk.line.cancel(one)
+
+    desk.run(first, act=act)
+    assert not desk.engine.busy and desk.line.held() == 0
+    for one, ids in zip((other, late), staying, strict=True):
+        got = ids_of(event for _, event in all_events(one))
+        assert got == ids if one not in gone else len(got) < len(ids)
+    assert desk.run(ticket([2] * 9)) == staying[:1], "and the next request is served"
+
+
 @pytest.mark.parametrize("slow", [False, True])
 def test_what_is_kept_of_an_answer_waits_until_its_tokens_are_out(shard, monkeypatch, slow):
     """It is taken out of the caches of the next step: to compute it is to wait for that."""

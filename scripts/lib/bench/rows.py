@@ -117,8 +117,13 @@ def make_checks(quick: bool) -> list[Check]:
         tokens = of(output, 8)
         return scenes.throughput(clients, of(per_client, 1), 48, tokens, mix)
 
-    def alone(output: int) -> Scene:
-        return scenes.throughput(1, of(2, 1), 48, of(output, 8), "greedy")
+    def beside_bare(output: int, per_client: int) -> Scene:
+        # The bare engine has the prompts of all clients from the first moment.
+        tokens = of(output, 8)
+        return scenes.throughput(32, of(per_client, 1), 48, tokens, "greedy", ramp_s=0)
+
+    def alone(output: int, requests: int = 2) -> Scene:
+        return scenes.throughput(1, of(requests, 1), 48, of(output, 8), "greedy")
 
     return [
         Check("tiny-1-greedy", "32 clients, greedy", "tiny", 1, busy(32, "greedy", 128),
@@ -129,10 +134,10 @@ def make_checks(quick: bool) -> list[Check]:
         Check("tiny-2-mixed", "32 clients, mixed", "tiny", 2, busy(32, "mixed", 48, 1), speed(2.0)),
         Check("demo-2-greedy", "8 clients, greedy", "demo", 2, busy(8, "greedy", 96, 1),
               speed(1.05)),
-        Check("demo-2-mixed", "8 clients, mixed", "demo", 2, busy(8, "mixed", 64, 1),
+        Check("demo-2-mixed", "8 clients, mixed", "demo", 2, busy(8, "mixed", 96, 1),
               speed(1.5)),
-        Check("tiny-1-alone", "1 client", "tiny", 1, alone(192), speed(1.3)),
-        Check("tiny-2-alone", "1 client", "tiny", 2, alone(128), speed(1.3)),
+        Check("tiny-1-alone", "1 client", "tiny", 1, alone(192, 6), speed(1.3)),
+        Check("tiny-2-alone", "1 client", "tiny", 2, alone(128, 6), speed(1.3)),
         Check("demo-1-alone", "1 client", "demo", 1, alone(24), speed(1.0)),
         Check("demo-2-alone", "1 client", "demo", 2, alone(24), speed(1.0)),
         Check("newcomer", "a newcomer beside 7", "demo", 2,
@@ -145,9 +150,9 @@ def make_checks(quick: bool) -> list[Check]:
               scenes.second_turn(of(3000, 600), of(16, 4)),
               (Measure("second", "ms", at_most(1.0)),
                Measure("second", "ms", Goal("share", "<=", 0.15, "first"))), rounds=3),
-        Check("bare-demo", "against the bare engine", "demo", 1, busy(32, "greedy", 32, 1),
-              speed(0.95, BARE), (OURS, BARE), rounds=3, settings=NO_PREFIXES),
-        Check("bare-tiny", "against the bare engine", "tiny", 1, busy(32, "greedy", 128),
+        Check("bare-demo", "against the bare engine", "demo", 1, beside_bare(32, 1),
+              speed(0.95, BARE), (OURS, BARE), settings=NO_PREFIXES),
+        Check("bare-tiny", "against the bare engine", "tiny", 1, beside_bare(128, 2),
               speed(0.6, BARE), (OURS, BARE), settings=NO_PREFIXES),
         Check("idle", "idle CPU", "tiny", 2, scenes.idle(of(20, 3)),
               (Measure("rank", "%", Goal("value", "<=", 0.03)),

@@ -51,8 +51,11 @@ def closed_loop(*arguments, **named) -> Load:
     return load
 
 
-def throughput(clients: int, per_client: int, prompt: int, output: int, mix: str) -> Scene:
-    """tokens_per_s of a closed loop in which each client sends per_client requests."""
+def throughput(
+    clients: int, per_client: int, prompt: int, output: int, mix: str, ramp_s: float = RAMP_S
+) -> Scene:
+    """tokens_per_s of a closed loop in which each client sends per_client requests. ramp_s:
+    between the first requests of two clients."""
 
     def scene(contender: Contender, tag: str) -> dict[str, float]:
         requests = clients * per_client
@@ -67,7 +70,7 @@ def throughput(clients: int, per_client: int, prompt: int, output: int, mix: str
                              REQUEST_DEADLINE_S)  # fmt: skip
 
         load = closed_loop(
-            contender.swarm, clients, make, requests=requests, ramp_s=RAMP_S * clients
+            contender.swarm, clients, make, requests=requests, ramp_s=ramp_s * clients
         )
         if load.failures:
             raise Broken(f"{contender.name}: {load.failures}")
