@@ -3,12 +3,14 @@
 Rank 0's main thread asks; the answer reaches every rank in the header. A chunk that is too large
 stops the streams of all who decode; one that is too small makes the newcomer wait, since every
 chunk costs about a decode step whatever its size. So the size follows the clock: the pause that a
-chunk adds should be `pause_s`, or as long as a decode step where that is longer. For this it keeps
-the running average of a step, which the director's estimates use too.
+chunk adds should be `pause_s`, or as long as two decode steps where that is longer: then half of it
+goes into the prompt. For this it keeps the running average of a step, which the director's
+estimates use too.
 """
 
 FIRST = 64  # tokens, before anything was measured
 LEAST = 16
+STEPS = 2  # that a chunk may take, however short the pause should be
 FASTEST = 2.0  # a measurement changes the size by no more than this factor
 SMOOTHING = 0.1  # weight of the newest measurement in running averages
 FIRST_STEP_S = 0.05  # before anything was measured
@@ -41,7 +43,7 @@ class PrefillPace:
             self._resize(computed, chunk_s)
 
     def _resize(self, computed: int, chunk_s: float) -> None:
-        bearable = max(self._pause_s, self.step_s)
+        bearable = max(self._pause_s, STEPS * self.step_s)
         if computed < self._size / FASTEST and chunk_s < bearable:
             return  # Too small a chunk to tell what a larger one would take.
         wanted = computed * bearable / max(chunk_s, 1e-4)

@@ -30,10 +30,10 @@ def test_the_pause_comes_close_to_what_is_asked_on_any_machine(per_token, fixed)
 
 
 def test_a_slow_machine_still_makes_progress_worth_its_fixed_cost():
-    """Where a decode step alone takes longer than the pause, the chunk may take as long as it."""
-    machine, pace = Machine(1e-3, fixed=0.1, step_s=0.5), PrefillPace(0.05, 4096)
-    machine.run(pace, 30)
-    assert 350 < pace.tokens < 450
+    """Where two decode steps take longer than the pause, the chunk may take as long as they."""
+    machine, pace = Machine(1e-3, fixed=0.4, step_s=0.4), PrefillPace(0.5, 4096)
+    machine.run(pace, 60)
+    assert 350 < pace.tokens < 450, "half of the chunk's time is the prompt's"
 
 
 def test_the_size_stays_within_its_limits():

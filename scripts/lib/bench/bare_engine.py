@@ -51,6 +51,8 @@ def main() -> None:
     ready = prepare(settings, link, status, lambda stage: None)
     if rank == 0:
         (arguments.run_dir / "ready").touch()
+    # Kept from one order to the next, as the server's is.
+    pace = PrefillPace(settings.prefill_pause_ms / 1000, settings.prefill_step)
     seen = 0
     while True:
         order = read_order(arguments.run_dir) if rank == 0 else None
@@ -60,7 +62,7 @@ def main() -> None:
             time.sleep(NAP_S)
             continue
         seen = number
-        tokens, seconds = run(ready, *shape)
+        tokens, seconds = run(ready, pace, *shape)
         if rank == 0:
             written = arguments.run_dir / "result.part"
             written.write_text(json.dumps({"tokens": tokens, "seconds": seconds}))
@@ -76,7 +78,9 @@ def read_order(run_dir: Path) -> list[int] | None:
     return [int(order[name]) for name in ORDER]
 
 
-def run(ready: Ready, clients: int, requests: int, prompt: int, output: int) -> tuple[int, float]:
+def run(
+    ready: Ready, pace: PrefillPace, clients: int, requests: int, prompt: int, output: int
+) -> tuple[int, float]:
     """Generated tokens and seconds. Every rank calls it alike."""
     rows: dict[int, Row] = {}
 
@@ -89,7 +93,6 @@ def run(ready: Ready, clients: int, requests: int, prompt: int, output: int) -> 
     else:
         chooser = Follows()
     engine = ready.engine(chooser)
-    pace = PrefillPace(ready.settings.prefill_pause_ms / 1000, ready.settings.prefill_step)
     chance = random.Random(requests)  # the same on every rank
     eos = tuple(ready.shard.tokenizer.eos_token_ids)
     sent = tokens = 0
