@@ -11,7 +11,8 @@ from bench.scenes import Scene
 from bench.stats import median
 
 OURS, THEIRS, BARE = "ours", "theirs", "bare"
-# The bare engine's prompts have no beginning in common: without it, ours would compute less.
+# The bare engine's prompts have no beginning in common: without it, ours would compute less. And
+# it has the prompts of all clients from the first moment, so there is no ramp.
 NO_PREFIXES = (("PREFIX_CACHE_PERCENT", 0),)
 Samples = dict[str, list[dict[str, float] | None]]  # by side, one a round; None: it broke
 
@@ -113,17 +114,14 @@ def make_checks(quick: bool) -> list[Check]:
     def of(usual: int, short: int) -> int:
         return short if quick else usual
 
-    def busy(clients: int, mix: str, output: int, per_client: int = 2) -> Scene:
-        tokens = of(output, 8)
-        return scenes.throughput(clients, of(per_client, 1), 48, tokens, mix)
-
-    def beside_bare(output: int, per_client: int) -> Scene:
-        # The bare engine has the prompts of all clients from the first moment.
-        tokens = of(output, 8)
-        return scenes.throughput(32, of(per_client, 1), 48, tokens, "greedy", ramp_s=0)
+    def busy(
+        clients: int, mix: str, output: int, per_client: int = 2, ramp_s: float = scenes.RAMP_S
+    ) -> Scene:
+        requests, tokens = of(per_client, 1), of(output, 8)
+        return scenes.throughput(clients, requests, 48, tokens, mix, ramp_s)
 
     def alone(output: int, requests: int = 2) -> Scene:
-        return scenes.throughput(1, of(requests, 1), 48, of(output, 8), "greedy")
+        return busy(1, "greedy", output, requests)
 
     return [
         Check("tiny-1-greedy", "32 clients, greedy", "tiny", 1, busy(32, "greedy", 128),
@@ -150,9 +148,9 @@ def make_checks(quick: bool) -> list[Check]:
               scenes.second_turn(of(3000, 600), of(16, 4)),
               (Measure("second", "ms", at_most(1.0)),
                Measure("second", "ms", Goal("share", "<=", 0.15, "first"))), rounds=3),
-        Check("bare-demo", "against the bare engine", "demo", 1, beside_bare(32, 1),
+        Check("bare-demo", "against the bare engine", "demo", 1, busy(32, "greedy", 32, 1, 0),
               speed(0.95, BARE), (OURS, BARE), settings=NO_PREFIXES),
-        Check("bare-tiny", "against the bare engine", "tiny", 1, beside_bare(128, 2),
+        Check("bare-tiny", "against the bare engine", "tiny", 1, busy(32, "greedy", 128, ramp_s=0),
               speed(0.6, BARE), (OURS, BARE), settings=NO_PREFIXES),
         Check("idle", "idle CPU", "tiny", 2, scenes.idle(of(20, 3)),
               (Measure("rank", "%", Goal("value", "<=", 0.03)),
