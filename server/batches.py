@@ -96,8 +96,9 @@ class LockstepBatch(GenerationBatch):
         # The next step is made while this one runs. But prompts that are computed before it is
         # launched should be part of it, and while nothing runs, nothing is lost by looking first
         # whether there is news.
-        hold = late and (more or not launched)
-        if goes_on and not hold:
+        hold = goes_on and late and (more or not launched)
+        build = goes_on and not hold
+        if build:
             self._build(shared[: -Header.SIZE])
             if not late:
                 self.launch()
@@ -106,17 +107,15 @@ class LockstepBatch(GenerationBatch):
         tokens, header = payload[: -Header.SIZE], payload[-Header.SIZE :]
         waiting = [i for i, uid in enumerate(self.uids) if uid not in self._ahead]
         self._ahead.clear()
-        if goes_on and hold:
+        if hold:
             self._held = dict(zip(self.uids, tokens, strict=True))
-        elif goes_on:
+        if build:
             self._append(tokens)
         rows = self._hand_out(waiting, [tokens[i] for i in waiting])
         return Stepped(rows, header, step_s, self._launch_s)
 
-    def resume(self) -> None:
+    def _resume(self) -> None:
         """Makes the step that next() has put off, with the rows that have joined since."""
-        if self._held is None:
-            return
         self._drop_gone()
         tokens = [self._held[uid] for uid in self.uids]
         self._held = None
@@ -176,7 +175,9 @@ class LockstepBatch(GenerationBatch):
         self._next_logprobs = [None] * len(self.uids)  # filter() expects one entry a row
 
     def launch(self) -> None:
-        """Hands the next step to MLX, if that has not been done."""
+        """Hands the next step to MLX, if that has not been done; first makes one put off."""
+        if self._held is not None:
+            self._resume()
         if self._built:
             self._launched = time.monotonic()
             mx.async_eval(*self._built)
@@ -277,7 +278,6 @@ class LockstepGenerator(BatchGenerator):
 
     def launch(self) -> None:
         """Hands the next decode step to MLX, if that has not been done."""
-        self._generation_batch.resume()
         self._generation_batch.launch()
 
     def settle(self) -> None:

@@ -507,10 +507,10 @@ def test_a_step_that_mlx_is_slow_to_take_waits_for_all_else(shard, monkeypatch):
     ]  # fmt: skip
 
 
-def slow_desk(shard, monkeypatch, **named) -> Desk:
+def slow_desk(shard, monkeypatch) -> Desk:
     """One whose MLX is slow to take in a step, as it knows from a request before."""
     monkeypatch.setattr("server.director.SLOW_S", -1.0)
-    desk = Desk(shard, **named)
+    desk = Desk(shard)
     desk.run(ticket(max_tokens=3))
     return desk
 
