@@ -35,7 +35,6 @@ main() {
   check_model
 
   [ -z "$LOCAL" ] || MAX_TOKENS=$LOCAL_MAX_TOKENS
-  choose_bench_port
   tell_fast_synch
   launcher_command PARALLEL LOG_LEVEL
   local command

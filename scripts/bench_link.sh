@@ -34,7 +34,6 @@ main() {
   [ "$RANKS" -gt 1 ] || die 2 "one rank has no link: name two or more"
   check_devices_free
   prepare_python
-  choose_bench_port
   tell_fast_synch
   # shellcheck disable=SC2119  # its arguments are settings of the server
   launcher_command

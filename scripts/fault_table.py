@@ -230,10 +230,10 @@ def _refused_start(server: Server, title: str) -> Result:
 
 
 AT_START = {
-    "no-rank-0": (start_without(0), {"LOAD_TIMEOUT": 8}),
-    "no-rank-1": (start_without(1), {"LOAD_TIMEOUT": 8}),
-    "no-rank-0-again": (restart_without(0), {"LOAD_TIMEOUT": 8}),
-    "no-rank-1-again": (restart_without(1), {"LOAD_TIMEOUT": 8}),
+    "no-rank-0": (start_without(0), {"JOIN_TIMEOUT": 8}),
+    "no-rank-1": (start_without(1), {"JOIN_TIMEOUT": 8}),
+    "no-rank-0-again": (restart_without(0), {"JOIN_TIMEOUT": 8}),
+    "no-rank-1-again": (restart_without(1), {"JOIN_TIMEOUT": 8}),
     "port-taken": (start_on_taken_port, {}),
     "port-taken-again": (restart_on_taken_port, {}),
 }

@@ -32,6 +32,7 @@
 #   DRAIN_TIMEOUT       Seconds for running requests when stopped (30)
 #   STALL_TIMEOUT       Seconds without progress after which a rank gives up (60)
 #   LOAD_TIMEOUT        The same while loading (900)
+#   JOIN_TIMEOUT        Seconds for the ranks to find each other; then they try anew (120)
 #   CANARY_INTERVAL     Seconds of idleness between two checks of all ranks (0: at start only)
 #   KV_BUDGET_GB        Memory of each rank for prompts and answers (what the model leaves)
 #   PREFIX_CACHE_PERCENT  Part of that memory for prefixes of earlier prompts; 0: none (50)
@@ -43,7 +44,7 @@
 #   LOG_MAX_MB          Size at which a log is rotated; 4 older parts are kept (100; 0: never)
 #   LOG_PROMPTS         1 writes prompts and answers to the request log, too (0)
 #   LOG_LEVEL           INFO, DEBUG, WARNING or ERROR (INFO)
-#   CLUSTER_PORT        Where ranks meet (32323; --local: from HTTP_PORT)
+#   CLUSTER_PORT        Where ranks meet (32323, then others; --local: free ones)
 #   PYTHON              Interpreter, the same path on every host (.venv/bin/python), or
 #   ENV_NAME            the conda environment to take it from
 #   MLX_METAL_FAST_SYNCH  1 is faster, but can deadlock (not set)
@@ -80,17 +81,15 @@ parse_arguments() {
   done
 }
 
-# The server's own address and place. Sets HTTP_HOST, HTTP_PORT, CLUSTER_PORT, LOG_DIR, LOG, RUN_DIR,
-# RUN_ID and URL, at which this machine can reach it.
+# The server's own address and place. Sets HTTP_HOST, HTTP_PORT, LOG_DIR, LOG, RUN_DIR, RUN_ID
+# and URL, at which this machine can reach it.
 choose_place() {
   local address
   HTTP_PORT=${HTTP_PORT:-8080}
   if [ -n "$LOCAL" ]; then
     HTTP_HOST=${HTTP_HOST:-127.0.0.1}
-    CLUSTER_PORT=${CLUSTER_PORT:-$(local_cluster_port)}
   else
     HTTP_HOST=${HTTP_HOST:-0.0.0.0}
-    CLUSTER_PORT=${CLUSTER_PORT:-32323}
   fi
   LOG_DIR=$(absolute_path "${LOG_DIR:-$ROOT/logs}")
   LOG=$LOG_DIR/server-$HTTP_PORT.log

@@ -83,12 +83,11 @@ choose_place() {
   PLACE=(--python "$PY" --http-port "${HTTP_PORT:-8080}" --parallel "${PARALLEL:-tensor}")
   if [ -n "$LOCAL" ]; then
     choose_hosts # checks the number
-    HTTP_PORT=${HTTP_PORT:-8080}
-    PLACE+=(--local "$LOCAL" --cluster-port "${CLUSTER_PORT:-$(local_cluster_port)}")
+    PLACE+=(--local "$LOCAL" --cluster-port "${CLUSTER_PORT:-0}") # 0: free ones are taken
   else
     find_hostfile
     need ssh "it is part of every macOS and Debian"
-    PLACE+=(--hostfile "$HOSTFILE" --cluster-port "${CLUSTER_PORT:-32323}")
+    PLACE+=(--hostfile "$HOSTFILE" --cluster-port "${CLUSTER_PORT:-$DEFAULT_CLUSTER_PORT}")
     [ -z "${BACKEND-}" ] || PLACE+=(--backend "$BACKEND")
   fi
   [ -z "${MODEL_DIR-}" ] || PLACE+=(--model-dir "$(absolute_path "${MODEL_DIR%/}")")

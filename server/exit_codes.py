@@ -10,6 +10,7 @@ to start again. Standard library only: the scripts import it without the engine.
 import signal
 
 OK = 0  # A planned end: asked to stop, drained, left.
+NOT_JOINED = 68  # The ranks did not come together. The next start may succeed.
 PEER_LOST = 69  # The link to another rank broke, or the launcher is gone.
 INTERNAL = 70  # An unexpected error: a bug, or a machine at its end.
 STALLED = 75  # The watchdog saw no progress.
@@ -17,6 +18,7 @@ CONFIG = 78  # Starting again cannot help: somebody has to change something firs
 
 MEANING = {
     OK: "planned end",
+    NOT_JOINED: "the ranks did not join",
     PEER_LOST: "a peer was lost, or the launcher is gone",
     INTERNAL: "unexpected error",
     STALLED: "watchdog: no progress",

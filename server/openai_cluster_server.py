@@ -24,7 +24,7 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from server.event_file import keep_events  # noqa: E402
-from server.exit_codes import CONFIG, INTERNAL, OK, PEER_LOST  # noqa: E402
+from server.exit_codes import CONFIG, INTERNAL, NOT_JOINED, OK, PEER_LOST  # noqa: E402
 from server.fleet import SILENT_S  # noqa: E402
 from server.http_server import Server  # noqa: E402
 from server.lifeline import watch_lifeline  # noqa: E402
@@ -105,7 +105,7 @@ def main() -> None:
 
     tell = Stages(status, watchdog.progress).tell
     try:
-        link = _join(settings, status, tell)
+        link = _join(settings, arguments.run_id, status, tell)
         handle_signals(leaver)
         reason = _live(settings, link, tell, app, status, line, leaver, watchdog)
     except Exception as error:
@@ -129,15 +129,15 @@ def _open_files(settings: Settings, status: Status, run_dir: Path | None) -> lis
     return files
 
 
-def _join(settings: Settings, status: Status, tell):
+def _join(settings: Settings, run_id: str, status: Status, tell):
     # mlx and mlx-lm take seconds to import; the port is open by now. Then MLX waits for the other
     # ranks in native code, for ever, and no other thread of ours can run meanwhile.
-    with limit_native(settings.load_timeout), signals_end_at_once():
-        from server import rank
+    with limit_native(settings.join_timeout), signals_end_at_once():
+        from server import joining, rank  # noqa: F401  # rank's imports are slow, too
 
-        status.backend = rank.name_backend(os.environ)
+        status.backend = joining.name_backend(os.environ)
         tell("joining the other ranks")
-        return rank.join(os.environ)
+        return joining.join(os.environ, run_id)
 
 
 def _live(settings, link, tell, app, status, line, leaver, watchdog) -> str:
@@ -164,11 +164,18 @@ def _open_door(settings: Settings, app: App, leave) -> None:
 
 def _explain(error: Exception) -> tuple[int, str]:
     """Exit code and reason for what ended the main thread."""
+    if isinstance(error, ImportError):
+        # The next start would not find it, either; nor do the classes below have to be there.
+        log.error("an import failed", exc_info=error)
+        return CONFIG, f"a package is missing or broken: {error}"
     from server.handshake import Mismatch
+    from server.joining import NotJoined
     from server.loading import Unloadable
 
     if isinstance(error, Mismatch | Unloadable | SettingError):
         return CONFIG, str(error)
+    if isinstance(error, NotJoined):
+        return NOT_JOINED, str(error)
     log.error("unexpected error", exc_info=error)
     if "connection to a peer was lost" in str(error) or "[jaccl]" in str(error):
         return PEER_LOST, f"lost a peer: {error}"

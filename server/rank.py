@@ -1,4 +1,4 @@
-"""One rank's life after the entry: join, compare, load, prove, serve in lockstep.
+"""One rank's life once it has joined the others: compare, load, prove, serve in lockstep.
 
 Runs on the main thread of every rank; the only thread that touches MLX. What differs between
 rank 0 and a worker is chosen here, once: the director and the chooser.
@@ -8,17 +8,15 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import mlx.core as mx
 
 from server.canary import check_link, check_model
 from server.choosers import Chooser, ChoosesForAll, Follows
 from server.director import Director, Spectator
 from server.engine import Engine
 from server.fleet import Loaded, Member
-from server.handshake import Mismatch, introduce, promised_group, shake_hands
+from server.handshake import introduce, shake_hands
 from server.heartbeat import Heartbeat
 from server.kv_budget import KvBudget, measure_capacity
 from server.link import Link
@@ -87,28 +85,6 @@ class Ready:
         progress("measuring the link")
         status.link = measure_link(self.link, self.longest, self.shard.sums)
         status.fleet.hear()
-
-
-def join(env: MutableMapping[str, str]) -> Link:
-    """Joins the group of ranks. Raises Mismatch when it is not as large as the launcher meant."""
-    backend, ranks = promised_group(env)
-    if ranks == 1:
-        # For one rank mlx.launch writes an empty hostfile, which MLX cannot parse.
-        env.pop("MLX_HOSTFILE", None)
-        return Link(mx.distributed.init())
-    group = mx.distributed.init(strict=True, backend=backend)
-    if group.size() != ranks:
-        raise Mismatch(f"the launcher started {ranks} ranks, but {group.size()} joined")
-    return Link(group)
-
-
-def name_backend(env: Mapping[str, str]) -> str:
-    """What carries the collectives: "ring", "jaccl", "jaccl-ring", or "none" for a single rank."""
-    backend, ranks = promised_group(env)
-    if ranks == 1:
-        return "none"
-    around = env.get("MLX_JACCL_RING") or env.get("JACCL_RING")
-    return "jaccl-ring" if backend == "jaccl" and around else backend
 
 
 def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str], None]) -> Ready:

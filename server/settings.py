@@ -32,6 +32,7 @@ class Settings:
     drain_timeout: float
     stall_timeout: float
     load_timeout: float
+    join_timeout: float  # for ranks to import what they need and to find each other
     prefill_step: int  # tokens of a full prefill chunk, as when nothing decodes
     prefill_pause_ms: float  # what a chunk may add to the step of those who decode
     context_max: int | None  # tokens; None: what the model's config says
@@ -70,6 +71,7 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
         drain_timeout=_seconds(env, "DRAIN_TIMEOUT", 30, least=0),
         stall_timeout=_seconds(env, "STALL_TIMEOUT", 60),
         load_timeout=_seconds(env, "LOAD_TIMEOUT", 900),
+        join_timeout=_seconds(env, "JOIN_TIMEOUT", 120),
         prefill_step=_integer(env, "PREFILL_STEP", 512, 16, 65_536),
         prefill_pause_ms=_decimal(env, "PREFILL_PAUSE_MS", 250, 1, 60_000, "milliseconds"),
         context_max=_integer(env, "CONTEXT_MAX", 0, 0, 100_000_000) or None,

@@ -83,8 +83,10 @@ def end_soon(code: int) -> None:
 
 @contextlib.contextmanager
 def limit_native(seconds: float) -> Iterator[None]:
-    """Ends the process, with code 1 and every thread's stack, if the body takes longer.
+    """Ends the process, with every thread's stack, if the body takes longer.
 
+    Its exit code is 1, as faulthandler knows no other; the launcher makes NOT_JOINED of it, by the
+    line "Timeout (" before the stacks. For the joining of ranks alone, therefore.
     For a native call that does not release the interpreter's lock: no thread of Python's runs
     meanwhile, the watchdog's neither. faulthandler's is a native one.
     """

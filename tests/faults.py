@@ -141,10 +141,10 @@ class Server:
 
     # Starting and ending.
 
-    def begin(self) -> subprocess.Popen:
+    def begin(self, *options: str) -> subprocess.Popen:
         """Runs the run script, and doesn't wait for it."""
         command = [
-            RUN_SCRIPT, "--local", "2", "--detach",
+            RUN_SCRIPT, "--local", "2", "--detach", *options,
             "--env", f"PYTHONPATH={FAULT_SITE}", "--env", f"FAULT_DIR={self.fault_dir}",
         ]  # fmt: skip
         env = os.environ | {name: str(value) for name, value in self._settings.items()}
@@ -153,9 +153,9 @@ class Server:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def start(self) -> int:
+    def start(self, *options: str) -> int:
         """Runs the run script, which returns when the server is ready; returns its exit code."""
-        script = self.begin()
+        script = self.begin(*options)
         try:
             self.output, _ = script.communicate(timeout=START_DEADLINE_S)
         finally:

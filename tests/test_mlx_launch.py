@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +49,34 @@ def test_exit_code_of_the_failed_rank_is_passed_on(stubs, code):
     assert f"rank 1 on 127.0.0.1 exited with code {code}" in err
     assert "  | no good" in err
     assert not stubs.left()
+
+
+def test_a_limit_on_native_code_is_told_as_a_failure_to_join(stubs):
+    """faulthandler knows no exit code but 1; its own words are all there is to know it by."""
+    limit = "import faulthandler; faulthandler.dump_traceback_later(0.2, exit=True); time.sleep(60)"
+    launcher = stubs.launch("--at-start", f"RANK or time.sleep(60)\n{limit}")
+    status, _, err = finish(launcher)
+    assert status == 68
+    assert (
+        "cause: rank 1 on 127.0.0.1 exited with code 68 (the ranks did not join): "
+        "the other ranks did not join it within JOIN_TIMEOUT"
+    ) in err
+
+
+def test_ports_that_nobody_chose_are_the_launchers_until_it_ends(stubs):
+    command = stubs.launcher_command("--at-start", "say(open(os.environ['MLX_HOSTFILE']).read())")
+    command[command.index("--starting-port") + 1] = "auto"
+    launcher = stubs.start(command)
+    places = json.loads(launcher.stdout.readline())
+    stubs.pid(0), stubs.pid(1)
+    ports = [int(place.rpartition(":")[2]) for (place,) in places]
+    assert ports[1] == ports[0] + 1
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", ports[0] - 1))
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(60) == 0
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", ports[0] - 1))
 
 
 def test_code_zero_only_when_all_ranks_end_with_zero(stubs):

@@ -83,6 +83,7 @@ def test_help_names_every_setting_that_the_server_reads(names):
         ("REQ_TIMEOUT", "0.1"),
         ("DRAIN_TIMEOUT", "0"),
         ("LOAD_TIMEOUT", "31536000"),
+        ("JOIN_TIMEOUT", "0.1"),
     ],
 )
 def test_both_accept_the_ends_of_a_range(name, value, tmp_path):
@@ -100,6 +101,7 @@ def test_both_accept_the_ends_of_a_range(name, value, tmp_path):
         ("PREFIX_CACHE_PERCENT", "91"),
         ("REQ_TIMEOUT", "0.05"),
         ("LOAD_TIMEOUT", "31536001"),
+        ("JOIN_TIMEOUT", "0.05"),
         ("KV_BUDGET_GB", "100001"),
     ],
 )

@@ -24,6 +24,7 @@ def test_a_model_folder_is_all_that_is_needed(env, tmp_path):
     assert (settings.queue_max, settings.max_batch, settings.default_max_tokens) == (8, 8, 2048)
     assert (settings.req_timeout, settings.drain_timeout) == (600, 30)
     assert (settings.stall_timeout, settings.load_timeout) == (60, 900)
+    assert settings.join_timeout == 120
     assert (settings.api_keys, settings.allowed_origins, settings.context_max) == ((), (), None)
 
 
@@ -71,6 +72,7 @@ def test_settings_are_read(env, name, text, attribute, value):
         *[("DRAIN_TIMEOUT", text) for text in ("-0.1", "nan")],
         *[("STALL_TIMEOUT", text) for text in ("0", "soon")],
         *[("LOAD_TIMEOUT", text) for text in ("0", "soon")],
+        *[("JOIN_TIMEOUT", text) for text in ("0", "nan")],
         ("PARALLEL", "both"),
         ("PARALLEL", "Tensor"),
         ("LOG_LEVEL", "LOUD"),

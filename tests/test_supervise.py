@@ -90,6 +90,13 @@ def test_a_first_start_that_never_got_ready_is_not_tried_again():
     assert (verdict.start_again, verdict.exit_code) == (False, 1)
 
 
+def test_a_first_start_whose_ranks_did_not_join_is_tried_again():
+    verdict = judge_one(code=68, served_s=None, first=True)
+    assert (verdict.start_again, verdict.failures, verdict.pause_s) == (True, 1, 1)
+    assert not judge_one(code=68, served_s=None, first=True, failures=4).start_again
+    assert not judge_one(code=68, served_s=None, first=True, may_restart=False).start_again
+
+
 def test_a_later_start_that_never_got_ready_is_one_more_failure():
     verdict = judge_one(served_s=None, failures=2)
     assert (verdict.start_again, verdict.failures) == (True, 3)
@@ -264,6 +271,26 @@ def test_a_first_start_that_fails_is_not_tried_again(server):
     assert "the server did not start" in out.splitlines()[-1]
     assert out.count("started launcher") == 1
     assert "  | no memory" in out
+
+
+JOINS_LATE = "os.environ['SUPERVISOR_RESTARTS'] == '0' and leave(68)"
+
+
+def test_a_first_start_whose_ranks_do_not_join_is_tried_again(server):
+    """A stranger who called while they joined cost 15 minutes, and the start."""
+    supervisor = server.supervise(ranks=("--lease", "60", "--at-start", JOINS_LATE))
+    told = wait_until(lambda: server.health().get("restarts") == "1" and server.health())
+    assert "code 68 (the ranks did not join)" in told["last_failure"]
+    supervisor.send_signal(signal.SIGTERM)
+    assert finish(supervisor)[0] == 0
+
+
+def test_another_failure_of_the_same_first_start_is_final(server):
+    """Nothing was ever ready: that the ranks had not joined before makes no difference."""
+    supervisor = server.supervise(ranks=("--at-start", f"{JOINS_LATE}; leave(70)"))
+    code, out, _ = finish(supervisor)
+    assert (code, out.count("started launcher")) == (1, 2)
+    assert "the server did not start" in out.splitlines()[-1]
 
 
 def test_failures_in_a_row_come_to_an_end(server):

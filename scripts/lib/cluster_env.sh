@@ -10,12 +10,13 @@ DEFAULT_HOSTFILE=$ROOT/hostfiles/m3-ultra-jaccl.local.json
 HOSTFILE_HINT="make one with scripts/make_hostfile.sh HOST..., or copy a template and fill it in:\
  cp hostfiles/m3-ultra-jaccl.template.json\
  hostfiles/m3-ultra-jaccl.local.json; or use --local 2 for ranks on this machine"
-MAX_LOCAL_RANKS=8 # the cluster ports of two local servers are this far apart
+MAX_LOCAL_RANKS=8 # as many as scripts/lib/meeting_ports.py keeps ports for
+DEFAULT_CLUSTER_PORT=32323
 
 # The settings of the server that are not worked out here: passed on when set. Their defaults
 # are the server's own (server/settings.py, which also has the last word on each value).
 SERVER_SETTINGS="QUEUE_MAX MAX_BATCH DEFAULT_MAX_TOKENS REQ_TIMEOUT DRAIN_TIMEOUT STALL_TIMEOUT
-LOAD_TIMEOUT CANARY_INTERVAL PREFILL_STEP PREFILL_PAUSE_MS CONTEXT_MAX KV_BUDGET_GB
+LOAD_TIMEOUT JOIN_TIMEOUT CANARY_INTERVAL PREFILL_STEP PREFILL_PAUSE_MS CONTEXT_MAX KV_BUDGET_GB
 PREFIX_CACHE_PERCENT ALLOWED_ORIGINS LOG_LEVEL LOG_MAX_MB LOG_PROMPTS PARALLEL"
 
 # bad_setting NAME ALLOWED: usage error that names the setting, its value and what is allowed.
@@ -79,6 +80,7 @@ check_settings() {
   check_seconds DRAIN_TIMEOUT 0
   check_seconds STALL_TIMEOUT 0.1
   check_seconds LOAD_TIMEOUT 0.1
+  check_seconds JOIN_TIMEOUT 0.1
   check_seconds CANARY_INTERVAL 0
   check_decimal KV_BUDGET_GB 0 100000 GB
   check_decimal LOG_MAX_MB 0 1000000 MB
@@ -253,12 +255,6 @@ check_model() {
   run "${command[@]}" || die "$(($? == 3 ? 3 : 1))" "the model was not accepted on $RANK0 (rank 0)"
 }
 
-# local_cluster_port: the first of the ports over which local ranks find each other; far enough
-# from that of a server on the next HTTP port, and below the ports that systems hand out.
-local_cluster_port() {
-  printf '%s\n' "$((20000 + HTTP_PORT * MAX_LOCAL_RANKS % 8000))"
-}
-
 # take_rank_option --local|--env [VALUE [ARGUMENT...]]: sets LOCAL, or adds to EXTRA_ENV. Usage
 # error without a value; choose_hosts looks at the number of ranks.
 take_rank_option() {
@@ -310,14 +306,6 @@ parse_bench_arguments() {
   done
 }
 
-# choose_bench_port: sets CLUSTER_PORT, unless it is set, for ranks that are not a server's. Local
-# ones are beyond the ports of local servers, so that one may run meanwhile.
-choose_bench_port() {
-  local default=32323
-  [ -z "$LOCAL" ] || default=$((28000 + $$ % 500 * 8))
-  CLUSTER_PORT=${CLUSTER_PORT:-$default}
-}
-
 # check_devices_free: JACCL gives a device to one job; a second one fails, or hangs both.
 check_devices_free() {
   local record
@@ -334,12 +322,13 @@ check_devices_free() {
 launcher_command() {
   local name
   LAUNCHER=("$PY" "$ROOT/scripts/lib/mlx_launch.py" --python "$PY" --backend "$BACKEND")
+  # Ports that nobody chose are the launcher's to find, and to change when a start has failed.
   if [ -n "$LOCAL" ]; then
-    LAUNCHER+=(-n "$LOCAL")
+    LAUNCHER+=(-n "$LOCAL" --starting-port "${CLUSTER_PORT:-auto}")
   else
-    LAUNCHER+=(--hostfile "$HOSTFILE")
+    LAUNCHER+=(--hostfile "$HOSTFILE" --starting-port "${CLUSTER_PORT:-auto:$DEFAULT_CLUSTER_PORT}")
   fi
-  LAUNCHER+=(--starting-port "$CLUSTER_PORT" --cwd "$ROOT")
+  LAUNCHER+=(--cwd "$ROOT")
   # A rank never downloads: another version than its peers' would be the least of it.
   LAUNCHER+=(--env HF_HUB_OFFLINE=1 --env TRANSFORMERS_OFFLINE=1)
   while IFS= read -r name; do

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Mapping
 from rank_process import RankProcess
 from signal_pipe import SignalPipe
 
-from server.exit_codes import INTERNAL, OK, PEER_LOST, explain
+from server.exit_codes import INTERNAL, NOT_JOINED, OK, PEER_LOST, explain
 
 LEASE_PERIOD_S = 5.0  # Between two newlines on a rank's stdin.
 GRACE_S = 5.0  # Between the first SIGTERM and the next, and from there to SIGKILL.
@@ -51,6 +51,7 @@ TAIL_PREFIX = "  | "
 
 _OURS = {128 + signal.SIGTERM, 128 + signal.SIGKILL}  # Codes of ranks that we ended.
 _SSH_FAILED = 255
+_FAULTHANDLERS = 1  # How a rank ends whose native code outlasted its limit.
 
 
 def read_drain_timeout(env: Mapping[str, str]) -> float:
@@ -212,6 +213,8 @@ class Launch:
         ended = [rank for rank in self._ranks if rank.poll()]
         for rank in ended:
             self._finish_output(rank)
+            if rank.code == _FAULTHANDLERS and _joined_too_late(rank):
+                rank.code = NOT_JOINED
         for rank in sorted(ended, key=_weigh, reverse=True):
             self._on_exit(rank)
 
@@ -361,9 +364,12 @@ def _own_words(rank: RankProcess) -> str:
     for line in reversed([line.decode(errors="replace") for line in rank.tail]):
         if mark in line:
             return line.partition(mark)[2]
-        if line.startswith("Timeout ("):  # The words of server/watchdog.py's limit_native.
-            return "the other ranks did not join it within LOAD_TIMEOUT"
-    return ""
+    return "the other ranks did not join it within JOIN_TIMEOUT" if _joined_too_late(rank) else ""
+
+
+def _joined_too_late(rank: RankProcess) -> bool:
+    """Whether the limit of server/watchdog.py's limit_native ended it: only its words tell."""
+    return any(line.startswith(b"Timeout (") for line in rank.tail)
 
 
 def _explain(rank: RankProcess) -> str:

@@ -166,7 +166,6 @@ main() {
   choose_hosts
   check_devices_free
   prepare_python
-  choose_bench_port
   [ "$WHAT" != link ] || [ "$RANKS" -gt 1 ] || die 2 "one rank has no link: name two or more"
   if [ -z "$DEADLINE" ]; then
     DEADLINE=$SMOKE_WITHIN_S

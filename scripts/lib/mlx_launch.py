@@ -15,6 +15,8 @@ What is different:
   it can tell that the launcher lives. With MLX_LAUNCH_LEASE=1 the launcher's own stdin
   is its lease in turn: at end of file it ends the ranks and leaves, and tells so in the
   file MLX_LAUNCH_LOG. Otherwise its stdin is not read.
+- `--starting-port auto` takes ports of this machine that nobody else has or can take; with
+  a hostfile `auto:N` is N, and another port at each restart. See meeting_ports.py.
 
 SUPERVISOR_RESTARTS and SUPERVISOR_LAST_FAILURE, if set, are handed on to the ranks.
 
@@ -23,6 +25,7 @@ the loop that watches the ranks is replaced. If MLX's launcher is not built as e
 it is run as it is, and stderr says so.
 """
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -34,8 +37,9 @@ from types import ModuleType
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from launch_ranks import Launch, read_drain_timeout  # noqa: E402
+from meeting_ports import fill_in  # noqa: E402
 
-from server.exit_codes import INTERNAL  # noqa: E402
+from server.exit_codes import INTERNAL, NOT_JOINED  # noqa: E402
 
 HANDED_ON = ("SUPERVISOR_RESTARTS", "SUPERVISOR_LAST_FAILURE")
 LEASE_FD = 0  # stdin
@@ -121,7 +125,13 @@ def main() -> int:
     env = os.environ
     supervised = env.get("MLX_LAUNCH_LEASE") == "1"
     handed_on = [f"--env={name}={env[name]}" for name in HANDED_ON if name in env]
-    sys.argv[1:1] = handed_on  # First: what follows the rank's program is the rank's.
+    try:
+        arguments, keeper = fill_in(sys.argv[1:], _number(env.get("SUPERVISOR_RESTARTS")))
+    except OSError as error:
+        print(f"mlx_launch: {error}", file=sys.stderr)
+        return NOT_JOINED
+    # First: what follows the rank's program is the rank's.
+    sys.argv[1:] = [*handed_on, *arguments]
     try:
         launcher = importlib.import_module("mlx._distributed_utils.launch")
     except ImportError as error:
@@ -134,8 +144,13 @@ def main() -> int:
         lease_fd=LEASE_FD if supervised else None,
         log=env.get("MLX_LAUNCH_LOG") if supervised else None,
     )
-    returned = launcher.main()
+    with keeper or contextlib.nullcontext():  # The ports are ours as long as the ranks run.
+        returned = launcher.main()
     return codes[0] if codes else returned or 0
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() else 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ clock, so every case of it is a line in a test.
 
 from dataclasses import dataclass
 
-from server.exit_codes import CONFIG, OK
+from server.exit_codes import CONFIG, NOT_JOINED, OK
 
 HEALTHY_S = 300.0  # A server that served this long ends a row of failures.
 LONGEST_PAUSE_S = 30.0
@@ -19,7 +19,7 @@ class Ending:
     code: int
     served_s: float | None  # Seconds since /health first answered; None: it never did.
     asked: bool  # Somebody asked the supervisor to stop.
-    first_start: bool
+    first_start: bool  # None before it ever got ready.
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def judge(ending: Ending, failures: int, *, may_restart: bool, max_failures: int
     if ending.code == CONFIG:
         # Not 1: a service manager must be able to tell that it should not try, either.
         return Verdict(False, "starting again cannot help", failures, exit_code=CONFIG)
-    if ending.first_start and ending.served_s is None:
+    # Ranks that did not find each other may do so the next time, unlike a wrong model.
+    if ending.first_start and ending.served_s is None and ending.code != NOT_JOINED:
         return Verdict(False, "the server did not start", failures, exit_code=1)
     if not may_restart:
         return Verdict(False, "restarts are off", failures, exit_code=1)

@@ -11,8 +11,8 @@ this process lives (its lease), and what it prints goes to the log file and to s
   the launcher and from there to the ranks. A launcher that does not end is killed.
 - An end that nobody asked for is a failure: its reason goes to the log, every host in
   RUN_DIR/hosts is cleaned of our ranks, and after a pause of 1, 2, 4 to 30 s the launcher
-  is started again. restart_policy.py says when not: a first start that never got ready,
-  exit code 78, --no-restart, or N failures in a row (default 5).
+  is started again. restart_policy.py says when not: a first start that never got ready
+  though the ranks had joined, exit code 78, --no-restart, or N failures in a row (default 5).
 - The launcher learns the number of restarts and the last failure from
   SUPERVISOR_RESTARTS and SUPERVISOR_LAST_FAILURE.
 - --detach: the same in the background, with output to the log only. Returns when the
@@ -70,6 +70,7 @@ class Supervisor:
         self._stops = 0  # How often we were asked to stop.
         self._restarts = 0
         self._last_failure = ""
+        self._was_ready = False  # At any time, in this life.
         self._cause = ""  # Of the end of the run in hand, in the launcher's words.
 
     def run(self) -> int:
@@ -111,7 +112,7 @@ class Supervisor:
     # -- one run of the launcher
 
     def _run_once(self) -> Ending:
-        first_start = self._restarts == 0
+        first_start = not self._was_ready
         self._cause = ""
         if self._asked():
             return Ending(OK, None, True, first_start)
@@ -126,6 +127,7 @@ class Supervisor:
         launcher.stdin.close()
         self._cause = self._cause or f"the launcher ended with {explain(launcher.returncode)}"
         served_s = None if watch.ready_at is None else time.monotonic() - watch.ready_at
+        self._was_ready = self._was_ready or served_s is not None
         return Ending(launcher.returncode, served_s, self._asked(), first_start)
 
     def _start_launcher(self) -> subprocess.Popen:

@@ -48,7 +48,7 @@ teardown() {
   stub_ssh
   MODEL_DIR=/models/Big-70B run "$BENCH"
   [ "$status" -eq 0 ]
-  called "--backend jaccl --hostfile $CHECKOUT/hostfiles/studio.local.json --starting-port 32323"
+  called "--backend jaccl --hostfile $CHECKOUT/hostfiles/studio.local.json --starting-port auto:32323"
   called "--model /models/Big-70B"
   called "--max-tokens 256"
 }

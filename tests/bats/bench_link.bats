@@ -37,7 +37,7 @@ teardown() {
   stub_ssh
   MODEL_DIR=/models/Big-70B run "$BENCH_LINK"
   [ "$status" -eq 0 ]
-  called "--backend jaccl --hostfile $CHECKOUT/hostfiles/studio.local.json --starting-port 32323"
+  called "--backend jaccl --hostfile $CHECKOUT/hostfiles/studio.local.json --starting-port auto:32323"
   called "/scripts/bench_link.py --ranks 2 --model /models/Big-70B"
 }
 

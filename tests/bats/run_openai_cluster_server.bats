@@ -46,7 +46,7 @@ teardown() {
 @test "each bad setting exits 2 and names the setting, its value and what is allowed" {
   for setting in HTTP_PORT=0 HTTP_PORT=65536 HTTP_PORT=http QUEUE_MAX=-1 MAX_BATCH=0 \
     DEFAULT_MAX_TOKENS=many REQ_TIMEOUT=0 REQ_TIMEOUT=nan DRAIN_TIMEOUT=-1 STALL_TIMEOUT=x \
-    LOAD_TIMEOUT=1e9 CANARY_INTERVAL=no KV_BUDGET_GB=-1 LOG_LEVEL=loud PARALLEL=both BACKEND=mpi CLUSTER_PORT=80 \
+    LOAD_TIMEOUT=1e9 JOIN_TIMEOUT=0 CANARY_INTERVAL=no KV_BUDGET_GB=-1 LOG_LEVEL=loud PARALLEL=both BACKEND=mpi CLUSTER_PORT=80 \
     MLX_METAL_FAST_SYNCH=yes 'HTTP_HOST=a b' 'MODEL_ID=a"b' HTTP_PORT=08080; do
     run env "$setting" "$RUN" --local 2
     [ "$status" -eq 2 ] || { echo "$setting: $status"; return 1; }
@@ -83,7 +83,7 @@ teardown() {
   expected="$expected --log $CHECKOUT/logs/server-18431.log"
   expected="$expected --health-url http://127.0.0.1:18431/health -- $STUBS/fakepython"
   expected="$expected $CHECKOUT/scripts/lib/mlx_launch.py --python $STUBS/fakepython"
-  expected="$expected --backend ring -n 2 --starting-port 23448 --cwd $CHECKOUT"
+  expected="$expected --backend ring -n 2 --starting-port auto --cwd $CHECKOUT"
   expected="$expected --env HF_HUB_OFFLINE=1 --env TRANSFORMERS_OFFLINE=1 "
   case $line in "$expected"*) ;; *) printf '%s\n%s\n' "$line" "$expected"; return 1 ;; esac
   rank="-- $CHECKOUT/server/openai_cluster_server.py --run-dir $RUN_DIR --run-id $id"
@@ -222,7 +222,7 @@ time.sleep(60)' >"$BATS_TEST_TMPDIR/up" 3>&- &
   MODEL_DIR=/models/Big-70B run "$RUN"
   [ "$status" -eq 0 ]
   says "anyone who can reach 0.0.0.0:18431"
-  called "--backend jaccl --hostfile $CHECKOUT/hostfiles/studio.local.json --starting-port 32323"
+  called "--backend jaccl --hostfile $CHECKOUT/hostfiles/studio.local.json --starting-port auto:32323"
   called "--health-url http://192.0.2.1:18431/health"
   called "--env MODEL_DIR=/models/Big-70B --env MODEL_ID=Big-70B --env HTTP_HOST=0.0.0.0"
   called "check_model.py /models/Big-70B 2 --parallel tensor"

@@ -109,7 +109,9 @@ def read_hostfile(path: Path) -> Hostfile:
 def cluster_ports(
     first: int, ranks: Sequence[str], backend: str, addresses: Sequence[Sequence[str]]
 ) -> tuple[tuple[int, ...], ...]:
-    """The ports on which each rank listens, given out as mlx.launch does."""
+    """The ports on which each rank listens, given out as mlx.launch does; 0: not known yet."""
+    if not first:
+        return ((),) * len(ranks)
     if backend.startswith("jaccl"):
         return ((first,), *((),) * (len(ranks) - 1))
     ports, following = [], first
