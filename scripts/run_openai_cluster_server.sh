@@ -134,11 +134,12 @@ check_not_running() {
 }
 
 # The keys must reach rank 0 without showing up in any command line. Local ranks inherit the
-# environment; for a remote one they travel on ssh's stdin into a file that only we can read.
-# Sets KEY_SOURCE: a piece of shell that prints a key, for the commands that are shown.
+# environment; for a remote one the supervisor has ssh's stdin carry them into a file that only we
+# can read, once it has the lock. Sets KEYS_TO to that host, if there is one, and KEY_SOURCE: a piece
+# of shell that prints a key, for the commands that are shown.
 hand_over_keys() {
   local file=$RUN_DIR/api_key command dollar='$'
-  KEY_SOURCE=
+  KEY_SOURCE='' KEYS_TO=''
   if [ -n "${API_KEY_FILE-}" ]; then
     API_KEY_FILE=$(absolute_path "$API_KEY_FILE")
     # The first line that is not empty, without the label that may follow its key.
@@ -153,18 +154,10 @@ hand_over_keys() {
   [ -n "${API_KEY-}" ] || return 0
   KEY_SOURCE="$dollar{API_KEY%%,*}"
   [ "$RANK0" != 127.0.0.1 ] || return 0
-  command="umask 077; mkdir -p $(quote "$RUN_DIR"); rm -f $(quote "$file")"
-  command="$command; cat >$(quote "$file")"
-  if [ -n "$DRY_RUN" ]; then
-    log "the keys of API_KEY would go to the stdin of:"
-    show ssh -o BatchMode=yes -o ConnectTimeout=5 "$RANK0" "$command"
-  else
-    printf '%s\n' "$API_KEY" | tr ',' '\n' |
-      ssh -o BatchMode=yes -o ConnectTimeout=5 "$RANK0" "$command" ||
-      die 1 "the API keys could not be brought to $RANK0 (rank 0)"
-  fi
+  [ -z "$DRY_RUN" ] || log "the keys of API_KEY would go to $RANK0 through ssh's stdin, into $file"
   API_KEY_FILE=$file
-  unset API_KEY
+  KEYS_TO=$RANK0
+  export API_KEY
 }
 
 # The command that shows what was asked for: the port only where it is not the default.
@@ -212,12 +205,20 @@ main() {
   export MODEL_DIR MODEL_ID HTTP_HOST HTTP_PORT LOG_DIR
   # shellcheck disable=SC2086  # a list of names
   launcher_command MODEL_DIR MODEL_ID HTTP_HOST HTTP_PORT LOG_DIR API_KEY_FILE $SERVER_SETTINGS
-  local command
+  local command host
   command=("$PY" "$ROOT/scripts/lib/supervise.py" --run-dir "$RUN_DIR" --run-id "$RUN_ID"
     --log "$LOG" --health-url "$URL/health")
   [ -z "$DETACH" ] || command+=(--detach)
   [ -n "$RESTART" ] || command+=(--no-restart)
   [ -z "${LOG_MAX_MB-}" ] || command+=(--log-max-mb "$LOG_MAX_MB")
+  # The supervisor writes these under run/ when it has the lock: another start may be under way.
+  while IFS= read -r host; do
+    command+=(--host "$host")
+  done <<<"$HOSTS"
+  command+=(--started-with "RUN_ID=$RUN_ID" --started-with "MODEL_ID=$MODEL_ID"
+    --started-with "URL=$URL" --started-with "LOG=$LOG"
+    --started-with "API_KEY_FILE=${API_KEY_FILE-}")
+  [ -z "$KEYS_TO" ] || command+=(--keys-to "$KEYS_TO")
   command+=(-- "${LAUNCHER[@]}" "$ROOT/server/openai_cluster_server.py"
     --run-dir "$RUN_DIR" --run-id "$RUN_ID")
 
@@ -225,18 +226,7 @@ main() {
     show "${command[@]}"
     exit 0
   fi
-  mkdir -p "$RUN_DIR" "$LOG_DIR"
-  printf '%s\n' "$HOSTS" >"$RUN_DIR/hosts"
-  # The stop script must wait as long as this server may drain.
-  printf '%s\n' "${DRAIN_TIMEOUT:-30}" >"$RUN_DIR/drain_timeout"
-  # What status.sh and logs.sh cannot know otherwise; no secrets.
-  {
-    printf 'RUN_ID=%s\n' "$RUN_ID"
-    printf 'MODEL_ID=%s\n' "$MODEL_ID"
-    printf 'URL=%s\n' "$URL"
-    printf 'LOG=%s\n' "$LOG"
-    printf 'API_KEY_FILE=%s\n' "${API_KEY_FILE-}"
-  } >"$RUN_DIR/started_with"
+  mkdir -p "$LOG_DIR"
   log "starting $MODEL_ID on $RANKS rank(s) over $BACKEND, port $HTTP_PORT"
   if [ -z "$DETACH" ]; then
     exec "${command[@]}"

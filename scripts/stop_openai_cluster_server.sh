@@ -153,7 +153,8 @@ main() {
   end_ranks "$grace"
   [ -z "$DRY_RUN" ] || exit 0
   [ -z "$FAILED" ] || exit 1
-  rm -f "$RUN_DIR/supervisor.pid"
+  # Of a supervisor that was killed. It may by now be that of a server that was just started.
+  ours "$RUN_DIR/supervisor.pid" || rm -f "$RUN_DIR/supervisor.pid"
   if [ -n "$STOPPED" ]; then
     log "the server on port $HTTP_PORT has stopped"
   else

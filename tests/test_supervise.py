@@ -354,6 +354,77 @@ def test_only_one_supervisor_at_a_time(server):
     assert finish(first)[0] == 0
 
 
+def test_a_second_start_leaves_the_records_of_the_first_alone(server):
+    """It had overwritten hosts, drain_timeout and started_with when the lock stopped it."""
+    mine = ("--host", "127.0.0.1", "--started-with", "MODEL_ID=mine", "--started-with", "URL=u")
+    first = server.supervise(*mine, env=os.environ | {"DRAIN_TIMEOUT": "2.5"})
+    server.wait_ready()
+    names = ("hosts", "started_with", "drain_timeout", "supervisor.pid")
+    records = {name: (server.run_dir / name).read_text() for name in names}
+    assert records["hosts"] == "127.0.0.1\n" and records["drain_timeout"] == "2.5\n"
+    assert records["started_with"] == "MODEL_ID=mine\nURL=u\n"
+    theirs = ("--host", "elsewhere", "--started-with", "MODEL_ID=other", "--keys-to", "elsewhere")
+    log = server.log_text()
+    for how in ((), ("--detach",)):
+        code, _, err = finish(server.supervise(*how, *theirs))
+        assert (code, err) == (1, f"supervise: already running (pid {first.pid})\n")
+    assert {name: (server.run_dir / name).read_text() for name in names} == records
+    assert "already running" not in server.log_text().removeprefix(log)
+    first.send_signal(signal.SIGTERM)
+    assert finish(first)[0] == 0
+
+
+def stub_ssh(tmp_path, body: str) -> dict[str, str]:
+    """An environment in which ssh is this shell script; it finds the command in $command."""
+    program = tmp_path / "stubs" / "ssh"
+    program.parent.mkdir()
+    program.write_text(
+        "#!/usr/bin/env bash\nset -e\nfor word; do command=$word; done\n"
+        f'echo "$*" >>"{tmp_path}/ssh-calls"\n{body}\n'
+    )
+    program.chmod(0o755)
+    return os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+
+def test_keys_travel_on_stdin_into_a_private_file_and_no_further(server, tmp_path):
+    environment = stub_ssh(tmp_path, 'exec bash -c "$command"') | {"API_KEY": "sk-one,sk-two"}
+    show = "say('key: ' + os.environ.get('API_KEY', 'none'))"
+    supervisor = server.supervise(
+        "--keys-to", "mac0", ranks=("--lease", "60", "--at-start", show), env=environment
+    )
+    server.wait_ready()
+    file = server.run_dir / "api_key"
+    assert file.read_text() == "sk-one\nsk-two\n" and file.stat().st_mode & 0o777 == 0o600
+    assert "mac0 umask 077" in (tmp_path / "ssh-calls").read_text()
+    assert "sk-one" not in (tmp_path / "ssh-calls").read_text()
+    assert "key: none" in server.log_text() and "sk-" not in server.log_text()
+    supervisor.send_signal(signal.SIGTERM)
+    assert finish(supervisor)[0] == 0
+
+
+@pytest.mark.parametrize("how", [(), ("--detach",)])
+def test_keys_that_cannot_be_brought_end_the_start(server, tmp_path, how):
+    environment = stub_ssh(tmp_path, "echo 'no route to host' >&2; exit 255") | {"API_KEY": "sk"}
+    code, _, err = finish(server.supervise(*how, "--keys-to", "mac0", env=environment))
+    assert code == 1
+    assert "the API keys could not be brought to mac0 (rank 0): no route to host" in err
+    assert "started launcher" not in server.log_text()
+    assert not (server.run_dir / "supervisor.pid").exists()
+
+
+def test_ranks_on_hosts_of_the_last_run_are_ended_before_they_are_forgotten(server, tmp_path):
+    (server.run_dir / "hosts").write_text("mac7\nmac8\n127.0.0.1\n")
+    environment = stub_ssh(tmp_path, "exit 0")
+    supervisor = server.supervise("--host", "127.0.0.1", "--host", "mac8", env=environment)
+    wait_until(lambda: "started launcher" in server.log_text())
+    calls = (tmp_path / "ssh-calls").read_text().splitlines()
+    assert ["mac7" in line for line in calls] == [True, False]
+    assert all(f"end_ranks.sh {server.run_dir}" in line for line in calls)
+    assert (server.run_dir / "hosts").read_text() == "127.0.0.1\nmac8\n"
+    supervisor.send_signal(signal.SIGTERM)
+    finish(supervisor)
+
+
 # -- logs and terminals that fail
 
 

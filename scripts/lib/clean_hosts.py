@@ -6,7 +6,7 @@ between two starts and at the end.
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from on_hosts import LOCAL_HOST, run_on_hosts
@@ -25,11 +25,16 @@ def read_hosts(run_dir: Path) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in names if name.strip())) or [LOCAL_HOST]
 
 
-def end_ranks_everywhere(run_dir: Path, grace_s: int, say: Callable[[str], None]) -> bool:
-    """Run end_ranks.sh on every host; `say` what it did. True if no rank is left."""
+def end_ranks_everywhere(
+    run_dir: Path, grace_s: int, say: Callable[[str], None], hosts: Sequence[str] | None = None
+) -> bool:
+    """Run end_ranks.sh on every host (of the record, if none are named); `say` what it did. True
+    if no rank is left."""
     command = ["bash", str(END_RANKS), str(run_dir), str(grace_s)]
     # In sessions of their own: a Ctrl-C in the terminal must not cut the cleaning short.
-    answers = run_on_hosts(read_hosts(run_dir), command, within_s=grace_s + SLACK_S)
+    answers = run_on_hosts(
+        read_hosts(run_dir) if hosts is None else hosts, command, within_s=grace_s + SLACK_S
+    )
     for answer in answers:
         if answer.timed_out:
             say(f"{answer.host}: no answer while looking for left ranks")

@@ -2,7 +2,8 @@
 """Keep one server running: start its launcher, watch it, clean up, start it again.
 
 Usage: supervise.py --run-dir D --run-id ID --log FILE --health-url URL [--detach]
-                    [--no-restart] [--max-failures N] [--log-max-mb MB] -- LAUNCHER COMMAND...
+                    [--no-restart] [--max-failures N] [--log-max-mb MB] [--host NAME]...
+                    [--started-with NAME=VALUE]... [--keys-to HOST] -- LAUNCHER COMMAND...
 
 The launcher runs in a session of its own; its stdin is a pipe that stays open as long as
 this process lives (its lease), and what it prints goes to the log file and to stdout.
@@ -20,7 +21,9 @@ this process lives (its lease), and what it prints goes to the log file and to s
   and the last lines of the rank that failed). Ctrl-C while waiting ends the server.
 
 RUN_DIR/supervisor.pid holds our pid and the run id; a lock beside it, which the system
-releases when we end in whatever way, keeps a second supervisor out.
+releases when we end in whatever way, keeps a second supervisor out. Nothing is written before
+it is ours: the hosts of the ranks (--host, in rank order), what status.sh reads
+(--started-with), and the keys in API_KEY, for a rank 0 on another host (--keys-to).
 
 Exit codes: 0 ended as asked or as planned; 1 it failed, or something could not be ended;
 2 usage; 78 it failed, and starting again cannot help. Standard library only. One process, one
@@ -41,14 +44,15 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from clean_hosts import end_ranks_everywhere, is_port_free  # noqa: E402
+from clean_hosts import end_ranks_everywhere, is_port_free, read_hosts  # noqa: E402
 from launch_ranks import CAUSE_PREFIX, STOP_SIGNALS, read_drain_timeout  # noqa: E402
 from log_files import Mark  # noqa: E402
 from rank_process import LineCutter  # noqa: E402
 from restart_policy import Ending, judge  # noqa: E402
 from run_log import RunLog  # noqa: E402
 from signal_pipe import SignalPipe  # noqa: E402
-from wait_ready import ReadyWatch, read_failure, wait_for  # noqa: E402
+from start_records import CannotStart, Start, bring_keys, write_records  # noqa: E402
+from wait_ready import ReadyWatch, Refused, read_failure, wait_for  # noqa: E402
 
 from server.exit_codes import INTERNAL, OK, explain  # noqa: E402
 
@@ -76,14 +80,14 @@ class Supervisor:
     def run(self) -> int:
         """Run until it is over for good; return the exit code."""
         self._log.say(f"starting run {self._args.run_id}, supervisor {os.getpid()}")
-        self._end_ranks()  # Of an earlier supervisor, if it was killed with its launcher.
+        self.end_ranks()  # Of an earlier supervisor, if it was killed with its launcher.
         failures = 0
         while True:
             ending = self._run_once()
             if not ending.asked and ending.code != OK:
                 self._log.say(f"failed: {self._cause}")
                 self._last_failure = f"{self._cause}, at {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
-            clean = ending.code == OK or self._end_ranks()
+            clean = ending.code == OK or self.end_ranks()
             verdict = judge(
                 ending,
                 failures,
@@ -232,8 +236,9 @@ class Supervisor:
                 return
             self._pause(0.5)
 
-    def _end_ranks(self) -> bool:
-        return end_ranks_everywhere(self._args.run_dir, END_RANKS_GRACE_S, self._log.say)
+    def end_ranks(self, hosts: list[str] | None = None) -> bool:
+        """End what is left of ours, on these hosts or on all of the record. True: nothing is."""
+        return end_ranks_everywhere(self._args.run_dir, END_RANKS_GRACE_S, self._log.say, hosts)
 
 
 def supervise(args: argparse.Namespace) -> int:
@@ -245,15 +250,35 @@ def supervise(args: argparse.Namespace) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = record.read_text().split("\n")[0] if record.exists() else "unknown"
-            print(f"supervise: already running (pid {holder})", file=sys.stderr)
+            _refuse(args, f"supervise: already running (pid {holder})")
             return 1
         fresh = record.with_suffix(".new")
         fresh.write_text(f"{os.getpid()}\n{args.run_id}\n")
         fresh.replace(record)  # Whole or not at all: others read it at any time.
         try:
-            return Supervisor(args, read_drain_timeout(os.environ)).run()
+            supervisor = Supervisor(args, read_drain_timeout(os.environ))
+            start = Start(args.host, args.started_with, args.keys_to)
+            # The last run may have been on hosts that this one does not have.
+            gone = [host for host in read_hosts(args.run_dir) if host not in args.host]
+            if args.host and gone:
+                supervisor.end_ranks(gone)
+            write_records(args.run_dir, start)
+            bring_keys(args.run_dir, start)
+            return supervisor.run()
+        except CannotStart as error:
+            _refuse(args, f"supervise: {error}")
+            return 1
         finally:
             record.unlink(missing_ok=True)
+
+
+def _refuse(args: argparse.Namespace, text: str) -> None:
+    """Say why there is no start: to whoever waits for us, as the log may be another server's."""
+    if args.tell_ready is None:
+        print(text, file=sys.stderr)
+        return
+    with contextlib.suppress(OSError):
+        os.write(args.tell_ready, text.encode())
 
 
 def detach(args: argparse.Namespace, argv: list[str]) -> int:
@@ -286,6 +311,10 @@ def detach(args: argparse.Namespace, argv: list[str]) -> int:
     try:
         if wait_for(told_fd, args.health_url, args.run_id):
             return 0
+    except Refused as refused:
+        supervisor.wait()
+        print(refused, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("supervise: not waiting any longer; ending the server", file=sys.stderr)
         while supervisor.poll() is None:
@@ -316,6 +345,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--detach", action="store_true")
     parser.add_argument("--no-restart", dest="restart", action="store_false")
     parser.add_argument("--max-failures", type=int, default=5)
+    parser.add_argument("--host", action="append", default=[])
+    parser.add_argument("--started-with", action="append", default=[])
+    parser.add_argument("--keys-to")
     parser.add_argument("--log-max-mb", type=float, default=LOG_MAX_MB)
     # A file descriptor, from --detach to the supervisor that it starts.
     parser.add_argument("--tell-ready", type=int, help=argparse.SUPPRESS)

@@ -52,6 +52,8 @@ def ask_health(url: str, run_id: str) -> Health:
     if answer.status == 200 and told.get("run_id") != run_id:
         return Health(False, "another server answers on this port")
     words = [str(told[key]) for key in ("status", "detail") if told.get(key)]
+    if told.get("restarts"):
+        words.append(f"restart {told['restarts']} after: {told.get('last_failure', '')}")
     return Health(answer.status == 200, ", ".join(words) or f"status {answer.status}")
 
 
@@ -100,20 +102,29 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
+class Refused(Exception):
+    """The supervisor did not begin at all; the message is its word."""
+
+
 def wait_for(told_fd: int, url: str, run_id: str) -> bool:
     """Wait until the supervisor tells on told_fd that the server is ready; False: it has ended.
 
+    Raises Refused for anything but the newline that means ready.
+
     Its word and not /health's: a fault before the supervisor has seen the server ready counts
     as a start that failed, which is not tried again.
-    No deadline: each rank's watchdog has one (LOAD_TIMEOUT), and it counts from progress.
+    No deadline: each rank has one (JOIN_TIMEOUT, then LOAD_TIMEOUT), and it counts from progress.
     """
     progress = Progress()
     try:
         while True:
             progress.show(ask_health(url, run_id).text)
             if select.select([told_fd], [], [], ASK_EVERY_S)[0]:
-                ready = bool(os.read(told_fd, 1))
+                told = os.read(told_fd, 4096)
                 progress.clear()
+                if told.strip():
+                    raise Refused(told.decode(errors="replace"))
+                ready = bool(told)
                 if ready:
                     print(f"ready after {progress.elapsed_s()} s", file=sys.stderr)
                 return ready

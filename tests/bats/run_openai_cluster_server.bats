@@ -81,7 +81,11 @@ teardown() {
   id=$(echo "$line" | sed 's/.*--run-dir [^ ]* --run-id \([^ ]*\) --log.*/\1/')
   expected="fakepython $CHECKOUT/scripts/lib/supervise.py --run-dir $RUN_DIR --run-id $id"
   expected="$expected --log $CHECKOUT/logs/server-18431.log"
-  expected="$expected --health-url http://127.0.0.1:18431/health -- $STUBS/fakepython"
+  expected="$expected --health-url http://127.0.0.1:18431/health --host 127.0.0.1 --host 127.0.0.1"
+  expected="$expected --started-with RUN_ID=$id --started-with MODEL_ID=Demo-1B"
+  expected="$expected --started-with URL=http://127.0.0.1:18431"
+  expected="$expected --started-with LOG=$CHECKOUT/logs/server-18431.log"
+  expected="$expected --started-with API_KEY_FILE= -- $STUBS/fakepython"
   expected="$expected $CHECKOUT/scripts/lib/mlx_launch.py --python $STUBS/fakepython"
   expected="$expected --backend ring -n 2 --starting-port auto --cwd $CHECKOUT"
   expected="$expected --env HF_HUB_OFFLINE=1 --env TRANSFORMERS_OFFLINE=1 "
@@ -91,8 +95,15 @@ teardown() {
   called "--env BACKEND=ring"
   called "--env MODEL_DIR=$CHECKOUT/models/Demo-1B --env MODEL_ID=Demo-1B"
   called "--env HTTP_HOST=127.0.0.1 --env HTTP_PORT=18431"
-  [ "$(cat "$RUN_DIR/hosts")" = "$(printf '127.0.0.1\n127.0.0.1')" ]
-  [ "$(cat "$RUN_DIR/drain_timeout")" = 30 ]
+}
+
+@test "nothing is written under run/ before the supervisor has the lock" {
+  hostfile studio.local.json
+  stub_ssh
+  API_KEY=sk-one MODEL_DIR=/m/x run "$RUN"
+  [ "$status" -eq 0 ]
+  called "supervise.py --run-dir $RUN_DIR"
+  [ ! -e "$CHECKOUT/run" ]
 }
 
 @test "on Linux the ranks get OpenBLAS if ldconfig knows it" {
@@ -119,7 +130,7 @@ STUB
   called "--env A=1 --env B=2 3 --"
   run called "MAX_BATCH"
   [ "$status" -ne 0 ]
-  [ "$(cat "$RUN_DIR/drain_timeout")" = 7 ]
+  grep -qx DRAIN_TIMEOUT=7 "$CALLS.environment" # for the supervisor to record
 }
 
 @test "variables that would lead ranks to another job's peers are dropped" {
@@ -144,7 +155,7 @@ STUB
 @test "--no-restart and --detach reach the supervisor; after --detach it says what to try" {
   run "$RUN" --local 2 --detach --no-restart
   [ "$status" -eq 0 ]
-  called "/health --detach --no-restart -- "
+  called "/health --detach --no-restart --host 127.0.0.1 --host 127.0.0.1 --started-with "
   says "curl -s http://127.0.0.1:18431/v1/models"
   says '"model": "Demo-1B"'
   says "Stop:  HTTP_PORT=18431 scripts/stop_openai_cluster_server.sh"
@@ -226,7 +237,9 @@ time.sleep(60)' >"$BATS_TEST_TMPDIR/up" 3>&- &
   called "--health-url http://192.0.2.1:18431/health"
   called "--env MODEL_DIR=/models/Big-70B --env MODEL_ID=Big-70B --env HTTP_HOST=0.0.0.0"
   called "check_model.py /models/Big-70B 2 --parallel tensor"
-  [ "$(cat "$RUN_DIR/hosts")" = "$(printf 'mac0\nmac1')" ]
+  called "--host mac0 --host mac1 --started-with RUN_ID="
+  run called "--keys-to"
+  [ "$status" -ne 0 ]
 }
 
 @test "several hostfiles: the usual name wins, else HOSTFILE must tell" {
@@ -307,16 +320,16 @@ STUB
   says "API_KEY holds no key"
 }
 
-@test "for a remote rank 0 the keys travel on stdin into a private file" {
+@test "for a remote rank 0 the supervisor has the keys in its environment, to bring them" {
   hostfile studio.local.json
   stub_ssh
   API_KEY=sk-one,sk-two MODEL_DIR=/m/x run "$RUN" --detach
   [ "$status" -eq 0 ]
   says 'Authorization: Bearer ${API_KEY%%,*}'
-  [ "$(cat "$RUN_DIR/api_key")" = "$(printf 'sk-one\nsk-two')" ]
-  case $(ls -l "$RUN_DIR/api_key") in -rw-------*) ;; *) return 1 ;; esac
+  called "--started-with API_KEY_FILE=$RUN_DIR/api_key --keys-to mac0 -- "
   called "--env API_KEY_FILE=$RUN_DIR/api_key"
-  run grep -rF sk-one "$CALLS" "$CALLS.environment"
+  grep -qx API_KEY=sk-one,sk-two "$CALLS.environment"
+  run called sk-one
   [ "$status" -ne 0 ]
 }
 
@@ -361,7 +374,7 @@ STUB
 @test "the log's size goes to the supervisor, and wrong ones are refused" {
   LOG_MAX_MB=2.5 run "$RUN" --local 2
   [ "$status" -eq 0 ]
-  called "--log-max-mb 2.5 -- "
+  called "--log-max-mb 2.5 --host "
   for size in -1 big 1000001; do
     LOG_MAX_MB=$size run "$RUN" --local 2
     [ "$status" -eq 2 ]
@@ -369,11 +382,53 @@ STUB
   done
 }
 
-@test "what it was started with is on record for status.sh and logs.sh, without keys" {
-  API_KEY=sk-secret LOG_DIR=$BATS_TEST_TMPDIR/logs run "$RUN" --local 2
+@test "what it is started with goes to the supervisor for status.sh and logs.sh, without keys" {
+  API_KEY=sk-secret LOG_DIR=$BATS_TEST_TMPDIR/logs MODEL_ID='my model' run "$RUN" --local 2
   [ "$status" -eq 0 ]
-  grep -qx "LOG=$BATS_TEST_TMPDIR/logs/server-18431.log" "$RUN_DIR/started_with"
-  grep -qx "URL=http://127.0.0.1:18431" "$RUN_DIR/started_with"
-  grep -qx "MODEL_ID=Demo-1B" "$RUN_DIR/started_with"
-  if grep -r sk-secret "$RUN_DIR"; then return 1; fi
+  called "--started-with LOG=$BATS_TEST_TMPDIR/logs/server-18431.log"
+  called "--started-with URL=http://127.0.0.1:18431"
+  called "--started-with MODEL_ID=my model"
+  run called sk-secret
+  [ "$status" -ne 0 ]
+}
+
+@test "of two starts for one port one serves, and the other has touched nothing" {
+  # Real supervisors, over a launcher that waits: both have passed the look at the port.
+  stub fakepython <<'STUB'
+case $1 in
+  -c) exit 0 ;;
+  */demo_model.py) echo "$2/Demo-1B" ;;
+  */supervise.py)
+    : >"$CALLS.$$"
+    while [ "$(ls "$CALLS".[0-9]* | wc -l)" -lt 2 ]; do sleep 0.05; done
+    exec "$REAL_PYTHON" "$@"
+    ;;
+  */mlx_launch.py) exec sleep 60 ;;
+esac
+STUB
+  cp -R "$REPO/server/." "$CHECKOUT/server/"
+  for number in 1 2; do
+    MODEL_ID=model-$number DRAIN_TIMEOUT=$number "$RUN" --local "$number" \
+      >"$BATS_TEST_TMPDIR/out.$number" 2>&1 3>&- &
+    SERVERS="$SERVERS $!"
+    eval "pid_$number=$!"
+  done
+  # Both have become a supervisor, by exec, under the pid of the script.
+  for ((i = 0; i < 300; i++)); do
+    if grep -q "already running" "$BATS_TEST_TMPDIR"/out.[12]; then break; fi
+    sleep 0.1
+  done
+  loser=1 winner=2
+  grep -q "already running" "$BATS_TEST_TMPDIR/out.1" || { loser=2 winner=1; }
+  grep -q "already running" "$BATS_TEST_TMPDIR/out.$loser"
+  while ! grep -q "started launcher" "$BATS_TEST_TMPDIR/out.$winner"; do sleep 0.1; done
+  eval "pid=\$pid_$winner"
+  # shellcheck disable=SC2154  # set by eval
+  [ "$(head -n 1 "$RUN_DIR/supervisor.pid")" = "$pid" ]
+  grep -qx "MODEL_ID=model-$winner" "$RUN_DIR/started_with"
+  grep -qx "RUN_ID=$(sed -n 2p "$RUN_DIR/supervisor.pid")" "$RUN_DIR/started_with"
+  [ "$(cat "$RUN_DIR/drain_timeout")" = "$winner" ]
+  [ "$(grep -c . "$RUN_DIR/hosts")" = "$winner" ]
+  kill -TERM "$pid"
+  while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
 }
