@@ -17,9 +17,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
-from server.choosers import Step
+from server.choosers import Shared, Step
 from server.last_logits import LastLogits
-from server.mailbox import Header
 
 PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
 LEAST_SHARE = 16  # tokens of a chunk for each of them
@@ -99,12 +98,12 @@ class LockstepBatch(GenerationBatch):
         hold = goes_on and late and (more or not launched)
         build = goes_on and not hold
         if build:
-            self._build(shared[: -Header.SIZE])
+            self._build(shared.inputs)
             if not late:
                 self.launch()
-        payload = shared.tolist()
+        # Nothing is done with them before this has seen that they are whole.
+        tokens, header = shared.read()
         step_s = (over or time.monotonic()) - launched if launched else 0.0
-        tokens, header = payload[: -Header.SIZE], payload[-Header.SIZE :]
         waiting = [i for i, uid in enumerate(self.uids) if uid not in self._ahead]
         self._ahead.clear()
         if hold:
@@ -191,11 +190,11 @@ class LockstepBatch(GenerationBatch):
         self._built = [self._next_tokens, *extras]
         self._next_logprobs = [None] * len(self.uids)  # filter() expects one entry a row
 
-    def _share(self) -> mx.array:
-        """The running step's tokens, and the header behind them, [B+H] int32; lazy."""
+    def _share(self) -> Shared:
+        """The running step's tokens, and the header behind them."""
         shared = self.fallback_sampler.share(self._next_tokens)
         # First on every rank: in a pipeline a rank's recv depends on nothing, and could overtake.
-        mx.async_eval(shared)
+        mx.async_eval(shared.sealed.total)
         return shared
 
     def extend(self, batch: "LockstepBatch") -> None:
@@ -223,7 +222,7 @@ class LockstepPrompts(PromptProcessingBatch):
         tokens, extras = self.fallback_sampler.propose(logits, done.samplers, inputs)
         # By themselves, as the step that would carry them takes long.
         first = self.fallback_sampler.share_first(tokens)
-        mx.eval(first, tokens, *extras)
+        mx.eval(first.sealed.total, tokens, *extras)
         batch = LockstepBatch(
             self.model.model,
             done.uids,
@@ -235,7 +234,7 @@ class LockstepPrompts(PromptProcessingBatch):
             done.logits_processors,
             done.stop_sequences,
             done.max_tokens,
-            first=first.tolist(),
+            first=first.read()[0],
         )
         if done is self:
             self.uids, self.prompt_cache, self.tokens = [], [], []

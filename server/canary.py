@@ -17,6 +17,7 @@ from server.handshake import Mismatch
 from server.link import Link
 from server.mailbox import Header
 from server.messages import Draw, Submit
+from server.seal import Garbled
 from server.tickets import Token
 
 UID = 0  # real tickets count from 1
@@ -28,7 +29,7 @@ ROUND = 8191  # prime: a shifted or repeated part of a message does not add up
 
 
 def check_link(link: Link, values: int) -> None:
-    """Sums values integers over the ranks. Raises Mismatch where the result is wrong."""
+    """Sums values integers over the ranks. Raises Garbled where the result is wrong."""
     pattern = mx.arange(values, dtype=mx.int32) % ROUND
     total = link.sum(pattern + link.rank)
     right = pattern * link.size + link.size * (link.size - 1) // 2
@@ -36,7 +37,7 @@ def check_link(link: Link, values: int) -> None:
     reports = [int(data) for data in link.gather_bytes(str(wrong).encode())]
     bad = [f"rank {rank} got {n} of {values} wrong" for rank, n in enumerate(reports) if n]
     if bad:
-        raise Mismatch(f"the link garbles messages of {4 * values} bytes: {', '.join(bad)}")
+        raise Garbled("check of the link", f"a sum of {4 * values} bytes: {', '.join(bad)}")
 
 
 class EachJudges:

@@ -10,6 +10,7 @@ then.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import mlx.core as mx
@@ -17,11 +18,12 @@ import mlx.core as mx
 from server.chances import Chances
 from server.dealing import deal, part, pick
 from server.drawing import draw
-from server.link import Link
+from server.link import Link, Sealed
 from server.mailbox import Header
 from server.messages import Draw
 from server.rows import Row
 from server.sampling import sample, score_tokens
+from server.seal import Garbled
 
 
 class Chooser(Protocol):
@@ -134,17 +136,45 @@ class Follows:
         return [logits]
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Tokens that all ranks have chosen, on their way, and what was sent behind them."""
+
+    sealed: Sealed
+    count: int  # of tokens
+    vocab: int
+
+    @property
+    def inputs(self) -> mx.array:
+        """The tokens, [B] int32, lazy, for the next step, which begins before anyone can look at
+        them. So not even a garbled one may reach beyond the embedding: that is a crash."""
+        return mx.clip(self.sealed.values(0, self.count), 0, self.vocab - 1)
+
+    def read(self) -> tuple[list[int], list[int]]:
+        """The tokens, and what came behind them. Waits; raises Garbled."""
+        values = self.sealed.read()
+        tokens = values[: self.count]
+        if not all(0 <= token < self.vocab for token in tokens):
+            raise Garbled(
+                self.sealed.what,
+                f"token ids {tokens}, where the vocabulary ends at {self.vocab - 1}",
+            )
+        return tokens, values[self.count :]
+
+
 class Step:
     """The sampler slot of mlx-lm's batches, which all of them carry along unchanged."""
 
     def __init__(self, link: Link, chooser: Chooser) -> None:
         self._link = link
         self._chooser = chooser
+        self._vocab = 1  # known from the first logits
 
     def propose(
         self, logits: mx.array, rows: list[Chances], inputs: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
         """This rank's part of the next tokens, as Chooser.propose; the rows' positions advance."""
+        self._vocab = logits.shape[-1]
         choosers = deal(rows, self._link.size)
         mine = [i for i, rank in enumerate(choosers) if rank == self._link.rank]
         proposed = self._chooser.propose(logits, rows, inputs, mine)
@@ -153,11 +183,11 @@ class Step:
             row.drawn += 1
         return proposed
 
-    def share_first(self, mine: mx.array) -> mx.array:
-        """All ranks' parts of the first tokens of W prompts: [W] int32, lazy."""
-        return self._link.sum(mine)
+    def share_first(self, mine: mx.array) -> Shared:
+        """All ranks' parts of the first tokens of W prompts, [W] int32."""
+        return Shared(self._link.seal("first tokens", [], mine), len(mine), self._vocab)
 
-    def share(self, mine: mx.array) -> mx.array:
-        """All ranks' parts of the tokens [B], and the header behind them: [B+H] int32, lazy."""
-        header = mx.array(self._chooser.header(), dtype=mx.int32)
-        return self._link.sum(mx.concatenate([mine, header]))
+    def share(self, mine: mx.array) -> Shared:
+        """All ranks' parts of the tokens, [B] int32, and the header behind them."""
+        sealed = self._link.seal("step", self._chooser.header(), mine)
+        return Shared(sealed, len(mine), self._vocab)

@@ -185,7 +185,7 @@ class Engine:
         kept: list[tuple[int, list[int]]] = []
         step = self._generator.decode(self._late)
         self._note(step.rows, events, kept)
-        header = Header(*step.header)
+        header = Header.of(step.header)
         return Turn(events, kept, step_s=step.step_s, launch_s=step.launch_s, header=header)
 
     def _note(self, rows: list[Decoded], events: list, kept: list) -> None:

@@ -14,6 +14,7 @@ NOT_JOINED = 68  # The ranks did not come together. The next start may succeed.
 PEER_LOST = 69  # The link to another rank broke, or the launcher is gone.
 INTERNAL = 70  # An unexpected error: a bug, or a machine at its end.
 STALLED = 75  # The watchdog saw no progress.
+GARBLED = 76  # The link lost or garbled a message: what this rank has computed is worth nothing.
 CONFIG = 78  # Starting again cannot help: somebody has to change something first.
 
 MEANING = {
@@ -22,6 +23,7 @@ MEANING = {
     PEER_LOST: "a peer was lost, or the launcher is gone",
     INTERNAL: "unexpected error",
     STALLED: "watchdog: no progress",
+    GARBLED: "the link lost or garbled a message",
     CONFIG: "wrong setting or model, or the ranks do not match",
 }
 

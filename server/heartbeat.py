@@ -9,9 +9,6 @@ the tokens; then rank 0 sends an empty bundle now and then. Nothing here decides
 import time
 from collections.abc import Callable
 
-import mlx.core as mx
-import numpy as np
-
 from server.fleet import Fleet, Vitals
 from server.link import Link
 from server.machine import measure_vitals
@@ -48,9 +45,7 @@ class Heartbeat:
         """As Link.share_ints. The meeting of the ranks."""
         began = time.monotonic()
         mine = values if self.rank == 0 else [0] * len(values)
-        total = self._link.sum(mx.array([*mine, *self._slots()], dtype=mx.int32))
-        mx.eval(total)
-        shared = total.tolist()
+        shared = self._link.seal("meeting", [*mine, *self._slots()]).read()
         self._hear(shared[len(values) :])
         self._met = time.monotonic()
         self._record.meeting_seconds.observe(self._met - began)
@@ -59,18 +54,12 @@ class Heartbeat:
     def share_bytes(self, data: bytes, length: int) -> bytes:
         """As Link.share_bytes."""
         began = time.monotonic()
-        words = -(-length // 4)
-        mine = np.zeros(words, dtype=np.int32)
-        if self.rank == 0:
-            mine.view(np.uint8)[:length] = np.frombuffer(data, dtype=np.uint8)
-        slots = np.array(self._slots(), dtype=np.int32)
-        total = self._link.sum(mx.array(np.concatenate([mine, slots])))
-        mx.eval(total)
-        shared = np.array(total)
-        self._hear(shared[words:].tolist())
+        mine = {0: data} if self.rank == 0 else {}
+        (shared,), slots = self._link.bring("bundle", [length], mine, self._slots())
+        self._hear(slots)
         if began - self._met < AT_ONCE_S:
             self._record.bundle_seconds.observe(time.monotonic() - began)
-        return shared[:words].tobytes()[:length]
+        return shared
 
     def beating(self, compose: Callable[[], list[Message]]) -> Callable[[], list[Message]]:
         """Rank 0's compose, which sends a Beat when there was no other occasion for too long."""

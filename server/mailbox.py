@@ -5,6 +5,9 @@ messages in bytes, how long to nap, how large a prefill chunk to compute, and wh
 step to MLX. In steady decoding the header rides on the collective that carries the sampled tokens
 (choosers.py); otherwise the ranks meet for it in one small collective, which is also the
 heartbeat. Every header is read before the next is made.
+
+What carries them proves that they are what rank 0 sent (seal.py). All the same nothing is allotted
+or decoded for a header that says what rank 0 never says.
 """
 
 from collections.abc import Callable
@@ -12,6 +15,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from server.messages import Message, decode, encode
+from server.seal import Garbled
+
+NAP_MOST_MS = 1000
+CHUNK_MOST = 2**24  # tokens
+BUNDLE_MOST = 2**31 - 1  # bytes; a cluster's own limit is lower
+RECORD_BYTES = 64 * 1024  # of a Submit beside its prompt: MAX_TOKEN_IDS stop ids are the most of it
+ENTRY_BYTES = 64  # to cut or evict a kept prefix, of 16 tokens at least
+
+
+def bundle_bytes_most(rows: int, tokens: int) -> int:
+    """Bytes that a bundle can have at most, where so many rows run, with so many tokens in all.
+
+    Rank 0 admits what fits the KV memory, so the prompts of a bundle have tokens in all, at four
+    bytes each; and as many tokens may be kept in prefixes, to be given up.
+    """
+    return min(BUNDLE_MOST, 2**20 + rows * RECORD_BYTES + tokens * (4 + ENTRY_BYTES // 16))
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,16 @@ class Header:
 
     SIZE = 4
 
+    @classmethod
+    def of(cls, values: list[int]) -> "Header":
+        """What rank 0 has sent. Raises Garbled for what it never sends."""
+        header = cls(*values)
+        most = {"length": BUNDLE_MOST, "nap_ms": NAP_MOST_MS, "chunk": CHUNK_MOST, "late": 1}
+        for name, limit in most.items():
+            if not 0 <= getattr(header, name) <= limit:
+                raise Garbled("header", f"{header}, where {name} is 0 to {limit}")
+        return header
+
 
 class Carrier(Protocol):
     """A Link, or the Heartbeat that wraps one."""
@@ -39,7 +68,8 @@ class Carrier(Protocol):
 
 
 class Mailbox:
-    """compose yields rank 0's next messages; on workers it is never called."""
+    """compose yields rank 0's next messages; on workers it is never called. most: bytes of a
+    bundle, by bundle_bytes_most."""
 
     def __init__(
         self,
@@ -48,12 +78,14 @@ class Mailbox:
         nap_ms: Callable[[], int],
         chunk: Callable[[], int],
         late: Callable[[], bool],
+        most: int = BUNDLE_MOST,
     ) -> None:
         self._link = link
         self._compose = compose
         self._nap_ms = nap_ms
         self._chunk = chunk
         self._late = late
+        self._most = most
         self._bundle = b""  # announced, and not yet delivered
 
     def header(self) -> list[int]:
@@ -68,10 +100,16 @@ class Mailbox:
         if self._link.rank == 0:
             mine = self.header()
             mine[1] = self._nap_ms()
-        return Header(*self._link.share_ints(mine))
+        return Header.of(self._link.share_ints(mine))
 
     def receive(self, header: Header) -> list[Message]:
-        """The bundle that header announces."""
+        """The bundle that header announces. Raises Garbled."""
         if not header.length:
             return []
-        return decode(self._link.share_bytes(self._bundle, header.length))
+        if header.length > self._most:
+            raise Garbled("header", f"a bundle of {header.length} bytes, at most {self._most}")
+        data = self._link.share_bytes(self._bundle, header.length)
+        try:
+            return decode(data)
+        except ValueError as error:
+            raise Garbled("bundle", f"{len(data)} bytes, {error}") from error

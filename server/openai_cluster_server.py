@@ -24,7 +24,7 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from server.event_file import keep_events  # noqa: E402
-from server.exit_codes import CONFIG, INTERNAL, NOT_JOINED, OK, PEER_LOST  # noqa: E402
+from server.exit_codes import CONFIG, GARBLED, INTERNAL, NOT_JOINED, OK, PEER_LOST  # noqa: E402
 from server.fleet import SILENT_S  # noqa: E402
 from server.http_server import Server  # noqa: E402
 from server.lifeline import watch_lifeline  # noqa: E402
@@ -168,10 +168,15 @@ def _explain(error: Exception) -> tuple[int, str]:
         # The next start would not find it, either; nor do the classes below have to be there.
         log.error("an import failed", exc_info=error)
         return CONFIG, f"a package is missing or broken: {error}"
-    from server.handshake import Mismatch
+    from server.handshake import Mismatch, Strangers
     from server.joining import NotJoined
     from server.loading import Unloadable
+    from server.seal import Garbled
 
+    if isinstance(error, Garbled):
+        return GARBLED, str(error)
+    if isinstance(error, Strangers):
+        return PEER_LOST, str(error)
     if isinstance(error, Mismatch | Unloadable | SettingError):
         return CONFIG, str(error)
     if isinstance(error, NotJoined):

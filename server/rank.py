@@ -23,7 +23,7 @@ from server.link import Link
 from server.link_speed import measure_link
 from server.loading import Shard, Unloadable, load_shard
 from server.loop import run_lockstep
-from server.mailbox import Mailbox
+from server.mailbox import Mailbox, bundle_bytes_most
 from server.model_files import fingerprint
 from server.model_routes import Model
 from server.pacing import PrefillPace
@@ -31,6 +31,7 @@ from server.prefix_index import PrefixIndex
 from server.prefix_store import REUSE_CUT, reuse_kind
 from server.prompts import TokenizerPrompts
 from server.routes import App
+from server.seal import Garbled
 from server.settings import Settings
 from server.shutdown import RankZero, Worker
 from server.status import Status
@@ -69,15 +70,26 @@ class Ready:
             eos=sorted(self.shard.tokenizer.eos_token_ids),
         )
 
+    @property
+    def bundle_most(self) -> int:
+        """Bytes of rank 0's longest bundle of messages."""
+        return bundle_bytes_most(self.settings.max_batch, self.budget.capacity)
+
     def canary(self, progress: Callable[[str], None]) -> None:
         """Proves that all ranks still compute the same. Every rank calls it, with empty engines."""
         length = min(self.settings.prefill_step + CANARY_BEYOND_CHUNK, self.shard.context // 2)
         prompt = [i * 7919 % self.shard.vocab for i in range(1, length + 1)]
         began = time.monotonic()
-        tokens = check_model(self.engine, self.link, prompt, progress)
+        status = self.status
+        try:
+            tokens = check_model(self.engine, self.link, prompt, progress)
+        except Mismatch as mismatch:
+            if status.canary_seconds or self.settings.restarts:
+                # The same ranks have agreed before, on the same prompt.
+                raise Garbled("canary", str(mismatch)) from None
+            raise
         seconds = time.monotonic() - began
         log.info("canary: %d ranks agree on %s after %d tokens", self.link.size, tokens, length)
-        status = self.status
         usual = status.canary_seconds or seconds
         if seconds > SLOW_CANARY * usual + 1:
             status.note(f"slow canary: {seconds:.1f} s, where {usual:.1f} s is usual")
@@ -93,7 +105,7 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
     Raises Mismatch or Unloadable, on every rank alike.
     """
     tell("handshake")
-    introduction = introduce(settings, link)
+    introduction = introduce(settings, link, status.run_id)
     members = status.fleet.members = shake_hands(introduction, link)
     status.fleet.hear()
     tell(f"loading on {link.size} ranks")
@@ -151,7 +163,9 @@ def lead(
     )
     heartbeat = Heartbeat(ready.link, status.fleet, status.record)
     compose = heartbeat.beating(director.compose)
-    mailbox = Mailbox(heartbeat, compose, director.nap_ms, director.chunk, director.late)
+    mailbox = Mailbox(
+        heartbeat, compose, director.nap_ms, director.chunk, director.late, ready.bundle_most
+    )
     engine = ready.engine(ChoosesForAll(director.row, mailbox.header, director.failed))
     context = min(shard.context, ready.budget.reach)
     prompts = TokenizerPrompts(shard.tokenizer, shard.vocab)
@@ -173,7 +187,12 @@ def follow(ready: Ready, leaver: Worker, watchdog: Watchdog) -> str:
     spectator = Spectator()
     heartbeat = Heartbeat(ready.link, ready.status.fleet, ready.status.record)
     mailbox = Mailbox(
-        heartbeat, spectator.compose, spectator.nap_ms, spectator.chunk, spectator.late
+        heartbeat,
+        spectator.compose,
+        spectator.nap_ms,
+        spectator.chunk,
+        spectator.late,
+        ready.bundle_most,
     )
     leaver.serving = True
     log.info("ready: rank %d of %d", ready.link.rank, ready.link.size)

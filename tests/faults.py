@@ -127,6 +127,7 @@ class Server:
         self.log_path = folder / f"server-{self.port}.log"
         self.output = ""  # of the run script
         self.reference = ""  # the right answer to PROBE
+        self.long_answer = ""  # and to LONG_ANSWER, if a test has asked
         self.run_ids: set[str] = set()  # of all its starts
         self._settings = {
             "MODEL_DIR": model_dir,
@@ -241,6 +242,17 @@ class Server:
         client = Client(self.port, PROBE, timeout=timeout)
         client.join()
         return client
+
+    def answers_right(self, client: Client) -> bool:
+        """Whether what a client has of LONG_ANSWER is right, as far as long_answer goes."""
+        known = self.long_answer
+        return client.text.startswith(known[: len(client.text)])
+
+    def garble(self, rank: int, kind: str, how: str) -> None:
+        """Has that rank get its next message of this kind spoilt."""
+        fresh = self.fault_dir / "garble.part"
+        fresh.write_text(f"{kind}: {how}")
+        fresh.rename(self.fault_dir / f"garble-{rank}")
 
     def hold(self, phase: str) -> list[Client]:
         """Clients whose requests are in this phase; one of PHASES."""

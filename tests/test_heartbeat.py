@@ -14,74 +14,65 @@ from server.heartbeat import BEAT_S, Heartbeat
 from server.machine import describe_machine, measure_vitals, resident_bytes
 from server.messages import Beat, Cancel, decode, encode
 from server.recorder import Recorder
+from tests.linked import Wire, WiredLink, on_links
 
 GIB = 2**30
 KIB = 1024
 
 
-class TwoLink:
-    """This rank's side of a link of two; `theirs` is what the other rank brings to the next sum."""
-
-    size = 2
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-        self.theirs: list[int] = []
-        self.sums: list[list[int]] = []
-
-    def sum(self, values: mx.array) -> mx.array:
-        mine = values.tolist()
-        self.sums.append(mine)
-        assert len(mine) == len(self.theirs), "ranks parted ways"
-        return values + mx.array(self.theirs, dtype=mx.int32)
+TOLD = [Vitals(3 * GIB, 5 * GIB, 6 * KIB), Vitals(7 * KIB, 8 * KIB, 9 * KIB)]
 
 
-def heartbeat(rank: int, **vitals) -> tuple[Heartbeat, TwoLink, Fleet]:
-    link, fleet = TwoLink(rank), Fleet()
+def on_heartbeats(life) -> list:
+    """What life(heartbeat, fleet) returned on each of two ranks, whose memory is as TOLD."""
+
+    def run(link):
+        fleet = Fleet()
+        beat = Heartbeat(link, fleet, Recorder(), lambda: TOLD[link.rank])
+        return life(beat, fleet), fleet.vitals, fleet.age(), link.wire.sums[link.rank]
+
+    return on_links(2, run)
+
+
+def heartbeat(**vitals) -> tuple[Heartbeat, Fleet]:
+    """Of a rank alone."""
+    fleet = Fleet()
     told = Vitals(**{"memory_used": 3 * GIB, "memory_peak": 5 * GIB, "rss": 6 * KIB} | vitals)
-    return Heartbeat(link, fleet, Recorder(), lambda: told), link, fleet
+    return Heartbeat(WiredLink(Wire(1), 0), fleet, Recorder(), lambda: told), fleet
 
 
 def test_a_meeting_brings_the_header_and_every_ranks_memory_in_one_sum():
-    beat, link, fleet = heartbeat(0)
-    link.theirs = [0, 0, 0, 0, 0, 0, 7, 8, 9]
-    assert beat.share_ints([4, 5, 6]) == [4, 5, 6]
-    assert len(link.sums) == 1
-    assert fleet.vitals == (
-        Vitals(3 * GIB, 5 * GIB, 6 * KIB), Vitals(7 * KIB, 8 * KIB, 9 * KIB),
-    )  # fmt: skip
-    assert fleet.age() < 5
+    def life(beat, fleet):
+        # A worker's own word counts for nothing.
+        return beat.share_ints([99, 99, 99] if beat.rank else [4, 5, 6])
 
-
-def test_a_worker_adds_to_its_own_slots_alone():
-    beat, link, _ = heartbeat(1)
-    link.theirs = [4, 5, 6, 1, 2, 3, 0, 0, 0]
-    assert beat.share_ints([99, 99, 99]) == [4, 5, 6]  # its own word counts for nothing
-    assert link.sums == [[0, 0, 0, 0, 0, 0, 3 * GIB // KIB, 5 * GIB // KIB, 6]]
+    for shared, vitals, age, sums in on_heartbeats(life):
+        assert shared == [4, 5, 6]
+        assert vitals == tuple(TOLD)
+        assert age < 5 and sums == 1
 
 
 @pytest.mark.parametrize("length", [1, 4, 7, 1000])
 def test_a_bundle_comes_whole_with_the_memory_behind_it(length):
     data = bytes(np.random.default_rng(length).integers(0, 256, length, dtype=np.uint8))
-    first, link, fleet = heartbeat(0)
-    link.theirs = [0] * -(-length // 4) + [0, 0, 0, 1, 2, 3]
-    assert first.share_bytes(data, length) == data
-    second, other, _ = heartbeat(1)
-    other.theirs = link.sums[0]
-    assert second.share_bytes(b"", length) == data
-    assert len(link.sums) == len(other.sums) == 1
-    assert fleet.vitals[1] == Vitals(KIB, 2 * KIB, 3 * KIB)
+
+    def life(beat, fleet):
+        return beat.share_bytes(b"" if beat.rank else data, length)
+
+    for shared, vitals, _, sums in on_heartbeats(life):
+        assert shared == data
+        assert vitals == tuple(TOLD)
+        assert sums == 1
 
 
 def test_memory_beyond_the_counter_is_told_as_the_most_there_is():
-    beat, link, fleet = heartbeat(0, rss=2**50)
-    link.theirs = [0] * 6
+    beat, fleet = heartbeat(rss=2**50)
     beat.share_ints([])
     assert fleet.vitals[0].rss == (2**31 - 1) * KIB
 
 
 def test_a_beat_is_sent_only_when_nothing_was_heard_for_long():
-    beat, _, _ = heartbeat(0)
+    beat, _ = heartbeat()
     waiting = []
     compose = beat.beating(lambda: list(waiting))
     assert compose() == []

@@ -8,6 +8,8 @@ a file that is named for a fault and for it:
   raise-N   rank N raises in its next step, and takes the file away: once
   load-N    rank N stays at the beginning of loading, as long as the file is there
   coin-N    rank N tosses a coin, each step, for whether MLX is slow to take one
+  garble-N  "KIND: HOW", a kind of sealed message (server/link.py) and one of SPOILT below: rank N
+            gets its next message of that kind so, and the file is taken away: once
   env-N     lines NAME=VALUE that rank N finds in its environment
 
 Processes that are not ranks see no MLX_RANK and are left alone.
@@ -71,6 +73,59 @@ def raise_once(file: Path) -> None:
         raise ArithmeticError("a fault put in by the test")
 
 
+# What becomes of a sum; lazy, as it is itself. before: the last of that kind and size; again: sums
+# the same values once more.
+SPOILT = {
+    "flipped": lambda mx, total, before, again: mx.bitwise_xor(total, _first(mx, total, 1 << 3)),
+    "wild": lambda mx, total, before, again: mx.add(total, _first(mx, total, 10**9)),
+    "emptied": lambda mx, total, before, again: mx.depends([mx.zeros_like(total)], [total])[0],
+    "repeated": lambda mx, total, before, again: mx.depends([before], [total])[0],
+    # One message of the others' is lost to this rank: from now on it hears their next ones.
+    "shifted": lambda mx, total, before, again: mx.depends([again()], [total])[0],
+}
+
+
+def _first(mx, total, value: int):
+    """Zeros but for a first value."""
+    return mx.concatenate([mx.array([value], mx.int32), mx.zeros(len(total) - 1, mx.int32)])
+
+
+def garble(file: Path, module: ModuleType) -> None:
+    """Spoils what the file says, when it is there."""
+    link, kind, before = module.Link, None, {}
+    bare = link.sum
+
+    def told_kind(name: str) -> None:
+        right = getattr(link, name)
+
+        def told(self, what, *arguments, **named):
+            nonlocal kind
+            kind = what
+            try:
+                return right(self, what, *arguments, **named)
+            finally:
+                kind = None
+
+        setattr(link, name, told)
+
+    def spoilt_sum(self, values):
+        total = bare(self, values)
+        if kind is None:
+            return total
+        key = kind, len(total)
+        order = file.read_text().split(": ") if file.exists() else []
+        if order and order[0] == kind and (order[1] != "repeated" or key in before):
+            file.unlink()
+            again = lambda: bare(self, values)  # noqa: E731
+            total = SPOILT[order[1]](module.mx, total, before.get(key), again)
+        before[key] = total
+        return total
+
+    told_kind("seal")
+    told_kind("bring")
+    link.sum = spoilt_sum
+
+
 class Coin:
     """A limit that any number is over half of the time."""
 
@@ -92,6 +147,7 @@ def put_in_faults(folder: Path, rank: str) -> None:
         # What a rank does again and again: a step while it has work, a meeting while it has none.
         "server.engine": lambda module: before(module.Engine, "step", step),
         "server.mailbox": lambda module: before(module.Mailbox, "meet", step),
+        "server.link": lambda module: garble(folder / f"garble-{rank}", module),
         "server.loading": lambda module: before(
             module, "load_shard", lambda: stay(folder / f"load-{rank}")
         ),
