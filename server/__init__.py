@@ -16,7 +16,8 @@ The stages of a request, in the order in which it meets them (on rank 0 where no
     pacing               how much of a prompt to prefill between two decode steps
     prefix_index, prefix_tree   which beginnings of prompts to reuse, to keep and to give up
     messages, mailbox    rank 0's decisions, as bytes, to every rank
-    loop                 the lockstep loop on the main thread of every rank
+    loop, failures       the lockstep loop on the main thread of every rank, and whose failure it is
+                         when something in it goes wrong: one request's, or this rank's
     engine, batches, prefix_store   mlx-lm's batching with a step of our own, and the ranks' shards
                          of kept prefixes (every rank)
     choosers, dealing, sampling, drawing, rows, chances, constraint, token_masks

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
+from server.chances import Chances
 from server.choosers import Shared, Step
 from server.last_logits import LastLogits
 
@@ -294,6 +295,14 @@ class LockstepGenerator(BatchGenerator):
     def keep(self, uid: int) -> None:
         """The row's cache is wanted when it finishes."""
         self._generation_batch.kept.add(uid)
+
+    def hand_over(self, uid: int, sampler: Chances) -> None:
+        """A prompt that is not done is computed for somebody else from now on."""
+        for place, sequence in enumerate(self._unprocessed_sequences):
+            if sequence[0] == uid:
+                self._unprocessed_sequences[place] = (*sequence[:5], sampler, *sequence[6:])
+        if uid in self._prompt_batch.uids:
+            self._prompt_batch.samplers[self._prompt_batch.uids.index(uid)] = sampler
 
     def remove(self, uids: list[int]) -> None:
         """Drops requests wherever they are."""

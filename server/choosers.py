@@ -18,6 +18,7 @@ import mlx.core as mx
 from server.chances import Chances
 from server.dealing import deal, part, pick
 from server.drawing import draw
+from server.failures import is_shared
 from server.link import Link, Sealed
 from server.mailbox import Header
 from server.messages import Draw
@@ -91,7 +92,9 @@ class ChoosesForAll:
     ) -> tuple[mx.array, list[mx.array]]:
         try:
             return sample(logits, rows, inputs.tolist)
-        except Exception:
+        except Exception as error:
+            if not is_shared(error):
+                raise
             return self._sample_apart(logits, rows, inputs)
 
     def _sample_apart(self, logits: mx.array, rows: list[Row], inputs: mx.array):
@@ -102,6 +105,8 @@ class ChoosesForAll:
                 token, more = sample(logits[one], [row], inputs[one].tolist)
                 extras += more
             except Exception as error:
+                if not is_shared(error):
+                    raise
                 self._on_failure(row, error)
                 token = mx.argmax(logits[one], axis=-1).astype(mx.int32)
             tokens.append(token)
@@ -109,7 +114,13 @@ class ChoosesForAll:
 
     def score(self, uid: int, logits: mx.array, tokens: list[int]) -> list[mx.array]:
         row = self._make_row(uid)
-        scores = score_tokens(logits, mx.array(tokens), row.logprobs or 0)
+        try:
+            scores = score_tokens(logits, mx.array(tokens), row.logprobs or 0)
+        except Exception as error:
+            if not is_shared(error):
+                raise
+            self._on_failure(row, error)
+            return [logits]
         row.prompt_scores.append(scores)
         return scores.arrays()
 

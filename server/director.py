@@ -14,10 +14,12 @@ import collections
 import itertools
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from server.engine import Turn
 from server.errors import ApiError, engine_failed
+from server.failures import is_shared
 from server.kv_budget import KvBudget
 from server.messages import Canary, Cancel, Cut, Evict, Message, Shutdown, Submit
 from server.pacing import SMOOTHING, PrefillPace
@@ -25,7 +27,7 @@ from server.prefix_index import Plan, PrefixIndex
 from server.requests import Common, Sampling
 from server.rows import Row
 from server.status import Status
-from server.tickets import Failed, Line, Scored, Ticket, Token
+from server.tickets import Failed, Line, Prefilled, Scored, Ticket, Token
 
 # Idle ranks nap between two meetings: the first milliseconds after work are likely to bring more.
 NAP_FIRST_MS = 1
@@ -81,7 +83,6 @@ class Director:
         # Choices of one prompt wait together, to share its prefill.
         self._waiting: collections.deque[list[Running]] = collections.deque()
         self._running: dict[int, Running] = {}
-        self._nobody = Row(Common(sampling=Sampling(temperature=0)), [], vocab)
         self._shutdown: str | None = None
         self._broken: set[int] = set()
         self._canary_interval = canary_interval
@@ -97,7 +98,9 @@ class Director:
         """The next messages to every rank: drops first, so that their slots are free."""
         self._line.arrived.clear()
         for ticket in self._line.take():
-            self._waiting.append([self._fresh(t) for t in (ticket, *ticket.followers)])
+            every = [self._fresh(one) for one in (ticket, *ticket.followers)]
+            if group := [one for one in every if one is not None]:
+                self._waiting.append(group)
         messages: list[Message] = [Cancel(uid) for uid in [*self._drop(), *self._pause()]]
         messages += self._start()
         messages += self._make_room()
@@ -129,10 +132,12 @@ class Director:
                 if isinstance(event, Token) and event.finish is not None:
                     self._forget(uid)
                 continue
+            if isinstance(event, Prefilled):
+                one.row.read_prompt_scores()  # of this chunk; all at once would stop the ranks
             if isinstance(event, Token):
                 record.token(one.ticket, now)
-                if one.row.prompt_scores and not one.generated:
-                    one.ticket.put(Scored(one.row.take_prompt_scores()))
+                if not one.generated and (scores := one.row.take_prompt_scores()):
+                    one.ticket.put(Scored(scores))
                 event = replace(event, score=one.row.take_score())
                 one.generated.append(event.id)
                 if event.finish is not None:
@@ -142,12 +147,22 @@ class Director:
             one.ticket.put(event)
         for entry, tokens in turn.kept:
             self._prefixes.add(entry, tokens)
+        for uid, error in turn.refused:
+            self.refused(uid, error)
         self._count()
 
     def refused(self, uid: int, error: Exception) -> None:
         """The engine did not take a request: it ends with an error. No rank holds it."""
-        self._fail(uid, f"The engine refused the request: {error}")
+        if uid not in self._running:
+            return  # its client has left meanwhile
+        if uid not in self._broken:
+            self._fail(uid, f"The engine refused the request: {error}")
         self._forget(uid)
+
+    def lost(self, entries: Iterable[int]) -> None:
+        """The ranks have given these prefixes up: nothing may refer to them any more."""
+        for entry in entries:
+            self._prefixes.forget(entry)
 
     def nap_ms(self) -> int:
         """How long all ranks nap after the coming meeting; grows while nothing happens."""
@@ -178,11 +193,13 @@ class Director:
     def row(self, uid: int) -> Row:
         """The sampling state of a request that compose() started.
 
-        Where choices of one prompt are dropped together, the engine asks for those that are left
-        after each of them: what it makes of this stand-in is read by nobody.
+        Where choices of one prompt are dropped together, the engine hands the prompt from one to
+        the next, and asks for each of them: what it makes of this stand-in is read by nobody.
         """
         one = self._running.get(uid)
-        return self._nobody if one is None else one.row
+        if one is None:
+            return Row(Common(sampling=Sampling(temperature=0)), [], self._vocab)
+        return one.row
 
     def failed(self, row: Row, error: Exception) -> None:
         """Sampling failed for one row: that request ends with an error, the others go on."""
@@ -202,15 +219,22 @@ class Director:
         """Answers everything held with error. For the end of the process; thread-safe."""
         self._line.fail_all(error)
 
-    def _fresh(self, ticket: Ticket) -> Running:
-        row = Row(
-            ticket.common,
-            ticket.prompt,
-            self._vocab,
-            self._eos,
-            choice=ticket.choice,
-            grammar=ticket.grammar,
-        )
+    def _fresh(self, ticket: Ticket) -> Running | None:
+        """None for one that cannot begin, which has its answer then."""
+        try:
+            row = Row(
+                ticket.common,
+                ticket.prompt,
+                self._vocab,
+                self._eos,
+                choice=ticket.choice,
+                grammar=ticket.grammar,
+            )
+        except Exception as error:
+            if not is_shared(error):
+                raise
+            self._end(ticket, f"Sampling failed: {error}")
+            return None
         return Running(ticket, row, [])
 
     def _drop(self) -> list[int]:
@@ -239,9 +263,15 @@ class Director:
         ):
             uid = max(self._running)  # uids count up: the youngest, also after a pause
             one = self._running.pop(uid)
-            one.row = one.row.resume(one.generated)
-            self._waiting.appendleft([one])
             paused.append(uid)
+            try:
+                one.row = one.row.resume(one.generated)
+            except Exception as error:
+                if not is_shared(error):
+                    raise
+                self._end(one.ticket, f"Sampling failed: {error}")
+                continue
+            self._waiting.appendleft([one])
             self._status.record.pauses += 1
             log.info("request %d paused after %d tokens: no KV memory", uid, len(one.generated))
         return paused
@@ -294,8 +324,6 @@ class Director:
 
     def _make_room(self) -> list[Message]:
         """Gives up kept prefixes for which running requests need the memory."""
-        if not len(self._prefixes):
-            return []
         running = self._running.values()
         wanted = self._budget.cost(self._reserve(one) for one in running)
         room = self._prefixes.make_room(max(0, self._budget.capacity - wanted))
@@ -321,9 +349,17 @@ class Director:
         return one.length + min(one.left, int(likely))
 
     def _fail(self, uid: int, reason: str) -> None:
-        log.error("request %d failed: %s", uid, reason)
-        self._status.note(f"request {uid} failed: {reason}")
-        self._running[uid].ticket.put(Failed(engine_failed(reason)))
+        self._tell(self._running[uid].ticket, reason)
+
+    def _end(self, ticket: Ticket, reason: str) -> None:
+        """For one that is not on the ranks."""
+        self._tell(ticket, reason)
+        self._line.release(ticket)
+
+    def _tell(self, ticket: Ticket, reason: str) -> None:
+        log.error("request %d failed: %s", ticket.uid, reason)
+        self._status.note(f"request {ticket.uid} failed: {reason}")
+        ticket.put(Failed(engine_failed(reason)))
 
     def _forget(self, uid: int) -> None:
         self._line.release(self._running.pop(uid).ticket)
@@ -360,6 +396,9 @@ class Spectator:
         pass
 
     def refused(self, uid: int, error: Exception) -> None:
+        pass
+
+    def lost(self, entries: Iterable[int]) -> None:
         pass
 
     def nap_ms(self) -> int:

@@ -2,13 +2,17 @@
 
 Runs on the main thread of every rank; every rank makes the same calls in the same order. Choices
 of one prompt share its prefill; a prompt whose log-probabilities are wanted is prefilled apart.
+
+What a message refers to (a kept prefix) is taken when the message comes, and never looked up again:
+a later message may have changed it. A message that fails leaves nothing of it behind.
 """
 
 import copy
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import StopSequences
@@ -16,6 +20,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from server.batches import Decoded, LockstepGenerator
 from server.choosers import Chooser, Step
+from server.failures import Refused, is_shared
 from server.last_logits import LastLogits
 from server.link import Link
 from server.mailbox import Header
@@ -37,7 +42,8 @@ class Scoring:
 @dataclass(frozen=True)
 class Turn:
     """What a chunk of prompts did, a decode step, or both: (uid, event) pairs, and which entries of
-    prefixes are now kept with which tokens. 0 and None where there was no such part."""
+    prefixes are now kept with which tokens. 0 and None where there was no such part. refused: the
+    requests that failed on every rank alike, and that none holds any more."""
 
     events: list[tuple[int, Token | Prefilled]]
     kept: list[tuple[int, list[int]]]
@@ -46,6 +52,7 @@ class Turn:
     step_s: float = 0.0  # seconds from launching a decode step to its tokens
     launch_s: float = 0.0  # seconds that MLX took to take in the last one
     header: Header | None = None  # that came with a step
+    refused: Sequence[tuple[int, Exception]] = ()
 
 
 class Engine:
@@ -83,21 +90,16 @@ class Engine:
         return self._generator.busy or bool(self._scoring)
 
     def submit(self, message: Submit) -> None:
-        """Puts a prompt in; it is prefilled in the coming steps."""
-        if message.score and len(message.prompt) > 1:
-            self._scoring[message.uid] = Scoring(message, make_prompt_cache(self._model))
-            if message.forks:
-                self._forks[message.uid] = message
-        else:
-            cache, start = None, 0
-            if message.reuse:
-                entry, start = message.reuse
-                cache = self.prefixes.take(entry, start)
-            self._insert(message, message.uid, start, cache)
-            if message.forks:
-                self._forks[message.uid] = message
-                if start == len(message.prompt) - 1:
-                    self._fork_all(message.uid, cache)
+        """Puts a prompt in; it is prefilled in the coming steps.
+
+        Raises Refused before anything is changed. Whatever it raises, no part of it is left.
+        """
+        self._check(message)
+        try:
+            self._begin(message)
+        except Exception:
+            self.give_up(message.uid)
+            raise
 
     def cancel(self, uid: int) -> None:
         """Drops a request wherever it is; unknown uids are ignored."""
@@ -105,17 +107,23 @@ class Engine:
             if uid in message.forks:
                 left = tuple(fork for fork in message.forks if fork != uid)
                 self._forks[first] = replace(message, forks=left)
-        orphans = self._forks.pop(uid, None)
-        self._scoring.pop(uid, None)
-        self._started.pop(uid, None)
-        inner = self._inner.pop(uid, None)
-        if inner is not None:
-            del self._outer[inner]
-            self._generator.remove([inner])
-        if orphans is not None and orphans.forks:
-            # The first of them is gone before its prompt was done: the next takes its place.
-            uid, *rest = orphans.forks
-            self.submit(replace(orphans, uid=uid, forks=tuple(rest)))
+                if not left:
+                    del self._forks[first]
+        if uid in self._forks:
+            self._hand_over(self._forks[uid])
+        else:
+            self._drop(uid)
+
+    def give_up(self, uid: int) -> tuple[int, ...]:
+        """Drops a request whose message or prompt has failed, and all that wait for the same
+        prompt: they are one request. Returns their uids."""
+        together = next((m for m in self._forks.values() if uid in (m.uid, *m.forks)), None)
+        uids = (uid,) if together is None else (together.uid, *together.forks)
+        for one in uids:
+            self._forks.pop(one, None)
+        for one in uids:
+            self._drop(one)
+        return uids
 
     def steer(self, header: Header) -> None:
         """From now on: how many tokens of prompts those who decode can bear between two steps, and
@@ -145,6 +153,7 @@ class Engine:
             decoded,
             events=chunk.events + decoded.events,
             kept=chunk.kept + decoded.kept,
+            refused=chunk.refused,
             computed=chunk.computed,
             chunk_s=chunk.chunk_s,
         )
@@ -164,6 +173,7 @@ class Engine:
         began = time.monotonic()
         events: list[tuple[int, Token | Prefilled]] = []
         kept: list[tuple[int, list[int]]] = []
+        refused: list[tuple[int, Exception]] = []
         prompts, computed = self._generator.prefill(chunk)
         for response in prompts:
             uid = self._outer[response.uid]
@@ -172,13 +182,14 @@ class Engine:
                 kept += self._keep_prompt(uid, response.uid, response.progress[0])
             if response.end_of_prompt and uid in self._forks:
                 cache, _ = self._generator.extract_cache([response.uid])[response.uid]
-                self._fork_all(uid, cache)
+                refused += self._or_give_up(uid, self._fork_all, uid, cache)
         if self._scoring:
-            event, scored = self._score_chunk(next(iter(self._scoring.values())), chunk)
+            event, scored, failed = self._score_chunk(next(iter(self._scoring.values())), chunk)
             events.append(event)
             computed += scored
+            refused += failed
         self._note(self._generator.newcomers(), events, kept)
-        return Turn(events, kept, computed, time.monotonic() - began)
+        return Turn(events, kept, computed, time.monotonic() - began, refused=refused)
 
     def _decode(self) -> Turn:
         events: list[tuple[int, Token | Prefilled]] = []
@@ -207,6 +218,68 @@ class Engine:
         # Where more wait than decode, those who decode bear more: else a burst of newcomers would
         # take turns with the first of them, a step of few rows for each.
         return min(self._prefill_step, self._pace * max(decoding, waiting) // decoding)
+
+    def _check(self, message: Submit) -> None:
+        """Raises Refused for what cannot be begun, or would end in the midst of a step."""
+        uids = (message.uid, *message.forks)
+        at_work = self._inner.keys() | self._scoring.keys()
+        at_work |= {fork for other in self._forks.values() for fork in other.forks}
+        if len(set(uids)) < len(uids) or at_work & set(uids):
+            raise Refused(f"requests {uids} are at work already")
+        if not message.prompt:
+            raise Refused("the prompt is empty")
+        if message.max_tokens < 1:
+            raise Refused(f"max_tokens is {message.max_tokens}: at least 1")
+        if any(not 0 < at <= len(message.prompt) for at, _ in message.keep):
+            raise Refused(f"{len(message.prompt)} tokens cannot be kept at {message.keep}")
+        if message.reuse and not message.score:
+            entry, length = message.reuse
+            if length >= len(message.prompt):
+                raise Refused(f"of a prompt of {len(message.prompt)} tokens {length} are kept")
+            self.prefixes.check(entry, length)
+
+    def _begin(self, message: Submit) -> None:
+        if message.forks:
+            self._forks[message.uid] = message
+        if message.score and len(message.prompt) > 1:
+            self._scoring[message.uid] = Scoring(message, make_prompt_cache(self._model))
+            return
+        cache, start = None, 0
+        if message.reuse:
+            entry, start = message.reuse
+            cache = self.prefixes.take(entry, start)
+        self._insert(message, message.uid, start, cache)
+        if message.forks and start == len(message.prompt) - 1:
+            self._fork_all(message.uid, cache)
+
+    def _hand_over(self, message: Submit) -> None:
+        """The first of several choices is gone before its prompt was done: what is computed of it
+        is the next one's, from where it is. So nothing has to be looked up again."""
+        heir, *rest = message.forks
+        inherited = replace(message, uid=heir, forks=tuple(rest))
+        if message.uid in self._scoring:
+            # Rank 0 has noted what was computed so far for the one that is gone: from the start.
+            self._scoring[heir] = Scoring(inherited, make_prompt_cache(self._model))
+        else:
+            inner = self._inner[message.uid]
+            self._generator.hand_over(inner, self._chooser.row(heir, message.draw(heir)))
+            self._inner[heir] = self._inner.pop(message.uid)
+            self._outer[inner] = heir
+        if self._started.pop(message.uid, None) is not None:
+            self._started[heir] = inherited
+        del self._forks[message.uid]
+        if rest:
+            self._forks[heir] = inherited
+        self._drop(message.uid)
+
+    def _drop(self, uid: int) -> None:
+        """Forgets one uid, and the row that is its own."""
+        for mine in (self._forks, self._scoring, self._started):
+            mine.pop(uid, None)
+        inner = self._inner.pop(uid, None)
+        if inner is not None:
+            del self._outer[inner]
+            self._generator.remove([inner])
 
     def _insert(self, message: Submit, uid: int, start: int, cache: list | None = None) -> None:
         """start: how many tokens of the prompt are in cache."""
@@ -248,20 +321,34 @@ class Engine:
         return [self._keep(entry, tokens, cache) for entry in entries]
 
     def _keep(self, entry: int, tokens: list[int], cache: list) -> tuple[int, list[int]]:
-        self.prefixes.put(entry, cache)
+        self.prefixes.put(entry, cache, len(tokens))
         return entry, list(tokens)
+
+    def _or_give_up(self, uid: int, act: Callable, *arguments: Any) -> list[tuple[int, Exception]]:
+        """For what a step does with a message: there is none at hand that could be refused.
+        Returns who failed."""
+        try:
+            act(*arguments)
+        except Exception as error:
+            if not is_shared(error):
+                raise
+            return [(one, error) for one in self.give_up(uid)]
+        return []
 
     def _fork_all(self, uid: int, cache: list | None) -> None:
         """Puts the other choices in, each with its own copy of the prompt's cache."""
-        message = self._forks.pop(uid)
+        message = self._forks[uid]
         for fork in message.forks:
             # A deep copy shares the arrays, which are never changed in place.
             self._insert(message, fork, len(message.prompt) - 1, copy.deepcopy(cache))
+        del self._forks[uid]  # until now they are one request, which fails as one
 
-    def _score_chunk(self, job: Scoring, chunk: int) -> tuple[tuple[int, Prefilled], int]:
+    def _score_chunk(
+        self, job: Scoring, chunk: int
+    ) -> tuple[tuple[int, Prefilled], int, list[tuple[int, Exception]]]:
         """One chunk of a prompt with its logits; the last one hands over to the generator.
 
-        Returns an event and the tokens computed.
+        Returns an event, the tokens computed, and who failed.
         """
         uid, prompt = job.message.uid, job.message.prompt
         start, end = job.done, min(job.done + chunk, len(prompt) - 1)
@@ -269,9 +356,15 @@ class Engine:
         extras = self._chooser.score(uid, logits, list(prompt[start + 1 : end + 1]))
         mx.eval([layer.state for layer in job.cache], extras)
         job.done = end
+        refused = []
         if end == len(prompt) - 1:
             del self._scoring[uid]
-            self._insert(job.message, uid, len(prompt) - 1, copy.deepcopy(job.cache))
-            if uid in self._forks:
-                self._fork_all(uid, job.cache)
-        return (uid, Prefilled(end, len(prompt))), end - start
+            refused = self._or_give_up(uid, self._begin_scored, job)
+        return (uid, Prefilled(end, len(prompt))), end - start, refused
+
+    def _begin_scored(self, job: Scoring) -> None:
+        """Its prompt is done but for the last token, which goes the way of all others."""
+        uid = job.message.uid
+        self._insert(job.message, uid, len(job.message.prompt) - 1, copy.deepcopy(job.cache))
+        if uid in self._forks:
+            self._fork_all(uid, job.cache)

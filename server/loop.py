@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from server.director import Director, Spectator
 from server.engine import Engine
+from server.failures import is_shared
 from server.mailbox import Mailbox
-from server.messages import Canary, Cancel, Cut, Evict, Shutdown, Submit
+from server.messages import Canary, Cancel, Cut, Evict, Message, Shutdown, Submit
 
 
 def run_lockstep(
@@ -25,34 +26,79 @@ def run_lockstep(
     progress is called with the name of what comes next, before each thing that can block: the
     watchdog's food. canary is what a Canary message asks for.
     """
-    while True:
-        header = None
-        if engine.busy:
-            progress("engine step")
-            header = engine.step(director.deliver).header
-        if header is None:
-            progress("meeting")
-            header = mailbox.meet()
-        engine.steer(header)
-        progress("messages")
-        for message in mailbox.receive(header):
-            match message:
-                case Submit():
-                    try:
-                        engine.submit(message)
-                    except Exception as error:
-                        # Made of shared data alone, so every rank fails here in the same way.
-                        director.refused(message.uid, error)
-                case Cancel(uid):
-                    engine.cancel(uid)
-                case Cut(entry, length):
-                    engine.prefixes.cut(entry, length)
-                case Evict(entries):
-                    engine.prefixes.drop(entries)
-                case Canary():
-                    canary(progress)
-                case Shutdown(reason):
-                    return reason
-        if header.nap_ms and not engine.busy:
-            progress("nap")
-            director.nap(header.nap_ms)
+    reason = None
+    while reason is None:
+        reason = turn(engine, mailbox, director, canary, progress)
+    return reason
+
+
+def turn(
+    engine: Engine,
+    mailbox: Mailbox,
+    director: Director | Spectator,
+    canary: Callable[[Callable[[str], None]], None],
+    progress: Callable[[str], None],
+) -> str | None:
+    """One turn. Returns the reason to leave the loop, if there is one."""
+    header = None
+    if engine.busy:
+        progress("engine step")
+        header = engine.step(director.deliver).header
+    if header is None:
+        progress("meeting")
+        header = mailbox.meet()
+    engine.steer(header)
+    progress("messages")
+    for message in mailbox.receive(header):
+        progress(f"message {type(message).__name__}")  # each may take a while, and many may come
+        match message:
+            case Canary():
+                canary(progress)
+            case Shutdown(reason):
+                return reason
+            case _:
+                _carry_out(message, engine, director)
+    if header.nap_ms and not engine.busy:
+        progress("nap")
+        director.nap(header.nap_ms)
+    return None
+
+
+def _carry_out(message: Message, engine: Engine, director: Director | Spectator) -> None:
+    """What a message asks of the engine. Where its data are at fault, they are so on every rank:
+    all give up the same, and only the request that it is about fails."""
+    try:
+        match message:
+            case Submit():
+                engine.submit(message)
+            case Cancel(uid):
+                engine.cancel(uid)
+            case Cut(entry, length):
+                engine.prefixes.cut(entry, length)
+            case Evict(entries):
+                engine.prefixes.drop(entries)
+    except Exception as error:
+        if not is_shared(error):
+            raise
+        _give_up(message, error, engine, director)
+
+
+def _give_up(
+    message: Message, error: Exception, engine: Engine, director: Director | Spectator
+) -> None:
+    """Takes what a failed message was about off this rank, as every rank does now."""
+    uids, entries = (), ()
+    match message:
+        case Submit(uid, forks=forks):
+            uids = {one for own in (uid, *forks) for one in (own, *engine.give_up(own))}
+            entries = message.reuse[:1]  # or the next prompt that begins so would fail again
+        case Cancel(uid):
+            uids = engine.give_up(uid)
+        case Cut(entry):
+            entries = (entry,)
+        case Evict():
+            entries = message.entries
+    engine.prefixes.drop(entries)
+    director.lost(entries)
+    for uid in sorted(uids):
+        director.refused(uid, error)

@@ -11,6 +11,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from server.failures import Refused
+
 # What a model's caches allow, least first.
 NO_REUSE, REUSE_WHOLE, REUSE_CUT = 0, 1, 2
 
@@ -25,16 +27,21 @@ def reuse_kind(model: Any) -> int:
 
 
 class PrefixStore:
-    """Entries of one rank. A cache is a list with one mlx-lm cache a layer."""
+    """Entries of one rank. A cache is a list with one mlx-lm cache a layer.
+
+    Raises Refused, before anything is changed, for an entry that is not there or not so long.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[int, list] = {}
+        self._lengths: dict[int, int] = {}  # in tokens
         self._fresh: list[list] = []  # caches that MLX does not have yet
 
-    def put(self, number: int, caches: list) -> None:
-        """Keeps a snapshot, of which nothing is computed yet: that may take a decode step that has
-        not begun."""
+    def put(self, number: int, caches: list, length: int) -> None:
+        """Keeps a snapshot of length tokens, of which nothing is computed yet: that may take a
+        decode step that has not begun."""
         self._entries[number] = caches
+        self._lengths[number] = length
         self._fresh.append(caches)
 
     def compute(self) -> None:
@@ -43,15 +50,29 @@ class PrefixStore:
             mx.async_eval([cache.state for caches in self._fresh for cache in caches])
             self._fresh = []
 
+    def check(self, number: int, length: int) -> None:
+        """Whether an entry has so many tokens. A cache that is cut to more than it holds would go
+        on from what was never computed, and nobody would notice."""
+        held = self._lengths.get(number)
+        if held is None:
+            raise Refused(f"no prefix is kept as entry {number}")
+        if not 0 < length <= held:
+            raise Refused(f"entry {number} has {held} tokens, not {length}")
+        if length < held and not all(type(cache) is KVCache for cache in self._entries[number]):
+            raise Refused(f"entry {number} can only be used whole: {held} tokens, not {length}")
+
     def take(self, number: int, length: int) -> list:
         """A copy of an entry's first tokens, to go on from. The arrays are shared until written."""
+        self.check(number, length)
         caches = copy.deepcopy(self._entries[number])
         _cut(caches, length)
         return caches
 
     def cut(self, number: int, length: int) -> None:
         """Gives up all but the first tokens of an entry."""
+        self.check(number, length)
         caches = self._entries[number]
+        self._lengths[number] = length
         _cut(caches, length)
         for cache in caches:
             # Contiguous, so that the memory of the rest is free.
@@ -63,6 +84,11 @@ class PrefixStore:
         """Forgets entries; unknown numbers are ignored, as a keeping may have been cancelled."""
         for number in numbers:
             self._entries.pop(number, None)
+            self._lengths.pop(number, None)
+
+    def lengths(self) -> dict[int, int]:
+        """The entries' tokens, by number."""
+        return dict(self._lengths)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -2,7 +2,7 @@
 
 import secrets
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from server.chances import Chances
+from server.failures import is_shared
 from server.messages import Draw
 from server.requests import Common
 from server.tickets import Score
@@ -27,6 +28,17 @@ class Scores:
     def arrays(self) -> list[mx.array]:
         """What to evaluate."""
         return [a for a in (self.tokens, self.chosen, self.top_ids, self.top) if a is not None]
+
+    def read_all(self, alternatives: int) -> Iterator[Score]:
+        """Every entry, each with that many alternatives. The arrays are read at once: to read one
+        number of each takes a hundred times as long."""
+        tokens, chosen = self.tokens.tolist(), self.chosen.tolist()
+        if not alternatives or self.top is None:
+            yield from map(Score, tokens, chosen)
+            return
+        lists = (self.top_ids[:, :alternatives].tolist(), self.top[:, :alternatives].tolist())
+        for token, value, ids, values in zip(tokens, chosen, *lists, strict=True):
+            yield Score(token, value, tuple(zip(ids, values, strict=True)))
 
     def read(self, place: int, alternatives: int) -> Score:
         """The entry at place, with that many alternatives, as plain numbers."""
@@ -59,12 +71,13 @@ class Row(Chances):
         self.common = common
         self.logprobs = common.logprobs
         self.scores: deque[tuple[Scores, int]] = deque()  # of tokens not yet delivered
-        self.prompt_scores: list[Scores] = []  # of its chunks
+        self.prompt_scores: list[Scores] = []  # of its chunks, until they are read
+        self._prompt_read: list[Score] = []
         self._prompt = prompt
         self._vocab = vocab
         self._eos = tuple(token for token in eos if token < vocab)  # tokenizers may have more
         self._grammar = grammar
-        self._matcher = None if grammar is None else grammar.matcher()
+        self._matcher = None if grammar is None else _ask(grammar.matcher)
         self._shown = 0  # how many generated tokens the grammar has seen
         self._before: list[int] = []  # generated before a pause
         self._seen: mx.array | None = None  # [V] bool: token is in the prompt
@@ -78,7 +91,7 @@ class Row(Chances):
         row.drawn = len(generated)
         if row._matcher is not None:
             for token in generated[:-1]:  # the last one comes through mask_after
-                row._matcher.accept(token)
+                _ask(row._matcher.accept, token)
             row._shown = len(generated[:-1])
         return row
 
@@ -135,24 +148,27 @@ class Row(Chances):
                 # The answer is over; this step was launched before anyone could know.
                 self._matcher = None
                 return None
-            self._matcher.accept(token)
+            _ask(self._matcher.accept, token)
             self._shown = self.drawn
-        return self._matcher.mask()
+        return _ask(self._matcher.mask)
 
     def note(self, tokens: mx.array, place: int) -> None:
         """Counts the token at place, lazily: it may still be in flight. tokens: [B] int32."""
         if self._counts is not None:
             self._counts = self._counts.at[tokens[place]].add(1.0)
 
+    def read_prompt_scores(self) -> None:
+        """Reads what there is of the prompt's log-probabilities: a chunk's, in each turn. All of a
+        long prompt's in one turn would hold up every rank."""
+        chunks, self.prompt_scores = self.prompt_scores, []
+        for scores in chunks:
+            self._prompt_read += scores.read_all(self.logprobs or 0)
+
     def take_prompt_scores(self) -> tuple[Score, ...]:
         """The log-probabilities of the prompt, from its second token on."""
-        chunks, self.prompt_scores = self.prompt_scores, []
-        alternatives = self.logprobs or 0
-        return tuple(
-            scores.read(place, alternatives)
-            for scores in chunks
-            for place in range(scores.tokens.shape[0])
-        )
+        self.read_prompt_scores()
+        scores, self._prompt_read = self._prompt_read, []
+        return tuple(scores)
 
     def take_score(self) -> Score | None:
         """The log-probability of the oldest token that was not taken yet, if asked for."""
@@ -160,3 +176,14 @@ class Row(Chances):
             return None
         scores, place = self.scores.popleft()
         return scores.read(place, self.logprobs)
+
+
+def _ask(grammar: Callable, *arguments: Any) -> Any:
+    """What a grammar answers. Whatever it raises is its own request's failure, and not this rank's
+    (failures.py): no array and no link is behind it."""
+    try:
+        return grammar(*arguments)
+    except Exception as error:
+        if is_shared(error) or isinstance(error, MemoryError):
+            raise
+        raise ValueError(str(error) or repr(error)) from error
