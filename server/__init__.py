@@ -8,8 +8,10 @@ The stages of a request, in the order in which it meets them (on rank 0 where no
     model_routes         from a body to an answer, whatever the API
     requests, fields     what all APIs check in the same way
     dialects/            each API's own: requests in, answers out
-    formats, grammar, grammar_text, grammar_check, schema_limits, call_grammar
-                         what an answer must match, compiled and tried apart
+    formats, schema_limits, grammar_text, call_grammar
+                         what an answer must match, and how that is written as a grammar
+    asker, grammar, grammar_cache, grammar_queue, grammar_process, grammar_check
+                         compiled: who waits for it and how long, once each, tried apart
     prompts              chat template, tokenizer, and the right way out
     tickets              the bounded line between HTTP threads and the engine
     director             what to admit, pause, cancel and deliver

@@ -97,6 +97,17 @@ def queue_full(waiting: int, running: int, retry_after: float) -> ApiError:
     )
 
 
+def too_many_grammars(waiting: int) -> ApiError:
+    """429: one key, or one address, has as many new grammars on their way as it may."""
+    return ApiError(
+        429,
+        f"{waiting} new grammars or schemas of yours wait to be compiled. Try again later.",
+        type="rate_limit_exceeded",
+        code="rate_limit_exceeded",
+        retry_after=5,
+    )
+
+
 def unavailable(message: str, code: str, retry_after: float = 5) -> ApiError:
     """503: loading, draining, restarting."""
     return ApiError(503, message, type="server_error", code=code, retry_after=retry_after)

@@ -68,8 +68,8 @@ class Generation:
     """An admitted request's answer, as an iterator of Piece and Waiting.
 
     choices by index; all their tickets share one queue of events. describe turns a Score into a
-    TokenLogprob. timeout: seconds since acceptance. Raises ApiError (the engine failed, or time is
-    up) or ClientGone from the iteration.
+    TokenLogprob. timeout: seconds since came, by the monotonic clock, or else since acceptance.
+    Raises ApiError (the engine failed, or time is up) or ClientGone from the iteration.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Generation:
         describe: Callable[[Score], TokenLogprob],
         client_gone: Callable[[], bool],
         timeout: float,
+        came: float | None = None,
     ) -> None:
         self._choices = choices
         self._line = line
@@ -86,11 +87,11 @@ class Generation:
         self._client_gone = client_gone
         self._timeout = timeout
         self._accepted = choices[0].ticket.accepted
+        self._deadline = (self._accepted if came is None else came) + timeout
         self._prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}  # by id of the prompt
         self.completion_tokens = 0
 
     def __iter__(self) -> Iterator[Piece | Waiting]:
-        deadline = self._accepted + self._timeout
         events = self._choices[0].ticket.events
         looked = time.monotonic()
         try:
@@ -111,7 +112,7 @@ class Generation:
                 yield from pieces
                 if not pieces:
                     yield Waiting(now - self._accepted)
-                if now > deadline and not all(choice.finished for choice in self._choices):
+                if now > self._deadline and not all(choice.finished for choice in self._choices):
                     raise timed_out(self._timeout)
         finally:
             for choice in self._choices:

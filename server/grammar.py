@@ -1,34 +1,36 @@
 """Holds answers to a grammar: which tokens may come next, for JSON, regexes, choices and Lark.
 
-Rank 0 only. HTTP threads compile, so that what is impossible is refused before the queue; the main
-thread asks each matcher for its mask, once a token, and tells it the token. Nothing here touches
-logits (token_masks does) or reads answers (forced_calls does).
+Rank 0 only. HTTP threads have grammars compiled (grammar_queue), so that what is impossible is
+refused before the line; the main thread asks each matcher for its mask, once a token, and tells it
+the token. Nothing here touches logits (token_masks does) or reads answers (forced_calls does).
 """
 
 import copy
 import logging
 import threading
 import time
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from server.asker import SERVER, Asker
 from server.call_grammar import arguments_schema, calls_schema, find_tool
 from server.errors import ApiError, bad_request, engine_failed
-from server.grammar_check import Checker, build, make_tokenizer, short_reason
+from server.grammar_cache import GrammarCache, key_of
+from server.grammar_check import build, make_tokenizer, short_reason
+from server.grammar_process import Checker, CheckerFailed
+from server.grammar_queue import GrammarQueue, NotNow
 from server.grammar_text import schema_grammar, write_grammar
 from server.requests import Format, ToolChoice
 from server.schema_limits import check_schema
 
 log = logging.getLogger(__name__)
 
-KEPT_GRAMMARS = 32  # compiled, some hundred kilobytes each; the least recently used goes first
 WORD_BITS = 32
 # llguidance's own limits on a step are on its work, and some grammars take half a second for what
 # they allow. Every row of the batch waits for that, so a request that does it again is ended.
-STEP_CPU_S = 0.005  # of one mask; what goes beyond is counted
+STEP_CPU_S = 0.005  # of one mask, and of taking one token; what goes beyond is counted
 EXCESS_CPU_S = 1.0  # of one choice
 
 
@@ -55,8 +57,12 @@ class Matcher:
             self._last = (*self._last, token)[-len(self._think_end) :]
             if self._last == self._think_end:
                 self._last = None
-        elif not self._inner.consume_token(token):
-            raise GrammarError(short_reason(self._inner.get_error()))
+        else:
+            began = time.thread_time()
+            taken = self._inner.consume_token(token)
+            self._count(time.thread_time() - began)
+            if not taken:
+                raise GrammarError(short_reason(self._inner.get_error()))
 
     def mask(self) -> np.ndarray | None:
         """Which tokens may come next; None: any.
@@ -71,9 +77,7 @@ class Matcher:
         words = np.zeros(-(-covered // WORD_BITS), np.uint32)
         began = time.thread_time()
         self._inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-        self._excess += max(0.0, time.thread_time() - began - STEP_CPU_S)
-        if self._excess > EXCESS_CPU_S:
-            raise GrammarError("its steps take too long")
+        self._count(time.thread_time() - began)
         if self._inner.is_error():
             raise GrammarError(short_reason(self._inner.get_error()))
         if covered > vocab:
@@ -83,6 +87,11 @@ class Matcher:
         if not words.any():
             raise GrammarError("no token is allowed")
         return words
+
+    def _count(self, seconds: float) -> None:
+        self._excess += max(0.0, seconds - STEP_CPU_S)
+        if self._excess > EXCESS_CPU_S:
+            raise GrammarError("its steps take too long")
 
     @property
     def done(self) -> bool:
@@ -111,11 +120,11 @@ class Grammar:
 
 
 class Grammars:
-    """Compiles, each grammar once. For HTTP threads; one compiles at a time, so that clients
-    cannot take more than a core with it.
+    """Compiles, each grammar once; those that are known cost nothing. For HTTP threads.
 
     tokenizer: a fast Hugging Face tokenizer, or mlx-lm's wrapper of one. vocab: size of the
     logits' last axis, which is often larger than the tokenizer's. eos_ids: what ends an answer.
+    Whoever asks waits as an Asker does, and may be told to come back later (grammar_queue).
     """
 
     def __init__(self, tokenizer: Any, vocab: int, eos_ids) -> None:
@@ -123,21 +132,28 @@ class Grammars:
         self._vocab = vocab
         self._eos = sorted(eos_ids)
         self._tools: tuple[LLTokenizer, Checker, tuple[int, int]] | None = None
-        self._kept: OrderedDict[str, Grammar | str] = OrderedDict()  # str: why it was refused
-        self._lock = threading.Lock()
+        self._broken: ApiError | None = None  # why there never will be tools
+        self._cache = GrammarCache()
+        self._queue = GrammarQueue(self._make, self._cache.find)
 
-    def compile(self, wanted: Format) -> Grammar:
-        """The grammar of an answer's format. Raises ApiError 400 naming its field."""
-        grammar = self._build(write_grammar(wanted), wanted.field)
+    def compile(self, wanted: Format, asker: Asker = SERVER) -> Grammar:
+        """The grammar of an answer's format. Raises ApiError, 400 naming its field, and whatever
+        asking raises."""
+        grammar = self._find(write_grammar(wanted), wanted.field, asker)
         if isinstance(grammar, str):
             what = "schema" if wanted.kind == "json_schema" else "grammar"
             raise bad_request(
-                f"The {what} in {wanted.field!r} cannot be used: {grammar}", wanted.field
+                f"The {what} in {wanted.field!r} cannot be used: {grammar}",
+                wanted.field,
             )
         return grammar
 
     def compile_calls(
-        self, tools: list[dict[str, Any]], choice: ToolChoice, parallel: bool
+        self,
+        tools: list[dict[str, Any]],
+        choice: ToolChoice,
+        parallel: bool,
+        asker: Asker = SERVER,
     ) -> Grammar:
         """The grammar of forced calls. choice is "named" or "required".
 
@@ -148,16 +164,16 @@ class Grammars:
         for number, tool in possible:
             # Strict ones alone first: together with others they are compiled leniently.
             if tool["function"].get("strict"):
-                self._check_tool(tool, number)
+                self._check_tool(tool, number, asker)
             else:
                 check_schema(arguments_schema(tool), _parameters(number))
         strict = all(tool["function"].get("strict") for _, tool in possible)
         schema = calls_schema(tools, choice, parallel)
-        grammar = self._build(schema_grammar(schema, strict=strict, one_line=True), "tools")
+        grammar = self._find(schema_grammar(schema, strict=strict, one_line=True), "tools", asker)
         if isinstance(grammar, Grammar):
             return grammar
         for number, tool in possible:
-            self._check_tool(tool, number)
+            self._check_tool(tool, number, asker)
         raise bad_request(f"The tools' parameters cannot be used together: {grammar}", "tools")
 
     def warm(self) -> None:
@@ -169,48 +185,53 @@ class Grammars:
             log.warning("structured output is not available: %s", error.message)
 
     def close(self) -> None:
-        """Ends the child process. Nothing can be compiled at the same time."""
-        with self._lock:
-            if self._tools is not None:
-                self._tools[1].close()
+        """Ends the child process; whoever waits is told."""
+        self._queue.close(lambda: self._tools and self._tools[1].stop())
+        if self._tools is not None:
+            self._tools[1].close()
 
-    def _check_tool(self, tool: dict[str, Any], number: int) -> None:
+    def _check_tool(self, tool: dict[str, Any], number: int, asker: Asker) -> None:
         field = _parameters(number)
         schema, strict = arguments_schema(tool), bool(tool["function"].get("strict"))
         check_schema(schema, field)
-        grammar = self._build(schema_grammar(schema, strict=strict, one_line=True), field)
+        grammar = self._find(schema_grammar(schema, strict=strict, one_line=True), field, asker)
         if isinstance(grammar, str):
             raise bad_request(f"The schema in {field!r} cannot be used: {grammar}", field)
 
-    def _build(self, text: str, field: str) -> Grammar | str:
+    def _find(self, text: str, field: str, asker: Asker) -> Grammar | str:
         """The compiled grammar, or the reason against it."""
-        with self._lock:
-            if text in self._kept:
-                self._kept.move_to_end(text)
-                return self._kept[text]
-            tokenizer, checker, sizes = self._tools or self._make_tools(field)
-            try:
-                reason = checker.refuse(text)
-            except OSError as error:
-                log.error("%s", error)
-                raise engine_failed("Structured output is not available at the moment.") from error
-            if not reason:
-                start, reason = build(tokenizer, text)
-            found = reason or Grammar(start, sizes)
-            self._kept[text] = found
-            while len(self._kept) > KEPT_GRAMMARS:
-                self._kept.popitem(last=False)
-            return found
-
-    def _make_tools(self, field: str) -> tuple[LLTokenizer, Checker, tuple[int, int]]:
-        fast = getattr(self._source, "backend_tokenizer", None)
-        if fast is None or not self._eos:
+        if getattr(self._source, "backend_tokenizer", None) is None or not self._eos:
             raise bad_request(
                 f"{field!r}: this model's tokenizer does not allow structured output.",
                 field,
                 "unsupported_parameter",
             )
-        fast = copy.copy(fast)  # the settings changed here belong to the prompts' tokenizer
+        return self._queue.ask(text, asker)
+
+    # On the queue's thread.
+
+    def _make(self, text: str, source: str) -> Grammar | str:
+        """Compiles, and remembers the grammar or the reason against it."""
+        tokenizer, checker, sizes = self._tools or self._make_tools()
+        try:
+            verdict = checker.check(text)
+        except CheckerFailed as error:
+            raise NotNow(str(error), all=not error.started) from error
+        reason = verdict.reason
+        if not reason:
+            # Other threads run meanwhile: llguidance compiles without Python's lock.
+            start, reason = build(tokenizer, text)
+        if reason:
+            self._cache.refuse(key_of(text), reason)
+            return reason
+        grammar = Grammar(start, sizes)
+        self._cache.keep(key_of(text), grammar, verdict.bytes, source)
+        return grammar
+
+    def _make_tools(self) -> tuple[LLTokenizer, Checker, tuple[int, int]]:
+        if self._broken is not None:
+            raise self._broken.with_traceback(None)
+        fast = copy.copy(self._source.backend_tokenizer)  # its settings are the prompts', too
         fast.no_padding()
         fast.no_truncation()
         # Some models have fewer logits than their tokenizer has tokens.
@@ -220,7 +241,8 @@ class Grammars:
             tokenizer = make_tokenizer(spec)
         except ValueError as error:
             log.error("llguidance does not take this model's tokenizer: %s", error)
-            raise engine_failed("Structured output is not available for this model.") from error
+            self._broken = engine_failed("Structured output is not available for this model.")
+            raise self._broken from error
         self._tools = (tokenizer, Checker(spec), (self._vocab, covered))
         return self._tools
 

@@ -1,19 +1,22 @@
-"""Tries grammars in a child process, where one that crashes or never ends does no harm.
+"""Tries grammars in a process of their own, where one that crashes or never ends does no harm.
 
 llguidance has limits, but not for all: some grammars of a few kilobytes keep its compiler busy for
 minutes, and deep chains of rules overrun its stack, which would end rank 0 and with it the
-cluster. So each new grammar is compiled here first, within a limit of CPU time that the kernel
-keeps, and rank 0 compiles only what has passed.
+cluster. So each new grammar is compiled here first, within limits of CPU time and memory, and rank
+0 compiles only what has passed.
 
-As a program this is the child: it reads JSON lines, first the tokenizer, then grammars, and
-answers each with a JSON line, the reason against it or "". It ends with its input.
+As a program this is rank 0's child (grammar_process is the other end of its pipes). It reads JSON
+lines, first the tokenizer, then grammars, and answers each with a JSON line. For each grammar it
+forks, so that what is too much ends the fork alone: a new child would have to read the tokenizer
+again, which takes a second or two where the vocabulary is large. It ends with its input.
 """
 
 import json
 import os
 import re
+import resource
+import select
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterable
@@ -23,16 +26,19 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 COMPILE_CPU_S = 2.0
 COMPILE_WALL_S = 20.0
-START_WALL_S = 120.0
 # Below every platform's default for threads, so what fits in the child fits in rank 0.
 STACK_BYTES = 1024 * 1024
+# That one grammar may take, to compile; what rank 0 keeps of it is less.
+MEMORY_BYTES = 64 * 2**20
+# On the way there, where the kernel counts (Linux): an allocation beyond it ends the fork.
+DATA_BYTES = 2**30
 REASON_CHARS = 200
 INHERITED_FDS = 4096
 TRIAL_STEPS = 8
+ANSWER_BYTES = 65536  # of a fork: far more than the longest reason
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of getrusage's ru_maxrss
+ANY_TEXT = LLMatcher.grammar_from_regex(r"(.|\n)*")
 PANIC = "the grammar is too large or too deeply nested"
-# Exit codes of a child that the grammar was too much for, as subprocess gives them.
-TOO_SLOW = (-signal.SIGPROF, -signal.SIGALRM)
-CRASHED = (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGILL, -signal.SIGTRAP)
 # Per matcher. Fuel and items bound one step to some tens of milliseconds, and what a whole answer
 # may keep in memory to about 50 MB; rows are wide enough for objects of 2,000 optional properties.
 LIMITS = {
@@ -92,117 +98,87 @@ def short_reason(error: str) -> str:
     return reason if len(reason) <= REASON_CHARS else reason[:REASON_CHARS] + "..."
 
 
-class Checker:
-    """The child, started when first needed and again after it has died. One caller at a time."""
-
-    def __init__(self, spec: dict[str, Any]) -> None:
-        """spec: as make_tokenizer takes it."""
-        self._spec = spec
-        self._lock = threading.Lock()
-        self._child: subprocess.Popen[str] | None = None
-
-    def refuse(self, grammar: str) -> str:
-        """The reason against a grammar, or "".
-
-        Raises OSError if no child can be started, or if it was ended from outside.
-        """
-        with self._lock:
-            child = self._child or self._start()
-            answer = self._ask(child, {"grammar": grammar})
-            if answer is not None:
-                return answer["reason"]
-            ended = self._reap()
-        if ended in TOO_SLOW:
-            return f"it takes longer than {COMPILE_CPU_S:g} s to compile"
-        if ended in CRASHED:
-            return PANIC
-        raise OSError(f"the grammar checker ended with {ended}")
-
-    def close(self) -> None:
-        """Ends the child."""
-        with self._lock:
-            self._reap()
-
-    def _start(self) -> "subprocess.Popen[str]":
-        child = subprocess.Popen(
-            # -P: the names of our modules must not hide the standard library's.
-            [sys.executable, "-P", __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # a crash prints pages, and we say it in one line
-            text=True,
-            # So that Python spawns it: to fork a process that holds a model can take seconds. The
-            # child closes what it has inherited.
-            close_fds=False,
-        )
-        self._child = child
-        if self._ask(child, self._spec) is None:
-            raise OSError(f"the grammar checker ended with {self._reap()} while it started")
-        return child
-
-    def _ask(self, child: "subprocess.Popen[str]", question: dict[str, Any]) -> Any:
-        """The answer, or None if the child died; its own alarms see to it that it does."""
-        try:
-            child.stdin.write(json.dumps(question) + "\n")
-            child.stdin.flush()
-            line = child.stdout.readline()
-        except OSError:
-            return None
-        return json.loads(line) if line.endswith("\n") else None
-
-    def _reap(self) -> int | None:
-        """Lets go of the child; its exit code, negative for a signal."""
-        child, self._child = self._child, None
-        if child is None:
-            return None
-        for pipe in (child.stdin, child.stdout):
-            try:
-                pipe.close()
-            except OSError:  # what could not be flushed to a dead child
-                pass
-        try:
-            return child.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            return child.wait()
-
-
 def serve(lines: Iterable[str]) -> None:
-    """The child's loop, on a thread with a small stack."""
+    """The child's loop."""
     source = iter(lines)
     spec = json.loads(next(source))
     tokenizer = make_tokenizer(spec)
-    _answer("")
+    # Some systems count what a fork only reads, such as the tokenizer.
+    reads = _try_apart(tokenizer, ANY_TEXT, spec["eos"]).get("bytes", 0)
+    _answer({})
     for line in source:
-        signal.setitimer(signal.ITIMER_PROF, COMPILE_CPU_S)
-        signal.setitimer(signal.ITIMER_REAL, COMPILE_WALL_S)
-        matcher, reason = build(tokenizer, json.loads(line)["grammar"])
-        reason = reason or try_out(matcher, spec["eos"])
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        _answer(reason)
+        question = json.loads(line)
+        # An empty question asks only whether anybody is there.
+        _answer(_try_apart(tokenizer, question["grammar"], spec["eos"], reads) if question else {})
 
 
-def _answer(reason: str) -> None:
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    print(json.dumps({"reason": reason}), flush=True)
+def _answer(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+def _try_apart(
+    tokenizer: LLTokenizer, grammar: str, ends: list[int], reads: int = 0
+) -> dict[str, Any]:
+    """What a fork says of the grammar: "reason", and in "bytes" the memory that it took beyond
+    reads; or "ended", its exit code, negative for a signal."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            _in_fork(writer, tokenizer, grammar, ends, reads)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    told = os.read(reader, ANSWER_BYTES) if poll.poll(COMPILE_WALL_S * 1000) else b""
+    os.close(reader)
+    if not told:
+        os.kill(pid, signal.SIGKILL)  # it may be stopped; if it has ended, this does nothing
+    _, status = os.waitpid(pid, 0)
+    return json.loads(told) if told else {"ended": os.waitstatus_to_exitcode(status)}
+
+
+def _in_fork(
+    writer: int, tokenizer: LLTokenizer, grammar: str, ends: list[int], reads: int
+) -> None:
+    # The default action of the timer's signal ends the process even in the middle of native code.
+    signal.setitimer(signal.ITIMER_PROF, COMPILE_CPU_S)
+    try:
+        resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
+    except (OSError, ValueError):
+        pass  # what it took is looked at afterwards
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reasons: list[str] = []
+
+    def work() -> None:
+        matcher, reason = build(tokenizer, grammar)
+        reasons.append(reason or try_out(matcher, ends))
+
+    threading.stack_size(STACK_BYTES)
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    taken = max(0, (after - before) * RSS_UNIT - reads)
+    reason = reasons[0] or (PANIC if taken > MEMORY_BYTES else "")
+    os.write(writer, json.dumps({"reason": reason, "bytes": taken}).encode())
+    os._exit(0)
 
 
 def main() -> None:
     # The sockets to other ranks, if we kept them, would hide from those that rank 0 is gone.
     os.closerange(3, INHERITED_FDS)
-    # The default action of both timers' signals ends the process even in the middle of native
-    # code. Ctrl-C is rank 0's to handle; the end of our input tells us.
+    # A group of its own: rank 0 ends it with its fork, and a terminal stops neither.
+    os.setpgid(0, 0)
+    # Ctrl-C is rank 0's to handle; the end of our input tells us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ending = (signal.SIGPROF, signal.SIGALRM, signal.SIGTERM)  # rank 0 may block any of them
+    ending = (signal.SIGPROF, signal.SIGTERM)  # rank 0 may block any of them
     for number in ending:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
-    signal.setitimer(signal.ITIMER_REAL, START_WALL_S)
-    threading.stack_size(STACK_BYTES)
-    worker = threading.Thread(target=serve, args=(sys.stdin,))
-    worker.start()
-    worker.join()
+    serve(sys.stdin)
 
 
 if __name__ == "__main__":

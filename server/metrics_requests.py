@@ -48,7 +48,7 @@ def describe_requests(words: Words, status: Status) -> Iterator[Metric]:
     )
     yield words.counter(
         "requests_rejected",
-        "Requests refused with 429, because every place in the queue was taken.",
+        "Requests refused with 429: every place in the queue, or for new grammars, was taken.",
         sum(count for (_, _, code, _), count in closed.items() if code == TOO_MANY),
     )
     yield words.counter(

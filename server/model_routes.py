@@ -12,6 +12,7 @@ from typing import Any
 
 from server.account import Texts
 from server.answering import answer
+from server.asker import Asker, network_of
 from server.dialects import chat as chat_api
 from server.dialects import completions as completions_api
 from server.dialects import messages as messages_api
@@ -82,7 +83,7 @@ class ModelRoutes:
         dialect = completions_api.CompletionDialect(
             *self._frame(model, common, len(request.prompts))
         )
-        constraint = model.prompts.plain_constraint(request)
+        constraint = model.prompts.plain_constraint(request, self._asker(exchange))
         jobs = []
         for prompt in request.prompts:
             _check_length(len(prompt), model.context, "prompt")
@@ -138,7 +139,7 @@ class ModelRoutes:
         given = [request.messages, request.tools, request.template_kwargs]
         _check_length(count_chars(given), model.context, "messages")
         ids = prompts.from_chat(request)
-        constraint = prompts.chat_constraint(request, ids)
+        constraint = prompts.chat_constraint(request, ids, self._asker(exchange))
         job = Job(ids, lambda: prompts.chat_out(request, constraint, ids), constraint)
         self._generate(exchange, model, request.common, [job], make_dialect(ids), "messages")
 
@@ -180,6 +181,7 @@ class ModelRoutes:
             model.prompts.describe,
             exchange.client_gone,
             self._settings.req_timeout,
+            exchange.account.started,
         )
         if self._settings.log_prompts:
             exchange.account.texts = Texts([model.prompts.decode(job.prompt) for job in jobs])
@@ -203,6 +205,17 @@ class ModelRoutes:
         raw = exchange.read_body()
         with self._large if len(raw) > LARGE_BODY else contextlib.nullcontext():
             return parse(parse_json(raw), *context)
+
+    def _asker(self, exchange: Exchange) -> Asker:
+        """Whoever sent the request: what it waits for before it is admitted is its own time."""
+        timeout = self._settings.req_timeout
+        return Asker(
+            exchange.account.key or network_of(exchange.client_address[0]),
+            exchange.account.started + timeout,
+            timeout,
+            exchange.client_gone,
+            self._ready,
+        )
 
     def _ready(self) -> tuple[Model, Served]:
         phase = self._status.phase

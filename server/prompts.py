@@ -6,6 +6,7 @@ The tokenizer, its templates, parsers and detokenizers are mlx-lm's.
 
 from typing import Any, Protocol
 
+from server.asker import Asker
 from server.chat_text import ChatText
 from server.constraint import Constraint
 from server.errors import ApiError, bad_request
@@ -33,9 +34,9 @@ class Prompts(Protocol):
 
     def plain_out(self, common: Common) -> TextOut: ...
 
-    def chat_constraint(self, request: ChatRequest, prompt: list[int]) -> Any: ...
+    def chat_constraint(self, request: ChatRequest, prompt: list[int], asker: Asker) -> Any: ...
 
-    def plain_constraint(self, request: CompletionRequest) -> Any: ...
+    def plain_constraint(self, request: CompletionRequest, asker: Asker) -> Any: ...
 
     def describe(self, score: Score) -> TokenLogprob: ...
 
@@ -142,24 +143,27 @@ class TokenizerPrompts:
         """Builds what the first grammar would wait for. For a thread of its own."""
         self._grammars.warm()
 
-    def chat_constraint(self, request: ChatRequest, prompt: list[int]) -> Constraint | None:
-        """The grammar of a forced call or of response_format. Raises ApiError 400."""
+    def chat_constraint(
+        self, request: ChatRequest, prompt: list[int], asker: Asker
+    ) -> Constraint | None:
+        """The grammar of a forced call or of response_format. Raises ApiError 400, and whatever
+        the asker's waiting raises."""
         if _forces_call(request):
             grammar = self._grammars.compile_calls(
-                request.tools, request.tool_choice, request.parallel_tool_calls
+                request.tools, request.tool_choice, request.parallel_tool_calls, asker
             )
         elif request.format is not None:
-            grammar = self._grammars.compile(request.format)
+            grammar = self._grammars.compile(request.format, asker)
         else:
             return None
         may_think = not _forces_call(request)
         return Constraint.for_chat(grammar, self._tokenizer, prompt, may_think)
 
-    def plain_constraint(self, request: CompletionRequest) -> Constraint | None:
-        """The grammar of a completion. Raises ApiError 400."""
+    def plain_constraint(self, request: CompletionRequest, asker: Asker) -> Constraint | None:
+        """The grammar of a completion. Raises as chat_constraint does."""
         if request.format is None:
             return None
-        return Constraint(self._grammars.compile(request.format))
+        return Constraint(self._grammars.compile(request.format, asker))
 
     # Log-probabilities.
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from server.asker import Asker
 from server.errors import bad_request
 from server.pieces import Parts, TokenLogprob
 from server.requests import ChatRequest, Common, CompletionRequest
@@ -141,10 +142,10 @@ class StubPrompts:
     def plain_out(self, common: Common) -> LetterText:
         return LetterText(common.stop)
 
-    def chat_constraint(self, request: ChatRequest, prompt: list[int]) -> None:
+    def chat_constraint(self, request: ChatRequest, prompt: list[int], asker: Asker) -> None:
         return None
 
-    def plain_constraint(self, request: CompletionRequest) -> None:
+    def plain_constraint(self, request: CompletionRequest, asker: Asker) -> None:
         return None
 
     def describe(self, score: Score) -> TokenLogprob:

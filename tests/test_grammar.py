@@ -1,9 +1,7 @@
 """Grammars with real tokenizers: what random tokens under the mask write is always right."""
 
 import json
-import os
 import re
-import signal
 import threading
 import time
 
@@ -487,16 +485,6 @@ class TestHostile:
         with pytest.raises(GrammarError, match="too long"):
             for _ in range(3):
                 matcher.mask()
-
-    def test_a_child_that_was_ended_from_outside_is_replaced(self, tmp_path):
-        grammars = byte_walker(tmp_path).grammars
-        grammars.warm()
-        child = grammars._tools[1]._child
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-        assert refusal(grammars, Format("regex", "x")).status == 500
-        grammars.compile(Format("regex", "x"))
-        grammars.close()
 
 
 class TestThreads:

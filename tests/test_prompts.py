@@ -11,6 +11,7 @@ pytest.importorskip("mlx_lm")
 
 from mlx_lm.utils import load_tokenizer
 
+from server.asker import SERVER
 from server.dialects.chat import parse as parse_chat
 from server.errors import ApiError
 from server.pieces import TokenLogprob
@@ -324,14 +325,14 @@ def test_a_format_or_a_forced_call_makes_a_constraint_and_nothing_else_does(prom
     request = chat(tools=[tool])
     ids = prompts.from_chat(request)
     for fields in ({}, {"tools": [tool]}, {"response_format": {"type": "text"}}):
-        assert prompts.chat_constraint(chat(**fields), ids) is None
+        assert prompts.chat_constraint(chat(**fields), ids, SERVER) is None
     named = {"type": "function", "function": {"name": "f"}}
     for fields in (
         {"response_format": {"type": "json_object"}},
         {"tools": [tool], "tool_choice": "required"},
         {"tools": [tool], "tool_choice": named},
     ):
-        matcher = prompts.chat_constraint(chat(**fields), ids).matcher()
+        matcher = prompts.chat_constraint(chat(**fields), ids, SERVER).matcher()
         opening = ord("[") if fields.get("tool_choice") == "required" else ord("{")
         mask = matcher.mask()
         assert mask[opening // 32] >> (opening % 32) & 1
@@ -343,7 +344,7 @@ def test_an_impossible_schema_is_400_before_any_work(prompts):
     given = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
     request = chat(response_format=given)
     with pytest.raises(ApiError) as caught:
-        prompts.chat_constraint(request, prompts.from_chat(request))
+        prompts.chat_constraint(request, prompts.from_chat(request), SERVER)
     assert caught.value.status == 400 and "response_format" in caught.value.param
 
 
