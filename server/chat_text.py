@@ -18,7 +18,7 @@ from typing import Any
 from server.call_text import CallText
 from server.markup import initial_state, markup_of
 from server.pieces import CallPiece, Parts
-from server.stop_strings import StopStrings
+from server.stop_strings import StopStrings, StopWords
 
 NEWLINES = "\r\n"
 HEADERS = ("<|", "to=", "assistant")  # how the header of a message may begin
@@ -36,7 +36,7 @@ class ChatText:
     def __init__(
         self,
         tokenizer: Any,
-        stop: tuple[str, ...] = (),
+        stop: StopWords | tuple[str, ...] = (),
         hidden: frozenset[int] | set[int] = frozenset(),
         prompt_ids: Sequence[int] = (),
         tools: Sequence[dict[str, Any]] = (),

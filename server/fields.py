@@ -1,7 +1,7 @@
 """Readers for single JSON fields: the type, the range, and an error that names all of it.
 
 `null` means absent, as openai-python sends it for every optional field. A boolean is never taken
-for a number, though Python would.
+for a number, though Python would. JSON has one kind of number: 64.0 is the whole number 64.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Any
 from server.errors import ApiError, bad_request
 
 Body = Mapping[str, Any]
+NAME_CHARS = 120  # of a field's name in an error: some hold a key that the client has chosen
 
 
 def show(value: Any, limit: int = 60) -> str:
@@ -25,6 +26,7 @@ def show(value: Any, limit: int = 60) -> str:
 
 def wrong(name: str, value: Any, allowed: str) -> ApiError:
     """The one wording for a bad value: field, value, what is allowed."""
+    name = name if len(name) <= NAME_CHARS else name[:NAME_CHARS] + "..."
     return bad_request(f"Invalid value for {name!r}: {show(value)}. It must be {allowed}.", name)
 
 
@@ -49,9 +51,10 @@ def integer(body: Body, name: str, least: int, most: int) -> int | None:
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(whole, bool) or not isinstance(whole, int) or not least <= whole <= most:
         raise wrong(name, value, f"a whole number from {least} to {most}")
-    return value
+    return whole
 
 
 def boolean(body: Body, name: str) -> bool:

@@ -5,13 +5,13 @@ has added over time: guided_json and its like, and structured_outputs. Whether a
 compiled is for Grammars to say.
 """
 
-import json
 import re
 from typing import Any
 
 from server.errors import ApiError, bad_request
 from server.fields import Body, array, boolean, check_text, mapping, show, string, wrong
-from server.requests import Format, ToolChoice
+from server.json_limits import InnerJson
+from server.requests import MAX_TOOLS, Format, ToolChoice
 
 TYPES = ("text", "json_object", "json_schema")
 # vLLM's names, in its guided_ fields and inside structured_outputs.
@@ -23,7 +23,6 @@ REFUSED_OPTIONS = (
     "disable_additional_properties",
 )  # fmt: skip
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-MAX_TOOLS = 512
 
 
 def parse_format(body: Body) -> Format | None:
@@ -124,7 +123,7 @@ def _schema(value: Any, field: str) -> dict[str, Any]:
     schema = value
     if isinstance(value, str):
         try:
-            schema = json.loads(value)
+            schema = InnerJson().loads(value)
         except (ValueError, RecursionError):
             raise wrong(field, value, "a JSON schema (an object, or its JSON text)") from None
     if not isinstance(schema, dict):

@@ -5,8 +5,7 @@ generate. While the model loads, and while the server drains, all of them answer
 """
 
 import contextlib
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,11 +21,14 @@ from server.errors import context_exceeded, unavailable
 from server.fields import wrong
 from server.generation import Choice, Generation
 from server.http_server import Exchange
+from server.lanes import Lanes
+from server.patience import Patience
 from server.pieces import Dialect, TextOut
-from server.prompts import Prompts, count_chars
+from server.prompts import Prompts, check_length, count_chars
 from server.requests import (
     ChatRequest,
     Common,
+    CompletionRequest,
     Sampling,
     Served,
     check_vocabulary,
@@ -35,9 +37,6 @@ from server.requests import (
 from server.settings import Settings
 from server.status import Status
 from server.tickets import Line, Ticket
-
-LARGE_BODY = 2**20  # bytes; parsed, these can take thirty times as much memory
-TOKEN_CHARS = 128  # the longest tokens of known vocabularies are runs of so many blanks
 
 
 @dataclass(frozen=True)
@@ -67,81 +66,129 @@ class ModelRoutes:
         self._settings = settings
         self._status = status
         self._line = line
-        self._large = threading.Lock()
+        self._lanes = Lanes(line.max_running + line.max_waiting)
         self.model: Model | None = None
 
     def chat(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        request = self._parse(exchange, chat_api.parse, served)
-        frame = self._frame(model, request.common, 1)
-        self._converse(exchange, model, request, lambda prompt: chat_api.ChatDialect(*frame))
+        with self._reading(exchange) as (body, patience):
+            request = chat_api.parse(body, served)
+            ids = self._conversation(model, request, patience)
+        dialect = chat_api.ChatDialect(*self._frame(model, request.common, 1))
+        self._converse(exchange, model, request, ids, dialect)
 
     def completions(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        request = self._parse(exchange, completions_api.parse, served)
+        with self._reading(exchange) as (body, patience):
+            request = completions_api.parse(body, served)
+            prompts = self._completion_prompts(model, request, patience)
         common = request.common
-        dialect = completions_api.CompletionDialect(
-            *self._frame(model, common, len(request.prompts))
-        )
+        dialect = completions_api.CompletionDialect(*self._frame(model, common, len(prompts)))
         constraint = model.prompts.plain_constraint(request, self._asker(exchange))
-        jobs = []
-        for prompt in request.prompts:
-            _check_length(len(prompt), model.context, "prompt")
-            ids = prompt if isinstance(prompt, list) else model.prompts.from_text(prompt)
-            if not all(0 <= token < model.prompts.vocab for token in ids):
-                allowed = f"made of token ids from 0 to {model.prompts.vocab - 1}"
-                raise wrong("prompt", prompt, allowed)
-            echo = None
-            if request.echo:
-                echo = prompt if isinstance(prompt, str) else model.prompts.decode(ids)
-            jobs.append(Job(ids, lambda: model.prompts.plain_out(common), constraint, echo))
+        jobs = [
+            Job(ids, lambda: model.prompts.plain_out(common), constraint, echo)
+            for ids, echo in prompts
+        ]
         self._generate(exchange, model, common, jobs, dialect, "prompt")
 
     def responses(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        request, echo = self._parse(exchange, responses_api.parse, served)
-        self._converse(
-            exchange, model, request, lambda prompt: responses_api.ResponsesDialect(echo)
-        )
+        with self._reading(exchange) as (body, patience):
+            request, echo = responses_api.parse(body, served)
+            ids = self._conversation(model, request, patience)
+        self._converse(exchange, model, request, ids, responses_api.ResponsesDialect(echo))
 
     def messages(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        request, echo = self._parse(exchange, messages_api.parse, served)
-        self._converse(
-            exchange, model, request, lambda prompt: messages_api.MessagesDialect(echo, len(prompt))
-        )
+        with self._reading(exchange) as (body, patience):
+            request, echo = messages_api.parse(body, served)
+            ids = self._conversation(model, request, patience)
+        dialect = messages_api.MessagesDialect(echo, len(ids))
+        self._converse(exchange, model, request, ids, dialect)
 
     def count_tokens(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        request = self._parse(exchange, messages_api.parse_count, served)
-        exchange.send_json(200, messages_api.count(len(model.prompts.from_chat(request))))
+        with self._reading(exchange) as (body, patience):
+            request = messages_api.parse_count(body, served)
+            _check_conversation(request, model)
+            ids = model.prompts.from_chat(request, context=model.context, patience=patience)
+        exchange.send_json(200, messages_api.count(len(ids)))
 
     def tokenize(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        request = self._parse(exchange, tokenize_api.parse_tokenize, served)
-        exchange.send_json(200, tokenize_api.tokenize(request, model.prompts, model.context))
+        with self._reading(exchange) as (body, patience):
+            request = tokenize_api.parse_tokenize(body, served)
+            if not isinstance(request.source, str):
+                _check_conversation(request.source, model)
+            answer = tokenize_api.tokenize(request, model.prompts, model.context, patience)
+        exchange.send_json(200, answer)
 
     def detokenize(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        vocab = model.prompts.vocab
-        ids = self._parse(exchange, tokenize_api.parse_detokenize, served, vocab)
-        exchange.send_json(200, tokenize_api.detokenize(ids, model.prompts))
+        with self._reading(exchange) as (body, _):
+            ids = tokenize_api.parse_detokenize(body, served, model.prompts.vocab)
+            answer = tokenize_api.detokenize(ids, model.prompts)
+        exchange.send_json(200, answer)
+
+    @contextlib.contextmanager
+    def _reading(self, exchange: Exchange) -> Iterator[tuple[dict[str, Any], Patience]]:
+        """The body, and the patience of whoever sent it, while there is a turn to make tokens of
+        it. What is costly belongs in here; what waits for others than this lane does not."""
+        raw = exchange.read_body()
+        patience = Patience.of(exchange.client_gone, self._settings.req_timeout)
+        with self._lanes.enter(len(raw), patience):
+            yield parse_json(raw), patience
+
+    def _conversation(self, model: Model, request: ChatRequest, patience: Patience) -> list[int]:
+        """Token ids of a conversation; what can be refused for less is refused before."""
+        self._check_early(model, request.common, 1)
+        _check_conversation(request, model)
+        return model.prompts.from_chat(request, context=model.context, patience=patience)
+
+    def _completion_prompts(
+        self, model: Model, request: CompletionRequest, patience: Patience
+    ) -> list[tuple[list[int], str | None]]:
+        """Token ids of each prompt, and its text if that is part of the answer."""
+        self._check_early(model, request.common, len(request.prompts))
+        prompts, context, found = model.prompts, model.context, []
+        for prompt in request.prompts:
+            # All of them before the first is tokenized.
+            if isinstance(prompt, str):
+                check_length(len(prompt), prompts.token_bytes, context, "prompt")
+            elif len(prompt) >= context:
+                raise context_exceeded(len(prompt), context, "prompt")
+            elif not all(0 <= token < prompts.vocab for token in prompt):
+                allowed = f"made of token ids from 0 to {prompts.vocab - 1}"
+                raise wrong("prompt", prompt, allowed)
+        for prompt in request.prompts:
+            ids = prompt
+            if isinstance(prompt, str):
+                ids = prompts.from_text(prompt, context=context, patience=patience)
+                self._clamp(request.common, len(ids), context, "prompt")
+            text = None
+            if request.echo:
+                text = prompt if isinstance(prompt, str) else prompts.decode(ids)
+            found.append((ids, text))
+        return found
+
+    def _check_early(self, model: Model, common: Common, prompts: int) -> None:
+        """What the line would say in the end, before a prompt has cost anything."""
+        check_vocabulary(common, model.prompts.vocab)
+        self._line.check_room(prompts * common.n)
 
     def _converse(
         self,
         exchange: Exchange,
         model: Model,
         request: ChatRequest,
-        make_dialect: Callable[[list[int]], Dialect],
+        ids: list[int],
+        dialect: Dialect,
     ) -> None:
         """The one way from a conversation to its answer, whatever the dialect."""
-        prompts = model.prompts
-        given = [request.messages, request.tools, request.template_kwargs]
-        _check_length(count_chars(given), model.context, "messages")
-        ids = prompts.from_chat(request)
-        constraint = prompts.chat_constraint(request, ids, self._asker(exchange))
-        job = Job(ids, lambda: prompts.chat_out(request, constraint, ids), constraint)
-        self._generate(exchange, model, request.common, [job], make_dialect(ids), "messages")
+        self._clamp(request.common, len(ids), model.context, "messages")
+        constraint = model.prompts.chat_constraint(request, ids, self._asker(exchange))
+        job = Job(ids, lambda: model.prompts.chat_out(request, constraint, ids), constraint)
+        self._generate(exchange, model, request.common, [job], dialect, "messages")
 
     def _generate(
         self,
@@ -152,11 +199,9 @@ class ModelRoutes:
         dialect: Dialect,
         param: str,
     ) -> None:
-        check_vocabulary(common, model.prompts.vocab)
-        self._line.check_size(len(jobs) * common.n)
         if any(job.constraint is not None for job in jobs):
             common = replace(common, ignore_eos=False)  # what matches a grammar must end
-        choices: list[Choice] = []
+        tickets: list[Ticket] = []
         firsts: list[Ticket] = []
         for job in jobs:
             limit = self._clamp(common, len(job.prompt), model.context, param)
@@ -165,17 +210,43 @@ class ModelRoutes:
                     job.prompt,
                     limit,
                     common,
-                    choice=len(choices),
+                    choice=len(tickets),
                     score_prompt=n == 0 and job.echo is not None and common.logprobs is not None,
                     grammar=job.constraint,
-                    events=choices[0].ticket.events if choices else None,
+                    events=tickets[0].events if tickets else None,
                 )
                 if n == 0:
                     firsts.append(ticket)
                 else:
                     firsts[-1].followers.append(ticket)
-                choices.append(Choice(ticket, job.text_out(), job.echo))
-        generation = Generation(
+                tickets.append(ticket)
+        self._line.admit(firsts)
+        try:
+            # Not before there is a place: what reads an answer costs something, too.
+            generation = self._begin(exchange, model, jobs, tickets)
+        except BaseException:
+            for ticket in tickets:
+                self._line.cancel(ticket)
+                self._line.answered(ticket)
+            raise
+        exchange.account.generation, exchange.account.stream = generation, common.stream
+        self._status.record.admitted(generation)
+        answer(exchange, dialect, generation, common.stream)
+
+    def _begin(
+        self, exchange: Exchange, model: Model, jobs: list[Job], tickets: list[Ticket]
+    ) -> Generation:
+        choices = [
+            Choice(ticket, job.text_out(), job.echo)
+            for ticket, job in zip(
+                tickets,
+                (job for job in jobs for _ in range(len(tickets) // len(jobs))),
+                strict=True,
+            )
+        ]
+        if self._settings.log_prompts:
+            exchange.account.texts = Texts([model.prompts.decode(job.prompt) for job in jobs])
+        return Generation(
             choices,
             self._line,
             model.prompts.describe,
@@ -183,12 +254,6 @@ class ModelRoutes:
             self._settings.req_timeout,
             exchange.account.started,
         )
-        if self._settings.log_prompts:
-            exchange.account.texts = Texts([model.prompts.decode(job.prompt) for job in jobs])
-        self._line.admit(firsts)
-        exchange.account.generation, exchange.account.stream = generation, common.stream
-        self._status.record.admitted(generation)
-        answer(exchange, dialect, generation, common.stream)
 
     def _frame(self, model: Model, common: Common, prompts: int) -> tuple:
         return (
@@ -198,13 +263,6 @@ class ModelRoutes:
             common.logprobs is not None,
             common.include_usage,
         )
-
-    def _parse(self, exchange: Exchange, parse: Callable[..., Any], *context: Any) -> Any:
-        """The checked request. Large ones in turn: parsing together they are no sooner done, but
-        need their memory together, and keep the engine's thread waiting all the while."""
-        raw = exchange.read_body()
-        with self._large if len(raw) > LARGE_BODY else contextlib.nullcontext():
-            return parse(parse_json(raw), *context)
 
     def _asker(self, exchange: Exchange) -> Asker:
         """Whoever sent the request: what it waits for before it is admitted is its own time."""
@@ -233,8 +291,8 @@ class ModelRoutes:
         return min(common.max_tokens or self._settings.default_max_tokens, room)
 
 
-def _check_length(chars: int, context: int, param: str) -> None:
-    """Refuses text that cannot fit before it is tokenized: 20 MB would keep a core busy for a
-    minute, whether the client waits or not."""
-    if chars > context * TOKEN_CHARS:
-        raise context_exceeded(chars // TOKEN_CHARS, context, param)
+def _check_conversation(request: ChatRequest, model: Model) -> None:
+    """Refuses before it is rendered what cannot fit: more text than the context's tokens can stand
+    for, or more turns than any template is to be kept busy with."""
+    given = [request.messages, request.tools, request.template_kwargs]
+    check_length(count_chars(given), model.prompts.token_bytes, model.context, "messages")

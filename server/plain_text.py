@@ -6,7 +6,7 @@ Runs on rank 0's HTTP threads. The detokenizer is mlx-lm's; it holds back unfini
 from typing import Any
 
 from server.pieces import Parts
-from server.stop_strings import StopStrings
+from server.stop_strings import StopStrings, StopWords
 
 
 class PlainText:
@@ -14,7 +14,9 @@ class PlainText:
 
     reasoning_tokens = 0
 
-    def __init__(self, detokenizer: Any, stop: tuple[str, ...], hidden: set[int]) -> None:
+    def __init__(
+        self, detokenizer: Any, stop: StopWords | tuple[str, ...], hidden: set[int]
+    ) -> None:
         self._detokenizer = detokenizer
         self._stop = StopStrings(stop)
         self._hidden = hidden

@@ -1,34 +1,51 @@
 """Text in: chat template and tokenizer; and the right way out for what comes back.
 
 Called on rank 0's HTTP threads, while the engine runs on the main thread; holds no MLX arrays.
-The tokenizer, its templates, parsers and detokenizers are mlx-lm's.
+The tokenizer, its templates, parsers and detokenizers are mlx-lm's. Text that is too long for the
+context is refused before it is tokenized, and large text is tokenized in a child process.
 """
 
+import contextlib
 from typing import Any, Protocol
 
 from server.asker import Asker
 from server.chat_text import ChatText
 from server.constraint import Constraint
-from server.errors import ApiError, bad_request
+from server.encoder import Encoder, Unavailable
+from server.errors import ApiError, bad_request, context_exceeded
 from server.fields import show
 from server.forced_calls import ForcedCalls
 from server.grammar import Grammars
+from server.patience import ENDLESS, Patience
 from server.pieces import TextOut, TokenLogprob
 from server.plain_text import PlainText
 from server.requests import ChatRequest, Common, CompletionRequest
 from server.tickets import Score
+from server.token_bytes import bytes_per_token
+
+# Bytes of text. Smaller ones are tokenized in this process, by a call that lets other threads run;
+# larger ones in a child, and the largest in another, so that they keep nobody else waiting.
+LARGE_TEXT, HUGE_TEXT = 256 * 2**10, 4 * 2**20
+UNLIMITED = 2**62  # tokens: no text is too long
 
 
 class Prompts(Protocol):
-    """What routes need of a tokenizer. vocab counts token ids."""
+    """What routes need of a tokenizer. vocab counts token ids; token_bytes: of UTF-8 text, the most
+    that one token stands for. What turns text into tokens takes the most tokens that may come of
+    it (context) and the patience of whoever asks."""
 
     vocab: int
+    token_bytes: int
 
-    def from_chat(self, request: ChatRequest, open_turn: bool = True) -> list[int]: ...
+    def from_chat(
+        self, request: ChatRequest, open_turn: bool = True, *, context: int, patience: Patience
+    ) -> list[int]: ...
 
-    def from_text(self, text: str) -> list[int]: ...
+    def from_text(self, text: str, *, context: int, patience: Patience) -> list[int]: ...
 
-    def encode(self, text: str, special_tokens: bool) -> list[int]: ...
+    def encode(
+        self, text: str, special_tokens: bool, *, context: int, patience: Patience
+    ) -> list[int]: ...
 
     def chat_out(self, request: ChatRequest, constraint: Any, prompt: list[int]) -> TextOut: ...
 
@@ -52,50 +69,91 @@ class TokenizerPrompts:
         self._tokenizer = tokenizer
         self._eos = set(tokenizer.eos_token_ids)
         self.vocab = vocab
+        self.token_bytes = bytes_per_token(tokenizer)
+        source = getattr(tokenizer, "_tokenizer", tokenizer)
+        self._large, self._huge = Encoder(source), Encoder(source)
         self._grammars = Grammars(tokenizer._tokenizer, vocab, sorted(self._eos))
 
     # Text in.
 
-    def from_chat(self, request: ChatRequest, open_turn: bool = True) -> list[int]:
+    def from_chat(
+        self,
+        request: ChatRequest,
+        open_turn: bool = True,
+        *,
+        context: int = UNLIMITED,
+        patience: Patience = ENDLESS,
+    ) -> list[int]:
         """Token ids of a conversation, with the start of the model's turn unless open_turn is
-        False. Raises ApiError 400 when the template refuses it."""
+        False. Raises ApiError 400 when the template refuses it or it cannot fit."""
         if not self._tokenizer.has_chat_template:
             raise bad_request("This model has no chat template; use /v1/completions.", "messages")
         try:
             try:
-                ids = self._render(request, request.messages, open_turn)
+                text = self._render(request, request.messages, open_turn)
             except Exception:
                 # Many templates know no developer, and take a system turn only as the first; some
                 # clients send both later on.
                 plainer = _system_first(request.messages)
                 if plainer == request.messages:
                     raise
-                ids = self._render(request, plainer, open_turn)
-            ids = [int(token) for token in ids]
+                text = self._render(request, plainer, open_turn)
         except Exception as error:
             # Templates raise whatever they like: unknown roles, wrong order, missing keys.
             raise _refused(error, "messages", "the model's chat template") from error
-        return self._checked(ids, "messages")
+        if not text:
+            raise bad_request("'messages' holds no tokens.", "messages")
+        return self._checked(self._encode(text, False, "messages", context, patience), "messages")
 
-    def _render(self, request: ChatRequest, messages: list[dict], open_turn: bool) -> list[int]:
+    def _render(self, request: ChatRequest, messages: list[dict], open_turn: bool) -> str:
         return self._tokenizer.apply_chat_template(
             messages,
             # Some templates take an empty list for tools to show.
             tools=(request.tools or None) if request.tool_choice.mode != "none" else None,
             add_generation_prompt=open_turn,
+            tokenize=False,
             **request.template_kwargs,
         )
 
-    def from_text(self, text: str) -> list[int]:
+    def from_text(
+        self, text: str, *, context: int = UNLIMITED, patience: Patience = ENDLESS
+    ) -> list[int]:
         """Token ids of plain text, with the tokenizer's own special tokens; never none."""
-        return self._checked(self.encode(text, special_tokens=True), "prompt")
+        ids = self.encode(text, special_tokens=True, context=context, patience=patience)
+        return self._checked(ids, "prompt")
 
-    def encode(self, text: str, special_tokens: bool) -> list[int]:
-        """Token ids of plain text. Raises ApiError 400 when the tokenizer refuses it."""
+    def encode(
+        self,
+        text: str,
+        special_tokens: bool,
+        *,
+        context: int = UNLIMITED,
+        patience: Patience = ENDLESS,
+    ) -> list[int]:
+        """Token ids of plain text. Raises ApiError 400 when it is refused or cannot fit."""
+        return self._encode(text, special_tokens, "prompt", context, patience)
+
+    def _encode(
+        self, text: str, special_tokens: bool, param: str, context: int, patience: Patience
+    ) -> list[int]:
+        patience.look()
         try:
+            size = len(text.encode())
+            check_length(size, self.token_bytes, context, param)
+            if size > LARGE_TEXT:
+                encoder = self._huge if size > HUGE_TEXT else self._large
+                with contextlib.suppress(Unavailable):
+                    return encoder.encode(text, special_tokens, patience, param)
             return list(self._tokenizer.encode(text, add_special_tokens=special_tokens))
+        except (ApiError, ConnectionError):
+            raise
         except Exception as error:
-            raise _refused(error, "prompt", "the tokenizer") from error
+            raise _refused(error, param, "the tokenizer") from error
+
+    def close(self) -> None:
+        """Ends the child processes."""
+        self._large.close()
+        self._huge.close()
 
     # The way out.
 
@@ -114,7 +172,7 @@ class TokenizerPrompts:
             )
         return ChatText(
             self._tokenizer,
-            common.stop,
+            common.stop_words,
             hidden,
             prompt,
             request.tools,
@@ -130,7 +188,7 @@ class TokenizerPrompts:
         for token in self._tokenizer.encode("a", add_special_tokens=False):
             detokenizer.add_token(token)
         _ = detokenizer.last_segment
-        return PlainText(detokenizer, common.stop, self._hidden(common))
+        return PlainText(detokenizer, common.stop_words, self._hidden(common))
 
     def _hidden(self, common: Common) -> set[int]:
         """Ids that end an answer, and are no part of its text."""
@@ -203,6 +261,13 @@ class TokenizerPrompts:
             # A tokenizer with more tokens than its model; MLX would read beyond the embeddings.
             raise bad_request(f"{name!r} holds a token that the model does not have.", name)
         return ids
+
+
+def check_length(size: int, token_bytes: int, context: int, param: str) -> None:
+    """Refuses text that has more bytes than tokens of the context can stand for: to tokenize it
+    would take minutes and gigabytes, only to find the same."""
+    if size > context * token_bytes:
+        raise context_exceeded(-(-size // token_bytes), context, param)
 
 
 def count_chars(value: Any) -> int:

@@ -5,11 +5,11 @@ the queue, with an ApiError that names the field. Unknown fields are ignored, as
 expect. What each API adds of its own is in dialects/.
 """
 
-import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from server.errors import bad_request, model_not_found
+from server.errors import ApiError, bad_request, model_not_found
 from server.fields import (
     Body,
     array,
@@ -22,14 +22,19 @@ from server.fields import (
     string,
     wrong,
 )
+from server.json_limits import MAX_JSON_DEPTH, TooManyValues, check_depth, loads
+from server.stop_strings import StopWords
 
-MAX_JSON_DEPTH = 100
 MAX_STOP_STRINGS = 64
-MAX_STOP_CHARS = 1024
+MAX_STOP_CHARS = 1024  # of one
+MAX_STOP_CHARS_IN_ALL = 4096
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MAX_INT = 2**31 - 1
+AS_MANY_AS_FIT = MAX_INT  # max_tokens: what the context leaves
 MAX_CHOICES = 128
 MAX_TOKEN_IDS = 1024
+MAX_TURNS = 10_000  # of a conversation; a template takes some 10 us for each
+MAX_TOOLS = 512
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,11 @@ class Common:
     logprobs: int | None = None  # None: none; else how many alternatives beside each token
     stream: bool = False
     include_usage: bool = False
+
+    @cached_property
+    def stop_words(self) -> StopWords:
+        """The stop strings, for all choices alike."""
+        return StopWords(self.stop)
 
 
 @dataclass(frozen=True)
@@ -125,16 +135,19 @@ class Served:
 def parse_json(raw: bytes) -> dict[str, Any]:
     """The body as a JSON object. Raises ApiError 400 for anything else."""
     try:
-        body = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        body = loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)  # skips a BOM
     except UnicodeDecodeError as error:
         raise bad_request(f"The body is not valid UTF-8: {error}") from None
+    except TooManyValues as error:
+        raise bad_request(f"The body {error}") from None
     except RecursionError:
         raise bad_request(f"The body is nested deeper than {MAX_JSON_DEPTH} levels.") from None
     except ValueError as error:  # JSONDecodeError, a constant, or an integer of absurd length
         raise bad_request(f"The body is not valid JSON: {show(str(error), 200)}") from None
     if not isinstance(body, dict):
         raise bad_request(f"The body must be a JSON object, not {show(body)}.")
-    _check_depth(body)
+    if not check_depth(body):
+        raise bad_request(f"The body is nested deeper than {MAX_JSON_DEPTH} levels.")
     return body
 
 
@@ -149,11 +162,9 @@ def parse_common(body: Body, served: Served) -> Common:
     """The fields that chat and completions share; logprobs differ and are the caller's."""
     check_model(body, served)
     options = mapping(body, "stream_options") or {}
-    max_tokens = integer(body, "max_completion_tokens", 1, MAX_INT)
-    legacy_max = integer(body, "max_tokens", 1, MAX_INT)
     return Common(
         sampling=_sampling(body, served.sampling),
-        max_tokens=legacy_max if max_tokens is None else max_tokens,
+        max_tokens=parse_max_tokens(body, "max_completion_tokens", "max_tokens"),
         min_tokens=integer(body, "min_tokens", 0, MAX_INT) or 0,
         n=integer(body, "n", 1, MAX_CHOICES) or 1,
         stop=parse_stop(body.get("stop")),
@@ -163,6 +174,34 @@ def parse_common(body: Body, served: Served) -> Common:
         stream=boolean(body, "stream"),
         include_usage=boolean(options, "include_usage"),
     )
+
+
+def check_turns(items: list[Any], name: str) -> None:
+    """Refuses more turns than a template is to be kept busy with; each is several tokens."""
+    if len(items) > MAX_TURNS:
+        raise wrong(name, f"{len(items)} items", f"of at most {MAX_TURNS}")
+
+
+def parse_max_tokens(body: Body, *names: str) -> int | None:
+    """The limit on generated tokens, from the first of names that has one; None: none is there.
+
+    -1 and null ask for as many as fit; a null gives way to the other field's number.
+    """
+    found = [_max_tokens(body, name) for name in names if body.get(name) is not None]
+    if not found and any(name in body for name in names):
+        return AS_MANY_AS_FIT
+    return found[0] if found else None
+
+
+def _max_tokens(body: Body, name: str) -> int:
+    try:
+        value = integer(body, name, -1, MAX_INT)
+    except ApiError:
+        value = 0
+    if not value:
+        allowed = f"a whole number from 1 to {MAX_INT}, or -1 or null: as many as fit"
+        raise wrong(name, body[name], allowed)
+    return AS_MANY_AS_FIT if value == -1 else value
 
 
 def check_vocabulary(common: Common, vocab: int) -> None:
@@ -227,30 +266,19 @@ def parse_stop(value: Any, name: str = "stop") -> tuple[str, ...]:
     if value is None:
         return ()
     items = [value] if isinstance(value, str) else value
-    allowed = f"a string or an array of at most {MAX_STOP_STRINGS} strings"
+    most = f"{MAX_STOP_CHARS_IN_ALL} characters in all"
+    allowed = f"a string or an array of at most {MAX_STOP_STRINGS} strings, with {most}"
     if not isinstance(items, list) or len(items) > MAX_STOP_STRINGS:
         raise wrong(name, value, allowed)
     for item in items:
         if len(check_text(item, name)) > MAX_STOP_CHARS:
             raise wrong(name, item, f"at most {MAX_STOP_CHARS} characters long")
+    chars = sum(map(len, items))
+    if chars > MAX_STOP_CHARS_IN_ALL:
+        raise wrong(name, f"{len(items)} strings of {chars} characters", f"of at most {most}")
     # An empty stop string can stop nothing; some clients send one for "none".
     return tuple(dict.fromkeys(item for item in items if item))
 
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is not a JSON number")
-
-
-def _check_depth(root: Any) -> None:
-    """Walks without recursion, as a body that parsed may still be too deep for a template."""
-    level = [root]
-    for _ in range(MAX_JSON_DEPTH):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return
-    raise bad_request(f"The body is nested deeper than {MAX_JSON_DEPTH} levels.")

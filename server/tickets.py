@@ -132,6 +132,12 @@ class Line:
                 f"The request asks for {choices} choices; this server holds {places} at most.", "n"
             )
 
+    def check_room(self, choices: int) -> None:
+        """Raises what admit() would raise for so many choices now. Reserves nothing."""
+        self.check_size(choices)
+        with self._lock:
+            self._check_room(choices)
+
     def admit(self, tickets: list[Ticket]) -> None:
         """Takes all of them and their followers, or none.
 
@@ -140,21 +146,23 @@ class Line:
         """
         every = [one for ticket in tickets for one in (ticket, *ticket.followers)]
         self.check_size(len(every))
-        places = self.max_running + self.max_waiting
         with self._lock:
-            if self._closed is not None:
-                # Raised many times over; each would add its frames to the traceback.
-                raise self._closed.with_traceback(None)
-            if len(self._held) + len(every) > places:
-                running = min(len(self._held), self.max_running)
-                raise queue_full(
-                    len(self._held) - running, running, min(60.0, max(1.0, self.estimate_wait()))
-                )
+            self._check_room(len(every))
             self._held.update((one.uid, one) for one in every)
             self._unanswered.update(one.uid for one in every)
         for ticket in tickets:
             self._queue.put_nowait(ticket)
         self.arrived.set()
+
+    def _check_room(self, choices: int) -> None:
+        if self._closed is not None:
+            # Raised many times over; each would add its frames to the traceback.
+            raise self._closed.with_traceback(None)
+        if len(self._held) + choices > self.max_running + self.max_waiting:
+            running = min(len(self._held), self.max_running)
+            raise queue_full(
+                len(self._held) - running, running, min(60.0, max(1.0, self.estimate_wait()))
+            )
 
     def cancel(self, ticket: Ticket) -> None:
         """The client is gone, or has what it wanted: the engine drops it at its next turn."""

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 from server.asker import Asker
 from server.errors import bad_request
+from server.patience import Patience
 from server.pieces import Parts, TokenLogprob
+from server.prompts import check_length
 from server.requests import ChatRequest, Common, CompletionRequest
 from server.status import Status
 from server.tickets import Event, Failed, Line, Score, Scored, Ticket, Token
@@ -42,10 +44,7 @@ class StubEngine:
     """
 
     def __init__(
-        self,
-        line: Line,
-        status: Status,
-        script: Callable[[Ticket], Iterator[Event]] = repeat,
+        self, line: Line, status: Status, script: Callable[[Ticket], Iterator[Event]] = repeat
     ) -> None:
         self.go = threading.Event()
         self.go.set()
@@ -118,23 +117,31 @@ class LetterText:
 
 
 class StubPrompts:
-    """One token a character. A conversation is its contents, one after the other."""
+    """One token a character. A conversation is its contents, one after the other. texts: what was
+    tokenized."""
 
     vocab = 0x110000
+    token_bytes = 4
 
-    def from_chat(self, request: ChatRequest, open_turn: bool = True) -> list[int]:
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def from_chat(self, request: ChatRequest, open_turn: bool = True, **bounds) -> list[int]:
         text = "".join(message["content"] for message in request.messages)
         if text == "bug":
             raise RuntimeError("a bug with a secret")
         if text == "refuse":
             raise bad_request("'messages' was refused by the model's chat template", "messages")
-        return self.from_text(text)
+        return self.from_text(text, **bounds)
 
-    def from_text(self, text: str) -> list[int]:
+    def from_text(self, text: str, *, context: int, patience: Patience) -> list[int]:
+        patience.look()
+        check_length(len(text.encode()), self.token_bytes, context, "prompt")
+        self.texts.append(text)
         return [ord(letter) for letter in text]
 
-    def encode(self, text: str, special_tokens: bool) -> list[int]:
-        return self.from_text(text)
+    def encode(self, text: str, special_tokens: bool, **bounds) -> list[int]:
+        return self.from_text(text, **bounds)
 
     def chat_out(self, request: ChatRequest, constraint: None, prompt: list[int]) -> LetterText:
         return LetterText(request.common.stop)

@@ -1,6 +1,5 @@
 """POST /v1/chat/completions: its requests in, its answers out."""
 
-import json
 import time
 import uuid
 from collections.abc import Mapping
@@ -11,8 +10,9 @@ from server.dialects.completions import finite, tell_usage
 from server.errors import ApiError, bad_request
 from server.fields import Body, array, boolean, check_text, integer, mapping, string, wrong
 from server.formats import parse_format, parse_tools
+from server.json_limits import InnerJson, TooManyValues
 from server.pieces import CallPiece, Event, Piece, TokenLogprob, Usage
-from server.requests import ChatRequest, Served, parse_common
+from server.requests import ChatRequest, Served, check_turns, parse_common
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # Arguments of the call that renders a template, not variables of the template: with them a client
@@ -31,9 +31,11 @@ def parse(body: Body, served: Served) -> ChatRequest:
     messages = array(body, "messages")
     if not messages:
         raise wrong("messages", messages, "a non-empty array of messages")
+    check_turns(messages, "messages")
     tools, choice, parallel = parse_tools(body)
+    inner = InnerJson()
     return ChatRequest(
-        messages=[parse_message(m, f"messages[{i}]") for i, m in enumerate(messages)],
+        messages=[parse_message(m, f"messages[{i}]", inner) for i, m in enumerate(messages)],
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=parallel,
@@ -51,8 +53,9 @@ def _alternatives(body: Body) -> int | None:
     return (top or 0) if asked else None
 
 
-def parse_message(message: Any, name: str) -> dict[str, Any]:
-    """One turn, as chat templates expect it: text content, tool arguments as objects."""
+def parse_message(message: Any, name: str, inner: InnerJson) -> dict[str, Any]:
+    """One turn, as chat templates expect it: text content, tool arguments as objects. inner reads
+    the JSON texts in it."""
     if not isinstance(message, dict):
         raise wrong(name, message, "an object with role and content")
     role = message.get("role")
@@ -65,7 +68,7 @@ def parse_message(message: Any, name: str) -> dict[str, Any]:
     if message.get("tool_calls") is not None:
         calls = array(message, "tool_calls") or []
         turn["tool_calls"] = [
-            _tool_call(call, f"{name}.tool_calls[{i}]") for i, call in enumerate(calls)
+            _tool_call(call, f"{name}.tool_calls[{i}]", inner) for i, call in enumerate(calls)
         ]
     return turn
 
@@ -88,14 +91,16 @@ def _content(message: Mapping[str, Any], name: str) -> str:
     return "".join(texts)
 
 
-def _tool_call(call: Any, name: str) -> dict[str, Any]:
+def _tool_call(call: Any, name: str, inner: InnerJson) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
         raise wrong(name, call, "an object with a function")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = inner.loads(arguments)
+        except TooManyValues as error:
+            raise bad_request(f"{name + '.function.arguments'!r} {error}", name) from None
         except (ValueError, RecursionError):
             pass  # the model's own malformed call, sent back to it: the template shows it as text
     return {**call, "function": {**function, "arguments": arguments}}

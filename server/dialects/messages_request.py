@@ -11,11 +11,13 @@ from typing import Any
 from server.dialects.turns import (
     Conversation,
     check_choice,
+    check_tools,
     flag_in,
     function_tool,
     text_in,
     text_of,
 )
+from server.errors import bad_request
 from server.fields import Body, array, mapping, string, wrong
 from server.requests import (
     MAX_INT,
@@ -23,6 +25,7 @@ from server.requests import (
     Served,
     ToolChoice,
     check_model,
+    check_turns,
     parse_common,
     parse_stop,
 )
@@ -45,7 +48,8 @@ def parse(body: Body, served: Served) -> tuple[ChatRequest, Echo]:
     """Checks a request for a message. Raises ApiError that names the field."""
     common = parse_common(body, served)
     if common.max_tokens is None:
-        raise wrong("max_tokens", None, f"a whole number from 1 to {MAX_INT}")
+        allowed = f"a whole number from 1 to {MAX_INT}, or -1 or null: as many as fit"
+        raise bad_request(f"'max_tokens' is required; it must be {allowed}.", "max_tokens")
     request = _conversation(body)
     if request.messages[-1]["role"] == "assistant":
         # An answer would begin a new turn, where such a client wants its own begun one continued.
@@ -75,6 +79,7 @@ def _messages(body: Body) -> list[dict[str, Any]]:
     messages = array(body, "messages")
     if not messages:
         raise wrong("messages", messages, "a non-empty array of messages")
+    check_turns(messages, "messages")
     for i, message in enumerate(messages):
         name = f"messages[{i}]"
         role = message.get("role") if isinstance(message, dict) else None
@@ -150,7 +155,7 @@ def _tools(body: Body) -> list[dict[str, Any]]:
                 schema = tool.get("input_schema")
                 raise wrong(f"{name}.input_schema", schema, "a JSON schema (an object)")
             tools.append(function_tool(tool, "input_schema", name))
-    return tools
+    return check_tools(tools)
 
 
 def _tool_choice(body: Body, tools: list[Mapping[str, Any]]) -> tuple[ToolChoice, bool]:

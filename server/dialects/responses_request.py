@@ -5,31 +5,36 @@ is refused. Tools that OpenAI itself would run are ignored, as are `store`, `inc
 like; reasoning items of earlier answers are, too.
 """
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 from server.dialects.turns import (
     Conversation,
     check_choice,
+    check_tools,
     flag_in,
     function_tool,
     text_in,
     text_of,
 )
 from server.errors import ApiError, bad_request
-from server.fields import Body, array, boolean, check_text, integer, mapping, string, wrong
+from server.fields import Body, array, boolean, check_text, mapping, string, wrong
+from server.json_limits import InnerJson, TooManyValues
 from server.requests import (
-    MAX_INT,
+    AS_MANY_AS_FIT,
+    MAX_TOOLS,
     ChatRequest,
     Format,
     Served,
     ToolChoice,
+    check_turns,
     parse_common,
+    parse_max_tokens,
 )
 
 ROLES = ("user", "assistant", "system", "developer")
 ITEMS = ("message", "function_call", "function_call_output", "reasoning")
+MAX_METADATA, MAX_METADATA_CHARS = 16, 512  # OpenAI's own limits; a stream repeats it three times
 PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 
 
@@ -52,7 +57,7 @@ def parse(body: Body, served: Served) -> tuple[ChatRequest, Echo]:
     effort = (mapping(body, "reasoning") or {}).get("effort")
     if effort is not None:
         check_text(effort, "reasoning.effort")
-    max_tokens = integer(body, "max_output_tokens", 1, MAX_INT)
+    max_tokens = parse_max_tokens(body, "max_output_tokens")
     request = ChatRequest(
         messages=_messages(instructions, body.get("input")),
         tools=tools,
@@ -66,7 +71,7 @@ def parse(body: Body, served: Served) -> tuple[ChatRequest, Echo]:
         {
             "model": string(body, "model") or served.model_id,
             "instructions": instructions,
-            "max_output_tokens": max_tokens,
+            "max_output_tokens": None if max_tokens == AS_MANY_AS_FIT else max_tokens,
             "metadata": _metadata(body),
             "parallel_tool_calls": parallel,
             "reasoning": {"effort": effort, "summary": None},
@@ -104,15 +109,16 @@ def _messages(instructions: str | None, items: Any) -> list[dict[str, Any]]:
         items = [{"role": "user", "content": items}]
     if not isinstance(items, list):
         raise wrong("input", items, "a string or an array of items")
-    added = False
+    check_turns(items, "input")
+    added, inner = False, InnerJson()
     for i, item in enumerate(items):
-        added = _add_item(talk, item, f"input[{i}]") or added
+        added = _add_item(talk, item, f"input[{i}]", inner) or added
     if not added:
         raise wrong("input", items, "at least one message" if before else "a non-empty array")
     return talk.turns
 
 
-def _add_item(talk: Conversation, item: Any, name: str) -> bool:
+def _add_item(talk: Conversation, item: Any, name: str, inner: InnerJson) -> bool:
     """Whether the item added to the conversation."""
     if not isinstance(item, dict):
         raise wrong(name, item, "an object")
@@ -126,7 +132,7 @@ def _add_item(talk: Conversation, item: Any, name: str) -> bool:
             raise wrong(f"{name}.role", role, f"one of {', '.join(ROLES)}")
         talk.say(role, text_of(item.get("content"), f"{name}.content", PARTS))
     elif kind == "function_call":
-        arguments = _arguments(text_in(item, "arguments", name))
+        arguments = _arguments(text_in(item, "arguments", name), name, inner)
         talk.call(text_in(item, "call_id", name), text_in(item, "name", name), arguments)
     elif kind == "function_call_output":
         output = text_of(item.get("output"), f"{name}.output", PARTS)
@@ -136,9 +142,11 @@ def _add_item(talk: Conversation, item: Any, name: str) -> bool:
     return kind != "reasoning"
 
 
-def _arguments(text: str) -> Any:
+def _arguments(text: str, name: str, inner: InnerJson) -> Any:
     try:
-        return json.loads(text) if text.strip() else {}
+        return inner.loads(text) if text.strip() else {}
+    except TooManyValues as error:
+        raise bad_request(f"{name + '.arguments'!r} {error}", name) from None
     except (ValueError, RecursionError):
         return text  # the model's own malformed call, sent back to it: the template shows it
 
@@ -150,7 +158,7 @@ def _tools(body: Body) -> list[dict[str, Any]]:
             raise wrong(f"tools[{i}]", tool, "an object")
         if tool.get("type") == "function":
             tools.append(function_tool(tool, "parameters", f"tools[{i}]"))
-    return tools
+    return check_tools(tools)
 
 
 def _flat(function: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +187,8 @@ def _tool_choice(
         if value.get("mode") not in ("auto", "required"):
             raise wrong("tool_choice.mode", value.get("mode"), "'auto' or 'required'")
         listed = array({"tool_choice.tools": value.get("tools")}, "tool_choice.tools") or []
+        if len(listed) > MAX_TOOLS:
+            raise wrong("tool_choice.tools", f"{len(listed)} tools", f"of at most {MAX_TOOLS}")
         names = [tool.get("name") for tool in listed if isinstance(tool, dict)]
         tools = [tool for tool in tools if tool["function"]["name"] in names]
         choice = ToolChoice(value["mode"])
@@ -211,6 +221,12 @@ def _format(body: Body) -> tuple[Format | None, dict[str, Any]]:
 
 def _metadata(body: Body) -> dict[str, str]:
     metadata = dict(mapping(body, "metadata") or {})
+    allowed = (
+        f"an object of at most {MAX_METADATA} keys and texts of {MAX_METADATA_CHARS} characters"
+    )
+    if len(metadata) > MAX_METADATA:
+        raise wrong("metadata", f"{len(metadata)} keys", allowed)
     for key, value in metadata.items():
-        check_text(value, f"metadata.{key}")
+        if max(len(key), len(check_text(value, f"metadata.{key}"))) > MAX_METADATA_CHARS:
+            raise wrong(f"metadata.{key}", value, allowed)
     return metadata

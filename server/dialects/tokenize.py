@@ -9,6 +9,7 @@ from typing import Any
 from server.dialects import chat
 from server.errors import bad_request
 from server.fields import Body, array, boolean, check_text, wrong
+from server.patience import Patience
 from server.prompts import Prompts
 from server.requests import ChatRequest, Served, check_model
 
@@ -49,12 +50,16 @@ def parse_tokenize(body: Body, served: Served) -> TokenizeRequest:
     )
 
 
-def tokenize(request: TokenizeRequest, prompts: Prompts, context: int) -> dict[str, Any]:
-    """The body of the answer. Raises ApiError 400 when a template refuses the conversation."""
+def tokenize(
+    request: TokenizeRequest, prompts: Prompts, context: int, patience: Patience
+) -> dict[str, Any]:
+    """The body of the answer, for text that may have more tokens than the context, though not more
+    bytes than these can stand for. Raises ApiError 400 when it is refused."""
+    bounds = {"context": context, "patience": patience}
     if isinstance(request.source, str):
-        ids = prompts.encode(request.source, request.special_tokens)
+        ids = prompts.encode(request.source, request.special_tokens, **bounds)
     else:
-        ids = prompts.from_chat(request.source, open_turn=request.open_turn)
+        ids = prompts.from_chat(request.source, open_turn=request.open_turn, **bounds)
     return {
         "count": len(ids),
         "max_model_len": context,

@@ -9,16 +9,32 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from server.fields import boolean, check_text, wrong
-from server.requests import ToolChoice
+from server.requests import MAX_TOOLS, ToolChoice
 
 JOINT = "\n\n"  # between messages that become one turn
 
 
 class Conversation:
-    """Grows by items; `turns` are messages as templates expect them."""
+    """Grows by items; `turns` are messages as templates expect them.
+
+    A turn's texts are joined at the end: to append each to a growing one would copy megabytes for
+    every item.
+    """
 
     def __init__(self) -> None:
-        self.turns: list[dict[str, Any]] = []
+        self._turns: list[dict[str, Any]] = []
+
+    @property
+    def turns(self) -> list[dict[str, Any]]:
+        """What has been said so far."""
+        joined = (
+            {
+                name: value.text() if isinstance(value, _Texts) else value
+                for name, value in t.items()
+            }
+            for t in self._turns
+        )
+        return list(joined)
 
     def say(self, role: str, text: str) -> None:
         """Text of a role. Instructions before any turn become one system message."""
@@ -26,13 +42,12 @@ class Conversation:
             role = "system"  # few templates know developers, and there it means the same
         turn = self._turn(role)
         # The model's own words come back as they were; other people's stay apart.
-        joint = "" if role == "assistant" or not turn["content"] else JOINT
-        turn["content"] += joint + text
+        turn["content"].add(text, "" if role == "assistant" else JOINT)
 
     def think(self, text: str) -> None:
         """What the model thought before it spoke."""
         turn = self._turn("assistant")
-        turn["reasoning_content"] = turn.get("reasoning_content", "") + text
+        turn.setdefault("reasoning_content", _Texts()).add(text, "")
 
     def call(self, id: str, name: str, arguments: Any) -> None:
         """A tool call of the model's."""
@@ -42,15 +57,29 @@ class Conversation:
 
     def result(self, id: str, text: str) -> None:
         """What came of a tool call."""
-        self.turns.append({"role": "tool", "tool_call_id": id, "content": text})
+        self._turns.append({"role": "tool", "tool_call_id": id, "content": text})
 
     def _after_start(self) -> bool:
-        return any(turn["role"] != "system" for turn in self.turns)
+        return any(turn["role"] != "system" for turn in self._turns)
 
     def _turn(self, role: str) -> dict[str, Any]:
-        if not self.turns or self.turns[-1]["role"] != role:
-            self.turns.append({"role": role, "content": ""})
-        return self.turns[-1]
+        if not self._turns or self._turns[-1]["role"] != role:
+            self._turns.append({"role": role, "content": _Texts()})
+        return self._turns[-1]
+
+
+class _Texts:
+    """Texts that become one."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+
+    def add(self, text: str, joint: str) -> None:
+        """One more; joint stands before it, unless there was no text yet."""
+        self._parts += [joint, text] if self._parts else [text] if text else []
+
+    def text(self) -> str:
+        return "".join(self._parts)
 
 
 def text_of(content: Any, name: str, kinds: Mapping[str, str]) -> str:
@@ -101,6 +130,13 @@ def function_tool(tool: Mapping[str, Any], schema_key: str, name: str) -> dict[s
     if flag_in(tool, "strict", name):
         function["strict"] = True
     return {"type": "function", "function": function}
+
+
+def check_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tools, if there are not too many. Raises ApiError 400."""
+    if len(tools) > MAX_TOOLS:
+        raise wrong("tools", f"{len(tools)} functions", f"of at most {MAX_TOOLS}")
+    return tools
 
 
 def check_choice(choice: ToolChoice, tools: Collection[Mapping[str, Any]], name: str) -> ToolChoice:

@@ -1,0 +1,79 @@
+"""JSON within limits: counted before it is parsed, as the parser holds Python's lock to its end.
+
+Python's parser makes some ten million values a second, and nothing else of the process runs
+meanwhile: neither the engine's thread nor the watchdog's. So a text may hold what takes a fraction
+of a second. Called on rank 0's HTTP threads, for bodies and for JSON inside of their strings.
+"""
+
+import json
+from typing import Any
+
+MAX_VALUES = 2**21  # some 0.3 s; room for the token ids of sixteen prompts of 128k
+KEY_VALUES = 4  # what a key costs: it is hashed, and looked up among those before it
+MAX_JSON_DEPTH = 100
+
+
+class TooManyValues(ValueError):
+    """The text holds more than may be parsed at once. The message goes on from what holds it."""
+
+
+def loads(text: str, allowance: int = MAX_VALUES, **options: Any) -> Any:
+    """json.loads, for a text that costs at most the allowance. Raises TooManyValues, ValueError."""
+    if cost(text, allowance) > allowance:
+        raise TooManyValues(
+            f"holds more than {allowance} JSON values (a key counts as {KEY_VALUES}); that many "
+            "would keep the server from everything else while they are read."
+        )
+    return json.loads(text, **options)
+
+
+def cost(text: str, enough: int = 0) -> int:
+    """At least the number of values that parsing makes: each but the first comes after one of a
+    few characters. What strings hold does not count, once the plain count is more than enough."""
+    counted = _count(text)
+    if counted <= enough:
+        return counted
+    # Without escaped quotes every other part is a string. Pairs of backslashes go first: the one
+    # before a quote is then an escape.
+    text = text.replace("\\\\", "").replace('\\"', "")
+    if text.count('"') > 2 * enough:
+        return text.count('"') // 2
+    return _count("".join(text.split('"')[::2]))
+
+
+def _count(text: str) -> int:
+    return 1 + sum(map(text.count, "[{,")) + KEY_VALUES * text.count(":")
+
+
+def check_depth(root: Any) -> bool:
+    """Whether it is nested no deeper than MAX_JSON_DEPTH. Walks without recursion, as what parsed
+    may still be too deep for a template."""
+    level = [root]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return True
+    return False
+
+
+class InnerJson:
+    """The JSON texts inside of one request's strings: what all of them hold has one limit.
+
+    Tool calls carry their arguments so, and a schema may come so.
+    """
+
+    def __init__(self) -> None:
+        self._left = MAX_VALUES
+
+    def loads(self, text: str) -> Any:
+        """Raises TooManyValues, ValueError (it is not JSON), RecursionError."""
+        spent = cost(text, self._left)
+        if spent > self._left:
+            raise TooManyValues(f"holds, with others like it, more than {MAX_VALUES} JSON values.")
+        self._left -= spent
+        return json.loads(text)
