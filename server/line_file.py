@@ -1,21 +1,22 @@
-"""A file of lines that nobody waits for: one thread writes, and a full disk costs lines only.
+"""A file of lines that nobody waits for: a full disk, or one that hangs, costs lines only.
 
-Any thread of rank 0 hands items over; the writer turns each into a line. A file that has reached
-its size becomes .1, and the parts before it move on, up to .4.
+Any thread of rank 0 hands items over and turns each into a line: what is held for a slow disk has
+a bound in bytes, which items, whole prompts perhaps, have not. A thread of a LineQueue writes. A
+file that has reached its size becomes .1, and the parts before it move on, up to .4.
 """
 
 import contextlib
 import logging
 import os
-import queue
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from server.line_queue import LineQueue
+
 KEPT = 4  # older parts
-LINES_HELD = 10_000  # for a slow disk; then they are dropped
+HELD_BYTES = 32 << 20  # for a slow disk; then lines are dropped
 ON_THEIR_WAY_S = 0.05  # at the end, for what is just being handed over
 CLOSE_S = 1.0  # at the end, for what has not been written
 
@@ -41,37 +42,32 @@ class LineFile:
         self._size = 0
         self._torn = False  # the disk took a part of a line
         self._told = False
-        self._items: queue.Queue[Any] = queue.Queue(LINES_HELD)
-        self._writer = threading.Thread(target=self._run, name=path.name, daemon=True)
-        self._writer.start()
+        self._lines = LineQueue(self._store, name=path.name, held_bytes=HELD_BYTES, on_drop=on_drop)
 
     def add(self, item: Any) -> None:
-        """Takes something to write, but not None. Never waits."""
+        """Takes something to write. Never waits."""
         try:
-            self._items.put_nowait(item)
-        except queue.Full:
-            self._on_drop()
+            line = self._make(item).encode(errors="backslashreplace") + b"\n"
+        except Exception:
+            self._on_drop()  # what cannot be put in words must not end the request
+            log.exception("a line of %s is lost", self._path.name)
+            return
+        self._lines.put(line)
 
     def close(self) -> None:
         """Writes what there is, if the disk takes it soon. More than once does no harm."""
         time.sleep(ON_THEIR_WAY_S)
-        with contextlib.suppress(queue.Full):
-            self._items.put_nowait(None)
-        self._writer.join(CLOSE_S)
+        self._lines.flush(CLOSE_S)
 
-    def _run(self) -> None:
-        while (item := self._items.get()) is not None:
-            try:
-                self._write(self._make(item).encode() + b"\n")
-                self._told = False
-            except OSError as error:
-                self._on_drop()
-                if not self._told:
-                    self._told = True
-                    log.warning("cannot write %s: %s; going on", self._path, error.strerror)
-            except Exception:
-                self._on_drop()  # what cannot be put in words must not end the file
-                log.exception("a line of %s is lost", self._path.name)
+    def _store(self, line: bytes) -> None:
+        try:
+            self._write(line)
+            self._told = False
+        except OSError as error:
+            self._on_drop()
+            if not self._told:
+                self._told = True
+                log.warning("cannot write %s: %s; going on", self._path, error.strerror)
 
     def _write(self, line: bytes) -> None:
         if self._fd is None:

@@ -110,6 +110,11 @@ def describe_requests(words: Words, status: Status) -> Iterator[Metric]:
         "Lines of the request log that were lost: the disk was full or too slow.",
         record.log_lines_dropped,
     )
+    yield words.counter(
+        "log_dropped",
+        "Lines of rank 0's own log that were lost: the launcher did not read them.",
+        status.log_dropped(),
+    )
 
 
 def _tokens(words: Words, status: Status) -> Iterator[Metric]:

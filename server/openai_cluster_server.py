@@ -29,6 +29,7 @@ from server.fleet import SILENT_S  # noqa: E402
 from server.http_server import Server  # noqa: E402
 from server.lifeline import watch_lifeline  # noqa: E402
 from server.pidfile import remove_pidfile, write_pidfile  # noqa: E402
+from server.rank_log import RankLog  # noqa: E402
 from server.request_log import RequestLog  # noqa: E402
 from server.routes import App  # noqa: E402
 from server.settings import SettingError, Settings, read_settings  # noqa: E402
@@ -51,14 +52,16 @@ def main() -> None:
     """Sets up what watches over the rank, then lives its life. Never returns."""
     arguments = _parse_arguments()
     rank = int(os.environ.get("MLX_RANK") or 0)
-    _log_as(rank)
     block_signals()
+    rank_log = RankLog(rank)
+    rank_log.take_streams()
+    _log_as(rank, rank_log)
     try:
         settings = read_settings(os.environ, rank)
     except SettingError as error:
         log.error("ending with code %d: %s", CONFIG, error)
         sys.exit(CONFIG)
-    _log_as(rank, settings.log_level)
+    _log_as(rank, rank_log, settings.log_level)
     pidfile = (
         write_pidfile(arguments.run_dir, rank, arguments.run_id) if arguments.run_dir else None
     )
@@ -66,6 +69,7 @@ def main() -> None:
     log.info("start: pid %d, run %s%s", os.getpid(), arguments.run_id or "-", why)
 
     status = Status(settings.model_id, arguments.run_id, settings.restarts, settings.last_failure)
+    status.log_dropped = lambda: rank_log.dropped
     status.fleet.silent_after = min(SILENT_S, settings.stall_timeout / 2)
     line = Line(settings.max_batch, settings.queue_max)
 
@@ -137,6 +141,8 @@ def _join(settings: Settings, run_id: str, status: Status, tell):
 
         status.backend = joining.name_backend(os.environ)
         tell("joining the other ranks")
+        for handler in logging.getLogger().handlers:
+            handler.flush()  # the log's thread cannot run meanwhile, either
         return joining.join(os.environ, run_id)
 
 
@@ -196,12 +202,12 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _log_as(rank: int, level: str = "INFO") -> None:
+def _log_as(rank: int, handler: logging.Handler, level: str = "INFO") -> None:
     """Whole lines, each with the rank: the launcher mixes the ranks' output."""
     logging.basicConfig(
         level=level,
         format=f"%(asctime)s [rank {rank}] %(levelname)s %(message)s",
-        stream=sys.stderr,
+        handlers=[handler],
         force=True,
     )
 

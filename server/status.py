@@ -51,6 +51,7 @@ class Status:
         self.prefix_miss_tokens = 0  # that had to be
         self.prefix_evicted_tokens = 0
         self.events: collections.deque[tuple[float, str]] = collections.deque(maxlen=EVENTS_KEPT)
+        self.log_dropped: Callable[[], int] = lambda: 0  # lines of rank 0's log, so far
         self.on_note: Callable[[tuple[float, str]], None] = lambda event: None
         if restarts:
             self.note(

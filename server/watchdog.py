@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from server.exit_codes import STALLED
+from server.rank_log import list_stacks
 
 LAST_WORDS_S = 5.0  # for stacks, answers to clients and the log, once the end is decided
 
@@ -63,9 +64,10 @@ class Watchdog:
         reason = f"no progress for {seconds:.0f} s at: {self._stage}"
         try:
             log.error("%s; stacks of all threads follow", reason)
-            faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+            print(list_stacks(), file=sys.stderr, flush=True)
             self._on_stall(reason)
             log.error("ending with code %d: %s", STALLED, reason)
+            logging.shutdown()  # the log has a thread of its own
         finally:
             os._exit(STALLED)
 

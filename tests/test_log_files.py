@@ -28,7 +28,7 @@ RUN = "2026-01-01 10:00:00 supervisor: starting run "
 def write(log: Path, *numbers: int, max_bytes: int = 200) -> None:
     out = run_log.RunLog(log, max_bytes)
     out.write([f"line {number}".encode() for number in numbers])
-    out.close()
+    out.flush()
 
 
 def said(lines: list[bytes]) -> list[str]:
@@ -79,7 +79,7 @@ def test_a_line_longer_than_a_part_is_written_whole(tmp_path):
     log = tmp_path / "server.log"
     out = run_log.RunLog(log, 100)
     out.write([b"x" * 1000, b"y" * 1000])
-    out.close()
+    out.flush()
     assert read(log) == ["x" * 1000, "y" * 1000]
 
 
@@ -87,9 +87,10 @@ def test_a_log_emptied_by_others_is_not_turned_early(tmp_path):
     log = tmp_path / "server.log"
     out = run_log.RunLog(log, 1000)
     out.write([b"x" * 900])
+    out.flush()
     os.truncate(log, 0)
     out.write([b"y" * 400])
-    out.close()
+    out.flush()
     assert parts(log) == [0]
     assert read(log) == ["y" * 400]
 
@@ -109,6 +110,7 @@ def test_a_log_that_cannot_be_turned_grows_on(tmp_path, monkeypatch, capfd, refu
     log = tmp_path / "server.log"
     out = run_log.RunLog(log, 1000)
     out.write([b"first"])
+    out.flush()
     plain = getattr(os, refused)
 
     def refuse(path, *rest):
@@ -118,9 +120,10 @@ def test_a_log_that_cannot_be_turned_grows_on(tmp_path, monkeypatch, capfd, refu
 
     monkeypatch.setattr(run_log.os, refused, refuse)
     out.write([b"line %d" % number for number in range(200)])
+    out.flush()
     monkeypatch.undo()
     out.write([b"then %d" % number for number in range(50)])
-    out.close()
+    out.flush()
     assert read(log) == [
         "first",
         *(f"line {number}" for number in range(200)),
@@ -254,7 +257,7 @@ def test_following_beside_a_writer_misses_nothing(tmp_path):
             out.write([b"line %d" % number])
             while number - follower_at[0] > 1000:  # Not so far ahead that parts are dropped.
                 time.sleep(0.001)
-        out.close()
+        out.flush()
 
     writer = threading.Thread(target=write_all, daemon=True)
     with log.open("rb") as file:

@@ -459,8 +459,8 @@ def test_lost_lines_are_counted_when_the_disk_has_space_again(tmp_path, monkeypa
 
     monkeypatch.setattr(run_log.os, "write", write)
     log.write([b"cut", b"lost", b"kept", b"more"])
+    log.flush()
     monkeypatch.undo()
-    log.close()
     assert (tmp_path / "log").read_text().splitlines() == [
         "cu",
         "(2 lines lost: the disk took none)",
@@ -479,6 +479,59 @@ def test_a_terminal_that_does_not_read_does_not_stop_the_server(server):
     supervisor.send_signal(signal.SIGTERM)
     assert wait_until(lambda: "over: stopped as asked" in server.log_text())
     assert finish(supervisor)[0] == 0
+
+
+FLOOD = "[print('x' * 200) for i in range(100_000)]; say('all said'); note('all said')"
+
+
+def test_a_stopped_supervisor_holds_nobody_up(server):
+    """Ctrl-Z: once the pipes were full the launcher waited, and with it every rank that logged."""
+    supervisor = server.supervise()
+    server.wait_ready()
+    supervisor.send_signal(signal.SIGSTOP)
+    server.order(0, FLOOD)
+    wait_until(lambda: "all said" in server.seen(0))
+    assert server.health()
+    supervisor.send_signal(signal.SIGCONT)
+    wait_until(lambda: "lines of the ranks dropped: nobody read them" in server.log_text())
+    server.order(0, "say('heard again')")
+    wait_until(lambda: "heard again" in server.log_text())
+    supervisor.send_signal(signal.SIGTERM)
+    assert finish(supervisor)[0] == 0
+    assert not server.left()
+
+
+def test_what_ended_the_ranks_is_kept_for_a_stopped_supervisor(server):
+    supervisor = server.supervise()
+    server.wait_ready()
+    ranks = [server.pid(0), server.pid(1)]
+    supervisor.send_signal(signal.SIGSTOP)
+    server.order(1, f"{FLOOD}; leave(70)")
+    wait_until(lambda: not any(map(command_of, ranks)))
+    supervisor.send_signal(signal.SIGCONT)
+    told = server.wait_ready(restarts=1)
+    assert told["last_failure"].startswith("rank 1 on 127.0.0.1 exited with code 70")
+    supervisor.send_signal(signal.SIGTERM)
+    assert finish(supervisor)[0] == 0
+
+
+def test_a_disk_that_hangs_in_a_write_holds_nobody_up(server):
+    """A log on a network disk whose server is away: write does not return."""
+    os.mkfifo(server.log)
+    disk = os.open(server.log, os.O_RDWR)  # Somebody has it open, and nobody reads.
+    try:
+        supervisor = server.supervise()
+        wait_until(server.health)
+        server.order(0, FLOOD)
+        wait_until(lambda: "all said" in server.seen(0))
+        os.kill(server.pid(1), signal.SIGKILL)
+        wait_until(lambda: server.health().get("restarts") == "1")  # Its loop goes on.
+        supervisor.send_signal(signal.SIGTERM)
+        code, out, _ = finish(supervisor)
+        assert code == 0
+        assert "over: stopped as asked" in out
+    finally:
+        os.close(disk)
 
 
 # -- in the background

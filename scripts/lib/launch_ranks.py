@@ -4,8 +4,9 @@ With `label` each line of a rank's begins with or has near its beginning `[rank 
 
 It sleeps in one `select` until a rank prints, a rank ends, a signal comes, the supervisor
 is gone or a deadline passes; an idle launcher costs nothing. Everything happens on the
-main thread, but for a small thread that renews the ranks' leases: a terminal that takes
-no output must not look to the ranks like a launcher that died.
+main thread, but for two small ones: one renews the ranks' leases, and one writes. What reads
+our output may stop reading (a supervisor under Ctrl-Z, a terminal under Ctrl-S); the ranks'
+pipes are emptied all the same, a few MB are kept for the reader, and the rest is counted.
 
 How ranks come to an end:
 - A rank fails: the others cannot drain without it, so SIGTERM, again after HOPELESS_S, and
@@ -34,6 +35,7 @@ from rank_process import RankProcess
 from signal_pipe import SignalPipe
 
 from server.exit_codes import INTERNAL, NOT_JOINED, OK, PEER_LOST, explain
+from server.line_queue import LineQueue, write_all
 
 LEASE_PERIOD_S = 5.0  # Between two newlines on a rank's stdin.
 GRACE_S = 5.0  # Between the first SIGTERM and the next, and from there to SIGKILL.
@@ -43,6 +45,7 @@ STRAGGLE_S = 10.0  # Ranks end together; one that stays longer than this is stuc
 DRAIN_TIMEOUT_S = 30.0  # The server's default for DRAIN_TIMEOUT.
 DRAIN_EXTRA_S = 10.0  # Beyond DRAIN_TIMEOUT until a rank that was asked to leave is killed.
 ERRAND_S = 10.0  # An ssh that carries a signal has this long.
+FLUSH_S = 2.0  # At the end, for our output. Longer only for a supervisor that may come back.
 GIVE_UP_S = 5.0  # After SIGKILL a process that is still there is stuck in the kernel.
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -63,25 +66,42 @@ def read_drain_timeout(env: Mapping[str, str]) -> float:
 
 
 class Output:
-    """Writes whole lines to a file descriptor; a reader that is gone stops nothing."""
+    """Writes lines to stdout and stderr, in order, on a thread of its own.
 
-    def __init__(self, fd: int):
-        self._fd = fd
-        self._gone = False
-        with contextlib.suppress(OSError):
-            os.set_blocking(fd, True)
+    One thread for both, as they are often one pipe. A reader that is gone, or does not read, stops
+    nothing.
+    """
 
-    def write(self, lines: Iterable[bytes]) -> None:
-        data = b"".join(line + b"\n" for line in lines)
-        while data and not self._gone:
-            try:
-                data = data[os.write(self._fd, data) :]
-            except BlockingIOError:  # Somebody else who holds the file changed it.
-                os.set_blocking(self._fd, True)
-            except (BrokenPipeError, ConnectionError):
-                self._gone = True
-            except OSError:  # A full disk, say. There may be space for later lines.
-                return
+    def __init__(self):
+        self._fds = {1: 1, 2: 2}
+        self._gone: set[int] = set()
+        self._queue = LineQueue(self._write, name="output", note=_note)
+
+    def write(self, fd: int, lines: Iterable[bytes], must: bool = False) -> None:
+        for line in lines:
+            self._queue.put(b"%d%s\n" % (fd, line), must=must)
+
+    def move(self, fd: int) -> None:
+        """From now on all goes there."""
+        self._fds, self._gone = dict.fromkeys((1, 2), fd), set()
+
+    def flush(self, within_s: float) -> bool:
+        return self._queue.flush(within_s)
+
+    def _write(self, line: bytes) -> None:
+        fd = self._fds[line[0] - ord("0")]
+        if fd in self._gone:
+            return
+        try:
+            write_all(fd, line[1:])
+        except (BrokenPipeError, ConnectionError):
+            self._gone.add(fd)
+        except OSError:  # A full disk, say. There may be space for later lines.
+            pass
+
+
+def _note(count: int) -> bytes:
+    return b"2mlx_launch: %d lines of the ranks dropped: nobody read them\n" % count
 
 
 class Launch:
@@ -102,7 +122,7 @@ class Launch:
         self._drain_timeout = drain_timeout
         self._lease_fd = lease_fd
         self._ranks: list[RankProcess] = []
-        self._out = {1: Output(1), 2: Output(2)}
+        self._out = Output()
         self._selector = selectors.DefaultSelector()
         self._due: list[tuple[float, int, Callable[[], None]]] = []  # A heap by time.
         self._order = itertools.count()  # Breaks ties in the heap.
@@ -138,6 +158,7 @@ class Launch:
         self._name_the_cause()
         if self._lease_lost:
             self._say("over: every rank has been ended, because the supervisor is gone")
+        self._flush()
         return self._result()
 
     def _start_ranks(self) -> None:
@@ -181,7 +202,7 @@ class Launch:
 
     def _print(self, rank: RankProcess, pipe, fd: int, lines: list[bytes]) -> None:
         kept = rank.keep_output(pipe, lines)
-        self._out[fd].write(rank.labelled(kept) if self._label else kept)
+        self._out.write(fd, rank.labelled(kept) if self._label else kept)
 
     def _on_signals(self) -> None:
         for number in self._signals.read():
@@ -203,7 +224,7 @@ class Launch:
         if self._log is not None:
             with contextlib.suppress(OSError):
                 fd = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-                self._out = dict.fromkeys((1, 2), Output(fd))
+                self._out.move(fd)
         self._say("the supervisor is gone: ending every rank")
         self._end_all()
 
@@ -250,8 +271,12 @@ class Launch:
             self._send(rank, signal.SIGTERM)
 
     @property
+    def _asked_to_end(self) -> bool:
+        return self._stop_signal is not None or self._lease_lost
+
+    @property
     def _asked(self) -> bool:
-        return self._stop_signal is not None or self._lease_lost or self._ending
+        return self._asked_to_end or self._ending
 
     def _end_stragglers(self) -> None:
         left = [str(rank) for rank in self._ranks if rank.running]
@@ -319,8 +344,15 @@ class Launch:
 
     # -- what to say and return
 
+    def _flush(self) -> None:
+        """Wait until what we said is read: for long, as a supervisor may only be stopped, but not
+        once somebody has asked us to end or nobody is left to read."""
+        while not self._out.flush(FLUSH_S) and not self._asked_to_end:
+            for key, _ in self._selector.select(0):
+                key.data()
+
     def _say(self, text: str) -> None:
-        self._out[2].write([f"mlx_launch: {text}".encode()])
+        self._out.write(2, [f"mlx_launch: {text}".encode()], must=True)
 
     def _name_the_cause(self) -> None:
         if self._failed is None:
@@ -329,7 +361,7 @@ class Launch:
         if reason := _own_words(self._failed):
             text += f": {reason}"
         tail = [TAIL_PREFIX.encode() + line for line in self._failed.tail]
-        self._out[2].write([text.encode(), *tail])
+        self._out.write(2, [text.encode(), *tail], must=True)
 
     def _result(self) -> int:
         if len(self._ranks) < len(self._descriptions):

@@ -1,28 +1,33 @@
 """The supervisor's output: a log file that may fail, and a terminal that may block.
 
-Neither may stop the server. A line that the disk does not take is dropped and counted; a
-terminal that does not read (Ctrl-S, a selection) is fed by a thread of its own through a
-bounded queue. A log that has reached its size is turned: it becomes the newest of a few older
-parts (log_files.py), and no line is cut or lost by it. Used by supervise.py.
+Neither may stop the server, and its loop waits for neither: a thread each writes, from a queue
+with a bound. What a disk refuses, or a disk that hangs does not take in time, is dropped and
+counted; so is what a terminal does not read (Ctrl-S, a selection). A log that has reached its
+size is turned: it becomes the newest of a few older parts (log_files.py), and no line is cut or
+lost by it. Used by supervise.py.
 """
 
 import contextlib
 import os
-import queue
 import stat
 import sys
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from log_files import CONTINUES, part, turn
 
-TERMINAL_LINES = 10_000  # Held for a terminal that does not read; then they are dropped.
-FLUSH_S = 2.0  # At the end a terminal gets this long for what it has not shown.
+from server.line_queue import LineQueue, write_all
+
+FLUSH_S = 2.0  # At the end disk and terminal get this long each for what they have not taken.
 
 
 def _stamp() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _note(why: str) -> Callable[[int], bytes]:
+    return lambda count: f"({count} lines lost: {why})\n".encode()
 
 
 class RunLog:
@@ -38,26 +43,24 @@ class RunLog:
         self._dropped = 0
         self._torn = False  # The disk took a part of a line.
         self._told = self._told_turn = False
-        self._terminal: queue.Queue[bytes | None] = queue.Queue(TERMINAL_LINES)
-        self._shower = threading.Thread(target=self._show, daemon=True)
-        self._shower.start()
+        self._terminal_gone = False
+        self._disk = LineQueue(self._store, name="disk", note=_note("the disk hung"))
+        self._terminal = LineQueue(self._show, name="terminal", note=_note("nobody read them"))
 
     def say(self, text: str) -> None:
         """Write a line of the supervisor's own."""
-        self.write([f"{_stamp()} supervisor: {text}".encode()])
+        self.write([f"{_stamp()} supervisor: {text}".encode()], must=True)
 
-    def write(self, lines: list[bytes]) -> None:
-        """Write lines, given without their ends."""
+    def write(self, lines: list[bytes], must: bool = False) -> None:
+        """Write lines, given without their ends. Never waits."""
         for line in lines:
-            self._store(line + b"\n")
-            with contextlib.suppress(queue.Full):
-                self._terminal.put_nowait(line + b"\n")
+            self._disk.put(line + b"\n", must=must)
+            self._terminal.put(line + b"\n")
 
-    def close(self) -> None:
-        """Give the terminal a moment for the rest."""
-        with contextlib.suppress(queue.Full):
-            self._terminal.put(None, timeout=FLUSH_S)
-        self._shower.join(FLUSH_S)
+    def flush(self) -> None:
+        """Give disk and terminal a moment for the rest."""
+        self._disk.flush(FLUSH_S)
+        self._terminal.flush(FLUSH_S)
 
     def _store(self, line: bytes) -> None:
         data = line
@@ -126,16 +129,12 @@ class RunLog:
 
     def _tell(self, text: str) -> None:
         """Tell the terminal alone."""
-        with contextlib.suppress(queue.Full):
-            self._terminal.put_nowait(f"supervise: {text}\n".encode())
+        self._terminal.put(f"supervise: {text}\n".encode())
 
-    def _show(self) -> None:
-        fd = sys.stdout.fileno()
-        while (line := self._terminal.get()) is not None:
-            try:
-                while line:
-                    line = line[os.write(fd, line) :]
-            except BlockingIOError:
-                os.set_blocking(fd, True)
-            except OSError:  # The terminal is gone. The log goes on.
-                return
+    def _show(self, line: bytes) -> None:
+        if self._terminal_gone:
+            return
+        try:
+            write_all(sys.stdout.fileno(), line)
+        except OSError:  # The log goes on.
+            self._terminal_gone = True

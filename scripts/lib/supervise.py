@@ -110,7 +110,7 @@ class Supervisor:
             self._log.say("over: stopped as asked")
         if not clean:
             self._log.say("some ranks may be left; see above")
-        self._log.close()
+        self._log.flush()
         return exit_code or (0 if clean else 1)
 
     # -- one run of the launcher
