@@ -44,6 +44,6 @@ How it is seen: stages (until it serves), status (/health, /queue, /v1/models), 
 and fleet (what each rank tells of itself), account (what became of a request), recorder, histogram
 and series (the numbers), link_speed, cluster_state (/cluster), metrics with metric_words,
 metrics_requests, metrics_work and metrics_ranks (/metrics), rank_log (what each rank prints),
-request_log and event_file, both through line_file, and all of them through line_queue, page (the page at /), openapi with openapi_requests, openapi_answers and
-openapi_words (the routes described).
+request_log and event_file, both through line_file, and all of them through line_queue, page (the
+page at /), openapi with openapi_requests, openapi_answers and openapi_words (the routes described).
 """

@@ -16,7 +16,7 @@ from server.choosers import Chooser, ChoosesForAll, Follows
 from server.director import Director, Spectator
 from server.engine import Engine
 from server.fleet import Loaded, Member
-from server.handshake import introduce, shake_hands
+from server.handshake import Mismatch, introduce, shake_hands
 from server.heartbeat import Heartbeat
 from server.kv_budget import KvBudget, measure_capacity
 from server.link import Link

@@ -5,7 +5,7 @@ bound must never be too low, or prompts that fit would be refused. What it allow
 
 - byte-level vocabularies write each byte as a letter of its own, others a space as U+2581;
 - normalizers that write a character with fewer bytes: at most four times fewer (letters of
-  mathematics to ASCII under NFKC); NFC changes almost no ASCII, so runs of blanks count as they are;
+  mathematics to ASCII under NFKC); NFC changes almost no ASCII, so blanks count as they are;
 - a special token's own text, as clients may write it out.
 
 What it does not allow for: tokenizers that drop text (white space beside a special token that

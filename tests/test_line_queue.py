@@ -1,4 +1,4 @@
-"""Lines for somebody who does not read: nobody waits, memory has a bound, and what is lost is told."""
+"""Lines for somebody who does not read: nobody waits, memory has a bound, losses are told."""
 
 import os
 import subprocess
