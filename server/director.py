@@ -159,10 +159,10 @@ class Director:
             self._fail(uid, f"The engine refused the request: {error}")
         self._forget(uid)
 
-    def lost(self, entries: Iterable[int]) -> None:
-        """The ranks have given these prefixes up: nothing may refer to them any more."""
+    def distrust(self, entries: Iterable[int]) -> None:
+        """A message about these prefixes has failed: no other is to refer to them."""
         for entry in entries:
-            self._prefixes.forget(entry)
+            self._prefixes.give_up(entry)
 
     def nap_ms(self) -> int:
         """How long all ranks nap after the coming meeting; grows while nothing happens."""
@@ -398,7 +398,7 @@ class Spectator:
     def refused(self, uid: int, error: Exception) -> None:
         pass
 
-    def lost(self, entries: Iterable[int]) -> None:
+    def distrust(self, entries: Iterable[int]) -> None:
         pass
 
     def nap_ms(self) -> int:

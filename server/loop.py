@@ -98,7 +98,7 @@ def _give_up(
             entries = (entry,)
         case Evict():
             entries = message.entries
-    engine.prefixes.drop(entries)
-    director.lost(entries)
+    # Not at once: other messages of this bundle may count on them, and fail no more than they must.
+    director.distrust(entries)
     for uid in sorted(uids):
         director.refused(uid, error)

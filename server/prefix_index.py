@@ -68,7 +68,7 @@ class PrefixIndex:
         self._tree = PrefixTree()
         self._numbers = 0
         self._now = 0
-        self._redundant: list[int] = []  # entries that others contain
+        self._redundant: list[int] = []  # entries that the ranks may drop: others contain them
         self.used = 0  # tokens' worth of KV memory that the entries hold
         self.hit_tokens = self.miss_tokens = self.evicted_tokens = 0
 
@@ -109,10 +109,11 @@ class PrefixIndex:
                 self._redundant.append(other)
         self._put_in(number, fresh)
 
-    def forget(self, number: int) -> None:
-        """The ranks have given an entry up by themselves; unknown numbers are ignored."""
+    def give_up(self, number: int) -> None:
+        """Has an entry dropped with the next that are, whatever it is good for."""
         if number in self._entries:
             self._take_out(number)
+            self._redundant.append(number)
 
     def make_room(self, tokens: int) -> Room:
         """Brings the entries down to that many tokens, and to their own part of the memory."""

@@ -6,62 +6,13 @@ from types import SimpleNamespace
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_map
-from mlx_lm.models import llama, mamba2
 
 from server.last_logits import LastLogits, put_heads
 from server.prefix_store import REUSE_CUT, REUSE_WHOLE, reuse_kind
 from tests.desk import Desk, choices, ids_of, ticket
+from tests.small_models import KINDS, VOCAB, small_llama, small_mamba
 
-VOCAB = 64
 ROOM = 10**6
-
-
-def small_llama(**more):
-    return llama.Model(
-        llama.ModelArgs(
-            model_type="llama",
-            hidden_size=32,
-            num_hidden_layers=2,
-            intermediate_size=64,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            rms_norm_eps=1e-5,
-            vocab_size=VOCAB,
-            **more,
-        )
-    )
-
-
-def small_mamba():
-    return mamba2.Model(
-        mamba2.ModelArgs(
-            model_type="mamba2",
-            num_heads=4,
-            head_dim=16,
-            vocab_size=VOCAB,
-            hidden_size=32,
-            intermediate_size=64,
-            state_size=16,
-            num_hidden_layers=2,
-            layer_norm_epsilon=1e-5,
-            conv_kernel=4,
-            n_groups=1,
-            use_bias=False,
-            use_conv_bias=True,
-            tie_word_embeddings=True,
-            time_step_limit=(0.001, 10.0),
-            time_step_rank="auto",
-        )
-    )
-
-
-KINDS = {
-    "attention": small_llama,
-    "sliding": lambda: small_llama(
-        layer_types=["sliding_attention", "full_attention"], sliding_window=24
-    ),
-    "state": small_mamba,
-}
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -98,7 +98,7 @@ class Noted(Spectator):
     def refused(self, uid: int, error: Exception) -> None:
         self.uids.append(uid)
 
-    def lost(self, entries) -> None:
+    def distrust(self, entries) -> None:
         self.entries += entries
 
 

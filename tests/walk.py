@@ -1,0 +1,621 @@
+"""A random walk over scheduler, mailbox and engine, in one process, with an oracle.
+
+    .venv/bin/python -m tests.walk --seconds 600 --seed 1
+
+walks from episode 1 on until the time is up. `--seed N --episodes 1` walks episode N again, turn by
+turn the same: what it does depends on its seed alone, and not on the clock.
+
+An episode has a model, a little KV memory, and clients: prompts that begin alike, several choices,
+echoes, log-probabilities, grammars that break, and clients that leave at any moment. Messages are
+damaged on their way, as a fault of ours would. Prefixes are kept, cut and given up, requests are
+paused. A second engine follows as a worker does, and learns everything from the bytes that rank 0
+sends.
+
+The oracle: what a request gets is what it gets alone, on a fresh engine that keeps nothing. After
+each turn the ranks hold the same, index and stores agree, and the ranks hold nothing that the
+scheduler does not know. At the end nothing is left.
+"""
+
+import argparse
+import gc
+import logging
+import random
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from unittest import mock
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_map
+from mlx_lm.models.cache import make_prompt_cache
+
+from server.choosers import ChoosesForAll, Follows
+from server.director import Director, Spectator
+from server.engine import Engine
+from server.errors import ApiError
+from server.kv_budget import STEP, KvBudget
+from server.last_logits import LastLogits, put_heads
+from server.link import Link
+from server.loop import turn
+from server.mailbox import Mailbox
+from server.messages import Cut, Message, Submit
+from server.prefix_index import PrefixIndex
+from server.prefix_store import REUSE_CUT, reuse_kind
+from server.requests import Common, Sampling
+from server.status import Status
+from server.tickets import Event, Failed, Line, Scored, Ticket, Token
+from tests.small_models import KINDS, VOCAB
+
+EOS = (3,)
+CHUNK = 64  # tokens of a full chunk
+TURNS_OF_SILENCE = 200  # while something is asked for; only a hang takes as many
+LONG = 40  # tokens of an answer
+ROUNDING = 1e-3  # of logits of some units
+LEFT_BYTES = 2**16  # that an idle engine may hold on to: its last step's few arrays
+
+SYSTEMS = [[n * k % VOCAB for n in range(length)] for k, length in ((7, 150), (11, 90), (13, 30))]
+
+
+class Broken(AssertionError):
+    """What the walk found; names the episode and the turn."""
+
+
+# What a client asks for.
+
+
+class Multiples:
+    """A grammar of the multiples of a number. breaks: at which question of a matcher, if any."""
+
+    def __init__(self, of: int, breaks: int | None = None, error: Exception | None = None) -> None:
+        self.of, self.breaks, self.error = of, breaks, error
+        allowed = np.zeros(-(-VOCAB // 32) * 32, dtype=np.uint8)
+        allowed[:VOCAB:of] = 1
+        self.bits = np.packbits(allowed, bitorder="little").view(np.uint32)
+
+    def answer(self, asked: int) -> None:
+        """The question of a matcher; raises where it breaks."""
+        if self.breaks is not None and asked > self.breaks:
+            raise self.error
+
+    def matcher(self) -> "MultiplesMatcher":
+        self.answer(0)
+        return MultiplesMatcher(self)
+
+
+class MultiplesMatcher:
+    def __init__(self, grammar: Multiples) -> None:
+        self._grammar, self._asked = grammar, 0
+
+    def accept(self, token: int) -> None:
+        if token % self._grammar.of:
+            raise ValueError(f"{token} is not allowed")
+        self._ask()
+
+    def mask(self) -> np.ndarray:
+        self._ask()
+        return self._grammar.bits
+
+    def _ask(self) -> None:
+        self._asked += 1
+        self._grammar.answer(self._asked)
+
+
+@dataclass
+class Asked:
+    """A request of one client: its first ticket, which has the others as followers."""
+
+    first: Ticket
+    may_fail: bool = False
+    gone: set[int] = field(default_factory=set)  # uids that the client has left
+    seen: dict[int, list[Event]] = field(default_factory=dict)  # by choice
+
+    @property
+    def tickets(self) -> list[Ticket]:
+        return [self.first, *self.first.followers]
+
+    def read(self) -> None:
+        """Takes what has come."""
+        while not self.first.events.empty():
+            choice, event = self.first.events.get_nowait()
+            self.seen.setdefault(choice, []).append(event)
+
+    def ended(self, ticket: Ticket) -> bool:
+        return any(is_end(event) for event in self.seen.get(ticket.choice, ()))
+
+
+def is_plain(ticket: Ticket) -> bool:
+    """Whether it gets the model's likeliest tokens and nothing else."""
+    common = ticket.common
+    return ticket.grammar is None and common == Common(
+        sampling=Sampling(temperature=0), ignore_eos=common.ignore_eos
+    )
+
+
+def is_end(event: Event) -> bool:
+    return isinstance(event, Failed) or (isinstance(event, Token) and event.finish is not None)
+
+
+class Pace:
+    """As PrefillPace, but by chance instead of the clock."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.step_s = 0.05
+
+    @property
+    def tokens(self) -> int:
+        return self._rng.choice([16, 16, 40, CHUNK])
+
+    def observe(self, computed: int, chunk_s: float, step_s: float) -> None:
+        pass
+
+
+class Coin:
+    """A limit that any number is over half of the time: whether MLX is slow to take a step."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def __lt__(self, other: float) -> bool:
+        return self._rng.random() < 0.5
+
+
+# Two ranks in one thread: the second one gets the sums that the first one had.
+
+
+class Leads(Link):
+    """Rank 0's collectives, written down."""
+
+    def __init__(self) -> None:
+        super().__init__(mx.distributed.init())
+        self.sums: deque[mx.array] = deque()
+
+    def sum(self, values: mx.array) -> mx.array:
+        self.sums.append(values)
+        return values
+
+
+class Copies(Link):
+    """A worker's, where all of a sum is rank 0's: it must ask for the same ones, in order."""
+
+    def __init__(self, leads: Leads) -> None:
+        self.rank, self.size, self._leads = 1, 1, leads
+
+    def sum(self, values: mx.array) -> mx.array:
+        assert self._leads.sums, "the worker has a collective that rank 0 had not"
+        total = self._leads.sums.popleft()
+        assert (total.shape, total.dtype) == (values.shape, values.dtype), "of another shape"
+        # A worker's part is zeros, but it has to compute it.
+        return mx.depends([total], [values])[0]
+
+
+class Rank:
+    """An engine, its mailbox and its director, a turn at a time."""
+
+    def __init__(self, shard, link: Link, mailbox: Mailbox, chooser, director, max_batch: int):
+        self.engine = Engine(
+            shard.last, link, chooser, max_batch=max_batch, prefill_step=CHUNK, eos=list(EOS)
+        )
+        self._mailbox, self._director = mailbox, director
+
+    def turn(self) -> None:
+        turn(self.engine, self._mailbox, self._director, self._canary, lambda stage: None)
+
+    def _canary(self, progress) -> None:
+        assert not self.engine.busy, "a canary while something runs"
+
+    def holds(self) -> dict:
+        """All that it holds of requests and prefixes, to compare."""
+        engine = self.engine
+        generator = engine._generator
+        return {
+            "rows": dict(engine._inner),
+            "forks": {uid: message.forks for uid, message in engine._forks.items()},
+            "scoring": {uid: job.done for uid, job in engine._scoring.items()},
+            "kept": dict(engine.prefixes.lengths()),
+            "to keep": list(engine._started),
+            "waiting": [sequence[0] for sequence in generator._unprocessed_sequences],
+            "prompts": list(generator._prompt_batch.uids),
+            "decoding": list(generator._generation_batch.uids),
+        }
+
+
+class Episode:
+    """One walk. shard: model and LastLogits, see small_models."""
+
+    def __init__(self, seed: int, shards: dict) -> None:
+        self.seed = seed
+        self.rng = rng = random.Random(seed)
+        self.kind = rng.choice(["attention", "attention", "sliding", "state"])
+        self.shard = shards[self.kind]
+        self.turns = 0
+        self._heard = 0  # the last turn in which a client was told something
+        self.seen: Counter = Counter()  # what has happened, to know that the walk is not idle
+        self.asked: list[Asked] = []
+        self.max_batch = rng.randrange(2, 9)
+        self.capacity = rng.choice([2, 3, 4, 8, 32]) * STEP
+        room = rng.choice([0, 300, 600, 2000, 10**6])
+        cuttable = reuse_kind(self.shard.model) == REUSE_CUT
+        self.line = Line(self.max_batch, 30)
+        self.index = PrefixIndex(room, cuttable, 0 if cuttable else 20)
+        self.status = Status("m", "walk")
+        self.director = Director(
+            self.line, self.status, VOCAB, KvBudget(self.capacity), Pace(rng), self.index, EOS,
+            canary_interval=1e9,
+        )  # fmt: skip
+        self.link = Leads()
+        mailbox = Mailbox(
+            self.link, self._compose, lambda: 0, self.director.chunk, self.director.late
+        )
+        chooser = ChoosesForAll(self.director.row, mailbox.header, self.director.failed)
+        self.ranks = [Rank(self.shard, self.link, mailbox, chooser, self.director, self.max_batch)]
+        if rng.random() < 0.5:
+            link, idle = Copies(self.link), Spectator()
+            mailbox = Mailbox(link, idle.compose, idle.nap_ms, idle.chunk, idle.late)
+            self.ranks.append(Rank(self.shard, link, mailbox, Follows(), idle, self.max_batch))
+        hand_over = self.ranks[0].engine._hand_over
+
+        def counted(message: Submit) -> None:
+            self.seen["handed over"] += 1
+            hand_over(message)
+
+        self.ranks[0].engine._hand_over = counted
+        self._texts: list[list[int]] = []  # prompts with their answers: conversations go on
+        self._damages = rng.choice([0, 0, 0.02, 0.1])
+        # Long answers outgrow what was reserved for them, and requests are paused.
+        self._lengths = rng.choice([[1, 3, 12, 12, 30], [1, 3, 12, 30], [12, 250]])
+        self._busy = rng.choice([0.05, 0.2, 0.5])
+        self._leaving = rng.choice([0, 0.05, 0.2])
+
+    def walk(self) -> Counter:
+        """Until all clients have their answers. Raises Broken."""
+        rng = self.rng
+        by_chance = SimpleNamespace(randbits=rng.getrandbits)
+        with (
+            mock.patch("server.director.SLOW_S", Coin(random.Random(self.seed))),
+            mock.patch("server.rows.secrets", by_chance),
+        ):
+            try:
+                for _ in range(rng.randrange(20, 250)):
+                    self._act()
+                    self._turn()
+                self._heard = self.turns
+                while self.line.held():
+                    self._turn()
+                    assert self.turns - self._heard < TURNS_OF_SILENCE, "requests that do not end"
+                self._turn()  # what rank 0 has decided last
+                self._check_end()
+            except Exception as error:
+                where = f"episode {self.seed} ({self.kind}), turn {self.turns}"
+                raise Broken(f"{where}: {type(error).__name__}: {error}") from error
+        return self.seen
+
+    # What happens.
+
+    def _act(self) -> None:
+        rng = self.rng
+        while rng.random() < self._busy:
+            self._ask()
+        if self.asked and rng.random() < self._leaving:
+            one = rng.choice(self.asked[-rng.choice([2, 8]) :])
+            # Most leave with all of their choices; a stop string ends one alone.
+            self._leave(one, one.tickets if rng.random() < 0.7 else [rng.choice(one.tickets)])
+        if rng.random() < 0.02:
+            self.director._canary_due = 0
+
+    def _leave(self, one: Asked, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            self.line.cancel(ticket)
+            one.gone.add(ticket.uid)
+            self.seen["leavers"] += 1
+
+    def _ask(self) -> None:
+        one = Asked(self._request())
+        try:
+            self.line.admit([one.first])
+        except ApiError as error:
+            assert error.status in (400, 429)
+            return
+        grammar = one.first.grammar
+        one.may_fail = grammar is not None and grammar.breaks is not None
+        self.asked.append(one)
+        self.seen["requests"] += 1
+        self.seen["choices"] += len(one.tickets)
+
+    def _request(self) -> Ticket:
+        rng = self.rng
+        prompt = self._prompt()
+        limit = self.capacity - len(prompt)
+        most = max(1, min(limit, rng.choice(self._lengths)))
+        grammar = None
+        if rng.random() < 0.15:
+            breaks = rng.choice([None, None, -1, 0, 1, 5, 20])
+            error = rng.choice([ValueError, RuntimeError, KeyError])("broken")
+            grammar = Multiples(rng.choice([2, 3]), breaks, error)
+        common = self._common(rng)
+        score = common.logprobs is not None and rng.random() < 0.5
+        first = Ticket(prompt, most, common, score_prompt=score, grammar=grammar)
+        count = min(rng.choice([1, 1, 1, 2, 3, 4]), self.max_batch)
+        first.followers = [
+            Ticket(prompt, most, common, choice=n, grammar=grammar, events=first.events)
+            for n in range(1, count)
+        ]
+        return first
+
+    def _common(self, rng: random.Random) -> Common:
+        sampling = Sampling(temperature=0)
+        if rng.random() < 0.5:
+            seed = rng.randrange(5) if rng.random() < 0.8 else None
+            sampling = Sampling(
+                temperature=rng.choice([0.7, 1.0, 1.5]), seed=seed,
+                top_p=rng.choice([1, 1, 0.9]), top_k=rng.choice([0, 0, 5]),
+                presence_penalty=rng.choice([0, 0, 0.5]),
+            )  # fmt: skip
+        return Common(
+            sampling=sampling,
+            ignore_eos=rng.random() < 0.5,
+            logprobs=rng.choice([None, None, None, 0, 3]),
+            min_tokens=rng.choice([0, 0, 2]),
+        )
+
+    def _prompt(self) -> list[int]:
+        rng = self.rng
+        most = self.capacity - 1
+        if self._texts and rng.random() < 0.4:
+            start = rng.choice(self._texts[-6:])
+            start = start[: rng.randrange(1, len(start) + 1)] if rng.random() < 0.3 else start
+        else:
+            start = rng.choice([[], *SYSTEMS])
+        new = rng.choices(range(4, VOCAB), k=rng.choice([1, 2, 17, 60, 130, 280]))
+        return (start + new)[:most]
+
+    # Faults of ours: a message that says something wrong.
+
+    def _compose(self) -> list[Message]:
+        messages = [self._damaged(message) for message in self.director.compose()]
+        for message in messages:
+            self.seen[type(message).__name__] += 1
+            if isinstance(message, Submit) and message.reuse:
+                self.seen["reuses"] += 1
+        return messages
+
+    def _damaged(self, message: Message) -> Message:
+        rng = self.rng
+        if rng.random() >= self._damages:
+            return message
+        if isinstance(message, Submit):
+            for one in self.asked:
+                one.may_fail |= message.uid in {ticket.uid for ticket in one.tickets}
+            self.seen["damaged"] += 1
+            damages = [{"max_tokens": 0}, {"prompt": []}, {"keep": ((10**6, 10**7),)}]
+            if not message.score:
+                damages += [{"reuse": (10**6, 20)}, {"reuse": (10**6, 10**5)}]
+            if message.reuse:
+                damages.append({"reuse": (message.reuse[0], 10**4)})
+            return replace(message, **rng.choice(damages))
+        if isinstance(message, Cut):
+            self.seen["damaged"] += 1
+            return replace(message, length=10**5)
+        return message
+
+    # What must hold.
+
+    def _turn(self) -> None:
+        self.turns += 1
+        for rank in self.ranks:
+            rank.turn()
+        if len(self.ranks) > 1:
+            assert not self.link.sums, "rank 0 has a collective that the worker had not"
+            assert self.ranks[0].holds() == self.ranks[1].holds(), "the ranks hold different things"
+        self.link.sums.clear()
+        for one in self.asked:
+            if not one.first.events.empty():
+                self._heard = self.turns
+            one.read()
+            if len(one.tickets) > 1 and any(
+                isinstance(event, Failed) for events in one.seen.values() for event in events
+            ):
+                # The HTTP side ends the whole request.
+                self._leave(one, [t for t in one.tickets if t.uid not in one.gone])
+            for ticket in one.tickets:
+                if one.ended(ticket) and ticket.uid not in one.gone and self.rng.random() < 0.5:
+                    answer = [e.id for e in one.seen[ticket.choice] if isinstance(e, Token)]
+                    self._texts = [*self._texts[-9:], [*ticket.prompt, *answer]]
+        self._check_turn()
+
+    def _check_turn(self) -> None:
+        engine, running = self.ranks[0].engine, self.director._running
+        held = set(engine._inner) | set(engine._scoring)
+        held |= {fork for message in engine._forks.values() for fork in message.forks}
+        assert held == set(running), f"the ranks hold {held}, the scheduler {set(running)}"
+        assert {inner: uid for uid, inner in engine._inner.items()} == engine._outer
+        rows = self.ranks[0].holds()
+        gone = engine._generator._generation_batch._gone
+        in_rows = [uid for uid in rows["decoding"] if uid not in gone]
+        assert sorted(rows["waiting"] + rows["prompts"] + in_rows) == sorted(rows["rows"].values())
+        waiting = [one.ticket.uid for group in self.director._waiting for one in group]
+        arrived = list(self.line._queue.queue)
+        arrived = [one.uid for first in arrived for one in (first, *first.followers)]
+        assert sorted([*waiting, *running, *arrived]) == sorted(self.line._held), "tickets are lost"
+        index = {number: len(entry.tokens) for number, entry in self.index._entries.items()}
+        store = rows["kept"]
+        for number in self.index._redundant:
+            store.pop(number, None)
+        assert store == index, "index and store differ"
+        sizes = sum(index.values()) + self.index._entry_cost * len(index)
+        assert sizes == self.index.used, "the index counts wrong"
+        for number, caches in engine.prefixes._entries.items():
+            for cache in caches:
+                if type(cache).__name__ == "KVCache":
+                    assert cache.offset == engine.prefixes.lengths()[number]
+
+    def _check_end(self) -> None:
+        assert not self.line.held(), "requests that do not end"
+        assert not self.director._running and not self.director._waiting
+        for one in self.asked:
+            for ticket in one.tickets:
+                self._check_answer(one, ticket)
+        for rank in self.ranks:
+            held = rank.holds()
+            kept = held.pop("kept")
+            assert not any(held.values()), f"left behind: {held}"
+            assert not rank.engine._generator._currently_processing
+            assert not rank.engine._generator._generation_batch.kept
+            rank.engine.prefixes.drop(kept)
+        for name in ("pauses",):
+            self.seen[name] += getattr(self.status.record, name)
+        self.seen["evicted tokens"] += self.index.evicted_tokens
+
+    def _check_answer(self, one: Asked, ticket: Ticket) -> None:
+        events = one.seen.get(ticket.choice, [])
+        ends = [place for place, event in enumerate(events) if is_end(event)]
+        who = f"request {ticket.uid} (choice {ticket.choice} of {len(one.tickets)})"
+        assert len(ends) <= 1, f"{who} has {len(ends)} ends"
+        assert not ends or ends[0] == len(events) - 1, f"{who} goes on after its end"
+        assert ends or ticket.uid in one.gone, f"{who} has no end"
+        failed = bool(ends) and isinstance(events[-1], Failed)
+        assert not failed or one.may_fail, f"{who} failed: {failed and events[-1].error.message}"
+        self.seen["failures" if failed else "answers" if ends else "left"] += 1
+        if ticket.common.sampling.seed is None and ticket.common.sampling.temperature:
+            return
+        got = [event for event in events if isinstance(event, Token)]
+        whole = ends and not failed
+        if len(got) > LONG and is_plain(ticket):
+            self._check_by_forward_pass(ticket, [token.id for token in got], who)
+            return
+        right, scores = self._alone(ticket, ticket.max_tokens if whole else len(got))
+        ids, wanted = [token.id for token in got], [token.id for token in right]
+        assert ids == (wanted if whole else wanted[: len(ids)]), f"{who}: {ids}, alone: {wanted}"
+        if whole:
+            assert got[-1].finish == right[-1].finish
+        check_scores([t.score for t in got], [t.score for t in right[: len(got)]], who)
+        for event in events:
+            if isinstance(event, Scored):
+                assert ticket.score_prompt or one.gone
+                check_scores(event.scores, scores or event.scores, who)
+        if ticket.score_prompt and got and len(ticket.prompt) > 1:
+            assert sum(isinstance(event, Scored) for event in events) == 1, f"{who} is not scored"
+
+    def _check_by_forward_pass(self, ticket: Ticket, ids: list[int], who: str) -> None:
+        """A long greedy answer, all of it in one go: each token is the likeliest at its place."""
+        text = mx.array([ticket.prompt + ids[:-1]])
+        logits = self.shard.model(text, cache=make_prompt_cache(self.shard.model))[0]
+        logits = logits[len(ticket.prompt) - 1 :].astype(mx.float32)
+        chosen = mx.take_along_axis(logits, mx.array(ids)[:, None], axis=-1)[:, 0]
+        behind = (mx.max(logits, axis=-1) - chosen).tolist()
+        wrong = [place for place, gap in enumerate(behind) if not gap <= ROUNDING]
+        assert not wrong, f"{who}: token {wrong[0]} of {len(ids)} is not the likeliest"
+
+    def _alone(self, ticket: Ticket, tokens: int) -> tuple[list[Token], tuple]:
+        """What it gets on a fresh engine that has nothing else to do, and keeps nothing."""
+        if not tokens:
+            return [], ()
+        grammar = ticket.grammar and ticket.grammar.of
+        key = (self.kind, tuple(ticket.prompt), tokens, ticket.common, ticket.choice,
+               ticket.score_prompt, grammar)  # fmt: skip
+        if key not in self.shard.quiet:
+            if len(self.shard.quiet) > 5000:
+                self.shard.quiet.clear()
+            self.shard.quiet[key] = answer_alone(self.shard, ticket, tokens)
+        return self.shard.quiet[key]
+
+
+def check_scores(got, right, who: str) -> None:
+    """Log-probabilities of a batch differ from those alone in the last digits."""
+    assert len(got) == len(right), f"{who}: {len(got)} scores, alone {len(right)}"
+    for mine, its in zip(got, right, strict=True):
+        assert (mine is None) == (its is None), f"{who}: a score that is not there"
+        if mine is not None:
+            assert mine.id == its.id and len(mine.top) == len(its.top)
+            assert mine.logprob == pytest.approx(its.logprob, abs=2e-3), who
+
+
+def answer_alone(shard, ticket: Ticket, tokens: int) -> tuple[list[Token], tuple]:
+    """Its tokens, and the scores of its prompt."""
+    line, link = Line(1, 1), Link(mx.distributed.init())
+    director = Director(
+        line, Status("m", "quiet"), VOCAB, KvBudget(2**31 - 1), Pace(random.Random(0)),
+        PrefixIndex(0, True), EOS,
+    )  # fmt: skip
+    mailbox = Mailbox(link, director.compose, lambda: 0, director.chunk, director.late)
+    chooser = ChoosesForAll(director.row, mailbox.header, director.failed)
+    rank = Rank(shard, link, mailbox, chooser, director, 1)
+    grammar = Multiples(ticket.grammar.of) if ticket.grammar else None
+    one = Ticket(
+        ticket.prompt, tokens, ticket.common, choice=ticket.choice,
+        score_prompt=ticket.score_prompt, grammar=grammar,
+    )  # fmt: skip
+    line.admit([one])
+    while line.held():
+        rank.turn()
+    events = [one.events.get_nowait()[1] for _ in range(one.events.qsize())]
+    scores = [score for event in events if isinstance(event, Scored) for score in event.scores]
+    return [event for event in events if isinstance(event, Token)], tuple(scores)
+
+
+def make_shards() -> dict:
+    """A small model of each kind of cache. quiet: what its requests get alone."""
+    shards = {}
+    for kind, make in KINDS.items():
+        model = make(1)
+        key = mx.random.key(7)
+        # Large enough weights that the best token stands out, whatever the rounding.
+        model.update(
+            tree_map(
+                lambda w, key=key: mx.random.normal(w.shape, key=key) * 0.4 if w.ndim > 1 else w,
+                model.parameters(),
+            )
+        )
+        mx.eval(model.parameters())
+        last = LastLogits(model, put_heads(model))
+        shards[kind] = SimpleNamespace(model=model, last=last, vocab=VOCAB, quiet={})
+    return shards
+
+
+def walks(seed: int, shards: dict) -> Iterator[tuple[int, Counter]]:
+    """Episodes from seed on, each with what has happened in it. Memory must come back, too."""
+    while True:
+        gc.collect()
+        before = mx.get_active_memory()
+        seen = Episode(seed, shards).walk()
+        gc.collect()
+        left = mx.get_active_memory() - before
+        if left > LEFT_BYTES:
+            raise Broken(f"episode {seed}: {left} bytes are not given back")
+        yield seed, seen
+        seed += 1
+
+
+def walk_for(
+    seconds: float, seed: int, episodes: int = sys.maxsize, must_happen: Sequence[str] = ()
+) -> Counter:
+    """Walks until the time is up and everything has happened that must, which it soon has; all
+    that has happened. Raises Broken."""
+    end, total, shards = time.monotonic() + seconds, Counter(), make_shards()
+    for _, seen in walks(seed, shards):
+        total += seen
+        total["episodes"] += 1
+        enough = time.monotonic() > end and all(total[name] for name in must_happen)
+        if enough or total["episodes"] >= episodes:
+            return total
+    raise AssertionError("unreachable")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--episodes", type=int, default=sys.maxsize)
+    options = parser.parse_args()
+    logging.disable(logging.ERROR)
+    for name, count in walk_for(options.seconds, options.seed, options.episodes).most_common():
+        print(f"{count:8} {name}")
+
+
+if __name__ == "__main__":
+    main()
