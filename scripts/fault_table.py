@@ -47,6 +47,7 @@ from tests.faults import (  # noqa: E402
     IDLE,
     PHASES,
     STALL_TIMEOUT_S,
+    Client,
     Server,
     wait_for,
 )
@@ -101,12 +102,28 @@ def raise_in_step(number: int) -> Callable[[Server], None]:
     return lambda server: (server.fault_dir / f"raise-{number}").touch()
 
 
+def lose_message(server: Server) -> None:
+    """The next one at all: rank 1 hears the others' next ones from then on."""
+    kind = "step" if server.running() else "meeting"
+    server.garble(1, kind, "shifted")
+
+
+def flip_bit(server: Server) -> None:
+    server.garble(1, "step" if server.running() else "meeting", "flipped")
+
+
+def pause_all(server: Server) -> None:
+    server.pause(PAUSE_S)
+
+
 def fill_disk(server: Server) -> None:
     """Every write to the log fails, as on a full disk."""
     server.log_path.symlink_to("/dev/full")
 
 
 GONE = "all gone"
+WENT_ON = "went on"
+PAUSE_S = STALL_TIMEOUT_S + 4
 FAULTS = {
     "kill-rank-0": Fault("SIGKILL of rank 0", kill_rank(0), silent=True),
     "kill-rank-1": Fault("SIGKILL of rank 1", kill_rank(1)),
@@ -114,6 +131,10 @@ FAULTS = {
     "stop-rank-1": Fault("SIGSTOP of rank 1", stop_rank(1)),
     "raise-rank-0": Fault("rank 0 raises in its step", raise_in_step(0)),
     "raise-rank-1": Fault("rank 1 raises in its step", raise_in_step(1)),
+    "flip-bit": Fault("a message that reaches rank 1 with a bit flipped", flip_bit),
+    "lose-message": Fault("a message that rank 1 loses, so that all later ones are shifted",
+                          lose_message),
+    "pause": Fault(f"SIGSTOP of everything, SIGCONT after {PAUSE_S} s", pause_all, end=WENT_ON),
     "kill-launcher": Fault(
         "SIGKILL of the launcher", lambda server: os.kill(server.launcher, signal.SIGKILL)
     ),
@@ -146,6 +167,10 @@ def run_phase(name: str, phase: str, folder: Path, model: Path) -> Result:
             seconds, newcomers = server.wait_good_answer(struck)
             left = server.orphans()
             last = server.get("/health")[1]["last_failure"]
+        if fault.end == WENT_ON:
+            assert not last, f"it did not go on: {last}"
+            for client in held:
+                _see_going_on(client)
         for client in held:
             client.join(LAST_WORDS_S)
         told = [(client.ended_at or float("inf")) - struck for client in held]
@@ -156,6 +181,17 @@ def run_phase(name: str, phase: str, folder: Path, model: Path) -> Result:
         )  # fmt: skip
     finally:
         server.close()
+
+
+def _see_going_on(client: Client) -> None:
+    """Waits for more of its answer, if it shows any, and has it leave."""
+    already = len(client.text)
+    if client.streams:
+        wait_for(lambda: len(client.text) > already, "a held stream to go on")
+    if client.is_alive():
+        client.leave()
+        client.join(LAST_WORDS_S)
+        client.outcome = WENT_ON
 
 
 # Faults at a start. They know one phase: there is nobody to serve.

@@ -34,11 +34,11 @@ pieces and errors are what these stages hand to each other: parts of an answer, 
 exception that becomes an HTTP error.
 
 Every rank's life: openai_cluster_server is the entry, joining finds the other ranks, rank goes from
-there to the loop. link holds the collectives; handshake, versions, model_files and canary ask
-whether all ranks are the same; loading brings the model, last_logits has it project only what is
-wanted, split_head divides that projection, kv_budget tells how much memory is left; watchdog,
-lifeline, pidfile and shutdown are how a rank notices that it should end, and exit_codes what that
-tells the supervisor.
+there to the loop. link holds the collectives, seal proves what they bring; handshake, versions,
+model_files and canary ask whether all ranks are the same; loading brings the model, last_logits has
+it project only what is wanted, split_head divides that projection, kv_budget tells how much memory
+is left; watchdog (with wait_clock and turn_times), lifeline, pidfile and shutdown are how a rank
+notices that it should end, and exit_codes what that tells the supervisor.
 
 How it is seen: stages (until it serves), status (/health, /queue, /v1/models), heartbeat, machine
 and fleet (what each rank tells of itself), account (what became of a request), recorder, histogram

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from server.chances import Chances
-from server.engine import Engine
+from server.engine import Engine, Turn
 from server.handshake import Mismatch
 from server.link import Link
 from server.mailbox import Header
@@ -66,17 +66,19 @@ def check_model(
     link: Link,
     prompt: list[int],
     progress: Callable[[str], None],
+    observe: Callable[[Turn], None] = lambda turn: None,
 ) -> list[int]:
-    """Generates from prompt on all ranks; returns the tokens. Raises Mismatch if a rank would
-    have chosen clearly otherwise."""
+    """Generates from prompt on all ranks; returns the tokens. observe hears of every turn. Raises
+    Mismatch if a rank would have chosen clearly otherwise."""
     judge = EachJudges(leads=link.rank == 0)
     engine = make_engine(judge)
     engine.submit(Submit(UID, prompt, TOKENS, ignore_eos=True))
     tokens: list[int] = []
     while engine.busy:
         progress("canary")
-        events = engine.step().events
-        tokens += [event.id for _, event in events if isinstance(event, Token)]
+        turn = engine.step()
+        observe(turn)
+        tokens += [event.id for _, event in turn.events if isinstance(event, Token)]
     gaps = [
         (mx.max(logits) - logits[0, token]).item()
         for logits, token in zip(judge.logits, tokens, strict=False)

@@ -89,6 +89,11 @@ class Engine:
         """Whether step() has anything to do. The same on every rank."""
         return self._generator.busy or bool(self._scoring)
 
+    @property
+    def prefilling(self) -> bool:
+        """Whether the next turn has a chunk of prompts."""
+        return bool(self._generator.waiting or self._scoring)
+
     def submit(self, message: Submit) -> None:
         """Puts a prompt in; it is prefilled in the coming steps.
 
@@ -140,7 +145,7 @@ class Engine:
         chunk = decoded = Turn([], [])
         if not self._late:
             self._launch()
-        if self._generator.waiting or self._scoring:
+        if self.prefilling:
             chunk = self._prefill()
             deliver(chunk)
         self._launch()

@@ -3,7 +3,8 @@
 Our launcher writes a newline to every rank every few seconds, through ssh or a pipe alike. A rank
 that has had one and then hears nothing for LEASE_S, or reads the end of the stream, has lost its
 launcher and leaves, so that no orphan keeps the port and the memory. Without a first newline
-(started by hand, or by the plain mlx.launch) there is no lease.
+(started by hand, or by the plain mlx.launch) there is no lease. Time in which this process was
+itself stopped or asleep does not count: its launcher may have been, too.
 """
 
 import os
@@ -12,7 +13,10 @@ import sys
 import threading
 from collections.abc import Callable
 
+from server.wait_clock import WaitClock
+
 LEASE_S = 30.0
+LOOK_S = 1.0
 
 
 def watch_lifeline(on_lost: Callable[[str], None], fd: int | None = None) -> threading.Thread:
@@ -20,10 +24,12 @@ def watch_lifeline(on_lost: Callable[[str], None], fd: int | None = None) -> thr
     stdin = sys.stdin.fileno() if fd is None and sys.stdin is not None else fd
 
     def watch() -> None:
-        leased = False
+        leased, clock = False, WaitClock(LOOK_S)
         while stdin is not None:
-            ready, _, _ = select.select([stdin], [], [], LEASE_S if leased else None)
+            ready, _, _ = select.select([stdin], [], [], LOOK_S if leased else None)
             if not ready:
+                if clock.look() < LEASE_S:
+                    continue
                 on_lost(f"nothing heard from the launcher for {LEASE_S:.0f} s")
                 return
             try:
@@ -34,7 +40,7 @@ def watch_lifeline(on_lost: Callable[[str], None], fd: int | None = None) -> thr
                 if leased:
                     on_lost("the launcher is gone")
                 return
-            leased = True
+            leased, clock = True, WaitClock(LOOK_S)
 
     thread = threading.Thread(target=watch, name="lifeline", daemon=True)
     thread.start()

@@ -8,10 +8,11 @@ that steers the loop is shared data, so that no two ranks can take different bra
 from collections.abc import Callable
 
 from server.director import Director, Spectator
-from server.engine import Engine
+from server.engine import Engine, Turn
 from server.failures import is_shared
 from server.mailbox import Mailbox
 from server.messages import Canary, Cancel, Cut, Evict, Message, Shutdown, Submit
+from server.turn_times import CHUNK, STEP
 
 
 def run_lockstep(
@@ -20,15 +21,17 @@ def run_lockstep(
     director: Director | Spectator,
     canary: Callable[[Callable[[str], None]], None],
     progress: Callable[[str], None],
+    observe: Callable[[Turn], None] = lambda turn: None,
 ) -> str:
     """Turns until a Shutdown message; returns its reason.
 
     progress is called with the name of what comes next, before each thing that can block: the
-    watchdog's food. canary is what a Canary message asks for.
+    watchdog's food. canary is what a Canary message asks for. observe is called with every turn of
+    the engine's, for its times.
     """
     reason = None
     while reason is None:
-        reason = turn(engine, mailbox, director, canary, progress)
+        reason = turn(engine, mailbox, director, canary, progress, observe)
     return reason
 
 
@@ -38,12 +41,15 @@ def turn(
     director: Director | Spectator,
     canary: Callable[[Callable[[str], None]], None],
     progress: Callable[[str], None],
+    observe: Callable[[Turn], None] = lambda turn: None,
 ) -> str | None:
     """One turn. Returns the reason to leave the loop, if there is one."""
     header = None
     if engine.busy:
-        progress("engine step")
-        header = engine.step(director.deliver).header
+        progress(CHUNK if engine.prefilling else STEP)
+        stepped = engine.step(director.deliver)
+        observe(stepped)
+        header = stepped.header
     if header is None:
         progress("meeting")
         header = mailbox.meet()

@@ -150,7 +150,7 @@ def _live(settings, link, tell, app, status, line, leaver, watchdog) -> str:
     from server import rank
 
     ready = rank.prepare(settings, link, status, tell)
-    watchdog.set_limit(settings.stall_timeout)
+    watchdog.follow(settings.stall_timeout, ready.times)
     if isinstance(leaver, RankZero):
         return rank.lead(ready, line, app, status, leaver, watchdog)
     return rank.follow(ready, leaver, watchdog)

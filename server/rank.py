@@ -36,6 +36,7 @@ from server.settings import Settings
 from server.shutdown import RankZero, Worker
 from server.status import Status
 from server.tickets import Line
+from server.turn_times import TurnTimes
 from server.watchdog import Watchdog
 
 SLOW_CANARY = 3  # times what is usual
@@ -58,6 +59,7 @@ class Ready:
     system: str
     status: Status
     longest: int  # numbers in the longest message
+    times: TurnTimes
 
     def engine(self, chooser: Chooser) -> Engine:
         """An empty engine over this rank's shard."""
@@ -82,7 +84,7 @@ class Ready:
         began = time.monotonic()
         status = self.status
         try:
-            tokens = check_model(self.engine, self.link, prompt, progress)
+            tokens = check_model(self.engine, self.link, prompt, progress, self.times.observe)
         except Mismatch as mismatch:
             if status.canary_seconds or self.settings.restarts:
                 # The same ranks have agreed before, on the same prompt.
@@ -140,7 +142,8 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
         )
     system = "fp_" + fingerprint(introduction["same"])
     prefixes = PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, -row_cost)
-    ready = Ready(settings, link, shard, members, budget, prefixes, system, status, longest)
+    times = TurnTimes(settings.stall_timeout)
+    ready = Ready(settings, link, shard, members, budget, prefixes, system, status, longest, times)
     tell("canary")
     ready.canary(tell)
     return ready
@@ -179,7 +182,9 @@ def lead(
     log.info(
         "ready: %s on %d ranks, http port %d", status.model_id, ready.link.size, settings.http_port
     )
-    return run_lockstep(engine, mailbox, director, ready.canary, watchdog.progress)
+    return run_lockstep(
+        engine, mailbox, director, ready.canary, watchdog.progress, ready.times.observe
+    )
 
 
 def follow(ready: Ready, leaver: Worker, watchdog: Watchdog) -> str:
@@ -197,5 +202,10 @@ def follow(ready: Ready, leaver: Worker, watchdog: Watchdog) -> str:
     leaver.serving = True
     log.info("ready: rank %d of %d", ready.link.rank, ready.link.size)
     return run_lockstep(
-        ready.engine(Follows()), mailbox, spectator, ready.canary, watchdog.progress
+        ready.engine(Follows()),
+        mailbox,
+        spectator,
+        ready.canary,
+        watchdog.progress,
+        ready.times.observe,
     )

@@ -45,9 +45,7 @@ def _weights(normalizers: set[str]) -> bytes:
         return bytes([1] * 256)
     if not normalizers <= CANONICAL:
         return bytes([SHRINKS] * 256)
-    return bytes(
-        1 if byte < 128 and byte not in NOT_ONLY_ASCII else SHRINKS for byte in range(256)
-    )
+    return bytes(1 if byte < 128 and byte not in NOT_ONLY_ASCII else SHRINKS for byte in range(256))
 
 
 def _normalizers(tokenizer: Any) -> set[str]:

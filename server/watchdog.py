@@ -3,7 +3,9 @@
 A dead peer, a stopped peer and a wedged GPU look the same from here: a collective or an eval that
 never returns, and no error. One thread on every rank compares a counter that the main thread
 moves; no progress for the limit, and it prints every thread's stack, lets rank 0 answer what it
-holds, and ends the process with its own exit code. The supervisor does the rest.
+holds, and ends the process with its own exit code. The supervisor does the rest. Time in which the
+process was stopped or the machine slept does not count (wait_clock.py), and while the rank serves
+the limit follows what turns take here (turn_times.py).
 
 A thread of Python's is of no use while native code keeps the interpreter to itself, as joining the
 group of ranks does: `limit_native` is for that.
@@ -20,7 +22,10 @@ from collections.abc import Callable, Iterator
 
 from server.exit_codes import STALLED
 from server.rank_log import list_stacks
+from server.turn_times import TurnTimes
+from server.wait_clock import WaitClock
 
+LOOK_S = 1.0  # between two looks; a quarter of a short limit
 LAST_WORDS_S = 5.0  # for stacks, answers to clients and the log, once the end is decided
 
 log = logging.getLogger(__name__)
@@ -32,8 +37,10 @@ class Watchdog:
     def __init__(self, limit: float, on_stall: Callable[[str], None]) -> None:
         self._limit = limit
         self._on_stall = on_stall
+        self._times: TurnTimes | None = None  # whose limits count, once it serves
         self._count = 0
         self._stage = "start"
+        self._look_s = min(LOOK_S, limit / 4)
 
     def progress(self, stage: str) -> None:
         """Called by the main thread before whatever may block. Costs next to nothing."""
@@ -44,20 +51,29 @@ class Watchdog:
         """Loading may take longer than serving."""
         self.progress(self._stage)
         self._limit = limit
+        self._look_s = min(LOOK_S, limit / 4)
+
+    def follow(self, least: float, times: TurnTimes) -> None:
+        """From now on limits are those of times, at least so many seconds."""
+        self.set_limit(least)
+        self._times = times
 
     def start(self) -> None:
         """Watches until the process ends."""
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def _watch(self) -> None:
-        seen, since = self._count, time.monotonic()
+        seen, look_s, clock = self._count, self._look_s, WaitClock(self._look_s)
         while True:
-            time.sleep(min(1.0, self._limit / 4))
-            now = time.monotonic()
-            if self._count != seen:
-                seen, since = self._count, now
-            elif now - since > self._limit:
-                self._bite(now - since)
+            time.sleep(look_s)
+            waited = clock.look()
+            if self._count != seen or self._look_s != look_s:
+                seen, look_s, clock = self._count, self._look_s, WaitClock(self._look_s)
+            elif waited > self._limit_now():
+                self._bite(waited)
+
+    def _limit_now(self) -> float:
+        return self._limit if self._times is None else self._times.limit(self._stage)
 
     def _bite(self, seconds: float) -> None:
         end_soon(STALLED)

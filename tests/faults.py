@@ -75,6 +75,7 @@ class Client(threading.Thread):
         self.ended_at: float | None = None  # time.monotonic()
         self._link = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
         self._body = body | {"stream": stream}
+        self.streams = stream
         self.start()
 
     def run(self) -> None:
@@ -210,6 +211,15 @@ class Server:
         for run_id in self.run_ids:
             found |= processes(run_id)
         return found
+
+    def pause(self, seconds: float) -> None:
+        """Stops everything of it for so long, as Ctrl-Z and a laptop's lid do."""
+        pids = self.tree()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
     def orphans(self) -> list[str]:
         """Processes that don't belong to the server that runs now."""

@@ -27,6 +27,7 @@ from tests.faults import (
     CUT,
     DECODE,
     ERROR_EVENT,
+    IDLE,
     LONG_ANSWER,
     PREFILL,
     PROBE,
@@ -157,6 +158,38 @@ def test_a_stopped_worker_is_found_by_the_watchdog(server):
     assert max(client.ended_at for client in held) - struck > STALL_TIMEOUT_S - 1
     assert_served_again(one, struck, f"no progress for {STALL_TIMEOUT_S} s at: engine step")
     assert "stacks of all threads follow" in one.log()
+
+
+@pytest.mark.parametrize("phase", [IDLE, PREFILL, DECODE])
+def test_a_pause_of_the_whole_machine_ends_nothing(server, phase):
+    """Ctrl-Z and fg, a laptop's lid: each rank's watchdog bit on waking."""
+    one = start(server())
+    ranks = one.tree()
+    held = one.hold(phase)
+    one.pause(STALL_TIMEOUT_S + 3)
+    for stream in [client for client in held if client.streams]:
+        already = len(stream.text)
+        wait_for(lambda s=stream, n=already: len(s.text) > n + 20, "the stream to go on")
+    assert all(client.is_alive() for client in held)
+    time.sleep(STALL_TIMEOUT_S + 2)  # nor does a watchdog bite later
+    assert one.tree() == ranks
+    assert one.get("/health")[1]["restarts"] == 0
+    for client in held:
+        client.leave()
+    assert one.ask().text == one.reference
+
+
+def test_a_rank_that_was_away_alone_leaves_when_it_finds_the_others_gone(server):
+    """The others cannot know when it comes back: they end, and all are started again."""
+    one = start(server(STALL_TIMEOUT=3))
+    held = one.hold(DECODE)
+    away = one.rank(1)
+    struck = time.monotonic()
+    os.kill(away, signal.SIGSTOP)
+    assert_told(held)
+    os.kill(away, signal.SIGCONT)
+    wait_for(lambda: away not in one.left(), "the rank that was away to leave")
+    assert_served_again(one, struck, "no progress for 3 s at: engine step")
 
 
 def test_a_stopped_rank_zero_is_continued_to_tell_its_clients(server):

@@ -2,8 +2,11 @@
 
 import os
 import queue
+import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ from server import lifeline
 from server.lifeline import watch_lifeline
 
 DEADLINE_S = 20
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Lease:
@@ -84,3 +88,35 @@ def test_a_closed_stdin_is_no_lease(monkeypatch):
     lost: queue.SimpleQueue[str] = queue.SimpleQueue()
     watch_lifeline(lost.put).join(DEADLINE_S)
     assert lost.empty()
+
+
+STOPPED = """
+import sys, time
+from server import lifeline
+lifeline.LEASE_S = 4.0
+lifeline.watch_lifeline(lambda reason: print(reason, flush=True))
+print("watching", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_rank_that_was_stopped_with_its_launcher_keeps_its_lease():
+    """The lease used to be over on waking, before the launcher could renew it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout.readline() == b"watching\n"
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(8)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.5)
+        process.stdin.close()
+        # The first that it says: nothing was lost before.
+        assert process.stdout.readline() == b"the launcher is gone\n"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

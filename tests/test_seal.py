@@ -3,6 +3,8 @@
 Ranks are threads over a wire that drops, repeats, empties and changes what it carries.
 """
 
+from types import SimpleNamespace
+
 import pytest
 
 pytest.importorskip("mlx.core")
@@ -10,16 +12,24 @@ pytest.importorskip("mlx.core")
 import mlx.core as mx
 import numpy as np
 
+from server import rank
+from server.canary import check_link
 from server.chances import Chances
 from server.choosers import Step
 from server.fleet import Fleet, Vitals
+from server.handshake import Mismatch
 from server.heartbeat import Heartbeat
 from server.link import GATHER_MOST
 from server.mailbox import BUNDLE_MOST, Header, Mailbox, bundle_bytes_most
 from server.messages import Submit
 from server.recorder import Recorder
-from server.requests import MAX_TOKEN_IDS, Sampling
+from server.requests import MAX_TOKEN_IDS, Common, Sampling
+from server.rows import Row
+from server.sampling import sample
 from server.seal import CONSTANTS, NUMBERS, Garbled, constants, prove
+from server.settings import read_settings
+from server.status import Status
+from server.turn_times import TurnTimes
 from tests.linked import PeerGone, on_links
 
 VOCAB = 1000
@@ -367,3 +377,63 @@ def test_an_empty_message_is_proven_too():
     assert prove(np.array([4, told[0]], dtype=np.int32), 1, "numbers", 4) == []
     with pytest.raises(Garbled):
         prove(np.array([5, told[0]], dtype=np.int32), 1, "numbers", 4)
+
+
+# What a start proves.
+
+
+def test_a_link_that_spoils_long_sums_is_named_on_every_rank():
+    def spoil(rank, n, total, before):
+        if (rank, n) != (1, 0):
+            return total
+        spoilt = total.copy()
+        spoilt[[3, 77]] += 1
+        return spoilt
+
+    for result in on_links(2, lambda link: check_link(link, 1000), spoil):
+        assert isinstance(result, Garbled)
+        assert "check of the link: a sum of 4000 bytes: rank 1 got 2 of 1000 wrong" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("restarts", "agreed_s", "expected"),
+    [(0, 0.0, Mismatch), (1, 0.0, Garbled), (0, 2.5, Garbled)],
+)
+def test_ranks_that_agreed_before_and_do_not_now_have_a_bad_link(
+    monkeypatch, restarts, agreed_s, expected
+):
+    """A wrong sum in the canary of a restart, or between requests, used to end the service for
+    good, as a model that cannot be served."""
+
+    def disagree(*arguments):
+        raise Mismatch("rank 1 does not agree with rank 0")
+
+    monkeypatch.setattr(rank, "check_model", disagree)
+    status = Status("m", "run")
+    status.canary_seconds = agreed_s
+    settings = read_settings({"MODEL_DIR": "/", "SUPERVISOR_RESTARTS": str(restarts)})
+    shard = SimpleNamespace(context=1000, vocab=VOCAB)
+    ready = rank.Ready(
+        settings, None, shard, (), None, None, "fp", status, 1, TurnTimes(settings.stall_timeout)
+    )
+    with pytest.raises(expected, match="rank 1 does not agree with rank 0") as caught:
+        ready.canary(lambda stage: None)
+    assert isinstance(caught.value, expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "sampling",
+    [{"temperature": 0}, {"top_p": 0.9, "top_k": 7}, {"min_p": 0.1}, {"repetition_penalty": 1.3}],
+)
+def test_logits_that_are_no_numbers_are_no_fault_of_the_link(value, sampling):
+    """A prompt may make a model overflow: no client could end the ranks so."""
+    rows = [Row(Common(sampling=Sampling(**sampling)), [1, 2], VOCAB) for _ in range(3)]
+    logits = mx.full((3, VOCAB), value)
+    tokens = mx.array(sample(logits, rows, lambda: [1, 2, 3])[0].tolist(), dtype=mx.int32)
+
+    def life(link):
+        one, _ = step_of(link)
+        return one.share(tokens).read()
+
+    assert isinstance(on_links(1, life)[0], tuple)

@@ -1,7 +1,9 @@
 """The watchdog, in processes of its own: it must end them whatever their main thread does."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,58 @@ def test_neither_a_full_pipe_nor_endless_last_words_save_it(body):
     finally:
         process.kill()
         process.communicate()
+
+
+STOPPED_WHILE_IT_WAITS = """
+from server.turn_times import TurnTimes
+watchdog = Watchdog(1.0, on_stall)
+watchdog.start()
+watchdog.follow(1.0, TurnTimes(1.0))
+watchdog.progress("engine step")
+print("waiting", flush=True)
+sys.stdin.readline()
+watchdog.progress("meeting")
+print("went on", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_process_that_was_stopped_for_longer_than_the_limit_goes_on():
+    """Ctrl-Z and fg, a debugger: it used to end itself on waking, before its main thread had got as
+    far as to say that it makes progress. Then it still notices when there is none."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + STOPPED_WHILE_IT_WAITS],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(4)
+        process.send_signal(signal.SIGCONT)
+        print(file=process.stdin, flush=True)
+        assert process.stdout.readline() == "went on\n"
+        assert process.wait(DEADLINE_S) == STALLED
+        assert "at: meeting" in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_turn_may_take_a_multiple_of_what_such_turns_have_taken():
+    ended = run("""
+from types import SimpleNamespace
+from server.turn_times import CHUNK, TurnTimes
+times = TurnTimes(1.0)
+times.observe(SimpleNamespace(computed=512, chunk_s=0.3, step_s=0.0))
+watchdog = Watchdog(60, on_stall)
+watchdog.start()
+watchdog.follow(1.0, times)
+watchdog.progress(CHUNK)
+time.sleep(3)
+print("computed", flush=True)
+watchdog.progress("engine step")
+stuck_in_native_code()
+""")
+    assert ended.returncode == STALLED
+    assert ended.stdout.startswith("computed\ntold: no progress for")
+    assert "at: engine step\n" in ended.stdout
