@@ -1,6 +1,7 @@
 """One request's sampling state on rank 0: its parameters, its chances, what it has seen so far."""
 
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from server.failures import is_shared
 from server.messages import Draw
 from server.requests import Common
 from server.tickets import Score
+
+REPLAY_CPU_S = 5.0  # that a grammar may take for the tokens before a pause; all rows wait
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,6 @@ class Row(Chances):
         row.seed = self.seed
         row._before = list(generated)
         row.drawn = len(generated)
-        if row._matcher is not None:
-            for token in generated[:-1]:  # the last one comes through mask_after
-                _ask(row._matcher.accept, token)
-            row._shown = len(generated[:-1])
         return row
 
     def draw(self, uid: int) -> Draw | None:
@@ -148,8 +147,13 @@ class Row(Chances):
                 # The answer is over; this step was launched before anyone could know.
                 self._matcher = None
                 return None
-            _ask(self._matcher.accept, token)
-            self._shown = self.drawn
+            # After a pause all tokens again; here, where a failure is this row's alone.
+            began = time.thread_time()
+            for seen in (*self._before[self._shown : self.drawn - 1], token):
+                _ask(self._matcher.accept, seen)
+                self._shown += 1
+                if time.thread_time() - began > REPLAY_CPU_S:
+                    raise ValueError("its grammar takes too long to take its tokens again")
         return _ask(self._matcher.mask)
 
     def note(self, tokens: mx.array, place: int) -> None:

@@ -217,10 +217,27 @@ def test_a_resumed_rows_grammar_sees_each_token_once():
         generated.append(tokens.item())
     grammar.shown.clear()
     resumed = row.resume(generated)
-    assert grammar.shown == generated[:2]
     for _ in range(2):  # a try that another row made fail comes again
         resumed.mask_after(generated[-1])
     assert grammar.shown == generated
+
+
+def test_a_grammar_that_fails_after_a_pause_fails_its_row_alone(monkeypatch):
+    """It took its tokens again where the next messages are made: a failure ended rank 0."""
+    from server.choosers import ChoosesForAll
+
+    class Broken(OnlyEven):
+        def accept(self, token):
+            raise ValueError("a broken grammar")
+
+    failed = []
+    chooser = ChoosesForAll(None, lambda: [0] * Header.SIZE, lambda row, error: failed.append(row))
+    for grammar, limit in ((Broken(), 1e9), (OnlyEven(), -1.0)):
+        monkeypatch.setattr("server.rows.REPLAY_CPU_S", limit)
+        row = Row(Common(), [1], VOCAB, (0,), grammar=grammar).resume([2, 4, 6])
+        chooser.propose(logits_of(2), [row_of(Sampling()), row], mx.array([7, 6]), [0, 1])
+        assert failed[-1] is row
+    assert len(failed) == 2
 
 
 def test_end_tokens_that_the_model_does_not_have_are_not_biased():
