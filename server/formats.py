@@ -12,6 +12,7 @@ from server.errors import ApiError, bad_request
 from server.fields import Body, array, boolean, check_text, mapping, show, string, wrong
 from server.json_limits import InnerJson
 from server.requests import MAX_TOOLS, Format, ToolChoice
+from server.schema_limits import measure_schema
 
 TYPES = ("text", "json_object", "json_schema")
 # vLLM's names, in its guided_ fields and inside structured_outputs.
@@ -122,6 +123,7 @@ def _schema(value: Any, field: str) -> dict[str, Any]:
     """A schema, which vLLM also takes as JSON text."""
     schema = value
     if isinstance(value, str):
+        measure_schema([value], field)  # a longer one would be parsed for seconds, to be refused
         try:
             schema = InnerJson().loads(value)
         except (ValueError, RecursionError):

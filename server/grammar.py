@@ -23,7 +23,7 @@ from server.grammar_process import Checker, CheckerFailed
 from server.grammar_queue import GrammarQueue, NotNow
 from server.grammar_text import schema_grammar, write_grammar
 from server.requests import Format, ToolChoice
-from server.schema_limits import check_schema
+from server.schema_limits import MAX_TOOLS_BYTES, check_schema, measure_schema
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +161,14 @@ class Grammars:
         """
         named = find_tool(tools, choice.name) if choice.mode == "named" else None
         possible = [(n, tool) for n, tool in enumerate(tools) if named in (None, tool)]
+        size = 0
+        for number, tool in possible:
+            size += measure_schema(arguments_schema(tool), _parameters(number))
+            if size > MAX_TOOLS_BYTES:
+                raise bad_request(
+                    f"The parameters of 'tools' have more than {MAX_TOOLS_BYTES} bytes together.",
+                    "tools",
+                )
         for number, tool in possible:
             # Strict ones alone first: together with others they are compiled leniently.
             if tool["function"].get("strict"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from server.errors import ApiError, bad_request
+from server.errors import bad_request
 from server.requests import Format
 from server.schema_limits import check_schema
 
@@ -59,6 +59,7 @@ def schema_grammar(schema: dict[str, Any], *, strict: bool, one_line: bool = Fal
 def _choice(choices: list[str], field: str) -> str:
     if len(choices) > MAX_CHOICES:
         raise bad_request(f"{field!r} has {len(choices)} choices; at most {MAX_CHOICES}.", field)
+    _check_length(sum(map(len, choices)), MAX_CHOICE_BYTES, field)  # before it is written out
     texts = " | ".join(json.dumps(choice) for choice in choices)
     _check_size(texts, MAX_CHOICE_BYTES, field)
     # One terminal, not a rule of many: it becomes one regex, which is far cheaper to step.
@@ -66,10 +67,9 @@ def _choice(choices: list[str], field: str) -> str:
 
 
 def _check_size(text: str, most: int, field: str) -> None:
-    size = len(text.encode())
+    _check_length(len(text.encode("utf-8", "surrogatepass")), most, field)
+
+
+def _check_length(size: int, most: int, field: str) -> None:
     if size > most:
-        raise too_large(field, size, most)
-
-
-def too_large(field: str, size: int, most: int) -> ApiError:
-    return bad_request(f"{field!r} has {size} bytes; at most {most}.", field)
+        raise bad_request(f"{field!r} has {size} bytes; at most {most}.", field)

@@ -14,14 +14,16 @@ MAX_SCHEMA_BYTES = 512 * 1024
 MAX_SCHEMA_DEPTH = 64  # levels of JSON, not of the values that it describes
 MAX_PROPERTIES = 2000  # over all objects of the schema; optional ones are what steps are slow for
 MAX_ENUM_VALUES = 20_000  # over all enums of the schema
-MAX_ROUNDS = 50  # of the search for endless recursion; what takes more is let through
+MAX_TOOLS_BYTES = 2 * 2**20  # of the schemas of all tools that a forced call may choose from
+# Of the search for endless recursion; what takes more is let through, and ends with its tokens.
+MAX_ROUNDS = 50
+MAX_VISITS = 200_000  # of objects: half a megabyte of nested ones would take a second a round
 
 
 def check_schema(schema: Any, field: str) -> None:
     """Raises ApiError 400 for a schema that is too large, or that only an endless value matches."""
-    _check_depth(schema, field)
-    size = len(json.dumps(schema))
-    _limit(size, MAX_SCHEMA_BYTES, "bytes", field)
+    measure_schema(schema, field)
+    _limit(len(json.dumps(schema)), MAX_SCHEMA_BYTES, "bytes", field)
     objects = list(_objects(schema))
     properties = sum(_length(node.get("properties"), dict) for node in objects)
     _limit(properties, MAX_PROPERTIES, "properties", field)
@@ -44,16 +46,35 @@ def _length(value: Any, kind: type) -> int:
     return len(value) if isinstance(value, kind) else 0
 
 
-def _check_depth(schema: Any, field: str) -> None:
-    """Without recursion, level by level, as what follows recurses."""
-    level = [schema]
+def measure_schema(schema: Any, field: str) -> int:
+    """Bytes that the schema has at least, found without writing it: that may take seconds.
+
+    Raises ApiError 400 where it is too deep or too large. Without recursion, level by level, as
+    what follows recurses.
+    """
+    size, level = 0, [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
+        size += sum(map(_own_size, level))
+        if size > MAX_SCHEMA_BYTES:
+            raise bad_request(
+                f"The schema in {field!r} has more than {MAX_SCHEMA_BYTES} bytes.", field
+            )
         level = [child for parent in level for child in _children(parent)]
         if not level:
-            return
+            return size
     raise bad_request(
         f"The schema in {field!r} is nested deeper than {MAX_SCHEMA_DEPTH} levels.", field
     )
+
+
+def _own_size(node: Any) -> int:
+    """Bytes of a node without its children, at least; 1 for each member where it has too many."""
+    if not isinstance(node, dict | list) or len(node) > MAX_SCHEMA_BYTES:
+        return len(node) if isinstance(node, dict | list | str) else 1
+    names = node if isinstance(node, dict) else ()
+    values = node.values() if isinstance(node, dict) else node
+    texts = sum(len(value) if isinstance(value, str) else 1 for value in values)
+    return texts + sum(map(len, names))
 
 
 def _children(node: Any) -> list[Any]:
@@ -79,7 +100,7 @@ def _ends(root: Any, objects: list[dict[str, Any]]) -> bool:
     def ends(node: Any) -> bool:
         return not isinstance(node, dict) or id(node) in ending
 
-    for _ in range(MAX_ROUNDS):
+    for _ in range(min(MAX_ROUNDS, 1 + MAX_VISITS // (len(objects) + 1))):
         found = {id(node) for node in objects if not ends(node) and _could_end(node, root, ends)}
         if not found:
             return ends(root)

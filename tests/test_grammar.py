@@ -486,6 +486,15 @@ class TestHostile:
             for _ in range(3):
                 matcher.mask()
 
+    def test_taking_a_token_counts_as_much_as_its_mask(self, byte, monkeypatch):
+        """Some take twenty milliseconds for each, on the thread that all rows wait for."""
+        matcher = byte.grammars.compile(Format("json_object")).matcher()
+        for name in ("STEP_CPU_S", "EXCESS_CPU_S"):
+            monkeypatch.setattr(f"server.grammar.{name}", -1.0)
+        with pytest.raises(GrammarError, match="too long"):
+            for token in b'{"a":':
+                matcher.accept(token)
+
 
 class TestThreads:
     def test_a_grammar_is_compiled_once(self, byte):
