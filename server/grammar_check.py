@@ -29,7 +29,7 @@ COMPILE_WALL_S = 20.0
 # Below every platform's default for threads, so what fits in the child fits in rank 0.
 STACK_BYTES = 1024 * 1024
 # That one grammar may take, to compile; what rank 0 keeps of it is less.
-MEMORY_BYTES = 64 * 2**20
+MEMORY_BYTES = 128 * 2**20
 # On the way there, where the kernel counts (Linux): an allocation beyond it ends the fork.
 DATA_BYTES = 2**30
 REASON_CHARS = 200
