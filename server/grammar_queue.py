@@ -114,21 +114,42 @@ class GrammarQueue:
             self._thread.join()
 
     def _join(self, key: bytes, text: str, source: str) -> Job:
-        jobs = self._jobs.values()
         if self._closed:
             raise _not_available()
-        own = sum(one.waiting[source] for one in jobs)
-        _check(own, MAX_WAITING_EACH, sum(one.waiting.total() for one in jobs), MAX_WAITING)
+        asked = sum((one.waiting for one in self._jobs.values()), Counter())
+        if asked[source] >= MAX_WAITING_EACH:
+            raise too_many_grammars(asked[source])
+        if asked.total() >= MAX_WAITING:
+            self._make_room(source)
         job = self._jobs.get(key)
         if job is None:
-            own = sum(one.source == source for one in jobs)
-            _check(own, MAX_GRAMMARS_EACH, len(jobs), MAX_GRAMMARS)
+            own = self._brought()[source]
+            if own >= MAX_GRAMMARS_EACH:
+                raise too_many_grammars(own)
+            if len(self._jobs) >= MAX_GRAMMARS:
+                self._make_room(source)
             self._start()
             self._count += 1
             job = self._jobs[key] = Job(self._count, text, source)
         job.waiting[source] += 1
         self._changed.notify_all()
         return job
+
+    def _brought(self) -> Counter[str]:
+        """How many grammars each source has on their way."""
+        return Counter(job.source for job in self._jobs.values())
+
+    def _make_room(self, source: str) -> None:
+        """For one more of source, by sending away the last of whoever has most. Raises ApiError
+        503 where nobody has so much more: all get about the same, however many they are."""
+        brought = self._brought()
+        most = max(brought, key=brought.__getitem__)
+        theirs = [key for key, job in self._jobs.items() if job.source == most and not job.begun]
+        if not theirs or brought[most] <= brought[source] + 1:
+            raise _full()
+        job = self._jobs.pop(theirs[-1])
+        job.error = _full()
+        job.done.set()
 
     def _start(self) -> None:
         if self._thread is None:
@@ -198,14 +219,10 @@ class GrammarQueue:
         self._jobs = {key: job for key, job in self._jobs.items() if job.begun}
 
 
-def _check(own: int, most_own: int, all: int, most: int) -> None:
-    if own >= most_own:
-        raise too_many_grammars(own)
-    if all >= most:
-        raise unavailable(
-            "Too many new grammars wait to be compiled. Try again later.",
-            "grammars_full",
-        )
+def _full() -> ApiError:
+    return unavailable(
+        "Too many new grammars wait to be compiled. Try again later.", "grammars_full"
+    )
 
 
 def _not_available() -> ApiError:

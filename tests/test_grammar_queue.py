@@ -207,11 +207,25 @@ class TestBounds:
         assert desk.ask("a 3", "a").is_alive()
 
     def test_in_all_there_are_so_many_and_the_next_is_503(self, desk):
-        for n in range(MAX_GRAMMARS // MAX_GRAMMARS_EACH):
-            crowd(desk, MAX_GRAMMARS_EACH, f"source {n}")
+        for n in range(MAX_GRAMMARS):
+            crowd(desk, 1, f"source {n}")
         error = desk.ask("one more", "new").end().error
         assert (error.status, error.code) == (503, "grammars_full")
         assert int(error.headers()["Retry-After"]) >= 1
+
+    def test_a_few_who_have_all_places_make_room_for_a_newcomer(self, desk):
+        crowds = [
+            crowd(desk, MAX_GRAMMARS_EACH, f"source {n}")
+            for n in range(MAX_GRAMMARS // MAX_GRAMMARS_EACH)
+        ]
+        desk.starts()
+        newcomer = Client(desk.queue, "small", "new")
+        desk.clients.append(newcomer)
+        wait_until(lambda: any(not one.is_alive() for one in sum(crowds, [])))
+        (away,) = [one for one in sum(crowds, []) if not one.is_alive()]
+        assert (away.error.status, away.error.code) == (503, "grammars_full")
+        desk.finish(len(crowds) + 1)  # each of them has its first turn before
+        assert newcomer.end().result == "SMALL"
 
     def test_requests_for_one_grammar_are_bounded_too(self, desk):
         for n in range(MAX_WAITING // MAX_WAITING_EACH):
