@@ -43,7 +43,7 @@ def answer(exchange: Exchange, dialect: Dialect, generation: Generation, stream:
         log.info(
             "%s %s: %d prompt tokens, %d generated, %s, %.2f s",
             exchange.request_id,
-            exchange.path.split("?")[0],
+            exchange.account.route,
             usage.prompt,
             usage.completion,
             outcome,

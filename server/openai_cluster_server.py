@@ -29,6 +29,7 @@ from server.fleet import SILENT_S  # noqa: E402
 from server.http_server import Server  # noqa: E402
 from server.lifeline import watch_lifeline  # noqa: E402
 from server.pidfile import remove_pidfile, write_pidfile  # noqa: E402
+from server.printable import PrintableFormatter, log_what_python_prints  # noqa: E402
 from server.rank_log import RankLog  # noqa: E402
 from server.request_log import RequestLog  # noqa: E402
 from server.routes import App  # noqa: E402
@@ -203,13 +204,12 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 def _log_as(rank: int, handler: logging.Handler, level: str = "INFO") -> None:
-    """Whole lines, each with the rank: the launcher mixes the ranks' output."""
-    logging.basicConfig(
-        level=level,
-        format=f"%(asctime)s [rank {rank}] %(levelname)s %(message)s",
-        handlers=[handler],
-        force=True,
-    )
+    """Whole lines, each with the rank: the launcher mixes the ranks' output. All of it printable,
+    whatever a client wrote."""
+    text = f"%(asctime)s [rank {rank}] %(levelname)s %(message)s"
+    handler.setFormatter(PrintableFormatter(text))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    log_what_python_prints(log)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from server.fleet import Fleet, Member
+from server.printable import printable
 from server.recorder import Recorder
 from server.series import Series
 
@@ -67,7 +68,7 @@ class Status:
 
     def note(self, text: str) -> None:
         """Remembers an event, for whoever looks at the cluster. Any thread of rank 0."""
-        event = (round(time.time(), 1), text[:EVENT_CHARS])
+        event = (round(time.time(), 1), printable(text[:EVENT_CHARS])[:EVENT_CHARS])
         self.events.append(event)
         self.on_note(event)
 

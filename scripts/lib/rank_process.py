@@ -11,7 +11,13 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from collections import deque
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from server.printable import printable_line  # noqa: E402
 
 LOCAL_HOST = "127.0.0.1"  # The one name that MLX's launcher does not reach through ssh.
 TAIL_LINES = 120  # Kept of each rank, to be shown if it fails: enough for all threads' stacks.
@@ -29,7 +35,8 @@ SSH_KEEPALIVE = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6")
 
 
 class LineCutter:
-    """Turns a byte stream into whole lines, so that ranks never mix within a line."""
+    """Turns a byte stream into whole lines of printable text, so that ranks never mix within a
+    line, and a terminal obeys none of it."""
 
     def __init__(self, from_terminal: bool = False):
         self._rest = b""
@@ -49,7 +56,7 @@ class LineCutter:
         return [self._clean(rest)] if rest else []
 
     def _clean(self, line: bytes) -> bytes:
-        return line.removesuffix(b"\r") if self._from_terminal else line
+        return printable_line(line.removesuffix(b"\r") if self._from_terminal else line)
 
 
 class RankProcess:

@@ -3,8 +3,8 @@
 
 Usage: show_log.py ROOT [--port P] [--rank N] [--lines N] [--since-start] [--follow]
 
-Log lines go to stdout as they are, all else to stderr. Exit codes: 0 done or interrupted, 2
-usage, 3 there is no such server or log. Standard library only.
+Log lines go to stdout, all else to stderr; what a terminal would obey is shown as an escape.
+Exit codes: 0 done or interrupted, 2 usage, 3 there is no such server or log. Standard library only.
 """
 
 import argparse
@@ -17,6 +17,10 @@ from pathlib import Path
 
 from log_files import every_line, follow, last_lines, lines_of_last_run, of_rank, open_parts
 from servers import Server, choose_one, find_servers, read_server
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from server.printable import printable_line  # noqa: E402
 
 
 def say(text: str) -> None:
@@ -65,7 +69,7 @@ def show(args: argparse.Namespace, server: Server) -> int:
 
 
 def write(lines: Iterable[bytes]) -> None:
-    sys.stdout.buffer.writelines(line + b"\n" for line in lines)
+    sys.stdout.buffer.writelines(printable_line(line) + b"\n" for line in lines)
     sys.stdout.buffer.flush()
 
 

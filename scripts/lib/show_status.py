@@ -21,6 +21,10 @@ from cluster_status.judge import exit_code, report
 from cluster_status.show import render
 from servers import Server, find_servers, read_server
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from server.printable import printable  # noqa: E402
+
 CLEAR = "\033[H\033[2J"
 
 
@@ -41,7 +45,7 @@ def show(reports: list[dict[str, Any]], as_json: bool, port: int | None) -> None
     elif not reports and port:
         print(f"nothing runs: no server was started on port {port} from this checkout")
     else:
-        print(render(reports))
+        print("\n".join(printable(line) for line in render(reports).split("\n")))
     sys.stdout.flush()
 
 

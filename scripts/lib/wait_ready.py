@@ -20,6 +20,10 @@ from urllib.parse import urlsplit
 from launch_ranks import CAUSE_PREFIX, TAIL_PREFIX
 from log_files import Mark, read_since
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from server.printable import printable, printable_line  # noqa: E402
+
 ASK_EVERY_S = 0.5
 ANSWER_WITHIN_S = 5.0
 TELL_EVERY_S = 10.0  # A line of progress, where no terminal can overwrite one.
@@ -90,7 +94,7 @@ class Progress:
         return int(time.monotonic() - self._started)
 
     def show(self, text: str) -> None:
-        line = f"starting, {self.elapsed_s()} s: {text}"
+        line = f"starting, {self.elapsed_s()} s: {printable(text)}"
         if self._tty:
             print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
         elif time.monotonic() - self._told_at >= TELL_EVERY_S:
@@ -140,7 +144,7 @@ def read_failure(log: Path, before: Mark) -> list[str]:
     the supervisor concluded; or, if no rank is named, just the last lines.
     """
     try:
-        lines = [line.decode(errors="replace") for line in read_since(log, before, READ_BACK)]
+        lines = [printable_line(line).decode() for line in read_since(log, before, READ_BACK)]
     except OSError as error:
         return [f"{log} cannot be read: {error.strerror}"]
     causes = [i for i, line in enumerate(lines) if line.startswith(CAUSE_PREFIX)]
