@@ -1,4 +1,4 @@
-"""Lines for somebody who does not read: nobody waits, memory has a bound, losses are told."""
+"""Lines for somebody who does not read: nobody waits, and what is lost is counted and told."""
 
 import os
 import subprocess

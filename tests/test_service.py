@@ -59,6 +59,12 @@ def test_starts_that_end_badly_are_counted_up_to_a_limit():
     assert f"{TRIES} starts in a row ended badly" in following.reason
 
 
+def test_an_end_while_a_host_is_away_counts_for_nothing():
+    following = what_next(1, 10.0, asked=False, tries=TRIES - 1, missing=True)
+    assert (following.start_again, following.tries) == (True, TRIES - 1)
+    assert not what_next(78, 10.0, asked=False, tries=0, missing=True).start_again
+
+
 # -- units
 
 
@@ -173,6 +179,7 @@ def test_an_address_that_this_machine_does_not_have_yet(address, here):
 
 STAND_IN = """\
 #!/usr/bin/env bash
+echo "$$" >"$NOTES.pid"
 trap 'echo "TERM" >>"$NOTES"; exit "${ON_TERM:-0}"' TERM
 echo "start $* QUEUE_MAX=$QUEUE_MAX in ${HOME-nowhere}" >>"$NOTES"
 [ -z "${CODE-}" ] || exit "$CODE"
@@ -288,6 +295,23 @@ def test_it_waits_for_the_hosts_and_says_for_which(service, nodes, tmp_path):
     service.process.send_signal(signal.SIGTERM)
     assert service.finish()[0] == 0
     assert read_service(server) == ""
+
+
+def test_servers_that_end_while_a_host_is_away_are_not_counted(service, nodes, tmp_path):
+    """The host goes after the service has looked for it, and before the server has."""
+    hostfile = nodes.write_hostfile(tmp_path / "hosts.json", ["node-2"])
+    service.start(env=nodes.env, HOSTFILE=hostfile)
+    wait_until(service.noted, "the server to start")
+    nodes["node-2"].down()
+    os.kill(int(Path(f"{service.notes}.pid").read_text()), signal.SIGKILL)
+    said = ""
+    while "not all hosts answer: starting again" not in said:
+        said = service.process.stderr.readline()
+        assert said and "ended badly" not in said
+    nodes["node-2"].up()
+    wait_until(lambda: len(service.noted()) == 2, "the server to start again")
+    service.process.send_signal(signal.SIGTERM)
+    assert service.finish()[0] == 0
 
 
 def test_asked_to_stop_while_it_waits_it_leaves(service):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from clean_hosts import end_ranks_everywhere
-from restart_policy import HEALTHY_S, Ending, judge
+from restart_policy import HEALTHY_S, Ending, Row, judge
 
 from tests.launch_helpers import (
     LIB,
@@ -75,54 +75,80 @@ def finish(supervisor: subprocess.Popen) -> tuple[int, str, str]:
 # -- the policy
 
 
-def judge_one(code=70, served_s=1.0, failures=0, asked=False, first=False, **settings):
+def judge_one(code=70, served_s=None, row=(0, 0), asked=False, first=False, away=(), **settings):
     settings = {"may_restart": True, "max_failures": 5} | settings
-    return judge(Ending(code, served_s, asked, first), failures, **settings)
+    return judge(Ending(code, served_s, asked, first, away), Row(*row), **settings)
 
 
 def test_a_server_that_was_ready_is_started_again():
-    verdict = judge_one()
-    assert (verdict.start_again, verdict.failures, verdict.pause_s) == (True, 1, 1)
+    verdict = judge_one(served_s=1.0, first=True)
+    assert (verdict.start_again, verdict.row, verdict.pause_s) == (True, Row(1, 0), 1)
 
 
 def test_a_first_start_that_never_got_ready_is_not_tried_again():
-    verdict = judge_one(served_s=None, first=True)
+    verdict = judge_one(first=True)
     assert (verdict.start_again, verdict.exit_code) == (False, 1)
 
 
 def test_a_first_start_whose_ranks_did_not_join_is_tried_again():
     verdict = judge_one(code=68, served_s=None, first=True)
-    assert (verdict.start_again, verdict.failures, verdict.pause_s) == (True, 1, 1)
-    assert not judge_one(code=68, served_s=None, first=True, failures=4).start_again
+    assert (verdict.start_again, verdict.row, verdict.pause_s) == (True, Row(1, 1), 1)
+    assert not judge_one(code=68, served_s=None, first=True, row=(4, 4)).start_again
     assert not judge_one(code=68, served_s=None, first=True, may_restart=False).start_again
 
 
 def test_a_later_start_that_never_got_ready_is_one_more_failure():
-    verdict = judge_one(served_s=None, failures=2)
-    assert (verdict.start_again, verdict.failures) == (True, 3)
+    verdict = judge_one(row=(3, 2))
+    assert (verdict.start_again, verdict.row) == (True, Row(4, 3))
 
 
 def test_pauses_double_up_to_thirty_seconds():
-    pauses = [judge_one(failures=n, max_failures=99).pause_s for n in range(8)]
+    pauses = [judge_one(served_s=1.0, row=(n, 0)).pause_s for n in range(8)]
     assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_failures_in_a_row_are_capped():
-    assert judge_one(failures=3).start_again
-    verdict = judge_one(failures=4)
+def test_starts_in_a_row_that_never_got_ready_are_capped():
+    assert judge_one(row=(3, 3)).start_again
+    verdict = judge_one(row=(4, 4))
     assert (verdict.start_again, verdict.exit_code) == (False, 1)
-    assert "5 failures in a row" in verdict.reason
+    assert "5 failed starts in a row" in verdict.reason
 
 
-def test_five_minutes_of_service_end_a_row_of_failures():
-    assert judge_one(failures=4, served_s=HEALTHY_S).failures == 1
-    assert not judge_one(failures=4, served_s=HEALTHY_S - 1).start_again
+def test_one_that_got_ready_can_start_and_is_never_given_up():
+    """Five failures in a minute ended the service for good, although each start had served."""
+    row = Row(3, 3)
+    for _ in range(100):
+        verdict = judge_one(served_s=0.1, row=(row.failures, row.unready))
+        row = verdict.row
+        assert verdict.start_again
+    assert row == Row(103, 0)
+    assert judge_one(row=(103, 0)).row == Row(104, 1)
+
+
+def test_five_minutes_of_service_make_the_pauses_short_again():
+    assert judge_one(row=(9, 0), served_s=HEALTHY_S).pause_s == 1
+    assert judge_one(row=(9, 0), served_s=HEALTHY_S - 1).pause_s == 30
+
+
+@pytest.mark.parametrize("served_s", [None, 1.0])
+def test_while_a_host_is_away_nothing_counts(served_s):
+    verdict = judge_one(code=255, served_s=served_s, row=(4, 4), away=("mac2 (no route)",))
+    assert (verdict.start_again, verdict.row) == (True, Row(4, 4))
+    assert verdict.reason == "no answer from mac2 (no route)"
+
+
+@pytest.mark.parametrize("how", [{"first": True}, {"may_restart": False}])
+def test_where_nothing_is_tried_again_the_host_that_is_away_is_named(how):
+    verdict = judge_one(code=255, away=("mac2 (no route)",), **how)
+    assert (verdict.start_again, verdict.exit_code) == (False, 1)
+    assert verdict.reason.endswith("; no answer from mac2 (no route)")
 
 
 @pytest.mark.parametrize(
     ("how", "exit_code"),
     [
         ({"code": 78}, 78),
+        ({"code": 78, "away": ("mac2",)}, 78),
         ({"code": 0}, 0),
         ({"may_restart": False}, 1),
         ({"asked": True}, 0),
@@ -293,14 +319,32 @@ def test_another_failure_of_the_same_first_start_is_final(server):
     assert "the server did not start" in out.splitlines()[-1]
 
 
-def test_failures_in_a_row_come_to_an_end(server):
-    """Ready each time, and gone a second later."""
-    dies = "import threading; threading.Timer(2, lambda: leave(70)).start()"
+def test_failed_starts_in_a_row_come_to_an_end(server):
+    """Ready once; then each start dies before it is."""
+    dies = "(RUN := ARGS.run_dir / f'again-{RANK}').exists() and leave(70); RUN.touch()"
     supervisor = server.supervise("--max-failures", "2", ranks=("--at-start", dies))
+    server.wait_ready()
+    server.order(1, "leave(70)")
     code, out, _ = finish(supervisor)
     assert code == 1
-    assert out.count("started launcher") == 2
-    assert "2 failures in a row; the last: rank" in out.splitlines()[-1]
+    assert out.count("started launcher") == 3
+    assert "2 failed starts in a row; the last: rank" in out.splitlines()[-1]
+    assert not server.left()
+
+
+def test_one_that_gets_ready_each_time_is_not_given_up(server):
+    tweak = """
+import dataclasses
+plain = supervise.judge
+supervise.judge = lambda *a, **k: dataclasses.replace(plain(*a, **k), pause_s=0.0)
+"""
+    supervisor = server.supervise("--max-failures", "2", tweak=tweak)
+    for restarts in range(4):
+        server.wait_ready(restarts)
+        server.order(1, "leave(70)")
+    server.wait_ready(4)
+    supervisor.send_signal(signal.SIGTERM)
+    assert finish(supervisor)[0] == 0
     assert not server.left()
 
 
@@ -687,11 +731,13 @@ def test_ranks_are_ended_on_every_host(server, tmp_path, monkeypatch):
     said = []
     with loopback_sshd(tmp_path / "ssh") as env:
         monkeypatch.setenv("PATH", env["PATH"])
-        clean = end_ranks_everywhere(server.run_dir, 5, said.append)
+        cleaned = end_ranks_everywhere(server.run_dir, 5, said.append)
     assert process.wait(60) == 0
     assert f"node-a: rank 1 (pid {process.pid}) ended" in said
     assert "node-gone: cannot be reached to look for left ranks" in said
-    assert not clean
+    assert not cleaned.no_rank_left
+    assert cleaned.away[0].startswith("node-gone (ssh: ")
+    assert len(cleaned.away) == 1
 
 
 def test_a_remote_rank_is_replaced_too(server, tmp_path):
@@ -708,6 +754,61 @@ def test_a_remote_rank_is_replaced_too(server, tmp_path):
         supervisor.send_signal(signal.SIGTERM)
         assert finish(supervisor)[0] == 0
         wait_until(lambda: not server.left())
+
+
+# Every look for hosts that are away is noted, and the next comes soon.
+LOOKS = """
+supervise.AWAY_PAUSE_S = supervise.AWAY_LONGEST_PAUSE_S = 0.1
+plain = supervise.find_away
+def find_away(run_dir):
+    away = plain(run_dir)
+    with open(run_dir / "looked", "a") as file:
+        file.write(f"{len(away)}\\n")
+    return away
+supervise.find_away = find_away
+"""
+
+
+@pytest.fixture
+def far(server, nodes):
+    """A server with its second rank on node-2, that was ready. (server, node, supervisor)"""
+    nodes.need_terminals()
+    hosts = ("127.0.0.1", "node-2")
+    (server.run_dir / "hosts").write_text("\n".join(hosts))
+    command = server.launcher_command("--port", str(server.port), "--lease", "60", hosts=hosts)
+    supervisor = server.supervise(launcher=command, env=nodes.env, tweak=LOOKS)
+    server.wait_ready()
+    yield server, nodes["node-2"], supervisor
+    server.close()
+
+
+def test_a_host_that_is_away_is_waited_for_without_limit(far):
+    """A switch that rebooted for a minute used up the five failures, and the service was over."""
+    server, node, supervisor = far
+    looked = server.run_dir / "looked"
+    node.down()
+    wait_until(lambda: looked.exists() and looked.read_text().count("1\n") > 10)
+    assert "no answer from node-2 (ssh: " in server.log_text()
+    assert server.log_text().count("started launcher") <= 2  # It may have been tried once.
+    node.up()
+    told = server.wait_ready(restarts=int(server.log_text().count(": starting again ")))
+    assert "exited with code 255" in told["last_failure"]
+    assert "all hosts answer again" in server.log_text()
+    supervisor.send_signal(signal.SIGTERM)
+    assert finish(supervisor)[0] == 0
+    wait_until(lambda: not server.left())
+
+
+def test_asked_to_stop_while_a_host_is_away_it_stops(far):
+    server, node, supervisor = far
+    node.down()
+    wait_until(lambda: ": starting again when all hosts answer" in server.log_text())
+    supervisor.send_signal(signal.SIGTERM)
+    code, out, _ = finish(supervisor)
+    assert code == 1  # What runs on node-2 nobody knows.
+    assert "over: stopped as asked" in out
+    assert "some ranks may be left" in out
+    assert out.count("started launcher") == 1
 
 
 def test_an_idle_supervisor_sleeps(server):

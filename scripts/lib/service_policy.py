@@ -27,14 +27,17 @@ class Next:
     given_up: bool = False
 
 
-def what_next(code: int, lived_s: float, *, asked: bool, tries: int) -> Next:
-    """code: the run script's exit code. tries: starts before this one that ended badly in a row."""
+def what_next(code: int, lived_s: float, *, asked: bool, tries: int, missing: bool = False) -> Next:
+    """code: the run script's exit code. tries: starts before this one that ended badly in a row.
+    missing: a host does not answer, so that this end says nothing; the next start waits for it."""
     if asked:
         return Next(False, "stopped as asked", tries)
     if code == OK:
         return Next(False, "the server was stopped; it starts again at the next boot", tries)
     if code in (USAGE, CONFIG):
         return Next(False, "starting again cannot help", tries, given_up=True)
+    if missing:
+        return Next(True, "not all hosts answer", tries, PAUSE_S)
     tries = 1 if lived_s >= HEALTHY_S else tries + 1
     if tries >= TRIES:
         return Next(False, f"{tries} starts in a row ended badly", tries, given_up=True)

@@ -97,7 +97,9 @@ class Service:
         while self._wait_for_all():
             began = time.monotonic()
             code = self._serve()
-            verdict = what_next(code, time.monotonic() - began, asked=self._asked, tries=tries)
+            lived_s = time.monotonic() - began
+            missing = code != 0 and not self._asked and bool(self._missing())
+            verdict = what_next(code, lived_s, asked=self._asked, tries=tries, missing=missing)
             tries = verdict.tries
             if not self._asked and code != 0:
                 self._say(f"the server ended with {explain(code)}")

@@ -13,7 +13,10 @@ this process lives (its lease), and what it prints goes to the log file and to s
 - An end that nobody asked for is a failure: its reason goes to the log, every host in
   RUN_DIR/hosts is cleaned of our ranks, and after a pause of 1, 2, 4 to 30 s the launcher
   is started again. restart_policy.py says when not: a first start that never got ready
-  though the ranks had joined, exit code 78, --no-restart, or N failures in a row (default 5).
+  though the ranks had joined, exit code 78, --no-restart, or N starts in a row that never
+  got ready (default 5).
+- While a host does not answer ssh nothing is started and nothing counts: it looks again
+  after 2, 4, 8 to 60 s, for as long as that takes.
 - The launcher learns the number of restarts and the last failure from
   SUPERVISOR_RESTARTS and SUPERVISOR_LAST_FAILURE.
 - --detach: the same in the background, with output to the log only. Returns when the
@@ -32,6 +35,7 @@ loop; the only threads ask /health, clean the hosts and feed a slow terminal.
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
 import os
 import selectors
@@ -44,11 +48,11 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from clean_hosts import end_ranks_everywhere, is_port_free, read_hosts  # noqa: E402
+from clean_hosts import Cleaned, end_ranks_everywhere, find_away, is_port_free, read_hosts  # noqa: E402
 from launch_ranks import CAUSE_PREFIX, STOP_SIGNALS, read_drain_timeout  # noqa: E402
 from log_files import Mark  # noqa: E402
 from rank_process import LineCutter  # noqa: E402
-from restart_policy import Ending, judge  # noqa: E402
+from restart_policy import Ending, Row, judge  # noqa: E402
 from run_log import RunLog  # noqa: E402
 from signal_pipe import SignalPipe  # noqa: E402
 from start_records import CannotStart, Start, bring_keys, write_records  # noqa: E402
@@ -58,6 +62,9 @@ from server.exit_codes import INTERNAL, OK, explain  # noqa: E402
 
 END_RANKS_GRACE_S = 5
 LOG_MAX_MB = 100.0  # 10^6 bytes; then the log is turned. 0: never.
+AWAY_PAUSE_S = 2.0  # Before the first look for a host that is away; doubles up to
+AWAY_LONGEST_PAUSE_S = 60.0
+AWAY_SAY_AGAIN_S = 600.0  # That it is still away.
 PORT_FREE_S = 30.0  # How long a restart waits for the last server's port.
 # The launcher kills its ranks 10 s after their time to drain, and gives up 15 s later.
 STUCK_AFTER_S = 30.0
@@ -81,24 +88,26 @@ class Supervisor:
         """Run until it is over for good; return the exit code."""
         self._log.say(f"starting run {self._args.run_id}, supervisor {os.getpid()}")
         self.end_ranks()  # Of an earlier supervisor, if it was killed with its launcher.
-        failures = 0
+        row = Row()
         while True:
             ending = self._run_once()
             if not ending.asked and ending.code != OK:
                 self._log.say(f"failed: {self._cause}")
                 self._last_failure = f"{self._cause}, at {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
-            clean = ending.code == OK or self.end_ranks()
+            cleaned = Cleaned(True) if ending.code == OK else self.end_ranks()
             verdict = judge(
-                ending,
-                failures,
+                dataclasses.replace(ending, away=cleaned.away),
+                row,
                 may_restart=self._args.restart,
                 max_failures=self._args.max_failures,
             )
-            failures = verdict.failures
+            row = verdict.row
             if verdict.start_again:
-                self._log.say(f"{verdict.reason}: starting again in {verdict.pause_s:.0f} s")
+                when = "when all hosts answer" if cleaned.away else f"in {verdict.pause_s:.0f} s"
+                self._log.say(f"{verdict.reason}: starting again {when}")
                 self._restarts += 1
                 self._pause(verdict.pause_s)
+                cleaned = self._wait_for_hosts(cleaned)
                 self._wait_for_port()
             if not verdict.start_again or self._asked():
                 break
@@ -108,10 +117,10 @@ class Supervisor:
             self._log.say(f"over: {verdict.reason}{last}")
         else:
             self._log.say("over: stopped as asked")
-        if not clean:
+        if not cleaned.no_rank_left:
             self._log.say("some ranks may be left; see above")
         self._log.flush()
-        return exit_code or (0 if clean else 1)
+        return exit_code or (0 if cleaned.no_rank_left else 1)
 
     # -- one run of the launcher
 
@@ -227,6 +236,28 @@ class Supervisor:
             while not self._asked() and (left := until - time.monotonic()) > 0:
                 selector.select(left)
 
+    def _wait_for_hosts(self, cleaned: Cleaned) -> Cleaned:
+        """Until every host answers and is clean, or we are asked to stop."""
+        pause, began = AWAY_PAUSE_S, time.monotonic()
+        said_at, said = began, cleaned.away
+        while cleaned.away:
+            self._pause(pause)
+            pause = min(AWAY_LONGEST_PAUSE_S, 2 * pause)
+            if self._asked():
+                break
+            away = find_away(self._args.run_dir)
+            # What a host that is back may still have of us ends before the next start.
+            cleaned = Cleaned(False, away) if away else self.end_ranks()
+            now = time.monotonic()
+            if not cleaned.away:
+                self._log.say(f"all hosts answer again, after {now - began:.0f} s")
+            elif cleaned.away != said or now - said_at > AWAY_SAY_AGAIN_S:
+                said_at, said = now, cleaned.away
+                self._log.say(
+                    f"waiting for {now - began:.0f} s, still no answer from {', '.join(said)}"
+                )
+        return cleaned
+
     def _wait_for_port(self) -> None:
         url = urlsplit(self._args.health_url)
         give_up_at = time.monotonic() + PORT_FREE_S
@@ -236,8 +267,8 @@ class Supervisor:
                 return
             self._pause(0.5)
 
-    def end_ranks(self, hosts: list[str] | None = None) -> bool:
-        """End what is left of ours, on these hosts or on all of the record. True: nothing is."""
+    def end_ranks(self, hosts: list[str] | None = None) -> Cleaned:
+        """End what is left of ours, on these hosts or on all of the record."""
         return end_ranks_everywhere(self._args.run_dir, END_RANKS_GRACE_S, self._log.say, hosts)
 
 

@@ -186,7 +186,9 @@ def judge_log(lines: list[str]) -> LogFacts:
         elif text.startswith("failed: "):
             facts["last_failure"] = text.removeprefix("failed: ")
             facts["was_ready"] = False
-        elif ": starting again in " in text:
+        elif text.startswith("waiting for "):
+            facts["pausing"] = text
+        elif ": starting again " in text:
             facts["restarts"] = facts.get("restarts", 0) + 1
             facts["pausing"] = text
         elif text.startswith("started launcher "):
