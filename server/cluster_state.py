@@ -63,7 +63,7 @@ def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
 def _detail(status: Status) -> str:
     if status.phase == "ok" and status.fleet.silent():
         return f"no step has ended for {status.fleet.age():.0f} s: a rank does not answer"
-    return status.detail
+    return status.with_trouble(status.detail)
 
 
 def _totals(status: Status) -> dict[str, int]:

@@ -28,7 +28,7 @@ from server.exit_codes import CONFIG, GARBLED, INTERNAL, NOT_JOINED, OK, PEER_LO
 from server.fleet import SILENT_S  # noqa: E402
 from server.http_server import Server  # noqa: E402
 from server.lifeline import watch_lifeline  # noqa: E402
-from server.pidfile import remove_pidfile, write_pidfile  # noqa: E402
+from server.pidfile import keep_pidfile, remove_pidfile  # noqa: E402
 from server.printable import PrintableFormatter, log_what_python_prints  # noqa: E402
 from server.rank_log import RankLog  # noqa: E402
 from server.request_log import RequestLog  # noqa: E402
@@ -63,9 +63,6 @@ def main() -> None:
         log.error("ending with code %d: %s", CONFIG, error)
         sys.exit(CONFIG)
     _log_as(rank, rank_log, settings.log_level)
-    pidfile = (
-        write_pidfile(arguments.run_dir, rank, arguments.run_id) if arguments.run_dir else None
-    )
     why = f", restart {settings.restarts} after: {settings.last_failure}" * bool(settings.restarts)
     log.info("start: pid %d, run %s%s", os.getpid(), arguments.run_id or "-", why)
 
@@ -73,6 +70,7 @@ def main() -> None:
     status.log_dropped = lambda: rank_log.dropped
     status.fleet.silent_after = min(SILENT_S, settings.stall_timeout / 2)
     line = Line(settings.max_batch, settings.queue_max)
+    pidfile = _keep_pidfile(arguments, rank, status)
 
     files = _open_files(settings, status, arguments.run_dir) if rank == 0 else []
 
@@ -117,6 +115,19 @@ def main() -> None:
         leave(*_explain(error))
     log.info("left the loop: %s", reason)
     leaver.end(OK)
+
+
+def _keep_pidfile(arguments: argparse.Namespace, rank: int, status: Status) -> Path | None:
+    def tell(problem: str) -> None:
+        if problem:
+            log.warning("%s; going on without a pid file, trying again", problem)
+        else:
+            log.info("the pid file is written")
+        status.trouble = problem
+
+    if arguments.run_dir is None:
+        return None
+    return keep_pidfile(arguments.run_dir, rank, arguments.run_id, tell)
 
 
 def _open_files(settings: Settings, status: Status, run_dir: Path | None) -> list:

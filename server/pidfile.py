@@ -2,19 +2,60 @@
 
 Two lines: the pid and the run id. The run id also stands on the command line, so a script can
 check with `ps` that a pid is still ours before it signals it.
+
+A disk that takes no file is no reason not to serve: the launcher ends its ranks without it, and a
+rank whose launcher is gone leaves by itself. So the rank says what is wrong, and tries again.
 """
 
+import contextlib
 import os
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+TRY_AGAIN_S = 10.0
 
 
 def write_pidfile(run_dir: Path, rank: int, run_id: str) -> Path:
-    """Writes run_dir/rank-N.pid in one step, so that no reader sees half of it."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / f"rank-{rank}.pid"
+    """Writes run_dir/rank-N.pid in one step, so that no reader sees half of it. Raises OSError."""
+    path = name_pidfile(run_dir, rank)
     fresh = path.with_suffix(f".pid.{os.getpid()}")
-    fresh.write_text(f"{os.getpid()}\n{run_id}\n")
-    fresh.replace(path)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(f"{os.getpid()}\n{run_id}\n")
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
+    return path
+
+
+def name_pidfile(run_dir: Path, rank: int) -> Path:
+    return run_dir / f"rank-{rank}.pid"
+
+
+def keep_pidfile(run_dir: Path, rank: int, run_id: str, tell: Callable[[str], None]) -> Path:
+    """Writes the file now or, where the disk refuses, as soon as it takes it. tell hears why there
+    is none, and an empty text once it is written, on the thread that tries again."""
+    path = name_pidfile(run_dir, rank)
+
+    def attempt() -> str:
+        try:
+            write_pidfile(run_dir, rank, run_id)
+        except OSError as error:
+            return f"cannot write {path}: {error.strerror}"
+        return ""
+
+    def try_again() -> None:
+        while attempt():
+            time.sleep(TRY_AGAIN_S)
+        tell("")
+
+    if problem := attempt():
+        tell(problem)
+        threading.Thread(target=try_again, name="pidfile", daemon=True).start()
     return path
 
 

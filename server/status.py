@@ -32,6 +32,7 @@ class Status:
         self.started = time.time()
         self.phase = "loading"
         self.detail = "starting"
+        self.trouble = ""  # what is wrong beside that, and does not keep it from serving
         self.record = Recorder()
         self.fleet = Fleet()
         self.series = Series(self)
@@ -66,6 +67,10 @@ class Status:
         """The ranks, once they have introduced themselves."""
         return self.fleet.members
 
+    def with_trouble(self, detail: str) -> str:
+        """detail, and what else is wrong on rank 0."""
+        return f"{detail}; {self.trouble}" if self.trouble else detail
+
     def note(self, text: str) -> None:
         """Remembers an event, for whoever looks at the cluster. Any thread of rank 0."""
         event = (round(time.time(), 1), printable(text[:EVENT_CHARS])[:EVENT_CHARS])
@@ -76,7 +81,7 @@ class Status:
         """The body of GET /health."""
         return {
             "status": self.phase,
-            "detail": self.detail,
+            "detail": self.with_trouble(self.detail),
             "model": self.model_id,
             "model_dir": self.members[0].model_dir if self.members else None,
             "world_size": len(self.members),

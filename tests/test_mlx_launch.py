@@ -85,6 +85,15 @@ def test_code_zero_only_when_all_ranks_end_with_zero(stubs):
     assert (status, err) == (0, "")
 
 
+def test_a_full_disk_is_named_with_the_failure_that_it_brings(stubs):
+    """MLX's launcher goes on without the hostfile that it could not write for the rank."""
+    words = "/bin/bash: line 1: echo: write error: No space left on device"
+    tell = f"print({words!r}, file=sys.stderr); say('no hostfile'); leave(70)"
+    _, _, err = finish(stubs.launch("--at-start", tell))
+    (cause,) = [line for line in err.splitlines() if line.startswith("mlx_launch: cause: ")]
+    assert cause.endswith(f": its output has: {words}")
+
+
 def test_a_rank_killed_by_a_signal_is_named_with_it(stubs):
     launcher = stubs.launch()
     stubs.pid(0)

@@ -1,10 +1,17 @@
 """The pid file by which scripts find a rank."""
 
+import errno
 import os
+import queue
+from pathlib import Path
 
 import pytest
 
-from server.pidfile import remove_pidfile, write_pidfile
+from server import pidfile
+from server.pidfile import keep_pidfile, remove_pidfile, write_pidfile
+from server.status import Status
+
+DEADLINE_S = 60
 
 
 def test_it_holds_the_pid_and_the_run_id_in_a_folder_made_for_it(tmp_path):
@@ -33,3 +40,39 @@ def test_a_successors_file_stays(tmp_path, content):
     path.write_text(content)
     remove_pidfile(path)
     assert path.read_text() == content
+
+
+REFUSALS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=[errno.errorcode[n] for n in REFUSALS])
+@pytest.mark.parametrize("step", ["mkdir", "write_text", "replace"])
+def test_a_disk_that_takes_no_file_is_named_and_asked_again(tmp_path, monkeypatch, refusal, step):
+    """The rank died of it, five times in half a minute, and the service was over."""
+    run_dir = tmp_path / "run"
+    plain = getattr(Path, step)
+    full = [True]
+
+    def refuse(path, *rest, **named):
+        if full[0]:
+            raise OSError(refusal, os.strerror(refusal))
+        return plain(path, *rest, **named)
+
+    monkeypatch.setattr(Path, step, refuse)
+    monkeypatch.setattr(pidfile, "TRY_AGAIN_S", 0.01)
+    told: queue.Queue[str] = queue.Queue()
+    path = keep_pidfile(run_dir, 2, "run-7", told.put)
+    assert told.get(timeout=DEADLINE_S) == f"cannot write {path}: {os.strerror(refusal)}"
+    assert not run_dir.exists() or list(run_dir.iterdir()) == []  # no half-written one
+    remove_pidfile(path)  # there is none, and that does no harm
+    full[0] = False
+    assert told.get(timeout=DEADLINE_S) == ""
+    assert path.read_text() == f"{os.getpid()}\nrun-7\n"
+
+
+def test_health_tells_of_it_beside_what_it_does():
+    status = Status("m", "run")
+    status.detail, status.trouble = "serving", "cannot write rank-0.pid: No space left on device"
+    assert status.health()["detail"] == "serving; cannot write rank-0.pid: No space left on device"
+    status.trouble = ""
+    assert status.health()["detail"] == "serving"

@@ -386,6 +386,14 @@ def test_a_launcher_that_does_not_end_is_killed_and_cleaned_up_after(server, tmp
     assert not server.left()
 
 
+def test_a_run_folder_that_takes_nothing_is_named_at_the_start(server):
+    server.run_dir = server.run_dir / "file" / "run"
+    server.run_dir.parent.write_text("")
+    code, out, err = finish(server.supervise(launcher=["true"]))
+    assert (code, out) == (1, "")
+    assert err == f"supervise: cannot write {server.run_dir}: Not a directory\n"
+
+
 def test_only_one_supervisor_at_a_time(server):
     first = server.supervise()
     server.wait_ready()

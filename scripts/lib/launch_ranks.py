@@ -21,6 +21,7 @@ How ranks come to an end:
 """
 
 import contextlib
+import errno
 import heapq
 import itertools
 import os
@@ -55,6 +56,11 @@ TAIL_PREFIX = "  | "
 _OURS = {128 + signal.SIGTERM, 128 + signal.SIGKILL}  # Codes of ranks that we ended.
 _SSH_FAILED = 255
 _FAULTHANDLERS = 1  # How a rank ends whose native code outlasted its limit.
+# What a disk or a file system at its end says. A rank that fails beside such a line may well say
+# something else last: MLX's launcher brings the hostfile in a temporary file, and goes on without.
+_DISK_WORDS = tuple(
+    os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+)
 
 
 def read_drain_timeout(env: Mapping[str, str]) -> float:
@@ -358,7 +364,7 @@ class Launch:
         if self._failed is None:
             return
         text = f"{CAUSE_PREFIX}{self._failed} exited with {_explain(self._failed)}"
-        if reason := _own_words(self._failed):
+        for reason in filter(None, (_own_words(self._failed), _disk_words(self._failed))):
             text += f": {reason}"
         tail = [TAIL_PREFIX.encode() + line for line in self._failed.tail]
         self._out.write(2, [text.encode(), *tail], must=True)
@@ -402,6 +408,14 @@ def _own_words(rank: RankProcess) -> str:
 def _joined_too_late(rank: RankProcess) -> bool:
     """Whether the limit of server/watchdog.py's limit_native ended it: only its words tell."""
     return any(line.startswith(b"Timeout (") for line in rank.tail)
+
+
+def _disk_words(rank: RankProcess) -> str:
+    """The line in which the rank, or the shell that started it, complained of a disk."""
+    for line in [line.decode(errors="replace").strip() for line in rank.tail]:
+        if any(words in line for words in _DISK_WORDS):
+            return f"its output has: {line}"
+    return ""
 
 
 def _explain(rank: RankProcess) -> str:

@@ -55,7 +55,7 @@ class RunLog:
         """Write lines, given without their ends. Never waits."""
         for line in lines:
             self._disk.put(line + b"\n", must=must)
-            self._terminal.put(line + b"\n")
+            self._terminal.put(line + b"\n", must=must)
 
     def flush(self) -> None:
         """Give disk and terminal a moment for the rest."""

@@ -275,17 +275,23 @@ class Supervisor:
 def supervise(args: argparse.Namespace) -> int:
     """Run a Supervisor, on record and alone in its RUN_DIR."""
     record = args.run_dir / "supervisor.pid"
-    args.run_dir.mkdir(parents=True, exist_ok=True)
-    with open(args.run_dir / "supervisor.lock", "a") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = record.read_text().split("\n")[0] if record.exists() else "unknown"
-            _refuse(args, f"supervise: already running (pid {holder})")
+            args.run_dir.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(args.run_dir / "supervisor.lock", "a"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = record.read_text().split("\n")[0] if record.exists() else "unknown"
+                _refuse(args, f"supervise: already running (pid {holder})")
+                return 1
+            fresh = record.with_suffix(".new")
+            fresh.write_text(f"{os.getpid()}\n{args.run_id}\n")
+            fresh.replace(record)  # Whole or not at all: others read it at any time.
+        except OSError as error:
+            # Somebody is there to read it; and the stop script could not find what runs.
+            _refuse(args, f"supervise: cannot write {args.run_dir}: {error.strerror}")
             return 1
-        fresh = record.with_suffix(".new")
-        fresh.write_text(f"{os.getpid()}\n{args.run_id}\n")
-        fresh.replace(record)  # Whole or not at all: others read it at any time.
         try:
             supervisor = Supervisor(args, read_drain_timeout(os.environ))
             start = Start(args.host, args.started_with, args.keys_to)
@@ -300,7 +306,8 @@ def supervise(args: argparse.Namespace) -> int:
             _refuse(args, f"supervise: {error}")
             return 1
         finally:
-            record.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                record.unlink(missing_ok=True)
 
 
 def _refuse(args: argparse.Namespace, text: str) -> None:
