@@ -41,14 +41,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.faults import (  # noqa: E402
+    ANSWERED,
     CONTEXT,
     CUT,
+    DEADLINE_S,
     HUNG,
     IDLE,
     PHASES,
     STALL_TIMEOUT_S,
     Client,
     Server,
+    Stranger,
+    leave_rank_zero_stopped,
     wait_for,
 )
 from tests.tiny_models import tiny_llama  # noqa: E402
@@ -265,11 +269,54 @@ def _refused_start(server: Server, title: str) -> Result:
     return Result(title, IDLE, GONE, {}, 0.0, seconds, {}, len(left), lines[-1])
 
 
+def start_with_stranger(server: Server) -> Result:
+    began = time.monotonic()
+    with Stranger(server.port + 1, "talks") as stranger:
+        assert server.start() == 0, server.output
+    assert stranger.called.is_set()
+    seconds, seen = server.wait_good_answer(began)
+    return Result(
+        "a stranger connects to a port where ranks meet", IDLE, "served in the end", {}, 0.0,
+        seconds, seen, len(server.orphans()), server.get("/health")[1]["last_failure"],
+    )  # fmt: skip
+
+
+def start_twice(server: Server) -> Result:
+    began = time.monotonic()
+    scripts = [server.begin(), server.begin()]
+    outputs = [script.communicate(timeout=DEADLINE_S)[0] for script in scripts]
+    codes = [script.returncode for script in scripts]
+    assert sorted(codes) == [0, 1], outputs
+    server.run_ids.add(server.get("/health")[1]["run_id"])
+    assert server.ask().outcome == ANSWERED
+    lines = outputs[codes.index(1)].splitlines()
+    return Result(
+        "two starts at once for one port", IDLE, "one serves", {}, 0.0, time.monotonic() - began,
+        {}, len(server.orphans()), lines[-1],
+    )  # fmt: skip
+
+
+def start_beside_stopped_rank(server: Server) -> Result:
+    assert server.start() == 0, server.output
+    leave_rank_zero_stopped(server)
+    began = time.monotonic()
+    assert server.start() == 1, server.output
+    last = server.output.splitlines()[-1]
+    assert server.stop() == 0, server.output
+    return Result(
+        "rank 0 stopped, launcher and supervisor killed; a start, and the stop it names",
+        IDLE, GONE, {}, 0.0, server.wait_gone(began), {}, len(server.left()), last,
+    )  # fmt: skip
+
+
 AT_START = {
     "no-rank-0": (start_without(0), {"JOIN_TIMEOUT": 8}),
     "no-rank-1": (start_without(1), {"JOIN_TIMEOUT": 8}),
     "no-rank-0-again": (restart_without(0), {"JOIN_TIMEOUT": 8}),
     "no-rank-1-again": (restart_without(1), {"JOIN_TIMEOUT": 8}),
+    "stranger": (start_with_stranger, {"JOIN_TIMEOUT": 8}),
+    "two-starts": (start_twice, {}),
+    "stopped-rank-0-left": (start_beside_stopped_rank, {}),
     "port-taken": (start_on_taken_port, {}),
     "port-taken-again": (restart_on_taken_port, {}),
 }

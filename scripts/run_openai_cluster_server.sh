@@ -120,6 +120,7 @@ choose_place() {
 check_not_running() {
   local address=$HTTP_HOST
   if ours "$RUN_DIR/supervisor.pid"; then
+    ! is_stopped "$OURS_PID" || OURS_PID="$OURS_PID, stopped: kill -CONT $OURS_PID has it go on"
     die 1 "already running on port $HTTP_PORT (pid $OURS_PID);" \
       "stop it first: $(stop_command), or set another HTTP_PORT"
   fi
@@ -127,10 +128,25 @@ check_not_running() {
     0.0.0.0) address=127.0.0.1 ;;
     ::) address=::1 ;;
   esac
+  tell_own_rank # first: on the port of a stopped process a connection may wait for minutes
   # A connection that is accepted: bash can make one, on every host.
   if on_host "$RANK0" "$(quote bash -c "exec 3<>/dev/tcp/$address/$HTTP_PORT")" 2>/dev/null; then
     die 1 "port $HTTP_PORT of $RANK0 is taken by something else; set another HTTP_PORT"
   fi
+}
+
+# The port may be held by a rank 0 of ours, which opens it before anything else: by one that is
+# stopped, say, and does not notice that its launcher is gone. It is not ended without being asked:
+# its supervisor may be on another host.
+tell_own_rank() {
+  local word name rank pid run process state=
+  while IFS=$'\t' read -r word name rank pid run process; do
+    [ "$word $name $rank" = "fact rank 0" ] || continue
+    case "$process " in *"--run-id $run "*) ;; *) continue ;; esac
+    case ${process%% *} in *T*) state=", stopped" ;; esac
+    die 1 "port $HTTP_PORT of $RANK0 is held by rank 0 (pid $pid$state) of run $run, which has no" \
+      "supervisor here; end what is left of it: $(stop_command)"
+  done < <(on_host "$RANK0" "$(quote bash "$ROOT/scripts/lib/rank_facts.sh" "$RUN_DIR")" 2>/dev/null)
 }
 
 # The keys must reach rank 0 without showing up in any command line. Local ranks inherit the
@@ -160,10 +176,12 @@ hand_over_keys() {
   export API_KEY
 }
 
-# The command that shows what was asked for: the port only where it is not the default.
+# The command that shows what was asked for: the port only where it is not the default, and the
+# hostfile only where no start is on record here that tells the hosts.
 stop_command() {
   local prefix=
   [ "$HTTP_PORT" = 8080 ] || prefix="HTTP_PORT=$HTTP_PORT "
+  [ -z "$HOSTFILE" ] || [ -f "$RUN_DIR/hosts" ] || prefix="${prefix}HOSTFILE=$(quote "$HOSTFILE") "
   printf '%sscripts/stop_openai_cluster_server.sh' "$prefix"
 }
 

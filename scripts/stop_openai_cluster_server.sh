@@ -72,10 +72,10 @@ stop_supervisor() {
     return 0
   fi
   log "asking the server (pid $OURS_PID) to drain, up to $DRAIN_S s"
-  kill -TERM "$OURS_PID" 2>/dev/null || true
+  end_gently "$OURS_PID"
   wait_for_supervisor "$((DRAIN_S + SLACK_S))" && return 0
   log "it still runs: asking it to leave at once"
-  kill -TERM "$OURS_PID" 2>/dev/null || true
+  end_gently "$OURS_PID"
   wait_for_supervisor "$AT_ONCE_S" && return 0
   log "it still runs: ending pid $OURS_PID"
   kill -KILL "$OURS_PID" 2>/dev/null || true

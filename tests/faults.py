@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_SCRIPT = ROOT / "scripts" / "run_openai_cluster_server.sh"
+STOP_SCRIPT = ROOT / "scripts" / "stop_openai_cluster_server.sh"
 FAULT_SITE = ROOT / "tests" / "fault_site"
 STALL_TIMEOUT_S = 6
 START_DEADLINE_S = 120
@@ -170,6 +172,16 @@ class Server:
             self.reference = first.text
         return script.returncode
 
+    def stop(self) -> int:
+        """Runs the stop script; returns its exit code."""
+        env = os.environ | {name: str(value) for name, value in self._settings.items()}
+        done = subprocess.run(
+            [STOP_SCRIPT], cwd=ROOT, env=env, text=True, timeout=START_DEADLINE_S,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self.output = done.stdout
+        return done.returncode
+
     def close(self) -> None:
         """Ends what is left, by the pids of this run, and takes its records away."""
         for pid in self.left():
@@ -305,6 +317,46 @@ class Server:
         clients = [Client(self.port, LONG_ANSWER, stream=True) for _ in range(8)]
         wait_for(lambda: all(len(client.text) > 3 for client in clients), "eight streams")
         return clients
+
+
+class Stranger(threading.Thread):
+    """A scanner: connects to a port as soon as somebody listens there, and talks or leaves."""
+
+    def __init__(self, port: int, deed: str) -> None:
+        super().__init__(daemon=True)
+        self.called = threading.Event()
+        self._port, self._deed, self._over = port, deed, threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self._port)) as s,
+            ):
+                self.called.set()
+                if self._deed == "talks":
+                    s.sendall(b"GET / HTTP/1.0\r\n\r\n" * 100)
+                    self._over.wait()
+                return
+            self._over.wait(0.002)
+
+
+def leave_rank_zero_stopped(server: Server) -> None:
+    """Nobody is left but a rank 0 that does not run: it cannot notice, and keeps the port."""
+    rank_zero, launcher, supervisor = server.rank(0), server.launcher, server.supervisor
+    for pid in (rank_zero, launcher):  # The launcher would have the rank go on before it leaves.
+        os.kill(pid, signal.SIGSTOP)
+    for pid in (supervisor, launcher):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: set(server.left()) == {rank_zero}, "the others to leave")
 
 
 IDLE, PREFILL, DECODE, STREAMS = "idle", "in prefill", "in decode", "under 8 streams"

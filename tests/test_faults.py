@@ -3,7 +3,6 @@
 A representative part of what scripts/fault_table.py runs; docs/operations.md holds its table.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -37,6 +35,8 @@ from tests.faults import (
     STREAMS,
     Client,
     Server,
+    Stranger,
+    leave_rank_zero_stopped,
     wait_for,
 )
 from tests.ports import free_port
@@ -65,36 +65,6 @@ def server(tmp_path, tiny_model):
     yield make
     for one in made:
         one.close()
-
-
-class Stranger(threading.Thread):
-    """A scanner: connects to a port as soon as somebody listens there, and talks or leaves."""
-
-    def __init__(self, port: int, deed: str) -> None:
-        super().__init__(daemon=True)
-        self.called = threading.Event()
-        self._port, self._deed, self._over = port, deed, threading.Event()
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._over.set()
-        self.join()
-
-    def run(self) -> None:
-        while not self._over.is_set():
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(("127.0.0.1", self._port)) as s,
-            ):
-                self.called.set()
-                if self._deed == "talks":
-                    s.sendall(b"GET / HTTP/1.0\r\n\r\n" * 100)
-                    self._over.wait()
-                return
-            self._over.wait(0.002)
 
 
 def start(server: Server) -> Server:
@@ -465,6 +435,36 @@ def test_ranks_that_differ_are_not_started_again(server):
     assert "has PREFILL_STEP = 256, rank 0 (" in one.output
     assert "supervisor: over: starting again cannot help" in one.output
     assert one.log().count("started launcher") == 1
+    assert not one.left()
+
+
+def test_a_stopped_rank_zero_that_nobody_watches_is_told_and_ended(server):
+    """With supervisor and launcher killed it kept the port, and 'something else' was blamed."""
+    one = start(server())
+    rank_zero = one.rank(0)
+    leave_rank_zero_stopped(one)
+    assert one.start() == 1
+    line = f"port {one.port} of 127.0.0.1 is held by rank 0 (pid {rank_zero}, stopped) of run "
+    assert line in one.output and f"HTTP_PORT={one.port} scripts/stop_openai_clu" in one.output
+    assert rank_zero in one.left()
+    assert one.stop() == 0
+    assert not one.left()
+    start(one)
+
+
+def test_of_two_starts_at_once_one_serves_and_is_found(server):
+    one = server()
+    scripts = [one.begin(), one.begin()]
+    outputs = [script.communicate(timeout=120)[0] for script in scripts]
+    codes = [script.returncode for script in scripts]
+    assert sorted(codes) == [0, 1], outputs
+    loser = outputs[codes.index(1)]
+    assert "already running" in loser, loser
+    health = one.get("/health")[1]
+    one.run_ids.add(health["run_id"])
+    told = (one.run_dir / "started_with").read_text()
+    assert f"RUN_ID={health['run_id']}\n" in told
+    assert one.stop() == 0
     assert not one.left()
 
 

@@ -144,6 +144,21 @@ is_run() {
   return 1
 }
 
+# is_stopped PID: by a signal, as Ctrl-Z sends it: it does nothing, and hears no SIGTERM, until it is
+# continued.
+is_stopped() {
+  case "$(ps -p "$1" -o stat= 2>/dev/null || true)" in
+    *T*) return 0 ;;
+  esac
+  return 1
+}
+
+# end_gently PID: SIGTERM, and SIGCONT, without which a stopped process would not hear it.
+end_gently() {
+  kill -TERM "$1" 2>/dev/null || true
+  kill -CONT "$1" 2>/dev/null || true
+}
+
 # runs_code PYTHON: it starts and is one that the pinned packages exist for.
 runs_code() {
   # mlx for macOS is built for arm64 alone; a python under Rosetta finds no wheel.

@@ -5,9 +5,9 @@
 #
 # RUN_DIR holds one rank-N.pid for each rank that runs here: its pid, and below it the id
 # of its run. A process is ended only if its command line carries that id, so a pid that
-# has meanwhile gone to another program is left alone. Each rank gets SIGTERM, after
-# GRACE_S seconds (default 5) another one, which makes it leave at once, and 2 s later
-# SIGKILL. Records of ranks that are gone are removed. Prints one line for each rank that
+# has meanwhile gone to another program is left alone. Each rank gets SIGTERM (and SIGCONT:
+# it may be stopped), after GRACE_S seconds (default 5) another one, which makes it leave at
+# once, and 2 s later SIGKILL. Records of ranks that are gone are removed. Prints one line for each rank that
 # it ended.
 #
 # Exit codes: 0 no rank of ours is left here; 1 one could not be ended; 2 usage.
@@ -21,14 +21,18 @@ KILLED_S=5  # A process that outlives SIGKILL this long is stuck in the kernel.
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# signal_ranks SIGNAL: sends it to those of ours that remain.
+# signal_ranks FUNCTION: calls it with the pid of each of ours that remains.
 signal_ranks() {
   local i
   for i in "${!pids[@]}"; do
     if is_run "${pids[i]}" "${run_ids[i]}"; then
-      kill -s "$1" "${pids[i]}" 2>/dev/null || true
+      "$1" "${pids[i]}"
     fi
   done
+}
+
+end_now() {
+  kill -KILL "$1" 2>/dev/null || true
 }
 
 # wait_for_ranks SECONDS: returns 0 as soon as none of ours remains.
@@ -72,15 +76,15 @@ main() {
   [ ${#pids[@]} -gt 0 ] || exit 0 # From here on the arrays are not empty (bash 3.2).
 
   local forced='' failed=0 how
-  signal_ranks TERM
+  signal_ranks end_gently
   if ! wait_for_ranks "$grace"; then
-    signal_ranks TERM
+    signal_ranks end_gently
     if ! wait_for_ranks "$AT_ONCE_S"; then
       # Only now: on macOS SIGKILL can strand the memory that the GPU had wired.
       for i in "${!pids[@]}"; do
         if is_run "${pids[i]}" "${run_ids[i]}"; then forced="$forced ${pids[i]}"; fi
       done
-      signal_ranks KILL
+      signal_ranks end_now
       wait_for_ranks "$KILLED_S" || true
     fi
   fi

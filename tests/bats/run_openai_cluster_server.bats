@@ -221,6 +221,61 @@ time.sleep(60)' >"$BATS_TEST_TMPDIR/up" 3>&- &
   says "port 18431 of 127.0.0.1 is taken"
 }
 
+# listen_as RUN_ID: a rank 0 of that run, by its command line, has the port.
+listen_as() {
+  "$REAL_PYTHON" -c '
+import socket, time
+s = socket.create_server(("127.0.0.1", 18431))
+print("up", flush=True)
+time.sleep(60)' --run-id "$1" >"$BATS_TEST_TMPDIR/up" 3>&- &
+  PROCESS=$!
+  SERVERS="$SERVERS $!"
+  disown
+  mkdir -p "$RUN_DIR"
+  printf '%s\n%s\n' "$PROCESS" "$1" >"$RUN_DIR/rank-0.pid"
+  while [ ! -s "$BATS_TEST_TMPDIR/up" ]; do sleep 0.1; done
+}
+
+@test "a port that a stopped rank 0 of ours has is told with the command that ends it" {
+  listen_as some-run
+  kill -STOP "$PROCESS"
+  run "$RUN" --local 2
+  [ "$status" -eq 1 ]
+  says "port 18431 of 127.0.0.1 is held by rank 0 (pid $PROCESS, stopped) of run some-run"
+  says "end what is left of it: HTTP_PORT=18431 scripts/stop_openai_cluster_server.sh"
+  DRAIN_TIMEOUT=1 run "$STOP"
+  [ "$status" -eq 0 ]
+  says "rank 0 (pid $PROCESS) ended"
+  run "$RUN" --local 2
+  [ "$status" -eq 0 ]
+}
+
+@test "a rank 0 of ours on another host that has the port is told, too" {
+  hostfile studio.local.json
+  stub_ssh
+  listen_as some-run
+  MODEL_DIR=/m/x run "$RUN"
+  [ "$status" -eq 1 ]
+  says "port 18431 of mac0 is held by rank 0 (pid $PROCESS) of run some-run"
+  says "HOSTFILE=$CHECKOUT/hostfiles/studio.local.json scripts/stop_openai_cluster_server.sh"
+}
+
+@test "a rank's record whose pid went to another program does not blame us for the port" {
+  listen_as other-run
+  printf '%s\nsome-run\n' "$PROCESS" >"$RUN_DIR/rank-0.pid"
+  run "$RUN" --local 2
+  [ "$status" -eq 1 ]
+  says "port 18431 of 127.0.0.1 is taken by something else"
+}
+
+@test "a stopped supervisor is told as stopped" {
+  start_process some-run "$RUN_DIR/supervisor.pid"
+  kill -STOP "$PROCESS"
+  run "$RUN" --local 2
+  [ "$status" -eq 1 ]
+  says "already running on port 18431 (pid $PROCESS, stopped: kill -CONT $PROCESS has it go on)"
+}
+
 @test "without --local and without a hostfile: exit 3 and how to make one" {
   run "$RUN"
   [ "$status" -eq 3 ]

@@ -44,6 +44,20 @@ gone() {
   says "nothing is running"
 }
 
+@test "a stopped supervisor and a stopped rank are continued, to hear that they shall end" {
+  start_process some-run "$RUN_DIR/supervisor.pid"
+  supervisor=$PROCESS
+  start_process some-run "$RUN_DIR/rank-0.pid"
+  sleep 0.3 # until both have set their traps
+  kill -STOP "$supervisor" "$PROCESS"
+  run "$STOP"
+  [ "$status" -eq 0 ]
+  says "rank 0 (pid $PROCESS) ended"
+  [ "${output#*ending pid}" = "$output" ]
+  gone "$supervisor"
+  gone "$PROCESS"
+}
+
 @test "it waits as long as this server may drain, not a fixed time" {
   start_process some-run "$RUN_DIR/supervisor.pid"
   echo 2.5 >"$RUN_DIR/drain_timeout"
