@@ -30,6 +30,7 @@ main() {
   choose_python
   choose_hosts
   check_devices_free
+  check_open_files
   prepare_python
   choose_model
   check_model

@@ -214,6 +214,7 @@ main() {
   if [ -z "$DRY_RUN" ]; then
     check_not_running
   fi
+  check_open_files
   prepare_python
   choose_model
   check_model

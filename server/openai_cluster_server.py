@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from server.event_file import keep_events  # noqa: E402
 from server.exit_codes import CONFIG, GARBLED, INTERNAL, NOT_JOINED, OK, PEER_LOST  # noqa: E402
+from server.file_limit import TooFewFiles, allow_files  # noqa: E402
 from server.fleet import SILENT_S  # noqa: E402
 from server.http_server import Server  # noqa: E402
 from server.lifeline import watch_lifeline  # noqa: E402
@@ -59,7 +60,8 @@ def main() -> None:
     _log_as(rank, rank_log)
     try:
         settings = read_settings(os.environ, rank)
-    except SettingError as error:
+        allow_files()
+    except (SettingError, TooFewFiles) as error:
         log.error("ending with code %d: %s", CONFIG, error)
         sys.exit(CONFIG)
     _log_as(rank, rank_log, settings.log_level)

@@ -12,6 +12,7 @@ HOSTFILE_HINT="make one with scripts/make_hostfile.sh HOST..., or copy a templat
  hostfiles/m3-ultra-jaccl.local.json; or use --local 2 for ranks on this machine"
 MAX_LOCAL_RANKS=8 # as many as scripts/lib/meeting_ports.py keeps ports for
 DEFAULT_CLUSTER_PORT=32323
+FILES_LEAST=4096 # as in server/file_limit.py
 
 # The settings of the server that are not worked out here: passed on when set. Their defaults
 # are the server's own (server/settings.py, which also has the last word on each value).
@@ -212,6 +213,34 @@ choose_hosts() {
     RANK0_ADDRESS=$(read_hostfile rank0) || exit "$?"
   fi
   RANK0=${HOSTS%%$'\n'*}
+}
+
+# check_open_files: on every host the hard limit of open files is high enough. mlx-lm raises the soft
+# one when it is imported, and fails where the hard one is lower. A host that cannot be reached is
+# not our business here, nor one whose answer we don't understand.
+check_open_files() {
+  local host command answers count=0 i status=0 limit system
+  [ -z "$DRY_RUN" ] || return 0
+  # The superuser may raise it, and so may the ranks that run as one.
+  command="ulimit -n $FILES_LEAST 2>/dev/null || { uname -s; ulimit -Hn; }"
+  answers=$(mktemp -d)
+  while IFS= read -r host; do
+    on_host "$host" "$(quote bash -c "$command")" >"$answers/$count" 2>/dev/null &
+    count=$((count + 1))
+  done <<<"$HOSTS"
+  wait
+  for ((i = 0; i < count; i++)); do
+    host=$(printf '%s\n' "$HOSTS" | sed -n "$((i + 1))p")
+    { IFS= read -r system && IFS= read -r limit; } <"$answers/$i" || continue
+    matches "$limit" '[0-9]+' || continue
+    [ "$system" = Darwin ] && command="sudo launchctl limit maxfiles 65536 200000" ||
+      command="echo '* hard nofile 65536' | sudo tee -a /etc/security/limits.conf"
+    log "$host: the hard limit of open files is $limit: must be at least $FILES_LEAST, or mlx-lm" \
+      "cannot be imported; there: $command; then log in anew"
+    status=1
+  done
+  rm -rf "$answers"
+  [ "$status" = 0 ] || exit 1
 }
 
 # choose_model: MODEL_DIR, or the demo model for --local. Sets MODEL_DIR (absolute) and MODEL_ID.

@@ -276,6 +276,48 @@ time.sleep(60)' --run-id "$1" >"$BATS_TEST_TMPDIR/up" 3>&- &
   says "already running on port 18431 (pid $PROCESS, stopped: kill -CONT $PROCESS has it go on)"
 }
 
+# with_few_files COMMAND...: under a hard limit of 1024 open files that even the superuser may not
+# raise.
+with_few_files() {
+  local drop
+  drop=()
+  if [ "$(id -u)" = 0 ]; then
+    command -v setpriv >/dev/null || skip "the superuser may raise any limit"
+    drop=(setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource)
+  fi
+  ${drop[@]+"${drop[@]}"} bash -c 'ulimit -n 1024 && exec "$@"' - "$@"
+}
+
+@test "too low a hard limit of open files is told with the command that raises it" {
+  run with_few_files "$RUN" --local 2
+  [ "$status" -eq 1 ]
+  says "127.0.0.1: the hard limit of open files is 1024: must be at least 4096"
+  if [ "$(uname -s)" = Linux ]; then says "sudo tee -a /etc/security/limits.conf"; fi
+  run called demo_model.py
+  [ "$status" -ne 0 ]
+  run with_few_files "$RUN" --local 2 --dry-run
+  [ "$status" -eq 0 ]
+}
+
+@test "the limit of open files is asked of every host; one that is down is left to the ranks" {
+  hostfile studio.local.json
+  stub_ssh
+  stub uname <<'STUB'
+echo Darwin
+STUB
+  mkdir -p "$REMOTE/mac0"
+  MODEL_DIR=/m/x run with_few_files "$RUN"
+  [ "$status" -eq 1 ]
+  for host in mac0 mac1; do
+    says "$host: the hard limit of open files is 1024: must be at least 4096"
+  done
+  says "there: sudo launchctl limit maxfiles 65536 200000; then log in anew"
+  mkdir -p "$REMOTE/mac1"
+  touch "$REMOTE/mac1/down"
+  MODEL_DIR=/m/x run "$RUN"
+  [ "$status" -eq 0 ]
+}
+
 @test "without --local and without a hostfile: exit 3 and how to make one" {
   run "$RUN"
   [ "$status" -eq 3 ]
