@@ -21,18 +21,17 @@ KILLED_S=5  # A process that outlives SIGKILL this long is stuck in the kernel.
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# signal_ranks FUNCTION: calls it with the pid of each of ours that remains.
+# signal_ranks TERM|KILL: sends it to those of ours that remain.
 signal_ranks() {
   local i
   for i in "${!pids[@]}"; do
     if is_run "${pids[i]}" "${run_ids[i]}"; then
-      "$1" "${pids[i]}"
+      case $1 in
+        TERM) end_gently "${pids[i]}" ;;
+        KILL) kill -KILL "${pids[i]}" 2>/dev/null || true ;;
+      esac
     fi
   done
-}
-
-end_now() {
-  kill -KILL "$1" 2>/dev/null || true
 }
 
 # wait_for_ranks SECONDS: returns 0 as soon as none of ours remains.
@@ -76,15 +75,15 @@ main() {
   [ ${#pids[@]} -gt 0 ] || exit 0 # From here on the arrays are not empty (bash 3.2).
 
   local forced='' failed=0 how
-  signal_ranks end_gently
+  signal_ranks TERM
   if ! wait_for_ranks "$grace"; then
-    signal_ranks end_gently
+    signal_ranks TERM
     if ! wait_for_ranks "$AT_ONCE_S"; then
       # Only now: on macOS SIGKILL can strand the memory that the GPU had wired.
       for i in "${!pids[@]}"; do
         if is_run "${pids[i]}" "${run_ids[i]}"; then forced="$forced ${pids[i]}"; fi
       done
-      signal_ranks end_now
+      signal_ranks KILL
       wait_for_ranks "$KILLED_S" || true
     fi
   fi
