@@ -14,7 +14,7 @@ The stages of a request, in the order in which it meets them (on rank 0 where no
                          compiled: who waits for it and how long, once each, tried apart
     prompts              chat template, tokenizer, and the right way out
     tickets              the bounded line between HTTP threads and the engine
-    director             what to admit, pause, cancel and deliver
+    director, running    what to admit, pause, cancel and deliver
     pacing               how much of a prompt to prefill between two decode steps
     prefix_index, prefix_tree   which beginnings of prompts to reuse, to keep and to give up
     messages, mailbox    rank 0's decisions, as bytes, to every rank

@@ -15,7 +15,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from server.engine import Turn
 from server.errors import ApiError, engine_failed
@@ -26,6 +26,7 @@ from server.pacing import SMOOTHING, PrefillPace
 from server.prefix_index import Plan, PrefixIndex
 from server.requests import Common, Sampling
 from server.rows import Row
+from server.running import Running
 from server.status import Status
 from server.tickets import Failed, Line, Prefilled, Scored, Ticket, Token
 
@@ -37,25 +38,6 @@ LOOK_AHEAD = 3  # steps between the need for room and the ranks' having made it
 SLOW_S = 0.03  # for MLX to take in a decode step: other work is a small part of that
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Running:
-    """A ticket on the ranks. row is its sampling state, generated its tokens so far."""
-
-    ticket: Ticket
-    row: Row
-    generated: list[int]
-
-    @property
-    def length(self) -> int:
-        """Tokens in its cache."""
-        return len(self.ticket.prompt) + len(self.generated)
-
-    @property
-    def left(self) -> int:
-        """Tokens that it may still generate."""
-        return self.ticket.max_tokens - len(self.generated)
 
 
 class Director:

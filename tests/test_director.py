@@ -382,6 +382,28 @@ def test_scores_come_with_their_tokens_and_the_prompts_before_any(desk):
     ]
 
 
+def test_a_prompts_scores_are_read_in_the_turn_of_their_chunk(desk):
+    """All of a long prompt's in the turn of its first token held up every rank."""
+    (ticket,) = desk.admit(common=Common(logprobs=0), score_prompt=True)
+    desk.compose()
+    row = desk.director.row(ticket.uid)
+    for done in (1, 2):
+        row.prompt_scores.append(scores_of(-1.0 * done))
+        desk.deliver([(ticket.uid, Prefilled(done, 3))])
+        assert row.prompt_scores == []
+    desk.deliver([(99, Prefilled(1, 3))])  # of one that is gone
+    row.scores.append((scores_of(-0.5), 0))
+    desk.deliver([(ticket.uid, Token(0, "stop"))])
+    (scored,) = [event for _, event in all_events(ticket) if isinstance(event, Scored)]
+    assert scored == Scored((Score(0, -1.0), Score(0, -2.0)))
+
+
+def test_a_stand_in_for_a_request_that_is_gone_is_nobody_elses(desk):
+    """Rank 0 had one for all, and wrote into it what a message had said of each."""
+    one, other = desk.director.row(5), desk.director.row(6)
+    assert one is not other
+
+
 # KV memory. A batch costs its rows times the longest, in steps of STEP tokens.
 
 

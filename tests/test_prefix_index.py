@@ -176,3 +176,44 @@ def test_what_the_index_promises_the_ranks_have(cuttable, requests):
         for number in room.drop:
             del held[number]
         assert index.used == sum(map(len, held.values())) <= min(500, limit)
+
+
+def test_to_give_up_thousands_takes_no_search_for_each(monkeypatch):
+    """It took a second and a half, for which all ranks stood."""
+    looked = 0
+
+    class Counted(dict):
+        def __iter__(self):
+            for key in super().__iter__():
+                nonlocal looked
+                looked += 1
+                yield key
+
+        def items(self):
+            return ((key, self[key]) for key in self)
+
+    count = 1000
+    index = indexed(*[text(n, 20) for n in range(count)])
+    index._entries = Counted(index._entries)
+    assert len(index.make_room(0).drop) == count
+    assert len(index) == index.used == 0
+    assert looked <= 3 * count
+
+
+def test_the_order_in_which_prefixes_go_is_by_use_also_after_a_cut():
+    index = indexed(SYSTEM + text(1, 400), text(2, 300))
+    index.plan(SYSTEM + text(3, 40))
+    index.plan(text(2, 300) + [1])
+    room = index.make_room(420)
+    assert room.cut == ((1, len(SYSTEM)),) and room.drop == ()
+    # What others began with was used before the second entry was.
+    assert index.make_room(350).drop == (1,)
+
+
+def test_an_entry_that_is_given_up_is_found_no_more_and_dropped_with_the_next():
+    index = indexed(SYSTEM + text(1, 50), text(2, 50))
+    for _ in range(2):
+        index.give_up(1)
+    assert index.plan(SYSTEM + text(1, 50)).length == 0
+    assert index.make_room(10**6).drop == (1,)
+    assert index.make_room(10**6).drop == () and index.used == 50

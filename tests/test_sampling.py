@@ -8,7 +8,7 @@ import pytest
 
 from server.mailbox import Header
 from server.requests import Common, Sampling
-from server.rows import Row
+from server.rows import Row, Scores
 from server.sampling import penalise, score_tokens
 from server.sampling import sample as sample_with_extras
 
@@ -244,3 +244,34 @@ def test_end_tokens_that_the_model_does_not_have_are_not_biased():
     """MLX does not check an index; tokenizers may have more tokens than the logits have places."""
     row = Row(Common(min_tokens=5), [1], VOCAB, eos=(3, VOCAB, VOCAB + 7))
     assert list(row.biases()) == [(3, -math.inf)]
+
+
+class Reads:
+    """An array that counts how often it is asked for its numbers."""
+
+    def __init__(self, values: mx.array) -> None:
+        self.values, self.count, self.shape = values, 0, values.shape
+
+    def tolist(self) -> list:
+        self.count += 1
+        return self.values.tolist()
+
+    def __getitem__(self, place) -> "Reads":
+        self.count += 1
+        return Reads(self.values[place])
+
+
+def test_a_prompts_log_probabilities_are_read_a_chunk_at_a_time():
+    """Number by number they took a millisecond a token, and 60,000 of them the watchdog's limit."""
+    logits, tokens = logits_of(50, seed=3), mx.arange(50) * 7
+    scores = score_tokens(logits, tokens, 4)
+    counted = Scores(
+        Reads(scores.tokens), Reads(scores.chosen), Reads(scores.top_ids), Reads(scores.top)
+    )
+    read = list(counted.read_all(2))
+    assert read == [scores.read(place, 2) for place in range(50)]
+    assert all(len(score.top) == 2 for score in read)
+    parts = (counted.tokens, counted.chosen, counted.top_ids, counted.top)
+    assert max(part.count for part in parts) == 1
+    plain = score_tokens(logits, tokens, 0)
+    assert list(plain.read_all(0)) == [plain.read(place, 0) for place in range(50)]
