@@ -64,6 +64,8 @@ def turn(
                 return reason
             case _:
                 _carry_out(message, engine, director)
+    if not engine.busy:
+        engine.prefixes.compute()  # else the next step does
     if header.nap_ms and not engine.busy:
         progress("nap")
         director.nap(header.nap_ms)

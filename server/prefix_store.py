@@ -45,7 +45,7 @@ class PrefixStore:
         self._fresh.append(caches)
 
     def compute(self) -> None:
-        """Starts to compute what was put. Until then it holds on to the batch that it is from."""
+        """Starts to compute what was put or cut. Until then that holds on to what it is from."""
         if self._fresh:
             mx.async_eval([cache.state for caches in self._fresh for cache in caches])
             self._fresh = []
@@ -78,7 +78,8 @@ class PrefixStore:
             # Contiguous, so that the memory of the rest is free.
             cache.keys = mx.contiguous(cache.keys[..., :length, :])
             cache.values = mx.contiguous(cache.values[..., :length, :])
-        mx.eval([cache.state for cache in caches])
+        # With what was put: to wait for each of thousands would hold up every rank.
+        self._fresh.append(caches)
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Forgets entries; unknown numbers are ignored, as a keeping may have been cancelled."""

@@ -5,6 +5,7 @@ import pytest
 
 from server.link import Link
 from server.loading import load_shard
+from server.loop import turn
 from tests.desk import Desk, choices, ticket
 from tests.tiny_models import tiny_llama
 
@@ -100,3 +101,28 @@ def test_the_answer_of_the_choice_that_takes_over_is_kept(shard):
     again = ticket(prompt=PROMPT + answer + [7] * 5)
     desk.run(again)
     assert again.cached >= len(PROMPT) + 39
+
+
+def test_many_prefixes_are_cut_at_once_and_their_memory_is_free_without_another_request(
+    shard, monkeypatch
+):
+    """Every rank waited for each of them, one after another."""
+    desk = Desk(shard, room=ROOM)
+    for n in range(4):
+        desk.run(ticket(prompt=[40 + n] * 300, max_tokens=2))
+    waits = []
+    monkeypatch.setattr("server.prefix_store.mx.eval", lambda *arrays: waits.append(arrays))
+    before = mx.get_active_memory()
+    for entry in desk.engine.prefixes.lengths():
+        index = desk.director._prefixes._entries[entry]
+        index.shared, index.shared_used = 20, 10**6
+    desk.director._prefixes.room = 100
+    desk.director.stop(None)  # the end of the run before
+    turn(desk.engine, desk.mailbox, desk.director, lambda tell: None, lambda stage: None)
+    assert list(desk.engine.prefixes.lengths().values()) == [20] * 4
+    monkeypatch.undo()
+    mx.synchronize()
+    assert len(waits) == 2, "for the header and for the bundle, not for an entry"
+    assert not desk.engine.prefixes._fresh
+    # Keys and values of two layers, four heads of sixteen float32, for 280 tokens each.
+    assert before - mx.get_active_memory() >= 4 * 280 * 2 * 2 * 4 * 16 * 4

@@ -24,7 +24,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from types import SimpleNamespace
 from unittest import mock
 
@@ -38,7 +37,6 @@ from server.mailbox import Mailbox
 from server.messages import Cut, Message, Submit
 from server.prefix_index import PrefixIndex
 from server.prefix_store import REUSE_CUT, reuse_kind
-from server.requests import Common, Sampling
 from server.status import Status
 from server.tickets import Failed, Line, Scored, Ticket, Token
 from tests.small_models import VOCAB
@@ -54,9 +52,11 @@ from tests.walk_parts import (
     answer_alone,
     check_by_forward_pass,
     check_scores,
+    damage,
     is_end,
     is_plain,
     make_shards,
+    some_parameters,
 )
 
 TURNS_OF_SILENCE = 200  # while something is asked for; only a hang takes as many
@@ -104,19 +104,30 @@ class Episode:
             link, idle = Copies(self.link), Spectator()
             mailbox = Mailbox(link, idle.compose, idle.nap_ms, idle.chunk, idle.late)
             self.ranks.append(Rank(self.shard, link, mailbox, Follows(), idle, **sizes))
-        hand_over = self.ranks[0].engine._hand_over
-
-        def counted(message: Submit) -> None:
-            self.seen["handed over"] += 1
-            hand_over(message)
-
-        self.ranks[0].engine._hand_over = counted
+        self._watch()
         self._texts: list[list[int]] = []  # prompts with their answers: conversations go on
         self._damages = rng.choice([0, 0, 0.02, 0.1])
         # Long answers outgrow what was reserved for them, and requests are paused.
         self._lengths = rng.choice([[1, 3, 12, 12, 30], [1, 3, 12, 30], [12, 250]])
         self._busy = rng.choice([0.05, 0.2, 0.5])
         self._leaving = rng.choice([0, 0.1, 0.4])
+
+    def _watch(self) -> None:
+        """Looks at what would else be mended without a trace."""
+        engine, director = self.ranks[0].engine, self.director
+        hand_over, refused = engine._hand_over, director.refused
+
+        def handing_over(message: Submit) -> None:
+            self.seen["handed over"] += 1
+            hand_over(message)
+
+        def refusing(uid: int, error: Exception) -> None:
+            self.seen["refused"] += 1
+            one = next(one for one in self.asked if uid in [t.uid for t in one.tickets])
+            assert one.may_fail, f"request {uid} is refused: {error}"
+            refused(uid, error)
+
+        engine._hand_over, director.refused = handing_over, refusing
 
     def walk(self) -> Counter:
         """Until all clients have their answers. Raises Broken."""
@@ -186,7 +197,7 @@ class Episode:
             breaks = rng.choice([None, None, -1, 0, 1, 5, 20])
             error = rng.choice([ValueError, RuntimeError, KeyError])("broken")
             grammar = Multiples(rng.choice([2, 3]), breaks, error)
-        common = self._common(rng)
+        common = some_parameters(rng)
         score = common.logprobs is not None and rng.random() < 0.5
         first = Ticket(prompt, most, common, score_prompt=score, grammar=grammar)
         count = min(rng.choice([1, 1, 1, 2, 2, 3, 4]), self.max_batch)
@@ -196,26 +207,10 @@ class Episode:
         ]
         return first
 
-    def _common(self, rng: random.Random) -> Common:
-        sampling = Sampling(temperature=0)
-        if rng.random() < 0.5:
-            seed = rng.randrange(5) if rng.random() < 0.8 else None
-            sampling = Sampling(
-                temperature=rng.choice([0.7, 1.0, 1.5]), seed=seed,
-                top_p=rng.choice([1, 1, 0.9]), top_k=rng.choice([0, 0, 5]),
-                presence_penalty=rng.choice([0, 0, 0.5]),
-            )  # fmt: skip
-        return Common(
-            sampling=sampling,
-            ignore_eos=rng.random() < 0.5,
-            logprobs=rng.choice([None, None, None, 0, 3]),
-            min_tokens=rng.choice([0, 0, 2]),
-        )
-
     def _prompt(self) -> list[int]:
         rng = self.rng
         most = self.capacity - 1
-        if self._texts and rng.random() < 0.4:
+        if self._texts and rng.random() < 0.6:
             start = rng.choice(self._texts[-6:])
             start = start[: rng.randrange(1, len(start) + 1)] if rng.random() < 0.3 else start
         else:
@@ -240,17 +235,9 @@ class Episode:
         if isinstance(message, Submit):
             for one in self.asked:
                 one.may_fail |= message.uid in {ticket.uid for ticket in one.tickets}
+        if isinstance(message, Submit | Cut):
             self.seen["damaged"] += 1
-            damages = [{"max_tokens": 0}, {"prompt": []}, {"keep": ((10**6, 10**7),)}]
-            if not message.score:
-                damages += [{"reuse": (10**6, 20)}, {"reuse": (10**6, 10**5)}]
-            if message.reuse:
-                damages.append({"reuse": (message.reuse[0], 10**4)})
-            return replace(message, **rng.choice(damages))
-        if isinstance(message, Cut):
-            self.seen["damaged"] += 1
-            return replace(message, length=10**5)
-        return message
+        return damage(message, rng)
 
     # What must hold.
 

@@ -3,7 +3,7 @@ clock, two ranks in one thread, and the quiet answer to any request."""
 
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import mlx.core as mx
@@ -20,6 +20,7 @@ from server.last_logits import LastLogits, put_heads
 from server.link import Link
 from server.loop import turn
 from server.mailbox import Mailbox
+from server.messages import Cut, Message, Submit
 from server.prefix_index import PrefixIndex
 from server.requests import Common, Sampling
 from server.status import Status
@@ -68,6 +69,37 @@ class MultiplesMatcher:
     def _ask(self) -> None:
         self._asked += 1
         self._grammar.answer(self._asked)
+
+
+def some_parameters(rng: random.Random) -> Common:
+    sampling = Sampling(temperature=0)
+    if rng.random() < 0.5:
+        seed = rng.randrange(5) if rng.random() < 0.8 else None
+        sampling = Sampling(
+            temperature=rng.choice([0.7, 1.0, 1.5]), seed=seed,
+            top_p=rng.choice([1, 1, 0.9]), top_k=rng.choice([0, 0, 5]),
+            presence_penalty=rng.choice([0, 0, 0.5]),
+        )  # fmt: skip
+    return Common(
+        sampling=sampling,
+        ignore_eos=rng.random() < 0.5,
+        logprobs=rng.choice([None, None, None, 0, 3]),
+        min_tokens=rng.choice([0, 0, 2]),
+    )
+
+
+def damage(message: Message, rng: random.Random) -> Message:
+    """A Submit that no rank can carry out, or a Cut; others stay as they are."""
+    if isinstance(message, Cut):
+        return replace(message, length=10**5)
+    if not isinstance(message, Submit):
+        return message
+    damages = [{"max_tokens": 0}, {"prompt": []}, {"keep": ((10**6, 10**7),)}]
+    if not message.score:
+        damages += [{"reuse": (10**6, 20)}, {"reuse": (10**6, 10**5)}]
+    if message.reuse:
+        damages.append({"reuse": (message.reuse[0], 10**4)})
+    return replace(message, **rng.choice(damages))
 
 
 @dataclass
