@@ -49,7 +49,6 @@ from tests.faults import (  # noqa: E402
     IDLE,
     PHASES,
     STALL_TIMEOUT_S,
-    Client,
     Server,
     Stranger,
     leave_rank_zero_stopped,
@@ -106,14 +105,9 @@ def raise_in_step(number: int) -> Callable[[Server], None]:
     return lambda server: (server.fault_dir / f"raise-{number}").touch()
 
 
-def lose_message(server: Server) -> None:
-    """The next one at all: rank 1 hears the others' next ones from then on."""
-    kind = "step" if server.running() else "meeting"
-    server.garble(1, kind, "shifted")
-
-
-def flip_bit(server: Server) -> None:
-    server.garble(1, "step" if server.running() else "meeting", "flipped")
+def garble(how: str) -> Callable[[Server], None]:
+    """The next message that rank 1 gets; tests/fault_site tells how."""
+    return lambda server: server.garble(1, "any", how)
 
 
 def pause_all(server: Server) -> None:
@@ -135,9 +129,9 @@ FAULTS = {
     "stop-rank-1": Fault("SIGSTOP of rank 1", stop_rank(1)),
     "raise-rank-0": Fault("rank 0 raises in its step", raise_in_step(0)),
     "raise-rank-1": Fault("rank 1 raises in its step", raise_in_step(1)),
-    "flip-bit": Fault("a message that reaches rank 1 with a bit flipped", flip_bit),
+    "flip-bit": Fault("a message that reaches rank 1 with a bit flipped", garble("flipped")),
     "lose-message": Fault("a message that rank 1 loses, so that all later ones are shifted",
-                          lose_message),
+                          garble("shifted")),
     "pause": Fault(f"SIGSTOP of everything, SIGCONT after {PAUSE_S} s", pause_all, end=WENT_ON),
     "kill-launcher": Fault(
         "SIGKILL of the launcher", lambda server: os.kill(server.launcher, signal.SIGKILL)
@@ -174,7 +168,10 @@ def run_phase(name: str, phase: str, folder: Path, model: Path) -> Result:
         if fault.end == WENT_ON:
             assert not last, f"it did not go on: {last}"
             for client in held:
-                _see_going_on(client)
+                if server.goes_on(client):
+                    client.leave()
+                    client.join(LAST_WORDS_S)
+                    client.outcome = WENT_ON
         for client in held:
             client.join(LAST_WORDS_S)
         told = [(client.ended_at or float("inf")) - struck for client in held]
@@ -185,17 +182,6 @@ def run_phase(name: str, phase: str, folder: Path, model: Path) -> Result:
         )  # fmt: skip
     finally:
         server.close()
-
-
-def _see_going_on(client: Client) -> None:
-    """Waits for more of its answer, if it shows any, and has it leave."""
-    already = len(client.text)
-    if client.streams:
-        wait_for(lambda: len(client.text) > already, "a held stream to go on")
-    if client.is_alive():
-        client.leave()
-        client.join(LAST_WORDS_S)
-        client.outcome = WENT_ON
 
 
 # Faults at a start. They know one phase: there is nobody to serve.

@@ -39,23 +39,27 @@ def prove(total: np.ndarray, ranks: int, what: str, number: int) -> list[int]:
     total: [values, number, their mirrors] int32.
     """
     count = len(total) // 2
-    values, mirrors = total[:count].astype(np.int64), total[count:].astype(np.int64)
-    due = constants(what, count).astype(np.int64) * ranks
-    name = f"{what} (message {number} of {ranks} ranks)"
-    wrong = np.flatnonzero(values + mirrors != due)
-    if len(wrong):
-        place = int(wrong[0])
+    made, due = total[:count] + total[count:], _due(what, count, ranks)
+    values = total[:count].tolist()
+    if (made != due).any():
+        wrong = np.flatnonzero(made != due)
+        place = wrong[0]
         raise Garbled(
-            name,
+            f"{what} (message {number} of {ranks} ranks)",
             f"{len(wrong)} of {count} values do not add up with their mirrors, the first is "
-            f"{values[place]} with {mirrors[place]}, which should make {due[place]}",
+            f"{values[place]} with {total[count + place]}, which should make {due[place]}",
         )
     if values[-1] != ranks * number:
         raise Garbled(
-            name,
+            f"{what} (message {number} of {ranks} ranks)",
             f"the ranks' message numbers make {values[-1]}, which should be {ranks * number}",
         )
-    return values[:-1].tolist()
+    return values[:-1]
+
+
+@functools.lru_cache(maxsize=1024)
+def _due(what: str, count: int, ranks: int) -> np.ndarray:
+    return constants(what, count) * ranks
 
 
 def split_crc(data: bytes) -> list[int]:

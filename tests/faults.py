@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -297,6 +298,23 @@ class Server:
         seconds = time.monotonic() - since
         assert self.get("/health")[0] == 0, "something still answers"
         return seconds
+
+    def prefilled(self) -> int:
+        """Tokens of prompts that were computed so far."""
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        link.request("GET", "/metrics")
+        text = link.getresponse().read().decode()
+        link.close()
+        return int(float(re.search(r"^mlx_cluster_prefill_tokens_total\S* (\S+)$", text, re.M)[1]))
+
+    def goes_on(self, client: Client) -> bool:
+        """Waits for more of a held request: of its answer if that has begun, else of its prompt."""
+        text, done = len(client.text), self.prefilled()
+        if client.text:
+            wait_for(lambda: len(client.text) > text, "a held stream to go on")
+        elif client.streams:
+            wait_for(lambda: self.prefilled() > done or client.text, "a held prompt to go on")
+        return client.is_alive()
 
     def running(self) -> int:
         return self.get("/queue")[1].get("running", 0)

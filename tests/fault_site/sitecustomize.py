@@ -8,8 +8,8 @@ a file that is named for a fault and for it:
   raise-N   rank N raises in its next step, and takes the file away: once
   load-N    rank N stays at the beginning of loading, as long as the file is there
   coin-N    rank N tosses a coin, each step, for whether MLX is slow to take one
-  garble-N  "KIND: HOW", a kind of sealed message (server/link.py) and one of SPOILT below: rank N
-            gets its next message of that kind so, and the file is taken away: once
+  garble-N  "KIND: HOW", a kind of sealed message (server/link.py) or any, and one of SPOILT below:
+            rank N gets its next message of that kind so, and the file is taken away: once
   env-N     lines NAME=VALUE that rank N finds in its environment
 
 Processes that are not ranks see no MLX_RANK and are left alone.
@@ -114,7 +114,7 @@ def garble(file: Path, module: ModuleType) -> None:
             return total
         key = kind, len(total)
         order = file.read_text().split(": ") if file.exists() else []
-        if order and order[0] == kind and (order[1] != "repeated" or key in before):
+        if order and order[0] in (kind, "any") and (order[1] != "repeated" or key in before):
             file.unlink()
             again = lambda: bare(self, values)  # noqa: E731
             total = SPOILT[order[1]](module.mx, total, before.get(key), again)
