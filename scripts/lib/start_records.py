@@ -33,13 +33,18 @@ class CannotStart(Exception):
 
 
 def write_records(run_dir: Path, start: Start) -> None:
-    """Each file whole or not at all: others read them at any time."""
-    if start.hosts:
-        _write(run_dir / "hosts", start.hosts)
-    if start.started_with:
-        _write(run_dir / "started_with", start.started_with)
+    """Each file whole or not at all: others read them at any time. Raises CannotStart: stop and
+    status would not find what was started without them."""
     # The stop script must wait as long as this server may drain.
-    _write(run_dir / "drain_timeout", [os.environ.get("DRAIN_TIMEOUT") or DRAIN_TIMEOUT])
+    drain_timeout = [os.environ.get("DRAIN_TIMEOUT") or DRAIN_TIMEOUT]
+    try:
+        if start.hosts:
+            _write(run_dir / "hosts", start.hosts)
+        if start.started_with:
+            _write(run_dir / "started_with", start.started_with)
+        _write(run_dir / "drain_timeout", drain_timeout)
+    except OSError as error:
+        raise CannotStart(f"cannot write {run_dir}: {error.strerror}") from error
 
 
 def bring_keys(run_dir: Path, start: Start) -> None:
