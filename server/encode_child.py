@@ -13,6 +13,7 @@ input, and by itself once a text has made it large ("last").
 
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -25,6 +26,7 @@ from tokenizers import Tokenizer
 
 TEXT_CPU_S = 60.0  # for one text
 START_CPU_S = 120.0
+# Beyond what the tokenizer itself takes.
 MEMORY_BYTES = 2 * 2**30  # a text that needs more has millions of tokens
 KEPT_BYTES = 512 * 2**20  # a process that has been larger ends after its answer
 WATCH_S = 0.02
@@ -50,7 +52,6 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.nice(NICE)
     _be_first_to_go()
-    threading.Thread(target=_watch, args=(sys.stdout.buffer,), daemon=True).start()
     try:
         serve(sys.stdin.buffer, sys.stdout.buffer)
     except OSError:
@@ -66,6 +67,8 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = spec["split_special_tokens"]
+    base = peak_bytes()
+    threading.Thread(target=_watch, args=(sink, base), daemon=True).start()
     _answer(sink, {})
     while line := source.readline():
         asked = json.loads(line)
@@ -79,7 +82,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
             _answer(sink, {"error": str(error)[:ERROR_CHARS]})
             continue
         ids = found[0].ids
-        last = peak_bytes() > KEPT_BYTES
+        last = peak_bytes() > base + KEPT_BYTES
         _answer(sink, {"count": len(ids), "last": last}, array("I", ids).tobytes())
         if last:
             return
@@ -88,8 +91,13 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 def peak_bytes() -> int:
     """The most memory that this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        # Linux: getrusage would begin with the peak of rank 0, which has the model.
+        with open("/proc/self/status", "rb") as file:
+            found = re.search(rb"VmHWM:\s*(\d+) kB", file.read())
+            return int(found[1]) * 1024 if found else 0
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _answer(sink: BinaryIO, head: dict, data: bytes = b"") -> None:
@@ -100,11 +108,11 @@ def _answer(sink: BinaryIO, head: dict, data: bytes = b"") -> None:
         sink.flush()
 
 
-def _watch(sink: BinaryIO) -> None:
+def _watch(sink: BinaryIO, base: int) -> None:
     """Ends a process that grows beyond its limit; says that it lives while it works."""
     said = 0.0
     while True:
-        if peak_bytes() > MEMORY_BYTES:
+        if peak_bytes() > base + MEMORY_BYTES:
             os._exit(OUT_OF_MEMORY)
         if time.monotonic() - said >= ALIVE_S:
             with _writing:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from server import encode_child
-from server.errors import bad_request, unavailable
+from server.errors import ApiError, bad_request, unavailable
 from server.fields import show
 from server.patience import POLL_S, Patience
 
@@ -76,7 +76,7 @@ class Encoder:
             limit = f"{encode_child.MEMORY_BYTES >> 20} MB"
         else:
             log.error("the tokenizer's process ended with %s", code)
-            raise unavailable("The tokenizer's process has ended; another starts.", "tokenizer", 1)
+            raise _again()
         raise bad_request(f"{param!r} takes more than {limit} to tokenize.", param)
 
     def pid(self) -> int | None:
@@ -108,7 +108,13 @@ class Encoder:
         self._socket = ours
         ours.settimeout(POLL_S)
         with theirs:
-            self._child = subprocess.Popen(
+            self._child = self._spawn(theirs)
+        self.started += 1
+        self._prove(patience)
+
+    def _spawn(self, theirs: socket.socket) -> "subprocess.Popen[bytes]":
+        try:
+            return subprocess.Popen(
                 # -P: the names of our modules must not hide the standard library's.
                 [sys.executable, "-P", str(Path(encode_child.__file__))],
                 stdin=theirs,
@@ -119,7 +125,12 @@ class Encoder:
                 close_fds=False,
                 env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
             )
-        self.started += 1
+        except OSError as error:  # no process, no memory
+            log.error("the tokenizer's process cannot be started: %s", error)
+            raise _again() from error
+
+    def _prove(self, patience: Patience) -> None:
+        """Gives the child its tokenizer, and sees that it does as ours."""
         spec = self._tokenizer.backend_tokenizer.to_str().encode()
         split = bool(getattr(self._tokenizer, "split_special_tokens", False))
         try:
@@ -129,12 +140,14 @@ class Encoder:
                 for special in (False, True):
                     right = list(self._tokenizer.encode(probe, add_special_tokens=special))
                     if self._ask(probe.encode(), special, patience) != right:
-                        raise EOFError
+                        log.warning(
+                            "large texts are tokenized in rank 0: a child does other than it"
+                        )
+                        self._unfit = True
+                        raise Unavailable
         except EOFError:
-            log.warning("large texts are tokenized in rank 0 itself: its child does not do as it")
-            self._unfit = True
-            self._reap()
-            raise Unavailable from None
+            log.error("the tokenizer's process ended with %s while it started", self._reap())
+            raise _again() from None
         except BaseException:
             self._reap()
             raise
@@ -207,3 +220,7 @@ class Encoder:
         except subprocess.TimeoutExpired:
             child.kill()
             return child.wait()
+
+
+def _again() -> ApiError:
+    return unavailable("The tokenizer's process has ended; another starts.", "tokenizer", 1)

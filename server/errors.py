@@ -73,12 +73,18 @@ def model_not_found(asked: str, served: str) -> ApiError:
     )
 
 
-def context_exceeded(prompt_tokens: int, context: int, param: str) -> ApiError:
-    """400 for a prompt that leaves no room; worded so that LangChain and litellm recognise it."""
+def context_exceeded(
+    prompt_tokens: int, context: int, param: str, *, counted: bool = True
+) -> ApiError:
+    """400 for a prompt that leaves no room; worded so that LangChain and litellm recognise it.
+
+    counted: else prompt_tokens is the least that it can have, known from its length.
+    """
     return ApiError(
         400,
         f"This model's maximum context length is {context} tokens, and the prompt must leave room "
-        f"for at least one more. However, your prompt has {prompt_tokens} tokens. "
+        f"for at least one more. However, your prompt has {'' if counted else 'at least '}"
+        f"{prompt_tokens} tokens. "
         f"(context_length_exceeded; prompt is too long: {prompt_tokens} tokens > "
         f"{context - 1} maximum)",
         param=param,

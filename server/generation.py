@@ -68,8 +68,9 @@ class Generation:
     """An admitted request's answer, as an iterator of Piece and Waiting.
 
     choices by index; all their tickets share one queue of events. describe turns a Score into a
-    TokenLogprob. timeout: seconds since came, by the monotonic clock, or else since acceptance.
-    Raises ApiError (the engine failed, or time is up) or ClientGone from the iteration.
+    TokenLogprob. timeout: seconds since the request came; deadline: of time.monotonic(), when that
+    was before it was admitted. Raises ApiError (the engine failed, or time is up) or ClientGone from
+    the iteration.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Generation:
         describe: Callable[[Score], TokenLogprob],
         client_gone: Callable[[], bool],
         timeout: float,
-        came: float | None = None,
+        deadline: float | None = None,
     ) -> None:
         self._choices = choices
         self._line = line
@@ -87,7 +88,7 @@ class Generation:
         self._client_gone = client_gone
         self._timeout = timeout
         self._accepted = choices[0].ticket.accepted
-        self._deadline = (self._accepted if came is None else came) + timeout
+        self._deadline = self._accepted + timeout if deadline is None else deadline
         self._prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}  # by id of the prompt
         self.completion_tokens = 0
 

@@ -27,7 +27,7 @@ def loads(text: str, allowance: int = MAX_VALUES, **options: Any) -> Any:
     return json.loads(text, **options)
 
 
-def cost(text: str, enough: int = 0) -> int:
+def cost(text: str, enough: int) -> int:
     """At least the number of values that parsing makes: each but the first comes after one of a
     few characters. What strings hold does not count, once the plain count is more than enough."""
     counted = _count(text)

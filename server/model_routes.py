@@ -75,7 +75,7 @@ class ModelRoutes:
             request = chat_api.parse(body, served)
             ids = self._conversation(model, request, patience)
         dialect = chat_api.ChatDialect(*self._frame(model, request.common, 1))
-        self._converse(exchange, model, request, ids, dialect)
+        self._converse(exchange, model, request, ids, dialect, patience)
 
     def completions(self, exchange: Exchange) -> None:
         model, served = self._ready()
@@ -89,14 +89,15 @@ class ModelRoutes:
             Job(ids, lambda: model.prompts.plain_out(common), constraint, echo)
             for ids, echo in prompts
         ]
-        self._generate(exchange, model, common, jobs, dialect, "prompt")
+        self._generate(exchange, model, common, jobs, dialect, "prompt", patience)
 
     def responses(self, exchange: Exchange) -> None:
         model, served = self._ready()
         with self._reading(exchange) as (body, patience):
             request, echo = responses_api.parse(body, served)
             ids = self._conversation(model, request, patience)
-        self._converse(exchange, model, request, ids, responses_api.ResponsesDialect(echo))
+        dialect = responses_api.ResponsesDialect(echo)
+        self._converse(exchange, model, request, ids, dialect, patience)
 
     def messages(self, exchange: Exchange) -> None:
         model, served = self._ready()
@@ -104,7 +105,7 @@ class ModelRoutes:
             request, echo = messages_api.parse(body, served)
             ids = self._conversation(model, request, patience)
         dialect = messages_api.MessagesDialect(echo, len(ids))
-        self._converse(exchange, model, request, ids, dialect)
+        self._converse(exchange, model, request, ids, dialect, patience)
 
     def count_tokens(self, exchange: Exchange) -> None:
         model, served = self._ready()
@@ -126,7 +127,7 @@ class ModelRoutes:
     def detokenize(self, exchange: Exchange) -> None:
         model, served = self._ready()
         with self._reading(exchange) as (body, _):
-            ids = tokenize_api.parse_detokenize(body, served, model.prompts.vocab)
+            ids = tokenize_api.parse_detokenize(body, served, model.prompts.vocab, model.context)
             answer = tokenize_api.detokenize(ids, model.prompts)
         exchange.send_json(200, answer)
 
@@ -183,12 +184,13 @@ class ModelRoutes:
         request: ChatRequest,
         ids: list[int],
         dialect: Dialect,
+        patience: Patience,
     ) -> None:
         """The one way from a conversation to its answer, whatever the dialect."""
         self._clamp(request.common, len(ids), model.context, "messages")
         constraint = model.prompts.chat_constraint(request, ids, self._asker(exchange))
         job = Job(ids, lambda: model.prompts.chat_out(request, constraint, ids), constraint)
-        self._generate(exchange, model, request.common, [job], dialect, "messages")
+        self._generate(exchange, model, request.common, [job], dialect, "messages", patience)
 
     def _generate(
         self,
@@ -198,7 +200,9 @@ class ModelRoutes:
         jobs: list[Job],
         dialect: Dialect,
         param: str,
+        patience: Patience,
     ) -> None:
+        patience.look()
         if any(job.constraint is not None for job in jobs):
             common = replace(common, ignore_eos=False)  # what matches a grammar must end
         tickets: list[Ticket] = []
@@ -223,7 +227,7 @@ class ModelRoutes:
         self._line.admit(firsts)
         try:
             # Not before there is a place: what reads an answer costs something, too.
-            generation = self._begin(exchange, model, jobs, tickets)
+            generation = self._begin(exchange, model, jobs, tickets, patience)
         except BaseException:
             for ticket in tickets:
                 self._line.cancel(ticket)
@@ -234,15 +238,17 @@ class ModelRoutes:
         answer(exchange, dialect, generation, common.stream)
 
     def _begin(
-        self, exchange: Exchange, model: Model, jobs: list[Job], tickets: list[Ticket]
+        self,
+        exchange: Exchange,
+        model: Model,
+        jobs: list[Job],
+        tickets: list[Ticket],
+        patience: Patience,
     ) -> Generation:
+        each = len(tickets) // len(jobs)
         choices = [
-            Choice(ticket, job.text_out(), job.echo)
-            for ticket, job in zip(
-                tickets,
-                (job for job in jobs for _ in range(len(tickets) // len(jobs))),
-                strict=True,
-            )
+            Choice(ticket, jobs[place // each].text_out(), jobs[place // each].echo)
+            for place, ticket in enumerate(tickets)
         ]
         if self._settings.log_prompts:
             exchange.account.texts = Texts([model.prompts.decode(job.prompt) for job in jobs])
@@ -252,7 +258,7 @@ class ModelRoutes:
             model.prompts.describe,
             exchange.client_gone,
             self._settings.req_timeout,
-            exchange.account.started,
+            patience.deadline,
         )
 
     def _frame(self, model: Model, common: Common, prompts: int) -> tuple:
@@ -292,7 +298,6 @@ class ModelRoutes:
 
 
 def _check_conversation(request: ChatRequest, model: Model) -> None:
-    """Refuses before it is rendered what cannot fit: more text than the context's tokens can stand
-    for, or more turns than any template is to be kept busy with."""
+    """Refuses before it is rendered what has more text than the context's tokens can stand for."""
     given = [request.messages, request.tools, request.template_kwargs]
     check_length(count_chars(given), model.prompts.token_bytes, model.context, "messages")

@@ -12,7 +12,7 @@ from server.dialects import (
     responses_request,
     tokenize,
 )
-from server.formats import KINDS, MAX_TOOLS, TOOL_NAME
+from server.formats import KINDS, TOOL_NAME
 from server.openapi_words import (
     Schema,
     any_of,
@@ -33,9 +33,14 @@ from server.requests import (
     MAX_CHOICES,
     MAX_INT,
     MAX_STOP_CHARS,
+    MAX_STOP_CHARS_IN_ALL,
     MAX_STOP_STRINGS,
     MAX_TOKEN_IDS,
+    MAX_TOOLS,
+    MAX_TURNS,
 )
+
+STOP = f"At most {MAX_STOP_CHARS_IN_ALL} characters in all."
 
 
 def request_schemas(model_id: str) -> dict[str, Schema]:
@@ -50,7 +55,10 @@ def request_schemas(model_id: str) -> dict[str, Schema]:
         "DetokenizeRequest": given(
             ("tokens",),
             model=_model(model_id),
-            tokens=array(_token_id(), most=tokenize.MAX_TOKENS),
+            tokens=note(
+                array(_token_id()),
+                f"At most as many as the context takes, or {tokenize.LEAST_TOKENS}.",
+            ),
         ),
         "ChatMessage": _chat_message(),
         "FunctionTool": _function_tool(),
@@ -72,7 +80,7 @@ def _token_id() -> Schema:
 
 def _stop() -> Schema:
     one = string(maxLength=MAX_STOP_CHARS)
-    return any_of(one, array(one, most=MAX_STOP_STRINGS))
+    return note(any_of(one, array(one, most=MAX_STOP_STRINGS)), STOP)
 
 
 def _sampling() -> dict[str, Schema]:
@@ -99,10 +107,15 @@ def _sampling() -> dict[str, Schema]:
     }
 
 
+def _max_tokens(more: str = "") -> Schema:
+    words = "1 and up; -1 or null: as many as the context leaves."
+    return note(integer(-1, MAX_INT), f"{words} {more}".rstrip())
+
+
 def _limits() -> dict[str, Schema]:
     return {
-        "max_tokens": integer(1, MAX_INT),
-        "max_completion_tokens": note(integer(1, MAX_INT), "Comes before max_tokens."),
+        "max_tokens": _max_tokens(),
+        "max_completion_tokens": _max_tokens("Comes before max_tokens."),
         "n": integer(1, MAX_CHOICES),
         "stop": _stop(),
         "stream_options": given(include_usage=boolean()),
@@ -136,7 +149,7 @@ def _chat(model_id: str) -> Schema:
     return given(
         ("messages",),
         model=_model(model_id),
-        messages=array(ref("ChatMessage"), least=1),
+        messages=array(ref("ChatMessage"), least=1, most=MAX_TURNS),
         **_limits(),
         **_sampling(),
         logprobs=boolean(),
@@ -242,17 +255,21 @@ def _responses(model_id: str) -> Schema:
     return given(
         ("input",),
         model=_model(model_id),
-        input=any_of(string(), array(ref("ResponsesItem"), least=1)),
+        input=any_of(string(), array(ref("ResponsesItem"), least=1, most=MAX_TURNS)),
         instructions=string(),
-        max_output_tokens=integer(1, MAX_INT),
+        max_output_tokens=_max_tokens(),
         stop=_stop(),
         **_sampling(),
-        tools=array(any_of(function, other)),
+        tools=note(array(any_of(function, other)), f"At most {MAX_TOOLS} functions."),
         tool_choice=any_of(enum("none", "auto", "required"), named, allowed),
         parallel_tool_calls=boolean(),
         text=given(format=text_format),
         reasoning=given(effort=string()),
-        metadata={"type": "object", "additionalProperties": string()},
+        metadata={
+            "type": "object",
+            "additionalProperties": string(maxLength=responses_request.MAX_METADATA_CHARS),
+            "maxProperties": responses_request.MAX_METADATA,
+        },
         background=note(enum(False), "Not supported."),
         previous_response_id=note(enum(), "Not supported: the server keeps no responses."),
         conversation=note(enum(), "Not supported, either."),
@@ -301,9 +318,9 @@ def _conversation(model_id: str) -> dict[str, Schema]:
     block = given(("type", "text"), type=enum("text"), text=string())
     return {
         "model": _model(model_id),
-        "messages": array(ref("MessagesTurn"), least=1),
+        "messages": array(ref("MessagesTurn"), least=1, most=MAX_TURNS),
         "system": any_of(string(), array(block)),
-        "tools": array(ref("MessagesTool")),
+        "tools": note(array(ref("MessagesTool")), f"At most {MAX_TOOLS} functions."),
         "tool_choice": choice,
     }
 
@@ -312,8 +329,8 @@ def _messages(model_id: str) -> Schema:
     return given(
         ("messages", "max_tokens"),
         **_conversation(model_id),
-        max_tokens=integer(1, MAX_INT),
-        stop_sequences=array(string(maxLength=MAX_STOP_CHARS), most=MAX_STOP_STRINGS),
+        max_tokens=optional(_max_tokens()),
+        stop_sequences=note(array(string(maxLength=MAX_STOP_CHARS), most=MAX_STOP_STRINGS), STOP),
         **_sampling(),
     )
 
@@ -379,7 +396,7 @@ def _tokenize(model_id: str) -> Schema:
     conversation = given(
         ("messages",),
         **both,
-        messages=array(ref("ChatMessage"), least=1),
+        messages=array(ref("ChatMessage"), least=1, most=MAX_TURNS),
         tools=array(ref("FunctionTool"), most=MAX_TOOLS),
         chat_template_kwargs=_template_kwargs(),
         add_generation_prompt=note(boolean(), "Default true."),

@@ -101,8 +101,8 @@ class TokenizerPrompts:
         except Exception as error:
             # Templates raise whatever they like: unknown roles, wrong order, missing keys.
             raise _refused(error, "messages", "the model's chat template") from error
-        if not text:
-            raise bad_request("'messages' holds no tokens.", "messages")
+        if not isinstance(text, str):
+            raise bad_request("'messages': the model's chat template gives no text.", "messages")
         return self._checked(self._encode(text, False, "messages", context, patience), "messages")
 
     def _render(self, request: ChatRequest, messages: list[dict], open_turn: bool) -> str:
@@ -267,7 +267,7 @@ def check_length(size: int, token_bytes: int, context: int, param: str) -> None:
     """Refuses text that has more bytes than tokens of the context can stand for: to tokenize it
     would take minutes and gigabytes, only to find the same."""
     if size > context * token_bytes:
-        raise context_exceeded(-(-size // token_bytes), context, param)
+        raise context_exceeded(-(-size // token_bytes), context, param, counted=False)
 
 
 def count_chars(value: Any) -> int:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from server.errors import ApiError
-from server.formats import MAX_TOOLS, parse_format, parse_tools
-from server.requests import Format, ToolChoice
+from server.formats import parse_format, parse_tools
+from server.requests import MAX_TOOLS, Format, ToolChoice
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 

@@ -26,7 +26,7 @@ from server.errors import (
     timed_out,
     unavailable,
 )
-from server.requests import Sampling, Served, ToolChoice
+from server.requests import AS_MANY_AS_FIT, Sampling, Served, ToolChoice
 from tests.played import (
     SCRIPTS,
     SERVED,
@@ -218,7 +218,7 @@ IMAGE = {"type": "image", "source": {}}
 @pytest.mark.parametrize(
     "body, field",
     [
-        ({"max_tokens": None}, "max_tokens"),
+        ({"max_tokens": -2}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
         ({"messages": None}, "messages"),
@@ -278,6 +278,14 @@ def test_a_refusal_names_the_field(body, field):
     with pytest.raises(ApiError) as refused:
         request_of(**body)
     assert refused.value.status == 400 and refused.value.param == field
+
+
+def test_a_limit_on_tokens_is_required_and_may_be_as_many_as_fit():
+    for value in (-1, None):
+        assert request_of(max_tokens=value).common.max_tokens == AS_MANY_AS_FIT
+    with pytest.raises(ApiError) as refused:
+        parse({"messages": HI}, SERVED)
+    assert refused.value.param == "max_tokens" and "is required" in refused.value.message
 
 
 def test_counting_needs_no_limit_and_takes_a_begun_answer():

@@ -126,7 +126,7 @@ def test_ranges_are_those_of_the_parsers(front_end, path, name, schema):
         inside.append(least)
         outside.append(least - step)
     if step == 1:
-        outside.append(least + 0.5)
+        outside.append(0.5)
     for value in outside:
         answer = front_end.ask("POST", path, MINIMAL[path] | {name: value})
         assert answer.status == 400, (value, answer.body.decode())

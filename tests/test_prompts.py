@@ -101,6 +101,7 @@ class Refusing:
 
     def __init__(self, real: TokenizerPrompts, error: Exception) -> None:
         self._tokenizer = real._tokenizer._tokenizer  # for grammars
+        self.get_vocab = self._tokenizer.get_vocab
         self._error = error
 
     def apply_chat_template(self, *_, **__):
@@ -122,11 +123,12 @@ def test_what_template_and_tokenizer_refuse_is_400(prompts, error):
     assert (caught.value.status, caught.value.param) == (400, "prompt")
 
 
-def test_a_template_that_gives_no_token_ids_is_400(prompts):
-    """Text in place of ids got as far as the ranks, and ended them."""
-    for result in ("text", ["a"], [[1]], [None], []):
+def test_a_template_that_gives_no_text_is_400(prompts):
+    """What is no list of ids got as far as the ranks, and ended them."""
+    for result in ("", b"text", ["a"], [[1]], [None], [], None):
         tokenizer = Refusing(prompts, ValueError())
         tokenizer.apply_chat_template = lambda *_, result=result, **__: result
+        tokenizer.encode = tokenizer._tokenizer.encode
         with pytest.raises(ApiError) as caught:
             TokenizerPrompts(tokenizer, VOCAB).from_chat(chat())
         assert caught.value.status == 400

@@ -11,11 +11,12 @@ from server.dialects.chat import parse as parse_chat
 from server.dialects.completions import MAX_PROMPTS
 from server.dialects.completions import parse as parse_completion
 from server.errors import ApiError
+from server.json_limits import MAX_JSON_DEPTH
 from server.requests import (
+    AS_MANY_AS_FIT,
     INT64_MAX,
     INT64_MIN,
     MAX_CHOICES,
-    MAX_JSON_DEPTH,
     MAX_TOKEN_IDS,
     ChatRequest,
     Common,
@@ -78,7 +79,6 @@ def refusal(parse, status: int = 400, **fields) -> ApiError:
         b'{"a": "\xff"}',
         b'{"a": "\xed\xa0\x80"}',  # a surrogate, encoded
         b'{"a": "\xc0\xaf"}',  # an overlong slash
-        b"\xef\xbb\xbf{}",
         b"\xff\xfe{\x00}\x00",
         b"\x1f\x8b\x08",
         b"\x00",
@@ -136,7 +136,10 @@ FIELD_NAMES = [*BOTH, *CHAT_ONLY, *COMPLETION_ONLY]
 
 @pytest.mark.parametrize("parse", [chat, completion])
 @pytest.mark.parametrize("name", [*FIELD_NAMES, "user", "metadata"])
-def test_null_is_absent(parse, name):
+def test_null_is_absent_but_for_a_limit_on_tokens(parse, name):
+    if name in ("max_tokens", "max_completion_tokens"):
+        assert parse(**{name: None}).common.max_tokens == AS_MANY_AS_FIT
+        return
     assert parse(**{name: None}) == parse()
 
 
@@ -195,7 +198,9 @@ INTEGERS = [
 def test_whole_numbers_are_taken_in_their_range_and_refused_by_name(parse, name, taken, refused):
     for value in taken:
         assert getattr(parse(**{name: value}).common.sampling, name) == value
-    for value in refused + NOT_NUMBERS + [1.0, 1.5]:
+    whole = getattr(parse(**{name: 64.0}).common.sampling, name)
+    assert whole == 64 and isinstance(whole, int)
+    for value in refused + NOT_NUMBERS + [1.5, 1e300]:
         error = refusal(parse, **{name: value})
         assert error.param == name and "must be a whole number" in error.message
 
@@ -209,8 +214,21 @@ def test_top_k_of_minus_one_is_no_limit():
 def test_max_tokens_counts_from_one(parse, name):
     assert parse(**{name: 1}).common.max_tokens == 1
     assert parse(**{name: 32000}).common.max_tokens == 32000
-    for value in [0, -1, 2**31, 1.0, *NOT_NUMBERS]:
-        assert refusal(parse, **{name: value}).param == name
+    assert isinstance(parse(**{name: 64.0}).common.max_tokens, int)
+    for value in [0, -2, 0.0, 2**31, 1.5, *NOT_NUMBERS]:
+        error = refusal(parse, **{name: value})
+        assert error.param == name and "-1 or null: as many as fit" in error.message
+
+
+@pytest.mark.parametrize("parse", [chat, completion])
+def test_a_limit_of_minus_one_or_null_is_as_many_tokens_as_fit(parse):
+    for name in ("max_tokens", "max_completion_tokens"):
+        for value in (-1, -1.0, None):
+            assert parse(**{name: value}).common.max_tokens == AS_MANY_AS_FIT
+    assert parse().common.max_tokens is None
+    # A null is what a client has not set; the other field's number is what it wants.
+    assert parse(max_completion_tokens=None, max_tokens=5).common.max_tokens == 5
+    assert parse(max_completion_tokens=-1, max_tokens=5).common.max_tokens == AS_MANY_AS_FIT
 
 
 def test_max_completion_tokens_wins_over_max_tokens():
@@ -264,8 +282,8 @@ def test_the_model_only_names(parse):
 @pytest.mark.parametrize(
     ("name", "idle", "taken", "refused"),
     [
-        ("n", [1], [2, MAX_CHOICES], [0, -1, MAX_CHOICES + 1, 1.0]),
-        ("min_tokens", [0], [1, 2**31 - 1], [-1, 2**31, 1.0, 1.5]),
+        ("n", [1], [2, MAX_CHOICES], [0, -1, MAX_CHOICES + 1, 1.5]),
+        ("min_tokens", [0], [1, 2**31 - 1], [-1, 2**31, 1.5]),
     ],
 )
 def test_counts_are_taken_in_their_range_and_refused_by_name(parse, name, idle, taken, refused):
@@ -520,7 +538,7 @@ def test_prompts_that_are_empty_mixed_or_too_many_are_400(prompt):
         ({"logprobs": True}, "logprobs"),
         ({"logprobs": False}, "logprobs"),
         ({"logprobs": 21}, "logprobs"),
-        ({"logprobs": 1.0}, "logprobs"),
+        ({"logprobs": 1.5}, "logprobs"),
         ({"echo": 1}, "echo"),
         ({"echo": "yes"}, "echo"),
         ({"suffix": "end"}, "suffix"),

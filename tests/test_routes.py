@@ -555,7 +555,7 @@ def test_a_token_id_outside_the_vocabulary_is_400(service, client, prompt):
     assert not service.engine.seen
 
 
-@pytest.mark.parametrize("length", [CONTEXT, 5000])
+@pytest.mark.parametrize("length", [CONTEXT, 3 * CONTEXT])
 def test_a_prompt_over_the_context_is_400_in_words_that_clients_know(service, client, length):
     asks = {
         "messages": lambda: chat(client, "x" * length),

@@ -13,7 +13,7 @@ from server.patience import Patience
 from server.prompts import Prompts
 from server.requests import ChatRequest, Served, check_model
 
-MAX_TOKENS = 2**20  # ids to turn into text; more than any context
+LEAST_TOKENS = 2**16  # ids that may be turned into text, however short the context
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ def tokenize(
     }
 
 
-def parse_detokenize(body: Body, served: Served, vocab: int) -> list[int]:
+def parse_detokenize(body: Body, served: Served, vocab: int, context: int) -> list[int]:
     """Checks a request for text; the token ids. Raises ApiError that names the field."""
+    most = max(context, LEAST_TOKENS)
     check_model(body, served)
     ids = array(body, "tokens")
-    allowed = f"an array of at most {MAX_TOKENS} token ids from 0 to {vocab - 1}"
-    if ids is None or len(ids) > MAX_TOKENS:
+    allowed = f"an array of at most {most} token ids from 0 to {vocab - 1}"
+    if ids is None or len(ids) > most:
         raise wrong("tokens", ids, allowed)
     for i, token in enumerate(ids):
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:

@@ -2,12 +2,13 @@
 
 import json
 
-from tests.poison.case import BAD, CHAT, COMPLETIONS, EITHER, FINE, Case, body, later, put
+from tests.poison.case import BAD, CHAT, COMPLETIONS, COUNT, EITHER, FINE, Case, body, later, put
 
 CONTEXT = 1024  # of the model that the cases are made for
 VOCAB = 264
 MEBI = 2**20
 ASK = {"max_tokens": 4, "temperature": 0}
+ESCAPES = r'"\u0041' + r"\u0041" * 5 * 10**6 + '",'
 
 
 def cases() -> list[Case]:
@@ -35,7 +36,6 @@ def _json() -> list[Case]:
         "object and rest": good + "\x00",
         "form": "prompt=5&max_tokens=1",
         "xml": "<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]>",
-        "byte order mark": b"\xef\xbb\xbf" + good.encode(),
         "utf-16": good.encode("utf-16"),
         "utf-32": good.encode("utf-32"),
         "latin-1": '{"prompt": "é"}'.encode("latin-1"),
@@ -59,6 +59,7 @@ def _json() -> list[Case]:
     twice = '{"prompt": 5, "prompt": [5], "max_tokens": 1}'
     return [
         *found,
+        body("json: byte order mark", COMPLETIONS, b"\xef\xbb\xbf" + good.encode(), FINE),
         body("json: key twice, the last counts", COMPLETIONS, twice, FINE),
         body("json: odd keys", COMPLETIONS, '{"": 1, "\\ud800": 2, ' + good[1:], FINE),
     ]
@@ -84,12 +85,40 @@ def _sizes() -> list[Case]:
         later(
             "100,000 unknown fields",
             COMPLETIONS,
-            lambda: json.dumps({f"x{i}": i for i in range(100_000)} | {"prompt": [5]} | ASK),
+            lambda: json.dumps(_keys(100_000)),
             FINE,
         ),
+        later("31 MB of empty arrays", COMPLETIONS, lambda: _values("[],", 10 * MEBI), BAD),
+        later("31 MB of zeros", COMPLETIONS, lambda: _values("0,", 15 * MEBI), BAD),
+        later("a million keys", COMPLETIONS, lambda: json.dumps(_keys(10**6)), BAD),
+        later(
+            "31 MB of empty arrays as arguments",
+            CHAT,
+            lambda: _called("[" + "[]," * 10 * MEBI + "[]]"),
+            BAD,
+        ),
+        later("31 MB of digits", COMPLETIONS, lambda: _values("9" * 4300 + ",", 7500), FINE),
+        later("31 MB of escapes", COMPLETIONS, lambda: _values(ESCAPES, 1), FINE),
         later("31 MB of blanks", COMPLETIONS, lambda: " " * 31 * MEBI + "{}", BAD),
         later("over 32 MB", COMPLETIONS, lambda: " " * (32 * MEBI + 1), 413),
     ]
+
+
+def _values(text: str, count: int) -> str:
+    return put({"prompt": [5]} | ASK, "x", "[" + text * count + "0]")
+
+
+def _keys(count: int) -> dict[str, object]:
+    return {f"x{i}": i for i in range(count)} | {"prompt": [5]} | ASK
+
+
+def _json_of(**fields: object) -> str:
+    return json.dumps(fields)
+
+
+def _called(arguments: str) -> str:
+    call = {"function": {"name": "f", "arguments": arguments}}
+    return _turns(_user("x"), {"role": "assistant", "tool_calls": [call]})
 
 
 def _prompts() -> list[Case]:
@@ -142,6 +171,10 @@ def _prompts() -> list[Case]:
         ),
         later("a message of 20 MB", CHAT, lambda: _turns(_user("a " * 10 * MEBI)), BAD),
         later("20 MB of tools", CHAT, lambda: _turns(_user("x"), tools=["a " * 10 * MEBI]), EITHER),
+        later("20 MB for /tokenize", "/tokenize", lambda: _json_of(prompt="a" * 20 * MEBI), BAD),
+        later("20 MB of blanks to count", COUNT, lambda: _turns(_user(" " * 20 * MEBI)), BAD),
+        later("25 MB in 128", COMPLETIONS, lambda: _json_of(prompt=["a b " * 50_000] * 128), BAD),
+        later("a million ids to text", "/detokenize", lambda: _json_of(tokens=[5] * 10**6), BAD),
         later("100,000 messages", CHAT, lambda: _turns(*[_user("")] * 10**5), BAD),
     ]
 

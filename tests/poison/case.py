@@ -9,6 +9,7 @@ from tests.raw_http import request
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
+COUNT = "/v1/messages/count_tokens"
 FINE = 200
 BAD = 400
 EITHER = (200, 400)  # a matter of taste, or of the model's chat template

@@ -14,7 +14,7 @@ MIXTURES = 60
 
 DIGITS = "9" * 400
 NO_NUMBER = ('"1"', "[]", "[1]", "{}", "true", "NaN", "Infinity", "-Infinity", "1e400", DIGITS)
-NO_COUNT = ('"5"', "[5]", "{}", "true", "1.5", "1e3", "-1", "2147483648", "NaN", DIGITS)
+NO_COUNT = ('"5"', "[5]", "{}", "true", "1.5", "1e400", "-2", "2147483648", "NaN", DIGITS)
 NO_FLAG = ("1", "0", '"true"', "[]", "{}")
 NO_LIST = ("5", '"x"', "{}", "true")
 NO_OBJECT = ("5", '"x"', "[]", "true")
@@ -32,8 +32,8 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
         "seed": (
             "9223372036854775808",
             "-9223372036854775809",
-            "1.0",
-            "1e3",
+            "1.5",
+            "1e400",
             '"1"',
             "true",
             "[]",
@@ -43,7 +43,7 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "max_tokens": (*NO_COUNT, "0"),
         "max_completion_tokens": (*NO_COUNT, "0"),
-        "n": (*NO_COUNT, "0", "129"),
+        "n": (*NO_COUNT, "0", "-1", "129"),
         "stop": (
             "5",
             "true",
@@ -55,6 +55,8 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
             '"\\ud800"',
             '["\\udfff"]',
             json.dumps("a" * 1025),
+            json.dumps([f"{i:02}" + "é" * 63 for i in range(64)]),  # 4,160 characters in all
+            json.dumps([f"{i:02}" + "a" * 1022 for i in range(64)]),
             json.dumps([str(i) for i in range(65)]),
             json.dumps([str(i) for i in range(5000)]),
         ),
@@ -124,18 +126,19 @@ EXTREME: dict[str, tuple[str, ...]] = {
     "top_p": ("1", "5e-324", "1e-10", "0.9999999999999999", "null"),
     "min_p": ("0", "1", "5e-324", "1e-10"),
     "top_k": ("-1", "0", "1", "264", "265", "100000", "2147483647"),
-    "seed": ("9223372036854775807", "-9223372036854775808", "0", "-1"),
+    "seed": ("9223372036854775807", "-9223372036854775808", "0", "-1", "1.0", "1e3"),
     "presence_penalty": ("2", "-2", "5e-324"),
     "frequency_penalty": ("2", "-2", "-0.0"),
     "repetition_penalty": ("10", "5e-324", "1e-300", "1e-45", "1e-38"),
-    "max_tokens": ("1", "2147483647"),
+    "max_tokens": ("1", "64.0", "1e3"),
     "stop": (
         "null",
         "[]",
         '""',
         '["", ""]',
         '"\\u0000"',
-        json.dumps([f"{i:02}" + "é" * 1022 for i in range(64)]),
+        json.dumps([f"{i:02}" + "é" * 62 for i in range(64)]),
+        json.dumps([f"{i:02}" + "é" * 1022 for i in range(4)]),
         json.dumps(["__match__", "__fail__"]),
     ),
     "n": ("1", "null"),
