@@ -6,7 +6,8 @@ The stages of a request, in the order in which it meets them (on rank 0 where no
     http_server          sockets, deadlines, bodies, JSON and event streams
     routes, door         which URL does what, and who may come in
     model_routes         from a body to an answer, whatever the API
-    requests, fields     what all APIs check in the same way
+    lanes, patience      how many are made ready at once, and how long who waits for that waits
+    requests, fields, json_limits   what all APIs check in the same way
     dialects/            each API's own: requests in, answers out
     formats, schema_limits, grammar_text, call_grammar
                          what an answer must match, and how that is written as a grammar

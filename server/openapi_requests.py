@@ -109,7 +109,7 @@ def _sampling() -> dict[str, Schema]:
 
 def _max_tokens(more: str = "") -> Schema:
     words = "1 and up; -1 or null: as many as the context leaves."
-    return note(integer(-1, MAX_INT), f"{words} {more}".rstrip())
+    return note(integer(-1, MAX_INT) | {"not": {"const": 0}}, f"{words} {more}".rstrip())
 
 
 def _limits() -> dict[str, Schema]:

@@ -1,5 +1,7 @@
 """The way out for completions, over a detokenizer whose tokens are bytes."""
 
+import importlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ pytest.importorskip("mlx_lm")
 
 from server.pieces import Parts
 from server.plain_text import PlainText
-from server.stop_strings import StopStrings
+from server.stop_strings import StopStrings, StopWords
 
 END = 256
 
@@ -116,3 +118,23 @@ def test_what_was_flushed_is_not_told_again_nor_matched_with_what_follows():
     stop = StopStrings(("ab",))
     assert (stop.add("xa"), stop.flush(), stop.add("b"), stop.flush()) == ("x", "a", "b", "")
     assert stop.stopped is None
+
+
+def test_stop_words_are_built_once_for_all_choices_and_not_before_there_is_text(monkeypatch):
+    generate = importlib.import_module("mlx_lm.generate")
+    built = []
+    real = generate.TextStateMachine
+
+    class Counted(real):
+        def __init__(self, transitions) -> None:
+            built.append(transitions)
+            super().__init__(transitions)
+
+    monkeypatch.setattr(generate, "TextStateMachine", Counted)
+    words = StopWords(("end", "stop"))
+    choices = [StopStrings(words) for _ in range(16)]
+    assert [choice.flush() for choice in choices] == [""] * 16 and not built
+    for n, choice in enumerate(choices):
+        assert choice.add(f"{n} en") == f"{n} "
+        assert choice.add("d of it") == "" and choice.stopped == "end"
+    assert len(built) == 1

@@ -14,6 +14,7 @@ from server import answering, generation
 from server.errors import engine_failed, unavailable
 from server.http_server import Exchange, Server
 from server.model_routes import Model
+from server.patience import ENDLESS
 from server.requests import Sampling
 from server.routes import App
 from server.settings import read_settings
@@ -553,6 +554,124 @@ def test_a_token_id_outside_the_vocabulary_is_400(service, client, prompt):
         client.completions.create(model=MODEL, prompt=prompt)
     assert caught.value.param == "prompt"
     assert not service.engine.seen
+
+
+# What is costly comes after what is cheap.
+
+
+def tokenized(service) -> list[str]:
+    return service.app.with_model.model.prompts.texts
+
+
+COSTLY = [
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "costly"}]}),
+    ("/v1/completions", {"prompt": ["costly", "costly"]}),
+    ("/v1/responses", {"input": "costly"}),
+    ("/v1/messages", {"messages": [{"role": "user", "content": "costly"}], "max_tokens": 5}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), COSTLY)
+def test_a_full_queue_refuses_before_it_tokenizes(start, path, body):
+    service = start(MAX_BATCH="1", QUEUE_MAX="1")
+    with service.filled(2):
+        before = len(tokenized(service))
+        answer = service.ask("POST", path, body)
+        assert answer.status == 429 and "retry-after" in answer.headers
+        assert len(tokenized(service)) == before
+
+
+def test_too_many_choices_are_refused_before_a_prompt_is_tokenized(start):
+    """128 prompts of 25 MB were tokenized for 42 s first."""
+    service = start(MAX_BATCH="8", QUEUE_MAX="8")
+    for body in ({"prompt": ["a"] * 17}, {"prompt": ["a"] * 6, "n": 3}):
+        answer = service.ask("POST", "/v1/completions", body)
+        assert answer.status == 400 and answer.error["param"] == "n"
+    assert tokenized(service) == []
+
+
+def test_one_prompt_that_is_too_long_is_refused_before_the_others_are_tokenized(start):
+    service = start()
+    too_long = "x" * (4 * CONTEXT + 1)
+    for prompts in (["a", "b", too_long], [[5], [6], [5] * CONTEXT]):
+        answer = service.ask("POST", "/v1/completions", {"prompt": prompts})
+        assert answer.error["code"] == "context_length_exceeded"
+    assert tokenized(service) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"prompt": "x" * (4 * CONTEXT + 1)}),
+        ("/tokenize", {"messages": [{"role": "user", "content": "x" * (4 * CONTEXT + 1)}]}),
+        (
+            "/v1/messages/count_tokens",
+            {"messages": [{"role": "user", "content": "x" * (4 * CONTEXT + 1)}]},
+        ),
+    ],
+)
+def test_routes_that_only_count_refuse_what_no_context_holds(start, path, body):
+    service = start()
+    answer = service.ask("POST", path, body)
+    error = answer.json["error"]
+    assert answer.status == 400 and "at least" in error["message"]
+    assert tokenized(service) == []
+
+
+def test_text_beyond_the_context_that_tokens_could_stand_for_is_counted(service):
+    answer = service.ask("POST", "/tokenize", {"prompt": "x" * 4 * CONTEXT})
+    assert answer.status == 200 and answer.json["count"] == 4 * CONTEXT
+
+
+def test_a_client_that_leaves_while_it_waits_for_its_lane_is_not_worked_for(start):
+    service = start()
+    lane = service.app.with_model._lanes._lanes[1][1]
+    body = {"prompt": "x", "user": "y" * 20_000}
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(lane.enter(ENDLESS))
+        with service.open("/tokenize", body):
+            service.wait_for(lambda: lane.inside == 3)
+        service.wait_for(lambda: lane.inside == 2)
+    assert tokenized(service) == []
+    assert service.ask("POST", "/tokenize", body).status == 200
+
+
+def test_what_reads_an_answer_is_made_after_admission_and_its_stop_words_once(start, monkeypatch):
+    """64 strings of 1,024 characters and n = 16 made a trie a choice, before a 429 as well."""
+    service = start(MAX_BATCH="4", QUEUE_MAX="4")
+    made = []
+    prompts = service.app.with_model.model.prompts
+    plain_out = prompts.plain_out
+    monkeypatch.setattr(
+        prompts, "plain_out", lambda common: made.append(common.stop_words) or plain_out(common)
+    )
+    with service.filled(6):
+        made.clear()  # those of who fills it
+        ask = {"prompt": "hi", "n": 3, "stop": ["a" * 1000]}
+        assert service.ask("POST", "/v1/completions", ask).status == 429
+        assert made == []
+    made.clear()
+    assert service.ask("POST", "/v1/completions", ask).status == 200
+    assert len(made) == 3 and len({id(words) for words in made}) == 1
+
+
+def test_a_failure_between_admission_and_answer_leaves_no_place_taken(start, monkeypatch):
+    service = start()
+
+    def fail(common):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(service.app.with_model.model.prompts, "plain_out", fail)
+    assert service.ask("POST", "/v1/completions", {"prompt": "hi", "n": 2}).status == 500
+    service.wait_for(lambda: service.line.held() == 0 and service.line.unanswered() == 0)
+
+
+def test_as_many_tokens_as_fit(service):
+    for limit in (-1, None, -1.0):
+        body = {"prompt": "x" * 30, "max_tokens": limit}
+        assert service.ask("POST", "/v1/completions", body).status == 200
+        assert service.engine.seen[-1].max_tokens == CONTEXT - 30
 
 
 @pytest.mark.parametrize("length", [CONTEXT, 3 * CONTEXT])
