@@ -58,6 +58,7 @@ from tests.tiny_models import tiny_llama  # noqa: E402
 
 BEGIN = "<!-- fault table: written by scripts/fault_table.py, do not edit -->"
 END = "<!-- end of fault table -->"
+AWAY_S = 40  # more than five starts in a row need to fail
 LAST_WORDS_S = 10  # for held requests to end once all else has
 
 
@@ -184,7 +185,7 @@ def run_phase(name: str, phase: str, folder: Path, model: Path) -> Result:
         server.close()
 
 
-# Faults at a start. They know one phase: there is nobody to serve.
+# Faults at a start, and those that know one phase.
 
 
 def start_without(rank: int) -> Callable[[Server], Result]:
@@ -217,6 +218,82 @@ def restart_without(rank: int) -> Callable[[Server], Result]:
         )  # fmt: skip
 
     return run
+
+
+def stop_supervisor(server: Server) -> Result:
+    assert server.start() == 0, server.output
+    os.kill(server.supervisor, signal.SIGSTOP)
+    struck = time.monotonic()
+    server.make_log_lines(4000)
+    seconds, seen = server.wait_good_answer(struck)
+    os.kill(server.supervisor, signal.SIGCONT)
+    words = "lines of the ranks dropped"
+    wait_for(lambda: words in server.log(), "what was dropped")
+    (last,) = [line for line in server.log().splitlines() if words in line][:1]
+    return Result(
+        "SIGSTOP of the supervisor (Ctrl-Z), and 4,000 requests that are logged", IDLE,
+        "served on", {}, 0.0, seconds, seen, len(server.orphans()), last,
+    )  # fmt: skip
+
+
+def fill_run(server: Server) -> Result:
+    reason = server.give_small_disk()
+    assert not reason, reason
+    assert server.start() == 0, server.output
+    filler = server.fill_disk()
+    struck = time.monotonic()
+    os.kill(server.rank(1), signal.SIGKILL)
+    seconds, seen = server.wait_good_answer(struck)
+    told = server.get("/health")[1]["detail"].replace(str(server.run_dir), "run/PORT")
+    filler.unlink()
+    records = [server.run_dir / f"rank-{rank}.pid" for rank in (0, 1)]
+    wait_for(lambda: all(path.exists() for path in records), "the pid files")
+    return Result(
+        "full disk under `run/`, and SIGKILL of rank 1", IDLE, "served again", {}, 0.0, seconds,
+        seen, len(server.orphans()), told,
+    )  # fmt: skip
+
+
+def kill_again_and_again(server: Server) -> Result:
+    assert server.start() == 0, server.output
+    all_seen: Counter = Counter()
+    for _ in range(6):
+        struck = time.monotonic()
+        os.kill(server.rank(1), signal.SIGKILL)
+        seconds, seen = server.wait_good_answer(struck)
+        all_seen += seen
+    return Result(
+        "SIGKILL of rank 1, six times in a row, each as soon as it served (the last time)", IDLE,
+        "served again", {}, 0.0, seconds, all_seen, len(server.orphans()),
+        server.get("/health")[1]["last_failure"],
+    )  # fmt: skip
+
+
+def lose_host(server: Server) -> Result:
+    """Through real ssh, to an sshd that is away for longer than five starts would take."""
+    from tests.nodes import running_nodes  # which needs pytest
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "nodes"
+        with running_nodes(place, ["node-1", "node-2"]) as nodes:
+            server.live_on(nodes, Path(folder))
+            assert server.start() == 0, server.output
+            nodes["node-2"].down()
+            waits = "starting again when all hosts answer"
+            wait_for(lambda: waits in server.log(), "the supervisor to wait")
+            time.sleep(AWAY_S)
+            nodes["node-2"].up()
+            struck = time.monotonic()
+            seconds, seen = server.wait_good_answer(struck)
+            # The connections to the nodes carry the ranks' command lines, too.
+            left = [one for one in server.orphans() if not re.match(r"\S*ssh ", one)]
+            (last,) = [line for line in server.log().splitlines() if waits in line][:1]
+            os.kill(server.supervisor, signal.SIGTERM)
+            wait_for(lambda: not server.left(), "the server to stop")
+    return Result(
+        f"the host of rank 1 is away for {AWAY_S} s (from its return)", IDLE, "served again", {},
+        0.0, seconds, seen, len(left), last,
+    )  # fmt: skip
 
 
 def start_on_taken_port(server: Server) -> Result:
@@ -305,6 +382,10 @@ AT_START = {
     "stopped-rank-0-left": (start_beside_stopped_rank, {}),
     "port-taken": (start_on_taken_port, {}),
     "port-taken-again": (restart_on_taken_port, {}),
+    "stop-supervisor": (stop_supervisor, {"LOG_LEVEL": "DEBUG"}),
+    "full-run": (fill_run, {}),
+    "kill-rank-1-six-times": (kill_again_and_again, {}),
+    "host-away": (lose_host, {}),
 }
 
 

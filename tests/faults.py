@@ -133,6 +133,8 @@ class Server:
         self.reference = ""  # the right answer to PROBE
         self.long_answer = ""  # and to LONG_ANSWER, if a test has asked
         self.run_ids: set[str] = set()  # of all its starts
+        self._small_disk = False
+        self._place = ["--local", "2"]
         self._settings = {
             "MODEL_DIR": model_dir,
             "MODEL_ID": "tiny",
@@ -149,7 +151,7 @@ class Server:
     def begin(self, *options: str) -> subprocess.Popen:
         """Runs the run script, and doesn't wait for it."""
         command = [
-            RUN_SCRIPT, "--local", "2", "--detach", *options,
+            RUN_SCRIPT, *self._place, "--detach", *options,
             "--env", f"PYTHONPATH={FAULT_SITE}", "--env", f"FAULT_DIR={self.fault_dir}",
         ]  # fmt: skip
         env = os.environ | {name: str(value) for name, value in self._settings.items()}
@@ -189,7 +191,38 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not self.left(), "the processes of this run to end")
+        if self._small_disk:
+            subprocess.run(["umount", "--lazy", str(self.run_dir)], check=True)
         shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def live_on(self, nodes: object, folder: Path) -> None:
+        """A rank on each of the first two of these (tests/nodes.py), from the next start on."""
+        self._place = []
+        self._settings |= {
+            "HOSTFILE": nodes.write_hostfile(folder / "hosts.json", nodes.names[:2]),
+            "HTTP_HOST": "127.0.0.1",
+            "PATH": nodes.env["PATH"],
+        }
+
+    # Its disk.
+
+    def give_small_disk(self) -> str:
+        """Puts a disk of its own under its run folder; returns why that cannot be, or nothing."""
+        if sys.platform != "linux" or os.getuid() != 0:
+            return "only root can mount a disk, and on Linux"
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(self.run_dir)]
+        done = subprocess.run(mount, capture_output=True, text=True)
+        self._small_disk = done.returncode == 0
+        return done.stderr.strip()
+
+    def fill_disk(self) -> Path:
+        """Until not a byte goes onto it; returns the file to remove."""
+        filler = self.run_dir / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        return filler
 
     # Its processes.
 
@@ -315,6 +348,16 @@ class Server:
         elif client.streams:
             wait_for(lambda: self.prefilled() > done or client.text, "a held prompt to go on")
         return client.is_alive()
+
+    def make_log_lines(self, count: int) -> None:
+        """So many requests, each of which leaves a line of 2 KB with LOG_LEVEL=DEBUG."""
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+        for number in range(count):
+            link.request("GET", f"/health?{number}-{'x' * 2000}")
+            answer = link.getresponse()
+            answer.read()
+            assert answer.status == 200
+        link.close()
 
     def running(self) -> int:
         return self.get("/queue")[1].get("running", 0)

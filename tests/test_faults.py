@@ -211,6 +211,52 @@ def test_a_log_that_takes_nothing_stops_neither_service_nor_restart(server):
     assert_served_again(one, struck, "exited with code 137")
 
 
+def test_a_stopped_supervisor_stops_no_service(server):
+    """Ctrl-Z stops the supervisor alone. After 1,300 requests its pipe was full, then the ranks',
+    and every thread waited in a log call: 503 for ever."""
+    one = start(server(LOG_LEVEL="DEBUG"))
+    os.kill(one.supervisor, signal.SIGSTOP)
+    one.make_log_lines(4000)  # more than pipes and queues hold
+    assert one.ask().text == one.reference
+    assert one.get("/health")[0] == 200
+    os.kill(one.supervisor, signal.SIGCONT)
+    wait_for(lambda: "lines of the ranks dropped: nobody read them" in one.log(), "the count")
+    struck = time.monotonic()
+    os.kill(one.rank(1), signal.SIGKILL)
+    assert_served_again(one, struck, "rank 1 on 127.0.0.1 exited with code 137")
+
+
+def test_a_full_disk_under_run_is_named_and_ends_no_service(server):
+    """Each restarted rank died writing its pid file: five failures, over, no word of the disk."""
+    one = server()
+    if reason := one.give_small_disk():
+        pytest.skip(reason)
+    start(one)
+    ranks = {one.rank(0), one.rank(1)}
+    filler = one.fill_disk()
+    os.kill(one.rank(1), signal.SIGKILL)
+    one.wait_good_answer(time.monotonic())
+    health = one.get("/health")[1]
+    problem = f"cannot write {one.run_dir}/rank-0.pid: No space left on device"
+    assert (health["detail"], health["restarts"]) == (f"serving; {problem}", 1)
+    for rank in (0, 1):
+        assert f"[rank {rank}] WARNING cannot write" in one.log()
+    filler.unlink()
+    written = [one.run_dir / f"rank-{rank}.pid" for rank in (0, 1)]
+    wait_for(lambda: all(path.exists() for path in written), "the pid files")
+    assert ranks.isdisjoint({one.rank(0), one.rank(1)})
+    assert one.orphans() == []
+    wait_for(lambda: one.get("/health")[1]["detail"] == "serving", "no more trouble")
+
+
+def test_six_failures_in_a_row_do_not_end_a_service_that_served_each_time(server):
+    one = start(server())
+    for restarts in range(1, 7):
+        struck = time.monotonic()
+        os.kill(one.rank(1), signal.SIGKILL)
+        assert_served_again(one, struck, "exited with code 137", restarts)
+
+
 # A link that loses or garbles messages.
 
 GARBLED_WORDS = "code 76 (the link lost or garbled a message): the link lost or garbled a message: "

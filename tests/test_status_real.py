@@ -96,6 +96,15 @@ def test_status_and_log_through_a_restart_and_a_lost_node(tmp_path, nodes):
         assert code == 1
         assert server["ranks"][1]["state"] == "unknown"
         assert any(p.startswith("node-2 cannot be reached: ") for p in server["problems"])
+
+        # Until it is back nothing is started, and status.sh says for what it waits.
+        waits = "starting again when all hosts answer"
+        wait_until(lambda: waits in one.log(), "the supervisor to wait")
+        code, server = one.status()
+        assert (code, server["state"]) == (1, "restarting")
+        assert "no answer from node-2 (ssh: " in server["detail"]
+        nodes["node-2"].up()
+        wait_until(lambda: one.get("/health")[1].get("restarts", 0) > 1, "service again")
         nodes["node-1"].freeze()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ask, "HOST_WITHIN_S", 1.0)
