@@ -9,9 +9,6 @@
 #   --dry-run         Print what would be run, and run nothing.
 #   ARGUMENT...       For jaccl_tps_bench.py, after ours: --json, --prompt TEXT, --max-tokens N
 #
-# Settings, from the environment, as in run_openai_cluster_server.sh --help: MODEL_DIR HOSTFILE
-# BACKEND PARALLEL CLUSTER_PORT PYTHON ENV_NAME MLX_METAL_FAST_SYNCH
-#
 # Exit codes: 0 done, 1 a check or a rank failed, 2 usage, 3 a tool or a file is missing.
 set -euo pipefail
 

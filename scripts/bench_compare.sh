@@ -20,9 +20,8 @@
 #
 # The table goes to stdout, with one line of JSON last; progress goes to stderr.
 #
-# Settings, from the environment: PYTHON or ENV_NAME (the interpreter; default .venv, which is made
-# if it must), MODEL_DIR (another model in place of the demo model). Our side also takes the server's
-# own, as PREFILL_STEP.
+# The interpreter is that of PYTHON or ENV_NAME, else .venv, which is made if it must. MODEL_DIR takes
+# another model in place of the demo model; the other settings are for our side alone.
 #
 # Exit codes: 0 all targets met, 1 one was missed or could not be measured, 2 usage, 3 a tool or
 # a file is missing.

@@ -13,9 +13,6 @@
 # It prints a table, then one JSON line. scripts/bench_link.py --help tells what each number is. No
 # model is loaded; with MODEL_DIR set, a token's hidden state is as large as in that model.
 #
-# Settings, from the environment, as in run_openai_cluster_server.sh --help: MODEL_DIR HOSTFILE
-# BACKEND CLUSTER_PORT PYTHON ENV_NAME MLX_METAL_FAST_SYNCH
-#
 # Exit codes: 0 done, 1 a rank failed, 2 usage, 3 a tool or a file is missing; a rank's own code if
 # it refused to go on.
 set -euo pipefail

@@ -7,7 +7,7 @@ usage: bench_serving.py --url URL [--clients N | --rate R] [--requests N | --sec
                         [--ignore-eos auto|yes|no] [--warmup N] [--deadline S] [--seed N]
 
 Every request is streamed. It needs Python 3.11 and nothing else, and runs on one thread of one
-process. If the server wants a key, set API_KEY.
+process. If the server wants a key, set API_KEY, in the environment or in cluster.env.
 
   --url URL           http://host:port, with or without /v1. https too.
   --clients N         Closed loop: N clients, each sends when its last answer is complete (8).
@@ -42,12 +42,16 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 
 from bench.gauge import Asker, Gauge, Unusable, find_model, knows_ignore_eos, take_gauge  # noqa: E402
 from bench.load import Load, run_closed, run_open, summarise  # noqa: E402
 from bench.swarm import Call, Swarm  # noqa: E402
 from bench.workload import MIXES, Lengths, poisson_arrivals, sampling, words  # noqa: E402
+from kept_settings import first_key  # noqa: E402
+
+from server.settings_table import SettingError  # noqa: E402
 
 TELL_S = 5.0  # between two lines of progress where they cannot overwrite each other
 BUSY_CLIENT = 0.7  # of a core: beyond, the client's own speed shows in the numbers
@@ -58,7 +62,11 @@ def main() -> int:
     """Runs the benchmark; returns the exit code."""
     arguments = parse_arguments()
     try:
-        swarm = Swarm(arguments.url, os.environ.get("API_KEY", "").split(",")[0].strip() or None)
+        key = first_key(os.environ)
+    except SettingError as error:
+        return say(str(error), 2)
+    try:
+        swarm = Swarm(arguments.url, key or None)
     except ValueError as error:
         return say(f"--url {error}", 2)
     except OSError as error:

@@ -9,8 +9,10 @@
 #
 # Run it on the machine where the server is started (with a hostfile: the Mac of rank 0), as the
 # user who may start it there: never with sudo. Set the same variables and give the same options as
-# for run_openai_cluster_server.sh, and try them with it first. What is set now goes into
+# for run_openai_cluster_server.sh, and try them with it first. What the environment has now goes into
 # run/PORT/service.settings, which only you can read; edit it, or install again, to change it.
+# cluster.env is read anew at each start, but for what the unit depends on, which is kept, too:
+# HTTP_PORT, HTTP_HOST, HOSTFILE, LOG_DIR, DRAIN_TIMEOUT.
 #
 #   install     Write the settings and the unit, and start the service, now and at each boot.
 #   uninstall   Stop the server, which drains first, and remove both.
@@ -34,8 +36,8 @@
 # sudo launchctl kickstart -k system/mlx-cluster.server.PORT. A server that was stopped with
 # stop_openai_cluster_server.sh stays stopped, and comes back in the same way.
 #
-# API keys: only API_KEY_FILE, a file with one a line. API_KEY is refused: it would have to be kept
-# in a file that was not made for secrets.
+# API keys: API_KEY_FILE, a file with one a line, or API_KEY in cluster.env. API_KEY of the environment
+# is refused: it would have to be kept in a file that was not made for secrets.
 #
 # Exit codes: 0 done (status: it runs); 1 something failed (status: it is installed and does not
 # run); 2 usage; 3 a tool or a file is missing (status: it is not installed).
@@ -48,9 +50,8 @@ set -euo pipefail
 # shellcheck source=scripts/lib/service_managers.sh
 . "$ROOT/scripts/lib/service_managers.sh"
 
-REMEMBERED="MODEL_DIR MODEL_ID HOSTFILE BACKEND HTTP_HOST HTTP_PORT LOG_DIR
-CLUSTER_PORT API_KEY_FILE PYTHON ENV_NAME CONDA_EXE MLX_METAL_FAST_SYNCH OPENBLAS_NUM_THREADS
-$SERVER_SETTINGS PATH"
+# Whatever says so: the unit, or what waits for the hosts at boot, is made from these.
+UNIT_NEEDS="HTTP_PORT HTTP_HOST HOSTFILE LOG_DIR DRAIN_TIMEOUT"
 
 ACTION='' LOCAL='' USER_SERVICE=''
 ARGUMENTS=() EXTRA_ENV=()
@@ -89,10 +90,29 @@ parse_arguments() {
 # -- install
 
 refuse_secrets() {
-  if [ -n "${API_KEY-}" ]; then
+  look_up API_KEY
+  if [ "$ORIGIN" = environment ]; then
     die 2 "API_KEY is set: a service would have to keep it in its settings. Put the keys into a" \
       "file, one a line, that only you can read, and set API_KEY_FILE=/path/to/it instead"
   fi
+}
+
+# choose_remembered: sets REMEMBERED, the names that go into the service's settings if they are set.
+choose_remembered() {
+  local i
+  REMEMBERED=''
+  for ((i = 0; i < ${#SETTING_NAMES[@]}; i++)); do
+    case "${SETTING_PLACES[i]} ${SETTING_ORIGINS[i]}" in
+      secret*) continue ;;
+      *' default' | *' environment' | *' --env') ;;
+      *)
+        case " $UNIT_NEEDS " in *" ${SETTING_NAMES[i]} "*) ;; *) continue ;; esac
+        ;;
+    esac
+    REMEMBERED="$REMEMBERED ${SETTING_NAMES[i]}"
+  done
+  # A service has an environment of its own, so where it finds programs and settings, too.
+  REMEMBERED="$REMEMBERED CLUSTER_ENV OPENBLAS_NUM_THREADS PATH"
 }
 
 check_user() {
@@ -116,7 +136,7 @@ check_key_file() {
 # Every path from the root: the service begins elsewhere.
 make_absolute() {
   local name
-  for name in MODEL_DIR LOG_DIR HOSTFILE; do
+  for name in MODEL_DIR LOG_DIR HOSTFILE CLUSTER_ENV; do
     [ -z "${!name-}" ] || printf -v "$name" '%s' "$(absolute_path "${!name}")"
   done
   [ -z "${PYTHON-}" ] || PYTHON=$PY
@@ -202,13 +222,14 @@ check_one_line() {
 print_unit() {
   local options
   options=(--port "$HTTP_PORT" --python "$ANY_PYTHON" --settings "$SETTINGS"
-    --stop-within "$(stop_seconds "${DRAIN_TIMEOUT:-30}")" --log "$SERVICE_LOG")
+    --stop-within "$(stop_seconds "$DRAIN_TIMEOUT")" --log "$SERVICE_LOG")
   [ -n "$USER_SERVICE" ] || options+=(--user "$(id -un)")
   "$ANY_PYTHON" "$ROOT/scripts/lib/service_unit.py" "$MANAGER" "${options[@]}"
 }
 
 install() {
   refuse_secrets
+  choose_remembered
   check_user
   local backend=${BACKEND-}
   choose_python
@@ -217,6 +238,7 @@ install() {
   BACKEND=$backend # What the hostfile says must not be kept: it may change.
   check_key_file
   make_absolute
+  use_default DRAIN_TIMEOUT
   check_one_line
   SETTINGS=$RUN_DIR/service.settings
   SERVICE_LOG=${LOG_DIR:-$ROOT/logs}/service-$HTTP_PORT.log
@@ -325,7 +347,7 @@ status() {
 main() {
   parse_arguments "$@"
   check_settings
-  HTTP_PORT=${HTTP_PORT:-8080}
+  use_default HTTP_PORT
   RUN_DIR=$ROOT/run/$HTTP_PORT
   choose_manager
   "$ACTION"

@@ -21,8 +21,6 @@
 #   --dot                 Ask the hosts, print the cabling for Graphviz, write nothing:
 #                         make_hostfile.sh --dot HOST... | dot -Tsvg >cabling.svg
 #
-# Settings, from the environment: PYTHON ENV_NAME (any Python 3.11 or later will do)
-#
 # Exit codes: 0 done, 1 a host or the cabling does not allow it, or FILE exists, 2 usage,
 # 3 a tool is missing.
 set -euo pipefail

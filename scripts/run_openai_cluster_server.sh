@@ -11,43 +11,11 @@
 #   --no-restart      Do not start again after a fault.
 #   --env NAME=VALUE  One more variable for every rank. May be repeated. Others can read it
 #                     in ps, so no secrets.
-#   --dry-run         Print what would be run, and run nothing.
+#   --dry-run         Print the settings and what would be run, and run nothing.
 #
-# Settings, from the environment (default):
-#   MODEL_DIR           Folder of an MLX model, the same on every host. Needed with a hostfile
-#                       (--local: the demo model)
-#   MODEL_ID            Its name in the API (the folder's)
-#   HOSTFILE            (hostfiles/m3-ultra-jaccl.local.json, or the only *.local.json)
-#   BACKEND             ring, jaccl or jaccl-ring (jaccl if the hostfile has an rdma matrix)
-#   PARALLEL            tensor or pipeline (tensor)
-#   HTTP_HOST           (127.0.0.1 with --local, else 0.0.0.0)
-#   HTTP_PORT           (8080)
-#   API_KEY             Keys that clients must send, commas between (none)
-#   API_KEY_FILE        File with one key a line, on the host of rank 0 (none). After a key and a
-#                       blank may come the name by which the request log knows it
-#   QUEUE_MAX           Requests that may wait (8)
-#   MAX_BATCH           Requests that run together (8)
-#   DEFAULT_MAX_TOKENS  Where a request has no limit (2048)
-#   REQ_TIMEOUT         Seconds for one request (600)
-#   DRAIN_TIMEOUT       Seconds for running requests when stopped (30)
-#   STALL_TIMEOUT       Seconds without progress after which a rank gives up (60)
-#   LOAD_TIMEOUT        The same while loading (900)
-#   JOIN_TIMEOUT        Seconds for the ranks to find each other; then they try anew (120)
-#   CANARY_INTERVAL     Seconds of idleness between two checks of all ranks (0: at start only)
-#   KV_BUDGET_GB        Memory of each rank for prompts and answers (what the model leaves)
-#   PREFIX_CACHE_PERCENT  Part of that memory for prefixes of earlier prompts; 0: none (50)
-#   CONTEXT_MAX         Tokens that a prompt and its answer may have (what the model can)
-#   PREFILL_STEP        Tokens of a full prefill chunk, as when nothing decodes (512)
-#   PREFILL_PAUSE_MS    How long a chunk may hold up the requests that decode (250)
-#   ALLOWED_ORIGINS     Web pages that may call the server (none)
-#   LOG_DIR             For the ranks' log and the request log, one line of JSON a request (logs/)
-#   LOG_MAX_MB          Size at which a log is rotated; 4 older parts are kept (100; 0: never)
-#   LOG_PROMPTS         1 writes prompts and answers to the request log, too (0)
-#   LOG_LEVEL           INFO, DEBUG, WARNING or ERROR (INFO)
-#   CLUSTER_PORT        Where ranks meet (32323, then others; --local: free ones)
-#   PYTHON              Interpreter, the same path on every host (.venv/bin/python), or
-#   ENV_NAME            the conda environment to take it from
-#   MLX_METAL_FAST_SYNCH  1 is faster, but can deadlock (not set)
+# Settings come from the environment, or are kept in cluster.env in the checkout, which every script
+# reads (template: hostfiles/cluster.env.template). --env may name them, too, and wins over both.
+# --dry-run shows where each value comes from.
 #
 # Exit codes: 0 done, 1 a check or a host failed, 2 usage, 3 a tool or a file is missing; in the
 # foreground also 78: it failed in a way that starting again cannot help.
@@ -85,12 +53,13 @@ parse_arguments() {
 # and URL, at which this machine can reach it.
 choose_place() {
   local address
-  HTTP_PORT=${HTTP_PORT:-8080}
+  use_default HTTP_PORT
   if [ -n "$LOCAL" ]; then
     HTTP_HOST=${HTTP_HOST:-127.0.0.1}
   else
     HTTP_HOST=${HTTP_HOST:-0.0.0.0}
   fi
+  use_default HTTP_HOST CLUSTER_PORT
   LOG_DIR=$(absolute_path "${LOG_DIR:-$ROOT/logs}")
   LOG=$LOG_DIR/server-$HTTP_PORT.log
   RUN_DIR=$ROOT/run/$HTTP_PORT
@@ -180,7 +149,8 @@ hand_over_keys() {
 # hostfile only where no start is on record here that tells the hosts.
 stop_command() {
   local prefix=
-  [ "$HTTP_PORT" = 8080 ] || prefix="HTTP_PORT=$HTTP_PORT "
+  look_up HTTP_PORT
+  [ "$HTTP_PORT" = "$DEFAULT" ] || prefix="HTTP_PORT=$HTTP_PORT "
   [ -z "$HOSTFILE" ] || [ -f "$RUN_DIR/hosts" ] || prefix="${prefix}HOSTFILE=$(quote "$HOSTFILE") "
   printf '%sscripts/stop_openai_cluster_server.sh' "$prefix"
 }
@@ -217,13 +187,14 @@ main() {
   check_open_files
   prepare_python
   choose_model
+  [ -z "$DRY_RUN" ] || show_settings
   check_model
   hand_over_keys
 
   tell_fast_synch
   export MODEL_DIR MODEL_ID HTTP_HOST HTTP_PORT LOG_DIR
   # shellcheck disable=SC2086  # a list of names
-  launcher_command MODEL_DIR MODEL_ID HTTP_HOST HTTP_PORT LOG_DIR API_KEY_FILE $SERVER_SETTINGS
+  launcher_command $RANK_SETTINGS
   local command host
   command=("$PY" "$ROOT/scripts/lib/supervise.py" --run-dir "$RUN_DIR" --run-id "$RUN_ID"
     --log "$LOG" --health-url "$URL/health")

@@ -6,7 +6,7 @@ usage: soak.py --url URL [--minutes M] [--clients N] [--run-dir DIR] [--json]
 N clients send a mixture of whole answers, streams, requests that they give up, and rubbish (see
 scripts/lib/soak_load.py). Needs Python 3.11 and nothing else; the server may be anywhere, but the
 memory of a rank is measured only on the machine where soak.py runs. If the server wants a key,
-set API_KEY.
+set API_KEY, in the environment or in cluster.env.
 
 It prints one name=value a line:
 
@@ -41,9 +41,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 
+from kept_settings import first_key  # noqa: E402
 from soak_load import Client, Tally  # noqa: E402
+
+from server.settings_table import SettingError  # noqa: E402
 
 SAMPLE_S = 2.0  # between two looks at the ranks' memory
 TELL_S = 10.0  # between two lines of progress where they cannot overwrite each other
@@ -56,7 +60,11 @@ GROWTH_SHARE, GROWTH_MB = 0.10, 64.0
 def main() -> int:
     """Runs the soak; returns the exit code."""
     arguments = parse_arguments()
-    headers = {"Authorization": f"Bearer {key}"} if (key := first_key()) else {}
+    try:
+        headers = {"Authorization": f"Bearer {key}"} if (key := first_key(os.environ)) else {}
+    except SettingError as error:
+        print(f"soak: {error}", file=sys.stderr)
+        return 2
     try:
         before = health(arguments.url)
     except OSError as error:
@@ -250,11 +258,6 @@ def report(summary: dict, tally: Tally, as_json: bool) -> None:
 
 def _plain(value: object) -> str:
     return " -> ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def first_key() -> str:
-    """The key to send: the first of API_KEY."""
-    return os.environ.get("API_KEY", "").split(",")[0].strip()
 
 
 def parse_arguments() -> argparse.Namespace:

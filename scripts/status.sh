@@ -22,10 +22,8 @@
 # all start), left over (from an earlier start), unknown (its host does not answer), or runs (when
 # rank 0 does not tell more). Lines with ! say what is wrong.
 #
-# Settings, from the environment (default):
-#   HTTP_PORT      as --port
-#   API_KEY        A key of the server; without one tokens/s and heartbeats are missing
-#   API_KEY_FILE   (the file that the server was started with)
+# HTTP_PORT is as --port. API_KEY, or API_KEY_FILE (the file that the server was started with), has a
+# key of the server; without one tokens/s and heartbeats are missing.
 #
 # Exit codes: 0 it serves and all is well; 1 something is not well, or it does not serve yet;
 # 2 usage; 3 nothing runs (it was stopped, or never started), or a tool is missing.

@@ -8,11 +8,8 @@
 #
 #   --dry-run   Print what would be run, and run nothing.
 #
-# Settings, from the environment (default):
-#   HTTP_PORT      Which server (8080)
-#   DRAIN_TIMEOUT  Seconds for running requests (what the server was started with)
-#   HOSTFILE       Where to look if nothing recorded the hosts
-#                  (hostfiles/m3-ultra-jaccl.local.json, or the only *.local.json)
+# HTTP_PORT tells which server. Unless the environment has a DRAIN_TIMEOUT, what the server was
+# started with holds. HOSTFILE tells where to look if nothing recorded the hosts.
 #
 # Exit codes: 0 nothing of it runs any more, 1 a host could not be reached or something could
 # not be ended, 2 usage, 3 a tool or a file is missing.
@@ -46,11 +43,14 @@ parse_arguments() {
 
 # Sets DRAIN_S, in whole seconds.
 choose_drain() {
-  if [ -z "${DRAIN_TIMEOUT-}" ] && [ -f "$RUN_DIR/drain_timeout" ]; then
+  look_up DRAIN_TIMEOUT
+  if [ "$ORIGIN" != environment ] && [ -f "$RUN_DIR/drain_timeout" ]; then
     DRAIN_TIMEOUT=$(cat "$RUN_DIR/drain_timeout")
-    check_seconds DRAIN_TIMEOUT 0
+    matches "$DRAIN_TIMEOUT" '[0-9]{1,8}(\.[0-9]{1,9})?' ||
+      die 1 "$RUN_DIR/drain_timeout: '$DRAIN_TIMEOUT' is no number of seconds; set DRAIN_TIMEOUT"
   fi
-  DRAIN_S=$(awk -v s="${DRAIN_TIMEOUT:-30}" 'BEGIN { print int(s) + (s > int(s)) }')
+  use_default DRAIN_TIMEOUT
+  DRAIN_S=$(awk -v s="$DRAIN_TIMEOUT" 'BEGIN { print int(s) + (s > int(s)) }')
 }
 
 # wait_for_supervisor SECONDS: it has ended by then.
@@ -138,7 +138,7 @@ end_ranks() {
 main() {
   parse_arguments "$@"
   check_settings
-  HTTP_PORT=${HTTP_PORT:-8080}
+  use_default HTTP_PORT
   RUN_DIR=$ROOT/run/$HTTP_PORT
   choose_drain
   recall_hosts

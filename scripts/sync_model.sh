@@ -20,13 +20,6 @@
 #
 # On stdout: `ok` or `fail` for each host, with what was done or what to do.
 #
-# Settings, from the environment (default):
-#   HOSTFILE      (hostfiles/m3-ultra-jaccl.local.json, or the only *.local.json)
-#   PYTHON        Interpreter to use here and there (.venv/bin/python), or
-#   ENV_NAME      the conda environment
-#   SYNC_TIMEOUT  Seconds of silence after which a copy is given up (120)
-#   HF_TOKEN      For repos that need one; HF_ENDPOINT for another hub
-#
 # Exit codes: 0 every host has it, 1 one has not, 2 usage, 3 a tool or a file is missing.
 set -euo pipefail
 
@@ -72,7 +65,7 @@ parse_arguments() {
 main() {
   parse_arguments "$@"
   check_settings
-  check_seconds SYNC_TIMEOUT 1
+  use_default SYNC_TIMEOUT
   need ssh "it is part of every macOS and Debian"
   need rsync "Debian: apt-get install rsync"
   choose_python
@@ -85,7 +78,7 @@ main() {
   [ -z "$HOSTFILE" ] || OPTIONS+=(--hostfile "$HOSTFILE")
   # shellcheck disable=SC2086  # a list of names
   "$ANY_PYTHON" "$ROOT/scripts/lib/sync_model.py" --root "$ROOT" --python "$PY" \
-    --timeout "${SYNC_TIMEOUT:-120}" ${OPTIONS[@]+"${OPTIONS[@]}"} -- "$MODEL" $HOSTS
+    --timeout "$SYNC_TIMEOUT" ${OPTIONS[@]+"${OPTIONS[@]}"} -- "$MODEL" $HOSTS
 }
 
 main "$@"

@@ -21,12 +21,6 @@
 #
 # On stdout: `ok` or `fail` for each host, with what was done or what to do.
 #
-# Settings, from the environment (default):
-#   HOSTFILE      (hostfiles/m3-ultra-jaccl.local.json, or the only *.local.json)
-#   PYTHON        Interpreter whose environment to copy (.venv/bin/python), or
-#   ENV_NAME      the conda environment
-#   SYNC_TIMEOUT  Seconds of silence after which a copy is given up (120)
-#
 # Exit codes: 0 every host is in step, 1 one is not, 2 usage, 3 a tool or a file is missing.
 set -euo pipefail
 
@@ -63,7 +57,7 @@ parse_arguments() {
 main() {
   parse_arguments "$@"
   check_settings
-  check_seconds SYNC_TIMEOUT 1
+  use_default SYNC_TIMEOUT
   need ssh "it is part of every macOS and Debian"
   need rsync "Debian: apt-get install rsync"
   choose_python
@@ -79,7 +73,7 @@ main() {
   fi
   # shellcheck disable=SC2086  # a list of names
   "$ANY_PYTHON" "$ROOT/scripts/lib/sync_nodes.py" --root "$ROOT" --python "$PY" \
-    --timeout "${SYNC_TIMEOUT:-120}" ${OPTIONS[@]+"${OPTIONS[@]}"} -- $HOSTS
+    --timeout "$SYNC_TIMEOUT" ${OPTIONS[@]+"${OPTIONS[@]}"} -- $HOSTS
 }
 
 main "$@"

@@ -22,13 +22,7 @@
 #   --list         Print the checks.
 #   --dry-run      Print what would be run on the hosts, and run nothing there.
 #
-# Settings, from the environment (default), as for run_openai_cluster_server.sh:
-#   HOSTFILE   (hostfiles/m3-ultra-jaccl.local.json, or the only *.local.json)
-#   BACKEND    The backend that you will launch with (the hostfile's)
-#   MODEL_DIR  Folder of the model; without it no check of the model and of memory
-#   PYTHON     Interpreter, the same path on every host (.venv/bin/python), or
-#   ENV_NAME   the conda environment to take it from
-#   PARALLEL, HTTP_PORT, CLUSTER_PORT, KV_BUDGET_GB, CONTEXT_MAX, MLX_METAL_FAST_SYNCH
+# Set what you will launch with. Without MODEL_DIR there is no check of the model and of memory.
 #
 # Exit codes: 0 nothing failed (there may be warnings), 1 something did, 2 usage, 3 a tool or
 # the hostfile is missing.
@@ -80,14 +74,16 @@ parse_arguments() {
 
 # Sets PLACE: where the launch would be, as options of the doctor.
 choose_place() {
-  PLACE=(--python "$PY" --http-port "${HTTP_PORT:-8080}" --parallel "${PARALLEL:-tensor}")
+  use_default HTTP_PORT PARALLEL
+  PLACE=(--python "$PY" --http-port "$HTTP_PORT" --parallel "$PARALLEL")
   if [ -n "$LOCAL" ]; then
     choose_hosts # checks the number
     PLACE+=(--local "$LOCAL" --cluster-port "${CLUSTER_PORT:-0}") # 0: free ones are taken
   else
     find_hostfile
     need ssh "it is part of every macOS and Debian"
-    PLACE+=(--hostfile "$HOSTFILE" --cluster-port "${CLUSTER_PORT:-$DEFAULT_CLUSTER_PORT}")
+    use_default CLUSTER_PORT
+    PLACE+=(--hostfile "$HOSTFILE" --cluster-port "$CLUSTER_PORT")
     [ -z "${BACKEND-}" ] || PLACE+=(--backend "$BACKEND")
   fi
   [ -z "${MODEL_DIR-}" ] || PLACE+=(--model-dir "$(absolute_path "${MODEL_DIR%/}")")
@@ -118,7 +114,8 @@ main() {
   choose_python
   choose_any_python
   if [ -n "$LIST" ]; then
-    PLACE=(--python "$PY" --http-port 8080 --cluster-port 32323 --list)
+    use_default HTTP_PORT CLUSTER_PORT
+    PLACE=(--python "$PY" --http-port "$HTTP_PORT" --cluster-port "$CLUSTER_PORT" --list)
   else
     choose_place
   fi

@@ -2,7 +2,8 @@
 
 The stages of a request, in the order in which it meets them (on rank 0 where nothing else is said):
 
-    settings             what the operator asked for, read once from the environment (every rank)
+    settings_table, settings    every setting there is; what the operator asked for, read once from
+                         the environment (every rank)
     http_server          sockets, deadlines, bodies, JSON and event streams
     routes, door         which URL does what, and who may come in
     model_routes         from a body to an answer, whatever the API

@@ -69,8 +69,8 @@ class Generation:
 
     choices by index; all their tickets share one queue of events. describe turns a Score into a
     TokenLogprob. timeout: seconds since the request came; deadline: of time.monotonic(), when that
-    was before it was admitted. Raises ApiError (the engine failed, or time is up) or ClientGone from
-    the iteration.
+    was before it was admitted. Raises ApiError (the engine failed, or time is up) or ClientGone
+    from the iteration.
     """
 
     def __init__(

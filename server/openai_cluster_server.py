@@ -3,8 +3,7 @@
 
 usage: openai_cluster_server.py [--run-dir DIR] [--run-id ID]
 
-Settings come from the environment: MODEL_DIR (required), MODEL_ID, PARALLEL, HTTP_HOST,
-HTTP_PORT, QUEUE_MAX, MAX_BATCH, DEFAULT_MAX_TOKENS, REQ_TIMEOUT, ... (see server/settings.py).
+Settings come from the environment: MODEL_DIR (required) and others (server/settings_table.py).
 scripts/run_openai_cluster_server.sh starts it; by hand, on two local ranks:
 
     MODEL_DIR=models/X mlx.launch -n 2 --backend ring -- server/openai_cluster_server.py

@@ -1,4 +1,4 @@
-"""The run script and the server agree about the settings: each has a half of the knowledge."""
+"""The run script and the server agree about the settings, through the one table of them."""
 
 import os
 import subprocess
@@ -42,6 +42,7 @@ def dry_run(tmp_path: Path, **settings: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [SCRIPT, "--local", "1", "--dry-run"],
         env={"PATH": os.environ["PATH"], "PYTHON": sys.executable, "MODEL_DIR": str(tmp_path)}
+        | {"CLUSTER_ENV": os.devnull}
         | settings,
         stdin=subprocess.DEVNULL,
         capture_output=True,

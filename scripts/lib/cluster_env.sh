@@ -11,96 +11,132 @@ HOSTFILE_HINT="make one with scripts/make_hostfile.sh HOST..., or copy a templat
  cp hostfiles/m3-ultra-jaccl.template.json\
  hostfiles/m3-ultra-jaccl.local.json; or use --local 2 for ranks on this machine"
 MAX_LOCAL_RANKS=8 # as many as scripts/lib/meeting_ports.py keeps ports for
-DEFAULT_CLUSTER_PORT=32323
 FILES_LEAST=4096 # as in server/file_limit.py
-
-# The settings of the server that are not worked out here: passed on when set. Their defaults
-# are the server's own (server/settings.py, which also has the last word on each value).
-SERVER_SETTINGS="QUEUE_MAX MAX_BATCH DEFAULT_MAX_TOKENS REQ_TIMEOUT DRAIN_TIMEOUT STALL_TIMEOUT
-LOAD_TIMEOUT JOIN_TIMEOUT CANARY_INTERVAL PREFILL_STEP PREFILL_PAUSE_MS CONTEXT_MAX KV_BUDGET_GB
-PREFIX_CACHE_PERCENT ALLOWED_ORIGINS LOG_LEVEL LOG_MAX_MB LOG_PROMPTS PARALLEL"
 
 # bad_setting NAME ALLOWED: usage error that names the setting, its value and what is allowed.
 bad_setting() {
   die 2 "$1='${!1-}': must be $2"
 }
 
-check_whole() { # NAME LEAST MOST
-  [ -n "${!1-}" ] || return 0
-  if ! matches "${!1}" '0|[1-9][0-9]{0,8}' || [ "${!1}" -lt "$2" ] || [ "${!1}" -gt "$3" ]; then
-    bad_setting "$1" "a whole number from $2 to $3"
-  fi
-}
-
-check_decimal() { # NAME LEAST MOST UNIT
-  [ -n "${!1-}" ] || return 0
-  if ! matches "${!1}" '[0-9]{1,8}(\.[0-9]{1,6})?' ||
-    ! awk -v value="${!1}" -v least="$2" -v most="$3" \
-      'BEGIN { exit !(value + 0 >= least + 0 && value + 0 <= most + 0) }'
-  then
-    bad_setting "$1" "$4 from $2 to $3"
-  fi
-}
-
-check_seconds() { # NAME LEAST
-  check_decimal "$1" "$2" 31536000 seconds
-}
-
-check_choice() { # NAME VALUE...
-  local name=$1 value
-  [ -n "${!name-}" ] || return 0
-  shift
-  for value in "$@"; do
-    [ "${!name}" != "$value" ] || return 0
+# ask_settings ARGUMENT...: sets ANSWER to what scripts/lib/settings.py prints; its exit code, or
+# 127 without a Python. The table of settings (server/settings_table.py) is read there alone.
+ask_settings() {
+  local python status failed=
+  # Before there is an environment, so any Python will do; Apple's last but one, since without
+  # Apple's developer tools it is but a window that asks for them.
+  for python in python3.11 python3.12 python3.13 python3.14 "$VENV/bin/python" python3 \
+    "${PYTHON-}"; do
+    command -v "$python" >/dev/null 2>&1 || continue
+    status=0
+    ANSWER=$("$python" -I -S -X utf8 "$ROOT/scripts/lib/settings.py" "$@" 2>/dev/null) || status=$?
+    case $ANSWER in
+      settings*)
+        ANSWER=${ANSWER#settings}
+        ANSWER=${ANSWER#$'\n'}
+        return "$status"
+        ;;
+    esac
+    failed=$python
   done
-  bad_setting "$name" "one of: $*"
+  # Why, in its own words.
+  [ -z "$failed" ] || "$failed" "$ROOT/scripts/lib/settings.py" "$@" >/dev/null || true
+  return 127
 }
 
-check_text() { # NAME EXTENDED-REGEX ALLOWED
-  [ -n "${!1-}" ] || return 0
-  matches "${!1}" "$2" || bad_setting "$1" "$3"
+# list_settings: for usage, those that the script reads.
+list_settings() {
+  local status=0
+  # shellcheck disable=SC2153  # of common.sh
+  ask_settings help "${PROGRAM%%.*}" || status=$?
+  if [ "$status" = 0 ]; then
+    printf '%s\n' "$ANSWER"
+  else
+    printf '\nSettings: in docs/from-scratch.md (no Python was found to list them here)\n'
+  fi
 }
 
-# Every setting of the environment, before anything is started. Empty counts as not set.
+# check_settings: those that this script reads, before anything is started. Each is set, and
+# exported, to what an option, the environment or cluster.env says, or is unset.
+#
+# Sets for each, in the same order, SETTING_NAMES, SETTING_PLACES, SETTING_ORIGINS and
+# SETTING_DEFAULTS; and RANK_SETTINGS and LAUNCH_SETTINGS, the names of what goes to ranks. Takes
+# the settings of ranks out of EXTRA_ENV.
 check_settings() {
-  local name
-  for name in MODEL_DIR MODEL_ID HOSTFILE BACKEND HTTP_HOST HTTP_PORT LOG_DIR \
-    CLUSTER_PORT API_KEY API_KEY_FILE PYTHON ENV_NAME MLX_METAL_FAST_SYNCH $SERVER_SETTINGS; do
-    [ -n "${!name-}" ] || unset "$name"
+  local name place origin default value arguments others status=0
+  arguments=(check "${PROGRAM%%.*}") others=()
+  for value in ${EXTRA_ENV[@]+"${EXTRA_ENV[@]}"}; do
+    arguments+=(--option "$value")
   done
-  check_whole HTTP_PORT 1 65535
-  check_whole CLUSTER_PORT 1024 65527
-  check_whole QUEUE_MAX 0 100000
-  check_whole MAX_BATCH 1 1024
-  check_whole DEFAULT_MAX_TOKENS 1 10000000
-  check_whole PREFILL_STEP 16 65536
-  check_whole CONTEXT_MAX 0 100000000
-  check_whole PREFIX_CACHE_PERCENT 0 90
-  check_decimal PREFILL_PAUSE_MS 1 60000 milliseconds
-  check_seconds REQ_TIMEOUT 0.1
-  check_seconds DRAIN_TIMEOUT 0
-  check_seconds STALL_TIMEOUT 0.1
-  check_seconds LOAD_TIMEOUT 0.1
-  check_seconds JOIN_TIMEOUT 0.1
-  check_seconds CANARY_INTERVAL 0
-  check_decimal KV_BUDGET_GB 0 100000 GB
-  check_decimal LOG_MAX_MB 0 1000000 MB
-  check_choice LOG_PROMPTS 0 1
-  check_choice LOG_LEVEL INFO DEBUG WARNING ERROR
-  check_choice PARALLEL tensor pipeline
-  check_choice BACKEND ring jaccl jaccl-ring
-  check_choice MLX_METAL_FAST_SYNCH 0 1
-  check_text HTTP_HOST '[A-Za-z0-9:][A-Za-z0-9.:%_-]*' "an address or a host name"
-  check_text MODEL_ID '[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{0,199}' \
-    "up to 200 letters, digits, spaces and any of ._:/@+-"
-  check_text ENV_NAME '[A-Za-z0-9_./][A-Za-z0-9_./-]*' "the name of a conda environment"
-  # Keys are never shown, not even a wrong one.
-  if [ -n "${API_KEY-}" ] && ! [[ $API_KEY =~ [^,[:space:]] ]]; then
-    die 2 "API_KEY holds no key: must be one or more, separated by commas"
-  fi
+  ask_settings "${arguments[@]}" || status=$?
+  case $status in
+    0) ;;
+    127) no_python ;;
+    *)
+      while IFS= read -r value; do
+        log "$value"
+      done <<<"$ANSWER"
+      exit "$status"
+      ;;
+  esac
+  SETTING_NAMES=() SETTING_PLACES=() SETTING_ORIGINS=() SETTING_DEFAULTS=()
+  RANK_SETTINGS='' LAUNCH_SETTINGS=''
+  while IFS=$'\037' read -r name place origin default value; do
+    SETTING_NAMES+=("$name")
+    SETTING_PLACES+=("$place")
+    SETTING_ORIGINS+=("$origin")
+    SETTING_DEFAULTS+=("$default")
+    case $place in
+      rank) RANK_SETTINGS="$RANK_SETTINGS $name" ;;
+      launch) LAUNCH_SETTINGS="$LAUNCH_SETTINGS $name" ;;
+    esac
+    unset "$name"
+    [ -z "$value" ] || export "$name=$value"
+  done <<<"$ANSWER"
+  for value in ${EXTRA_ENV[@]+"${EXTRA_ENV[@]}"}; do
+    case " $RANK_SETTINGS $LAUNCH_SETTINGS " in
+      *" ${value%%=*} "*) ;;
+      *) others+=("$value") ;;
+    esac
+  done
+  EXTRA_ENV=(${others[@]+"${others[@]}"})
   # Left by another job, these would take the ranks of this one to other peers.
   unset MLX_RANK MLX_WORLD_SIZE MLX_HOSTFILE MLX_IBV_DEVICES MLX_JACCL_COORDINATOR MLX_JACCL_RING
   unset JACCL_RANK JACCL_IBV_DEVICES JACCL_COORDINATOR JACCL_RING
+}
+
+# look_up NAME: sets ORIGIN and DEFAULT to where its value comes from and what it is without one.
+look_up() {
+  local i
+  for ((i = 0; i < ${#SETTING_NAMES[@]}; i++)); do
+    if [ "${SETTING_NAMES[i]}" = "$1" ]; then
+      ORIGIN=${SETTING_ORIGINS[i]} DEFAULT=${SETTING_DEFAULTS[i]}
+      return 0
+    fi
+  done
+  die 3 "$1 is no setting of $PROGRAM" # a mistake in the table of settings
+}
+
+# use_default NAME...: sets those that are not set to their defaults.
+use_default() {
+  local name
+  for name in "$@"; do
+    [ -n "${!name-}" ] || {
+      look_up "$name"
+      printf -v "$name" '%s' "$DEFAULT"
+    }
+  done
+}
+
+# show_settings: for --dry-run, every value and where it comes from, as comments.
+show_settings() {
+  local i name value
+  for ((i = 0; i < ${#SETTING_NAMES[@]}; i++)); do
+    name=${SETTING_NAMES[i]}
+    value=${!name-}
+    [ -n "$value" ] || value=${SETTING_DEFAULTS[i]}
+    [ "${SETTING_PLACES[i]}" != secret ] || [ -z "$value" ] || value='(not shown)'
+    printf '# %-45s  %s\n' "$name=$value" "${SETTING_ORIGINS[i]}"
+  done
 }
 
 # add_port: the server that $PORT of --port, else HTTP_PORT names goes to ARGUMENTS, if one does.
@@ -267,16 +303,17 @@ choose_model() {
   fi
   if [ -z "${MODEL_ID-}" ]; then
     MODEL_ID=${MODEL_DIR##*/}
-    check_text MODEL_ID '[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{0,199}' \
-      "set to a plain name, as the folder's own is not one"
+    # The folder's name, which need not be one.
+    ask_settings valid MODEL_ID "$MODEL_ID" || die 2 "$ANSWER; set MODEL_ID"
   fi
 }
 
 # check_model: the model can be split over these ranks. Looked at where rank 0 will read it.
 check_model() {
   local command
+  look_up PARALLEL
   command=("$PY" "$ROOT/scripts/lib/check_model.py" "$MODEL_DIR" "$RANKS" --parallel
-    "${PARALLEL:-tensor}")
+    "${PARALLEL:-$DEFAULT}")
   [ "$RANK0" = 127.0.0.1 ] || {
     host_command "$RANK0" "$(quote "${command[@]}")"
     command=("${HOST_COMMAND[@]}")
@@ -355,7 +392,8 @@ launcher_command() {
   if [ -n "$LOCAL" ]; then
     LAUNCHER+=(-n "$LOCAL" --starting-port "${CLUSTER_PORT:-auto}")
   else
-    LAUNCHER+=(--hostfile "$HOSTFILE" --starting-port "${CLUSTER_PORT:-auto:$DEFAULT_CLUSTER_PORT}")
+    look_up CLUSTER_PORT
+    LAUNCHER+=(--hostfile "$HOSTFILE" --starting-port "${CLUSTER_PORT:-auto:$DEFAULT}")
   fi
   LAUNCHER+=(--cwd "$ROOT")
   # A rank never downloads: another version than its peers' would be the least of it.
@@ -367,7 +405,7 @@ launcher_command() {
     esac
     LAUNCHER+=(--env "$name")
   done < <(blas_environment)
-  for name in BACKEND MLX_METAL_FAST_SYNCH "$@"; do
+  for name in $LAUNCH_SETTINGS "$@"; do
     [ -z "${!name-}" ] || LAUNCHER+=(--env "$name=${!name}")
   done
   for name in ${EXTRA_ENV[@]+"${EXTRA_ENV[@]}"}; do
@@ -378,19 +416,14 @@ launcher_command() {
 
 # tell_fast_synch: the state of MLX_METAL_FAST_SYNCH, wherever it may have been set.
 tell_fast_synch() {
-  local entry value=${MLX_METAL_FAST_SYNCH-} origin="from the environment"
+  local value=${MLX_METAL_FAST_SYNCH-} origin
+  look_up MLX_METAL_FAST_SYNCH
+  origin="from $ORIGIN"
+  [ "$ORIGIN" != environment ] || origin="from the environment"
   if [ -z "$value" ] && [ -n "$HOSTFILE" ]; then
     origin="from the hostfile"
     value=$(read_hostfile envs | sed -n 's/^MLX_METAL_FAST_SYNCH=//p' | tail -n 1)
   fi
-  for entry in ${EXTRA_ENV[@]+"${EXTRA_ENV[@]}"}; do
-    case $entry in
-      MLX_METAL_FAST_SYNCH=*)
-        value=${entry#*=}
-        origin="from --env"
-        ;;
-    esac
-  done
   if [ -z "$value" ] || [ "$value" = 0 ]; then
     log "MLX_METAL_FAST_SYNCH: off"
   else

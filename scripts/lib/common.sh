@@ -32,9 +32,12 @@ die() {
   exit "$code"
 }
 
-# The help of a script is its header comment.
+# The help of a script is its header comment, and the settings it reads where it reads any.
 usage() {
   awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$0"
+  if type list_settings >/dev/null 2>&1; then
+    list_settings
+  fi
 }
 
 # needs_value OPTION COUNT [VALUE]: usage error unless one is behind the option, and is not empty

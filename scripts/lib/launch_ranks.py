@@ -37,13 +37,13 @@ from signal_pipe import SignalPipe
 
 from server.exit_codes import INTERNAL, NOT_JOINED, OK, PEER_LOST, explain
 from server.line_queue import LineQueue, write_all
+from server.settings_table import BY_NAME, SettingError, parse
 
 LEASE_PERIOD_S = 5.0  # Between two newlines on a rank's stdin.
 GRACE_S = 5.0  # Between the first SIGTERM and the next, and from there to SIGKILL.
 HOPELESS_S = 1.0  # The first of these after a rank failed: the others cannot finish anything.
 CAUSE_WAIT_S = 2.0  # A rank that lost a peer is seldom the cause; another may be on its way.
 STRAGGLE_S = 10.0  # Ranks end together; one that stays longer than this is stuck.
-DRAIN_TIMEOUT_S = 30.0  # The server's default for DRAIN_TIMEOUT.
 DRAIN_EXTRA_S = 10.0  # Beyond DRAIN_TIMEOUT until a rank that was asked to leave is killed.
 ERRAND_S = 10.0  # An ssh that carries a signal has this long.
 FLUSH_S = 2.0  # At the end, for our output. Longer only for a supervisor that may come back.
@@ -65,10 +65,11 @@ _DISK_WORDS = tuple(
 
 def read_drain_timeout(env: Mapping[str, str]) -> float:
     """Read DRAIN_TIMEOUT (s) as the server does; to refuse a wrong one is its business."""
+    setting = BY_NAME["DRAIN_TIMEOUT"]
     try:
-        return max(0.0, float(env.get("DRAIN_TIMEOUT") or DRAIN_TIMEOUT_S))
-    except ValueError:
-        return DRAIN_TIMEOUT_S
+        return float(parse(setting, env.get(setting.name, "")))
+    except SettingError:
+        return float(setting.default)
 
 
 class Output:

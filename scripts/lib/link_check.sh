@@ -20,9 +20,6 @@
 #   --env NAME=VALUE   One more variable for every rank. May be repeated.
 #   --dry-run          Print what would be run, and run nothing.
 #
-# Settings, from the environment, as in run_openai_cluster_server.sh --help: HOSTFILE BACKEND
-# CLUSTER_PORT PYTHON ENV_NAME MLX_METAL_FAST_SYNCH
-#
 # Exit codes: 0 all passed (or warned), 1 a rank or a link failed, 2 usage, 3 a tool or a file is
 # missing.
 set -euo pipefail

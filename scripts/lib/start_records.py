@@ -13,7 +13,8 @@ from pathlib import Path
 
 from on_hosts import SSH_OPTIONS
 
-DRAIN_TIMEOUT = "30"  # the server's default, in seconds
+from server.settings_table import BY_NAME
+
 KEYS_WITHIN_S = 30.0
 
 
@@ -36,7 +37,7 @@ def write_records(run_dir: Path, start: Start) -> None:
     """Each file whole or not at all: others read them at any time. Raises CannotStart: stop and
     status would not find what was started without them."""
     # The stop script must wait as long as this server may drain.
-    drain_timeout = [os.environ.get("DRAIN_TIMEOUT") or DRAIN_TIMEOUT]
+    drain_timeout = [os.environ.get("DRAIN_TIMEOUT") or str(BY_NAME["DRAIN_TIMEOUT"].default)]
     try:
         if start.hosts:
             _write(run_dir / "hosts", start.hosts)

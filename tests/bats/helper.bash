@@ -17,6 +17,7 @@ make_checkout() {
   : >"$CALLS"
   cp -R "$REPO/scripts" "$CHECKOUT/"
   cp "$REPO"/requirements*.txt "$CHECKOUT/"
+  cp "$REPO/server/__init__.py" "$REPO/server/settings_table.py" "$CHECKOUT/server/"
   cp "$REPO"/hostfiles/*.template.json "$CHECKOUT/hostfiles/"
   RUN=$CHECKOUT/scripts/run_openai_cluster_server.sh
   STOP=$CHECKOUT/scripts/stop_openai_cluster_server.sh
@@ -26,7 +27,7 @@ make_checkout() {
   PATH=$STUBS:$PATH
   unset LD_PRELOAD PYTHON ENV_NAME CONDA_EXE HOSTFILE MODEL_DIR MODEL_ID API_KEY API_KEY_FILE
   unset BACKEND PARALLEL HTTP_HOST HTTP_PORT LOG_DIR LOG_LEVEL LOG_MAX_MB CLUSTER_PORT MLX_METAL_FAST_SYNCH
-  unset DRAIN_TIMEOUT STALL_TIMEOUT LOAD_TIMEOUT JOIN_TIMEOUT REQ_TIMEOUT QUEUE_MAX MAX_BATCH
+  unset CLUSTER_ENV DRAIN_TIMEOUT STALL_TIMEOUT LOAD_TIMEOUT JOIN_TIMEOUT REQ_TIMEOUT QUEUE_MAX MAX_BATCH
   unset OPENBLAS_CORETYPE OPENBLAS_NUM_THREADS
   # Not the port of a server that the developer may have running.
   export HTTP_PORT=18431

@@ -351,15 +351,55 @@ STUB
   says "systemctl is not installed"
 }
 
+# Every setting of the run script that is no secret, NAME=VALUE a line, none of them its default.
+settings_of_run() {
+  "$PYTHON" - "$REPO" "$MODEL" <<'CODE'
+import sys
+sys.path.insert(0, sys.argv[1])
+from server.settings_table import OF_USERS, RUN
+for setting in OF_USERS:
+    if not setting.read_by(RUN) or setting.secret or setting.name in ("HOSTFILE", "CLUSTER_ENV"):
+        continue
+    value = {"choice": setting.choices[-1:], "switch": "1", "path": [sys.argv[2]], "text": "x",
+             "program": [sys.executable], "words": "x"}.get(setting.kind, [f"{setting.most:.0f}"])[0]
+    print(f"{setting.name}={'ring' if setting.name == 'BACKEND' else value}")
+CODE
+}
+
 @test "every setting of the run script is remembered, but for the keys" {
-  # shellcheck disable=SC2016  # for the other shell to expand
-  remembered=$(bash -c '. "$1/scripts/lib/common.sh"; . "$1/scripts/lib/cluster_env.sh"
-    eval "$(sed -n "/^REMEMBERED=/,/\"\$/p" "$1/scripts/install_service.sh")"
-    echo $REMEMBERED' - "$CHECKOUT")
-  settings=$("$REPO/scripts/run_openai_cluster_server.sh" --help | awk '/^Settings/ { on = 1 } on && $1 ~ /^[A-Z_]+$/ { print $1 }')
-  [ "$(echo "$settings" | grep -c .)" -gt 25 ]
-  for name in $settings; do
-    [ "$name" != API_KEY ] || continue
-    case " $remembered " in *" $name "*) ;; *) echo "$name"; return 1 ;; esac
+  keys=$BATS_TEST_TMPDIR/keys
+  (umask 077 && echo sk-secret >"$keys")
+  assignments=()
+  while IFS= read -r line; do
+    case $line in API_KEY_FILE=*) line="API_KEY_FILE=$keys" ;; esac
+    assignments+=("$line")
+  done < <(settings_of_run)
+  [ "${#assignments[@]}" -gt 25 ]
+  run env "${assignments[@]}" "$INSTALL" --local 2 --dry-run
+  [ "$status" -eq 0 ]
+  for line in "${assignments[@]}"; do
+    printf '%s\n' "$output" | grep -qxF -- "$line" || { echo "$line"; return 1; }
   done
+}
+
+@test "cluster.env is left to each start, but for what the unit depends on; a key may be in it" {
+  cp "$REPO/scripts/run_openai_cluster_server.sh" "$RUN"
+  unset HTTP_PORT
+  printf 'MODEL_DIR=%s\nQUEUE_MAX=3\nHTTP_PORT=18431\nHTTP_HOST=127.0.0.9\nDRAIN_TIMEOUT=45\n' \
+    "$MODEL" >"$CHECKOUT/cluster.env"
+  echo "API_KEY=sk-secret" >>"$CHECKOUT/cluster.env"
+  run "$INSTALL" --local 2
+  [ "$status" -eq 2 ]
+  says "chmod 600 $CHECKOUT/cluster.env"
+  chmod 600 "$CHECKOUT/cluster.env"
+  MAX_BATCH=5 run "$INSTALL" --local 2
+  [ "$status" -eq 0 ]
+  for line in HTTP_PORT=18431 HTTP_HOST=127.0.0.9 DRAIN_TIMEOUT=45 MAX_BATCH=5; do
+    grep -qx "$line" "$SETTINGS"
+  done
+  lacks "$SETTINGS" ^QUEUE_MAX
+  lacks "$SETTINGS" ^MODEL_DIR
+  lacks "$SETTINGS" sk-secret
+  lacks "$CALLS" sk-secret
+  grep -qx "TimeoutStopSec=105" "$SYSTEM/mlx-cluster-18431.service"
 }
