@@ -131,6 +131,9 @@ hand_over_keys() {
     command="awk 'NF { print ${dollar}1; exit }' $(quote "$API_KEY_FILE")"
     [ "$RANK0" = 127.0.0.1 ] || command="ssh $RANK0 $(quote "$command")"
     KEY_SOURCE="$dollar($command)"
+    if [ -n "${API_KEY-}" ] && [ "$RANK0" != 127.0.0.1 ]; then
+      warn "API_KEY is not used: API_KEY_FILE is set, and rank 0 is on another host"
+    fi
     [ -z "$DRY_RUN" ] || return 0
     on_host "$RANK0" "$(quote test -r "$API_KEY_FILE")" ||
       bad_setting API_KEY_FILE "a file that can be read on $RANK0 (rank 0)"

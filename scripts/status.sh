@@ -70,7 +70,10 @@ main() {
   check_settings
   add_port
   if [ -n "${API_KEY_FILE-}" ] && [ ! -r "$API_KEY_FILE" ]; then
-    bad_setting API_KEY_FILE "a file that can be read here, with one key a line"
+    look_up API_KEY_FILE
+    [ "$ORIGIN" != environment ] ||
+      bad_setting API_KEY_FILE "a file that can be read here, with one key a line"
+    unset API_KEY_FILE # It is kept for rank 0, which may be elsewhere.
   fi
   choose_python
   choose_any_python

@@ -11,6 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 for folder in (ROOT, ROOT / "scripts" / "lib"):
     sys.path.insert(0, str(folder))
 
+# What the developer keeps for a cluster of theirs has no say here.
+os.environ["CLUSTER_ENV"] = os.devnull
+
 # Under nohup it is ignored, and everything that is started here would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

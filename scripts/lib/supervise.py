@@ -59,9 +59,9 @@ from start_records import CannotStart, Start, bring_keys, write_records  # noqa:
 from wait_ready import ReadyWatch, Refused, read_failure, wait_for  # noqa: E402
 
 from server.exit_codes import INTERNAL, OK, explain  # noqa: E402
+from server.settings_table import BY_NAME  # noqa: E402
 
 END_RANKS_GRACE_S = 5
-LOG_MAX_MB = 100.0  # 10^6 bytes; then the log is turned. 0: never.
 AWAY_PAUSE_S = 2.0  # Before the first look for a host that is away; doubles up to
 AWAY_LONGEST_PAUSE_S = 60.0
 AWAY_SAY_AGAIN_S = 600.0  # That it is still away.
@@ -386,7 +386,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--host", action="append", default=[])
     parser.add_argument("--started-with", action="append", default=[])
     parser.add_argument("--keys-to")
-    parser.add_argument("--log-max-mb", type=float, default=LOG_MAX_MB)
+    parser.add_argument("--log-max-mb", type=float, default=BY_NAME["LOG_MAX_MB"].default)
     # A file descriptor, from --detach to the supervisor that it starts.
     parser.add_argument("--tell-ready", type=int, help=argparse.SUPPRESS)
     split = argv.index("--") if "--" in argv else len(argv)

@@ -129,6 +129,15 @@ teardown() {
   says "18432"
 }
 
+@test "status takes a key file that is kept for another host for none" {
+  echo "API_KEY_FILE=/none/keys" >"$FILE"
+  PYTHON=$REAL_PYTHON run "$CHECKOUT/scripts/status.sh"
+  [ "$status" -eq 3 ]
+  API_KEY_FILE=/none/keys PYTHON=$REAL_PYTHON run "$CHECKOUT/scripts/status.sh"
+  [ "$status" -eq 2 ]
+  says "API_KEY_FILE='/none/keys': must be a file that can be read here"
+}
+
 @test "a stop needs only its own settings to be right" {
   QUEUE_MAX=many run "$STOP" --dry-run
   [ "$status" -eq 0 ]

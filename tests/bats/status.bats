@@ -77,7 +77,7 @@ logged() {
   [ "$status" -eq 1 ]
   says "port $PORT: starting, tiny on 2 rank(s)"
   says "supervisor $supervisor, restarts 0"
-  echo "$output" | grep -Eq "^  0 +127.0.0.1 +runs +$PROCESS +0 s +[0-9]+ MB"
+  echo "$output" | grep -Eq "^  0 +127.0.0.1 +runs +$PROCESS +[0-9]+ s +[0-9]+ MB"
   echo "$output" | grep -Eq "^  1 +127.0.0.1 +awaited +- "
 }
 

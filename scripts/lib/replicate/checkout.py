@@ -2,7 +2,8 @@
 
 Ours are the files that git knows, and new ones among the code. Without git, all but what the
 checkout makes when needed. Nothing else is copied, and nothing else is ever removed: a host keeps
-its own run/, logs/, models/, hostfiles/*.local.json, .git, and whatever its user put there.
+its own run/, logs/, models/, hostfiles/*.local.json, cluster.env, .git, and whatever its user put
+there.
 
 A host remembers in run/sync/files what it was given, so that a file which has since been removed
 or renamed here goes away there: an old module beside the new ones would make the ranks differ.
@@ -39,6 +40,8 @@ def is_ours(name: str) -> bool:
     if not parts or name.startswith("/") or ".." in parts:
         return False
     if parts[0] in NOT_OURS or NOT_OURS_ANYWHERE & set(parts) or name.endswith(".pyc"):
+        return False
+    if parts[0].startswith("cluster.env"):  # and what an editor leaves beside it: keys
         return False
     return not (parts[0] == "hostfiles" and name.endswith(".local.json"))
 
