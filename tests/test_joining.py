@@ -1,10 +1,19 @@
 """Joining: who is among the ranks, what is tried again, and what is not. Links are invented."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import mlx.core as mx
 import pytest
 
+from server.exit_codes import CONFIG
 from server.handshake import Mismatch
 from server.joining import NotJoined, join, prove_peers
+from tests.ports import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Sums:
@@ -73,6 +82,21 @@ def test_what_somebody_has_to_mend_is_not_tried_again_and_again(monkeypatch, two
     failing(monkeypatch, "[jaccl] Could not find device rdma_en9 (3 available)")
     with pytest.raises(RuntimeError, match="rdma_en9"):
         join(two_ranks, "a-run")
+
+
+def test_a_package_that_is_missing_is_told_and_not_looked_for_again(tmp_path):
+    """What explains an error imported mlx itself: a traceback, and code 1."""
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx" / "__init__.py").write_text("")
+    settings = {"MODEL_DIR": str(tmp_path), "HTTP_PORT": str(free_port()), "MLX_RANK": "1"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "server" / "openai_cluster_server.py"],
+        env=os.environ | settings | {"PYTHONPATH": str(tmp_path)},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == CONFIG, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "a package is missing or broken: No module named 'mlx.core'" in last
 
 
 def test_another_number_of_ranks_is_a_mismatch(monkeypatch, two_ranks):
