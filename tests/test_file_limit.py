@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from doctor import judge_system
 
 from server import file_limit
 from server.exit_codes import CONFIG
@@ -85,3 +86,4 @@ def test_mlx_lm_asks_for_no_more():
 def test_the_scripts_ask_for_as_many():
     text = (ROOT / "scripts" / "lib" / "cluster_env.sh").read_text()
     assert f"\nFILES_LEAST={FILES_LEAST} " in text
+    assert judge_system.FILES_LEAST == FILES_LEAST

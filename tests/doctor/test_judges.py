@@ -114,6 +114,13 @@ def test_linux_in_a_jaccl_hostfile_is_one_finding(looked):
     assert "Debian GNU/Linux 12 (bookworm), and jaccl needs macOS" in found[0].found
 
 
+def test_too_few_files_are_told_with_what_raises_them(looked):
+    (found,) = bad(changed(looked, "studio-1", open_files=1024))
+    assert (found.check, found.verdict) == ("files", FAIL)
+    assert "at most 1024 files" in found.found and "launchctl limit maxfiles" in found.fix.words
+    assert bad(changed(looked, "studio-1", open_files=float("inf"))) == []
+
+
 @pytest.mark.parametrize(("free", "verdict"), [(0.5 * GB, FAIL), (3 * GB, WARN)])
 def test_a_full_disk_is_seen_before_the_log_is_cut(looked, free, verdict):
     (found,) = bad(changed(looked, "studio-1", disk_free=int(free)))

@@ -92,7 +92,8 @@ def make_question(plan: Plan, needed: set[str], root: str = "", system: str = ""
 
 def make_job(plan: Plan, needed: set[str]) -> dict[str, Any]:
     """What probe.py is told; see there."""
-    tasks = ["code", "ranks", "listeners", "addresses", "disk", "environment", "listen", "connect"]
+    tasks = ["code", "ranks", "listeners", "addresses", "disk", "files", "environment"]
+    tasks += ["listen", "connect"]
     if plan.model_dir is not None:
         tasks.append("model")
     within_s = plan.deadline_s * ANSWER_SHARE

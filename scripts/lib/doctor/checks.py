@@ -181,6 +181,7 @@ CHECKS = (
     ),
     Check("sleep", "the Mac does not sleep", judge_system.sleep, ("pmset",), macs_only=True),
     Check("disk", "there is room for logs", judge_system.disk, ("disk",)),
+    Check("files", "enough files may be open for mlx-lm", judge_system.files, ("files",)),
 )
 NAMES = tuple(check.name for check in CHECKS)
 

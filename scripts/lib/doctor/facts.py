@@ -5,6 +5,7 @@ that a judge can say whether it is missing, hangs or failed. Pure; nothing here 
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ class HostFacts:
     model: Model | None = None
     processes: tuple[OurProcess, ...] = ()
     disk_free: int | None = None
+    open_files: float | None = None  # that a process may have at most; inf: any number
     environment: dict[str, str] | None = None
     heard: tuple[str, ...] | None = None
     listen_error: str = ""
@@ -237,6 +239,9 @@ def _task_facts(tasks: Mapping[str, Any], texts: Mapping[str, str], raw: Raw) ->
         facts["processes"] = living_processes(tasks["ranks"])
     if "disk" in tasks:
         facts["disk_free"] = tasks["disk"]["free"]
+    if "files" in tasks:
+        hard = tasks["files"]["hard"]
+        facts["open_files"] = math.inf if hard is None else hard
     if "listen" in tasks:
         facts["heard"] = tuple(tasks["listen"]["came"])
         facts["listen_error"] = tasks["listen"]["error"]

@@ -1,4 +1,4 @@
-"""The state of each machine: macOS, sleep, wired memory, disk. Pure."""
+"""The state of each machine: macOS, sleep, wired memory, disk, open files. Pure."""
 
 from collections.abc import Iterator
 
@@ -11,6 +11,7 @@ LARGE_FRAMES_MACOS = (26, 3)  # the first with frames above 4 KiB
 # macOS itself keeps a few GB wired, more of them on a larger machine.
 WIRED_BASE, WIRED_SHARE = 4e9, 0.1
 DISK_LEAST, DISK_GOOD = 1e9, 5e9
+FILES_LEAST = 4096  # as in server/file_limit.py
 
 
 def macos(cluster: Cluster) -> Iterator[Finding]:
@@ -120,4 +121,26 @@ def disk(cluster: Cluster) -> Iterator[Finding]:
                 f"{gigabytes(free)} free where {cluster.plan.checkout} is",
                 '"No space left on device" in the middle of a copy, an update or a log',
                 Fix("make room: old models are the largest; du -sh on the folders above it"),
+            )
+
+
+def files(cluster: Cluster) -> Iterator[Finding]:
+    """The hard limit of open files, to which mlx-lm raises its own."""
+    for facts in cluster.reached:
+        hard = facts.open_files
+        if hard is None:
+            yield Finding("files", facts.host, SKIP, facts.why("files") or "not looked at")
+        elif hard >= FILES_LEAST:
+            yield Finding("files", facts.host, PASS)
+        else:
+            how = "a line '* hard nofile 65536' in /etc/security/limits.conf; log in anew"
+            if facts.is_mac:
+                how = "sudo launchctl limit maxfiles 65536 200000; log in anew"
+            yield Finding(
+                "files",
+                facts.host,
+                FAIL,
+                f"at most {hard:.0f} files may be open: must be at least {FILES_LEAST}",
+                "the start is refused, as mlx-lm cannot be imported there",
+                Fix(how),
             )

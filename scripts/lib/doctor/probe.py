@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
 import socket
@@ -192,6 +193,12 @@ def look_at_disk(job, host):
     return {"free": usage.free, "total": usage.total}
 
 
+def look_at_files(job, host):
+    """How many files a process may have open at most; None: any number."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return {"hard": None if hard == resource.RLIM_INFINITY else hard}
+
+
 def look_at_environment(job, host):
     """What every rank here would inherit from the shell's start-up files."""
     return {
@@ -266,6 +273,7 @@ TASKS = {
     "listeners": look_for_listeners,
     "addresses": try_addresses,
     "disk": look_at_disk,
+    "files": look_at_files,
     "environment": look_at_environment,
     "listen": listen,
     "connect": connect,
