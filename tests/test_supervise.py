@@ -348,6 +348,18 @@ supervise.judge = lambda *a, **k: dataclasses.replace(plain(*a, **k), pause_s=0.
     assert not server.left()
 
 
+def test_one_that_ends_as_soon_as_it_is_ready_was_ready(server):
+    """The supervisor asks every half second only; but rank 0 says when it serves."""
+    tweak = "import wait_ready; wait_ready.ASK_EVERY_S = 1000"
+    supervisor = server.supervise(tweak=tweak)
+    server.pid(0), server.pid(1)
+    wait_until(server.health)
+    server.order(0, "say('2026-01-01 00:00:00,000 [rank 0] INFO ready: tiny on 2 ranks')")
+    server.wait_ready()
+    supervisor.send_signal(signal.SIGTERM)
+    assert finish(supervisor)[0] == 0
+
+
 def test_asked_to_stop_during_the_pause_it_does_not_start_again(server):
     tweak = """
 import dataclasses

@@ -43,6 +43,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -65,6 +66,7 @@ END_RANKS_GRACE_S = 5
 AWAY_PAUSE_S = 2.0  # Before the first look for a host that is away; doubles up to
 AWAY_LONGEST_PAUSE_S = 60.0
 AWAY_SAY_AGAIN_S = 600.0  # That it is still away.
+READY_LINE = b"[rank 0] INFO ready: "  # server/rank.py's.
 PORT_FREE_S = 30.0  # How long a restart waits for the last server's port.
 # The launcher kills its ranks 10 s after their time to drain, and gives up 15 s later.
 STUCK_AFTER_S = 30.0
@@ -82,6 +84,7 @@ class Supervisor:
         self._restarts = 0
         self._last_failure = ""
         self._was_ready = False  # At any time, in this life.
+        self._on_ready_line: Callable[[], None] = lambda: None
         self._cause = ""  # Of the end of the run in hand, in the launcher's words.
 
     def run(self) -> int:
@@ -135,6 +138,7 @@ class Supervisor:
             self._cause = f"the launcher cannot be started: {error}"
             return Ending(INTERNAL, None, False, first_start)
         watch = ReadyWatch(self._args.health_url, self._args.run_id, self._signals.poke)
+        self._on_ready_line = watch.look
         self._follow(launcher, watch)
         watch.stop()
         launcher.stdin.close()
@@ -203,6 +207,9 @@ class Supervisor:
         for line in lines:
             if line.startswith(CAUSE_PREFIX.encode()):
                 self._cause = line.decode(errors="replace").removeprefix(CAUSE_PREFIX)
+            elif READY_LINE in line[:80]:
+                # It serves from here on: one that ends a moment later has been ready.
+                self._on_ready_line()
         self._log.write(lines)
 
     def _tell_ready(self) -> None:

@@ -67,16 +67,26 @@ class ReadyWatch:
     def __init__(self, url: str, run_id: str, poke: Callable[[], None]):
         self.ready_at: float | None = None  # time.monotonic()
         self._url, self._run_id, self._poke = url, run_id, poke
-        self._stopped = threading.Event()
+        self._stopped = False
+        self._look = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        self._stopped.set()
+        self._stopped = True
+        self._look.set()
+
+    def look(self) -> None:
+        """Ask now rather than soon."""
+        self._look.set()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(ASK_EVERY_S):
-            if ask_health(self._url, self._run_id).ready and not self._stopped.is_set():
+        while True:
+            self._look.wait(ASK_EVERY_S)
+            self._look.clear()
+            if self._stopped:
+                return
+            if ask_health(self._url, self._run_id).ready and not self._stopped:
                 self.ready_at = time.monotonic()
                 self._poke()
                 return
