@@ -181,14 +181,14 @@ class TestBusyChild:
 
     @needs_proc
     def test_stopped_with_its_fork(self, checker, monkeypatch):
-        monkeypatch.setattr(grammar_process, "ANSWER_WALL_S", 1.0)
+        monkeypatch.setattr(grammar_process, "ANSWER_WALL_S", 5.0)
         error = self.during(checker, lambda child, fork: os.killpg(child, signal.SIGSTOP))
         assert error.started
         assert "did not answer" in str(error)
 
     @needs_proc
     def test_a_fork_that_is_stopped_is_ended_by_the_child(self, checker, program):
-        program(with_limit("COMPILE_WALL_S", 1.0))
+        program(with_limit("COMPILE_WALL_S", 3.0))
         error = self.during(checker, lambda child, fork: os.kill(fork, signal.SIGSTOP))
         assert error.started
         assert "-9" in str(error)
