@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from server.exit_codes import CONFIG
+from server.exit_codes import CONFIG, PEER_LOST
 from server.shutdown import RankZero
 from server.status import Status
 from server.tickets import Line
@@ -422,7 +422,9 @@ def test_a_fault_right_after_the_start_is_a_failure_of_a_server_that_served(serv
 # Ranks that differ.
 
 
-def run_two_ranks_by_hand(tmp_path, model_dirs, steps) -> tuple[list[int], list[str]]:
+def run_two_ranks_by_hand(
+    tmp_path, model_dirs, steps, run_ids=("", "")
+) -> tuple[list[int], list[str]]:
     """Exit codes and output of two ranks without a launcher, each with settings of its own."""
     first = free_port(3)
     hostfile = tmp_path / "hosts.json"
@@ -436,7 +438,12 @@ def run_two_ranks_by_hand(tmp_path, model_dirs, steps) -> tuple[list[int], list[
         }  # fmt: skip
         ranks.append(
             subprocess.Popen(
-                [sys.executable, ROOT / "server/openai_cluster_server.py"],
+                [
+                    sys.executable,
+                    ROOT / "server/openai_cluster_server.py",
+                    "--run-id",
+                    run_ids[rank],
+                ],
                 env=env,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -470,6 +477,18 @@ def test_a_rank_with_other_model_files_is_named_with_both_fingerprints(tmp_path,
         last = text.splitlines()[-1]
         assert "rank 1 (" in last and "has model file config.json = " in last
         assert "has model file model.safetensors = " in last and " bytes, header " in last
+
+
+def test_ranks_of_two_servers_that_meet_at_one_port_part_again(tmp_path, tiny_model):
+    """Alike in all else, they would have served each other's requests. Not code 78: another start
+    may find its own."""
+    runs = ("run-one", "run-two")
+    codes, output = run_two_ranks_by_hand(tmp_path, [tiny_model] * 2, [128, 128], runs)
+    assert codes == [PEER_LOST, PEER_LOST], output
+    for text in output:
+        last = text.splitlines()[-1]
+        assert "ranks of different runs have joined: rank 0 (" in last
+        assert "is of run run-one, rank 1 (" in last and "is of run run-two: " in last
 
 
 def test_ranks_that_differ_are_not_started_again(server):
