@@ -97,11 +97,12 @@ def request(
     method: str, path: str, body: bytes | str | dict | None = None, *headers: str, version="1.1"
 ) -> bytes:
     """The bytes of a well-formed request."""
+    lines = [f"{method} {path} HTTP/{version}", "Host: localhost", *headers]
     if isinstance(body, dict):
         body = json.dumps(body)
+        lines.append("Content-Type: application/json")
     if isinstance(body, str):
         body = body.encode()
-    lines = [f"{method} {path} HTTP/{version}", "Host: test", *headers]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + (body or b"")

@@ -3,13 +3,14 @@
 import contextlib
 import os
 import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from server import http_server
+from server import exchange, incoming, request_body
 from server.errors import ApiError
 from server.http_server import Exchange, Server
 from tests.raw_http import DEADLINE_S, RawClient, request
@@ -20,6 +21,7 @@ class App:
 
     def __init__(self) -> None:
         self.left = threading.Event()
+        self.go_on = threading.Event()
         self.unwritable = threading.Event()
         self.paths: list[str] = []
 
@@ -64,11 +66,32 @@ class App:
 
     def wait(self, exchange: Exchange) -> None:
         end = time.monotonic() + DEADLINE_S
-        while not exchange.client_gone():
-            assert time.monotonic() < end, "the client's leaving was not seen"
-            time.sleep(0.01)
-        self.left.set()
+        try:
+            while not exchange.client_gone():
+                assert time.monotonic() < end, "the client's leaving was not seen"
+                time.sleep(0.01)
+        finally:
+            self.left.set()
         exchange.close_connection = True
+
+    def generate(self, exchange: Exchange) -> None:
+        self.wait(exchange)
+        exchange.account.left = True  # as answering.py does
+
+    def generate_stream(self, exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.send_event({"n": 0})
+        self.generate(exchange)
+
+    def look(self, exchange: Exchange) -> None:
+        exchange.client_gone()
+        assert self.go_on.wait(DEADLINE_S)
+        self.is_there(exchange)
+
+    def key(self, exchange: Exchange) -> None:
+        if "x-api-key" not in exchange.headers:
+            raise ApiError(401, "no key")
+        self.echo(exchange)
 
     def is_there(self, exchange: Exchange) -> None:
         exchange.send_json(200, {"gone": exchange.client_gone()})
@@ -218,6 +241,7 @@ def test_unreadable_request_lines_get_a_status_line_and_json(client, line, statu
     ("headers", "status"),
     [
         (["X-Long: " + "a" * 70_000], 431),
+        ([f"X-{n}: {'a' * 10_000}" for n in range(7)], 431),
         ([f"X-{n}: 1" for n in range(200)], 431),
         (["Content-Length : 5"], 400),
         (["no colon here"], 400),
@@ -260,7 +284,7 @@ def test_body_over_the_limit_is_413_before_it_is_sent(client, length):
 
 
 def test_chunked_body_over_the_limit_is_413(client, monkeypatch):
-    monkeypatch.setattr(http_server, "MAX_BODY_BYTES", 100)
+    monkeypatch.setattr(request_body, "MAX_BODY_BYTES", 100)
     head = "POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = client.ask(head + "40\r\n" + "x" * 64 + "\r\n" + "40\r\n" + "x" * 64 + "\r\n0\r\n\r\n")
     assert answer.status == 413
@@ -369,6 +393,28 @@ def test_expect_continue_is_answered_before_the_body(client):
     assert client.ask("hello").json["length"] == 5
 
 
+def test_a_request_without_a_key_is_refused_before_its_body(client):
+    """The body, up to 32 MB of it, was asked for and waited for first."""
+    head = "POST /key HTTP/1.1\r\nContent-Length: 30000000\r\n"
+    answer = client.ask(head + "Expect: 100-continue\r\n\r\n")
+    assert (answer.status, answer.headers["connection"]) == (401, "close")
+    assert_closed(client)
+
+
+def test_a_request_with_a_key_is_told_to_go_on_when_the_body_is_wanted(client):
+    head = "POST /key HTTP/1.1\r\nContent-Length: 5\r\nx-api-key: k\r\nExpect: 100-continue"
+    assert client.ask(head + "\r\n\r\n").status == 100
+    assert client.ask("hello").json["length"] == 5
+    assert client.ask(request("GET", "/ok")).status == 200
+
+
+def test_a_byte_order_mark_before_a_body_is_skipped(client):
+    answer = client.ask(request("POST", "/echo", b"\xef\xbb\xbf{}"))
+    assert answer.json == {"length": 2, "start": "{}"}
+    answer = client.ask(CHUNKED.encode() + b"2\r\n\xef\xbb\r\n2\r\n\xbf1\r\n0\r\n\r\n")
+    assert answer.json == {"length": 1, "start": "1"}
+
+
 def test_expect_continue_is_refused_when_the_body_would_be(client):
     head = "POST /echo HTTP/1.1\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n"
     assert client.ask(head).status == 413
@@ -379,14 +425,14 @@ def test_expect_continue_is_refused_when_the_body_would_be(client):
 
 
 def test_slow_headers_are_408(client, monkeypatch):
-    monkeypatch.setattr(http_server, "HEADER_S", 0.2)
+    monkeypatch.setattr(exchange, "HEADER_S", 0.2)
     answer = client.ask("GET /ok HTTP/1.1\r\nX-Half: ")
     assert answer.status == 408 and answer.error["message"]
     assert_closed(client)
 
 
 def test_a_byte_at_a_time_does_not_move_the_deadline(client, monkeypatch):
-    monkeypatch.setattr(http_server, "HEADER_S", 0.3)
+    monkeypatch.setattr(exchange, "HEADER_S", 0.3)
     with contextlib.suppress(OSError):
         for letter in "GET /ok HTTP/1.1\r\nX-Slow: " + "a" * 1000:
             client.send(letter)
@@ -402,7 +448,7 @@ def test_a_byte_at_a_time_does_not_move_the_deadline(client, monkeypatch):
 
 def test_half_a_request_line_is_408(client, monkeypatch):
     """Nothing parsed yet, but something arrived: that is a request, not an idle connection."""
-    monkeypatch.setattr(http_server, "HEADER_S", 0.2)
+    monkeypatch.setattr(exchange, "HEADER_S", 0.2)
     assert client.ask("GE").status == 408
     assert_closed(client)
 
@@ -416,15 +462,31 @@ def test_half_a_request_line_is_408(client, monkeypatch):
     ],
 )
 def test_slow_bodies_are_408(client, monkeypatch, start):
-    monkeypatch.setattr(http_server, "BODY_S", 0.2)
+    monkeypatch.setattr(request_body, "BODY_S", 0.2)
     answer = client.ask(start)
     assert answer.status == 408 and answer.error["message"]
     assert_closed(client)
 
 
+def test_a_body_that_trickles_is_408_long_before_the_last_deadline(client, monkeypatch):
+    monkeypatch.setattr(request_body, "BODY_GRACE_S", 0.2)
+    monkeypatch.setattr(request_body, "BODY_RATE", 10**9)
+    answer = client.ask(request("POST", "/echo", b"x" * 1000)[:-1])
+    assert answer.status == 408
+    assert_closed(client)
+
+
+def test_a_connection_that_asks_nothing_is_closed_sooner_than_one_that_has_asked(port, monkeypatch):
+    monkeypatch.setattr(exchange, "FIRST_BYTE_S", 0.2)
+    with RawClient(port) as silent, RawClient(port) as asking:
+        assert asking.ask(request("GET", "/ok")).status == 200
+        assert_closed(silent)
+        assert asking.ask(request("GET", "/ok")).status == 200
+
+
 def test_idle_connections_are_closed_without_a_word_or_a_log_entry(client, monkeypatch, caplog):
     """The standard library's reader raised a second time, and each idle client left a traceback."""
-    monkeypatch.setattr(http_server, "IDLE_S", 0.2)
+    monkeypatch.setattr(exchange, "IDLE_S", 0.2)
     assert client.ask(request("GET", "/ok")).status == 200
     assert_closed(client)
     time.sleep(0.1)
@@ -432,7 +494,7 @@ def test_idle_connections_are_closed_without_a_word_or_a_log_entry(client, monke
 
 
 def test_a_client_that_does_not_read_is_given_up(client, app, monkeypatch):
-    monkeypatch.setattr(http_server, "SEND_S", 0.2)
+    monkeypatch.setattr(exchange, "SEND_S", 0.2)
     client.send(request("GET", "/flood"))
     assert app.unwritable.wait(DEADLINE_S)
 
@@ -449,6 +511,88 @@ def test_a_client_that_leaves_is_noticed(port, app):
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert app.left.wait(DEADLINE_S)
+
+
+BEHIND = {
+    "a newline": b"\r\n",
+    "the start of a request": b"POST /echo HT",
+    "a request": request("GET", "/ok"),
+    "several requests": request("POST", "/echo", "hello") * 50,
+    "half a megabyte": b"junk" * 2**17,
+    "several megabytes": b"\0" * 2**22,
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("how", ["close", "reset", "half-close"])
+def test_a_client_that_leaves_is_noticed_behind_whatever_it_has_sent(port, app, behind, how):
+    """One unread byte hid the end of the connection, and the request ran on to its last token."""
+    app.left.clear()
+    with RawClient(port) as client:
+        with contextlib.suppress(OSError):  # what is too much is refused while it is sent
+            client.send(request("GET", "/wait") + behind)
+        if how == "half-close":
+            client.socket.shutdown(socket.SHUT_WR)
+        elif how == "reset":
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if how != "half-close":
+            client.close()
+        assert app.left.wait(DEADLINE_S)
+
+
+def test_what_was_sent_ahead_is_answered_in_its_turn(client, app):
+    """Looking for the client's end must not lose a byte of the requests behind."""
+    ahead = request("POST", "/echo", b"x" * 100_000) + request("GET", "/missing")
+    app.go_on.clear()
+    client.send(request("GET", "/look") + ahead[:70_000])
+    deadline = time.monotonic() + DEADLINE_S
+    while "/look" not in app.paths:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    client.send(ahead[70_000:] + request("GET", "/ok")[:10])
+    app.go_on.set()
+    assert client.read().json == {"gone": False}
+    assert client.read().json["length"] == 100_000
+    assert client.read().status == 404
+    client.send(request("GET", "/ok")[10:])
+    assert client.read().status == 200
+
+
+def test_a_client_that_sends_on_and_on_before_its_answer_is_told(client):
+    with contextlib.suppress(OSError):
+        client.send(request("GET", "/wait") + b"x" * 2 * incoming.AHEAD_BYTES)
+    answer = client.read()
+    assert answer.status == 400 and str(incoming.AHEAD_BYTES) in answer.error["message"]
+    assert_closed(client)
+
+
+def test_a_half_closed_client_whose_answer_takes_time_is_told_why_there_is_none(client):
+    """Half closed and closed look the same from here; who can still read deserves a reason."""
+    client.send(request("GET", "/generate"))
+    client.socket.shutdown(socket.SHUT_WR)
+    answer = client.read()
+    assert answer.status == 400 and answer.error["code"] == "client_closed_request"
+    assert answer.headers["connection"] == "close"
+    assert_closed(client)
+
+
+def test_a_half_closed_client_s_stream_ends_with_the_reason(client):
+    client.send(request("GET", "/generate-stream"))
+    client.socket.shutdown(socket.SHUT_WR)
+    answer = client.read()
+    assert answer.chunks[0] == b'data: {"n":0}\n\n'
+    assert b"client_closed_request" in answer.chunks[-1]
+    assert_closed(client)
+
+
+@pytest.mark.parametrize("cut", [2, 20, -3, -1])
+def test_a_head_that_is_cut_is_no_request(client, app, cut):
+    """The end of the connection was taken for the end of the headers."""
+    client.send(request("GET", "/ok", None, "X-Some: thing")[:cut])
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.read().status == 400
+    assert_closed(client)
+    assert not app.paths
 
 
 def test_a_pipelining_client_has_not_left(client):

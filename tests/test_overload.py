@@ -106,13 +106,12 @@ def test_a_thousand_silent_connections_do_not_keep_others_out(cluster):
         for _ in range(SILENT):
             stack.enter_context(connect(cluster.port))
         assert cluster.post("/v1/completions", ask_of(1))[1]["choices"] == right
-        # As many again as there are places left, and some more: those are told so at once.
+        # As many again as there are places left, and some more: by now the first are old enough
+        # to give way.
         for _ in range(MAX_CONNECTIONS - SILENT + 20):
             stack.enter_context(connect(cluster.port))
-        with RawClient(cluster.port) as late:
-            answer = late.ask(request("GET", "/health"))
-        assert (answer.status, answer.error["code"]) == (503, "too_many_connections")
-        assert int(answer.headers["retry-after"]) >= 1
+        cluster.wait_for(lambda: cluster.get("/health")[0] == 200)
+        assert cluster.post("/v1/completions", ask_of(1))[1]["choices"] == right
     cluster.wait_for(lambda: cluster.get("/health")[0] == 200)
     assert cluster.post("/v1/completions", ask_of(1))[1]["choices"] == right
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 import threading
 import time
 
@@ -937,6 +938,39 @@ def test_a_client_that_leaves_frees_its_slot(start, monkeypatch, phase, stream):
         service.wait_for(lambda: service.line.held() == before)
         assert len(service.engine.dropped) == 1
     service.wait_for(lambda: service.line.held() == 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("behind", [b"\r\n", b"POST /v1/c", request("GET", "/health") * 3])
+def test_clients_that_leave_after_one_byte_too_many_free_their_places(
+    start, monkeypatch, behind, stream
+):
+    """Eight of them held all places to their last token."""
+    monkeypatch.setattr(generation, "POLL_S", 0.02)
+    service = start()
+    service.engine.script = lambda ticket: iter(lambda: Token(ord("a"), None), None)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            leaving = service.open("/v1/completions", {"prompt": "x", "stream": stream})
+            stack.callback(leaving.close)
+            leaving.send(behind)
+        service.wait_for(lambda: service.line.held() == 8)
+    service.wait_for(lambda: service.line.held() == 0)
+    assert len(service.engine.dropped) == 8
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_half_closed_client_frees_its_place_and_is_told_why(start, monkeypatch, stream):
+    monkeypatch.setattr(generation, "POLL_S", 0.02)
+    service = start()
+    service.engine.script = lambda ticket: iter(lambda: Token(ord("a"), None), None)
+    with service.open("/v1/completions", {"prompt": "x", "stream": stream}) as client:
+        client.socket.shutdown(socket.SHUT_WR)
+        answer = client.read()
+        last = answer.chunks[-1] if stream else answer.body
+        assert b"client_closed_request" in last
+    service.wait_for(lambda: service.line.held() == 0)
+    assert len(service.engine.dropped) == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])

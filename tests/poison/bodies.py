@@ -36,6 +36,7 @@ def _json() -> list[Case]:
         "object and rest": good + "\x00",
         "form": "prompt=5&max_tokens=1",
         "xml": "<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]>",
+        "two byte order marks": b"\xef\xbb\xbf" * 2 + good.encode(),
         "utf-16": good.encode("utf-16"),
         "utf-32": good.encode("utf-32"),
         "latin-1": '{"prompt": "é"}'.encode("latin-1"),
@@ -59,8 +60,8 @@ def _json() -> list[Case]:
     twice = '{"prompt": 5, "prompt": [5], "max_tokens": 1}'
     return [
         *found,
-        body("json: byte order mark", COMPLETIONS, b"\xef\xbb\xbf" + good.encode(), FINE),
         body("json: key twice, the last counts", COMPLETIONS, twice, FINE),
+        body("json: byte order mark", COMPLETIONS, b"\xef\xbb\xbf" + good.encode(), FINE),
         body("json: odd keys", COMPLETIONS, '{"": 1, "\\ud800": 2, ' + good[1:], FINE),
     ]
 
