@@ -6,6 +6,7 @@ The stages of a request, in the order in which it meets them (on rank 0 where no
                          the environment (every rank)
     http_server          sockets, deadlines, bodies, JSON and event streams
     routes, door         which URL does what, and who may come in
+    cross_site, host_names   which web pages may not, and by which names
     model_routes         from a body to an answer, whatever the API
     lanes, patience      how many are made ready at once, and how long who waits for that waits
     requests, fields, json_limits   what all APIs check in the same way

@@ -4,7 +4,7 @@ import hmac
 import re
 
 from server.errors import ApiError
-from server.http_server import Exchange
+from server.exchange import Exchange
 
 PREFLIGHT_S = 600  # a browser may remember a preflight's answer for so long
 
@@ -40,7 +40,8 @@ def cross_origin(exchange: Exchange, allowed: tuple[str, ...]) -> dict[str, str]
         return {}
     headers = {"Vary": "Origin"}
     origin = exchange.headers.get("Origin")
-    if origin is None or not ("*" in allowed or origin in allowed):
+    listed = {one.lower().rstrip("/") for one in allowed}
+    if origin is None or not ("*" in allowed or origin.lower() in listed):
         return headers
     headers["Access-Control-Allow-Origin"] = "*" if "*" in allowed else origin
     headers["Access-Control-Expose-Headers"] = "Retry-After, x-request-id"
@@ -52,4 +53,7 @@ def cross_origin(exchange: Exchange, allowed: tuple[str, ...]) -> dict[str, str]
         headers["Access-Control-Allow-Headers"] = ", ".join(sorted(names))
         headers["Access-Control-Allow-Methods"] = "GET, HEAD, OPTIONS, POST"
         headers["Access-Control-Max-Age"] = str(PREFLIGHT_S)
+        if exchange.headers.get("Access-Control-Request-Private-Network"):
+            # A page from the internet asks a browser for a server that is not on it.
+            headers["Access-Control-Allow-Private-Network"] = "true"
     return headers

@@ -10,10 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 from server.account import UNREADABLE, Account
 from server.cluster_state import describe_cluster
+from server.cross_site import CrossSite
 from server.dialects import messages
 from server.door import check_key, cross_origin
 from server.errors import ApiError, bad_request, model_not_found
-from server.http_server import Exchange
+from server.exchange import Exchange
 from server.metrics import Metrics
 from server.model_routes import ModelRoutes
 from server.openapi import describe
@@ -36,6 +37,8 @@ class App:
         self._settings = settings
         self._status = status
         self._line = line
+        names = (settings.http_host, *settings.allowed_hosts)
+        self._cross_site = CrossSite(settings.allowed_origins, names, bool(settings.api_keys))
         self._page = Page()
         self._metrics = Metrics(settings, status)
         self.with_model = ModelRoutes(settings, status, line)
@@ -68,6 +71,7 @@ class App:
         self._status.record.received(exchange.account)
         if path.startswith("/messages"):
             exchange.error_body = messages.error_body
+        self._cross_site.check(exchange, path)
         # Browsers send OPTIONS without a key.
         if path not in NEED_NO_KEY and exchange.command != "OPTIONS":
             keys, labels = self._settings.api_keys, self._settings.api_key_labels
@@ -84,6 +88,8 @@ class App:
                 code="method_not_allowed",
                 headers={"Allow": _allow(methods)},
             )
+        if method == "POST":
+            self._cross_site.check_type(exchange)
         methods[method](exchange)
 
     def _find(self, path: str) -> dict[str, Callable[[Exchange], None]]:

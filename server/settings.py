@@ -42,6 +42,7 @@ class Settings:
     api_keys: tuple[str, ...]
     api_key_labels: tuple[str, ...]  # for each key, what the request log calls it
     allowed_origins: tuple[str, ...]
+    allowed_hosts: tuple[str, ...]  # names of this server, beside its machine's own
     log_level: str
     log_dir: Path | None  # of the request log; None: none is kept
     log_max_mb: float  # 10^6 bytes; then the request log is turned; 0: never

@@ -95,7 +95,8 @@ class Cluster:
         """A raw connection that has asked for a streamed completion."""
         body = json.dumps({"prompt": "Once upon a time", "stream": True} | fields).encode()
         head = (
-            f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
         ).encode()
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=120)
         connection.sendall(head + body)
