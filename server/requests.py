@@ -135,7 +135,7 @@ class Served:
 def parse_json(raw: bytes) -> dict[str, Any]:
     """The body as a JSON object. Raises ApiError 400 for anything else."""
     try:
-        body = loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)  # skips a BOM
+        body = loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise bad_request(f"The body is not valid UTF-8: {error}") from None
     except TooManyValues as error:

@@ -128,6 +128,13 @@ TABLE = (
         "Origins of web pages that may call the server, commas or blanks between; * for all",
         SERVER, otherwise="none",
     ),
+    Setting(
+        "ALLOWED_HOSTS", "words",
+        "Names by which clients may call a server without a key, beside this machine's own, commas"
+        " or blanks between; * for all",
+        SERVER, otherwise="none", pattern=r"\*|[A-Za-z0-9._-]+",
+        allowed="host names without scheme and port, or *, with commas or blanks between",
+    ),
     Setting("MAX_BATCH", "whole", "Requests that run together", SERVER, 8, least=1, most=1024),
     Setting(
         "QUEUE_MAX", "whole", "Requests that may wait beyond those; one more gets a 429", SERVER,
@@ -282,7 +289,11 @@ def parse(setting: Setting, text: str) -> Value:
             raise _wrong(setting, text, allowed(setting))
         return text == "1" if setting.kind == "switch" else text
     if setting.kind == "words":
-        return tuple(text.replace(",", " ").split())
+        words = tuple(text.replace(",", " ").split())
+        for word in words:
+            if setting.pattern and not re.fullmatch(setting.pattern, word):
+                raise _wrong(setting, word, allowed(setting))
+        return words
     if setting.kind == "keys":
         return _keys(setting, text)
     if setting.kind == "path":
