@@ -37,12 +37,14 @@ from server.mailbox import Mailbox
 from server.messages import Cut, Message, Submit
 from server.prefix_index import PrefixIndex
 from server.prefix_store import REUSE_CUT, reuse_kind
+from server.requests import Common
 from server.status import Status
 from server.tickets import Failed, Line, Scored, Ticket, Token
 from tests.small_models import VOCAB
 from tests.walk_parts import (
     EOS,
     Asked,
+    Broken,
     Coin,
     Copies,
     Leads,
@@ -51,6 +53,7 @@ from tests.walk_parts import (
     Rank,
     answer_alone,
     check_by_forward_pass,
+    check_kept,
     check_scores,
     damage,
     is_end,
@@ -66,10 +69,6 @@ LEFT_BYTES = 2**16  # that an idle engine may hold on to: its last step's few ar
 SYSTEMS = [[n * k % VOCAB for n in range(length)] for k, length in ((7, 150), (11, 90), (13, 30))]
 
 
-class Broken(AssertionError):
-    """What the walk found; names the episode and the turn."""
-
-
 class Episode:
     """One walk. shard: model and LastLogits, see small_models."""
 
@@ -83,10 +82,10 @@ class Episode:
         self.seen: Counter = Counter()  # what has happened, to know that the walk is not idle
         self.asked: list[Asked] = []
         self.max_batch = rng.randrange(2, 9)
-        self.capacity = rng.choice([2, 3, 4, 8, 32]) * STEP
+        self.capacity = rng.choice([2, 3, 8, 32, 32]) * STEP
         room = rng.choice([0, 300, 600, 600, 2000, 10**6])
         cuttable = reuse_kind(self.shard.model) == REUSE_CUT
-        self.line = Line(self.max_batch, 30)
+        self.line = Line(self.max_batch, 8)
         self.index = PrefixIndex(room, cuttable, 0 if cuttable else 20)
         self.status = Status("m", "walk")
         self.director = Director(
@@ -108,7 +107,7 @@ class Episode:
         self._texts: list[list[int]] = []  # prompts with their answers: conversations go on
         self._damages = rng.choice([0, 0, 0.02, 0.1])
         # Long answers outgrow what was reserved for them, and requests are paused.
-        self._lengths = rng.choice([[1, 3, 12, 12, 30], [1, 3, 12, 30], [12, 250]])
+        self._lengths = rng.choice([[1, 3, 12, 30]] * 4 + [[12, 250]])
         self._busy = rng.choice([0.05, 0.2, 0.5])
         self._leaving = rng.choice([0, 0.1, 0.4])
 
@@ -119,6 +118,8 @@ class Episode:
 
         def handing_over(message: Submit) -> None:
             self.seen["handed over"] += 1
+            if message.reuse and message.reuse[0] not in engine.prefixes.lengths():
+                self.seen["handed over without its prefix"] += 1
             hand_over(message)
 
         def refusing(uid: int, error: Exception) -> None:
@@ -138,7 +139,7 @@ class Episode:
             mock.patch("server.rows.secrets", by_chance),
         ):
             try:
-                for _ in range(rng.randrange(20, 250)):
+                for _ in range(rng.randrange(20, 150)):
                     self._act()
                     self._turn()
                 self._heard = self.turns
@@ -159,14 +160,25 @@ class Episode:
         while rng.random() < self._busy:
             self._ask()
         if self.asked and rng.random() < self._leaving:
-            # Many while their prompt is computed, which is short.
-            shared = self.ranks[0].engine._forks
-            begun = [one for one in self.asked if any(t.uid in shared for t in one.tickets)]
-            one = rng.choice(begun if begun and rng.random() < 0.5 else self.asked[-8:])
+            # Many while their prompt is computed, and what they began with is gone.
+            begun = self._begun()
+            late = [one for one, entry in begun if entry and entry not in self.index._entries]
+            some = late or [one for one, _ in begun]
+            one = rng.choice(some if some and rng.random() < 0.7 else self.asked[-8:])
             # Most leave with all of their choices; a stop string ends one alone.
             self._leave(one, one.tickets if rng.random() < 0.7 else [rng.choice(one.tickets)])
         if rng.random() < 0.02:
             self.director._canary_due = 0
+
+    def _begun(self) -> list[tuple[Asked, int]]:
+        """Requests of several choices whose prompt is not done, each with the entry it began with."""
+        shared = self.ranks[0].engine._forks.values()
+        entries = {uid: m.reuse[0] if m.reuse else 0 for m in shared for uid in (m.uid, *m.forks)}
+        return [
+            (one, entries[uids[0]])
+            for one in self.asked
+            if (uids := [t.uid for t in one.tickets if t.uid in entries])
+        ]
 
     def _leave(self, one: Asked, tickets: list[Ticket]) -> None:
         for ticket in tickets:
@@ -189,7 +201,16 @@ class Episode:
 
     def _request(self) -> Ticket:
         rng = self.rng
+        if self.index._entries and rng.random() < 0.3:
+            # Soon answered, and then an entry that this one contains is given up.
+            in_use = [entry for _, entry in self._begun() if entry in self.index._entries]
+            entry = self.index._entries[rng.choice(in_use or list(self.index._entries))]
+            return Ticket([*entry.tokens.tolist(), 5][: self.capacity - 1], 1, Common())
+        count = min(rng.choice([1, 1, 1, 2, 2, 3, 4]), self.max_batch)
         prompt = self._prompt()
+        if count > 1 and rng.random() < 0.5:
+            # Long enough that much can happen before it is done.
+            prompt = (prompt + rng.choices(range(4, VOCAB), k=250))[: self.capacity - 1]
         limit = self.capacity - len(prompt)
         most = max(1, min(limit, rng.choice(self._lengths)))
         grammar = None
@@ -200,7 +221,6 @@ class Episode:
         common = some_parameters(rng)
         score = common.logprobs is not None and rng.random() < 0.5
         first = Ticket(prompt, most, common, score_prompt=score, grammar=grammar)
-        count = min(rng.choice([1, 1, 1, 2, 2, 3, 4]), self.max_batch)
         first.followers = [
             Ticket(prompt, most, common, choice=n, grammar=grammar, events=first.events)
             for n in range(1, count)
@@ -278,17 +298,7 @@ class Episode:
         arrived = list(self.line._queue.queue)
         arrived = [one.uid for first in arrived for one in (first, *first.followers)]
         assert sorted([*waiting, *running, *arrived]) == sorted(self.line._held), "tickets are lost"
-        index = {number: len(entry.tokens) for number, entry in self.index._entries.items()}
-        store = rows["kept"]
-        for number in self.index._redundant:
-            store.pop(number, None)
-        assert store == index, "index and store differ"
-        sizes = sum(index.values()) + self.index._entry_cost * len(index)
-        assert sizes == self.index.used, "the index counts wrong"
-        for number, caches in engine.prefixes._entries.items():
-            for cache in caches:
-                if type(cache).__name__ == "KVCache":
-                    assert cache.offset == engine.prefixes.lengths()[number]
+        check_kept(self.index, engine.prefixes)
 
     def _check_end(self) -> None:
         assert not self.line.held(), "requests that do not end"

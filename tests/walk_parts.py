@@ -22,6 +22,7 @@ from server.loop import turn
 from server.mailbox import Mailbox
 from server.messages import Cut, Message, Submit
 from server.prefix_index import PrefixIndex
+from server.prefix_store import PrefixStore
 from server.requests import Common, Sampling
 from server.status import Status
 from server.tickets import Event, Failed, Line, Scored, Ticket, Token
@@ -29,6 +30,10 @@ from tests.small_models import KINDS, VOCAB
 
 EOS = (3,)
 ROUNDING = 1e-3  # of logits of some units
+
+
+class Broken(AssertionError):
+    """What the walk found; names the episode and the turn."""
 
 
 # What a client asks for.
@@ -232,6 +237,20 @@ def check_scores(got, right, who: str) -> None:
         if mine is not None:
             assert mine.id == its.id and len(mine.top) == len(its.top)
             assert mine.logprob == pytest.approx(its.logprob, abs=2e-3), who
+
+
+def check_kept(index: PrefixIndex, store: PrefixStore) -> None:
+    """Rank 0's index against what a rank holds."""
+    lengths = store.lengths()
+    for number, caches in store._entries.items():
+        offsets = {cache.offset for cache in caches if type(cache).__name__ == "KVCache"}
+        assert offsets <= {lengths[number]}, f"entry {number} has {offsets} tokens"
+    for number in index._redundant:
+        lengths.pop(number, None)
+    entries = {number: len(entry.tokens) for number, entry in index._entries.items()}
+    assert lengths == entries, "index and store differ"
+    size = sum(entries.values()) + index._entry_cost * len(entries)
+    assert size == index.used, "the index counts wrong"
 
 
 def check_by_forward_pass(model, ticket: Ticket, ids: list[int], who: str) -> None:
