@@ -8,12 +8,12 @@ The stages of a request, in the order in which it meets them (on rank 0 where no
     routes, door         which URL does what, and who may come in
     cross_site, host_names   which web pages may not, and by which names
     model_routes         from a body to an answer, whatever the API
-    lanes, patience      how many are made ready at once, and how long who waits for that waits
+    lanes, client      how many are made ready at once, and how long who waits for that waits
     requests, fields, json_limits   what all APIs check in the same way
     dialects/            each API's own: requests in, answers out
     formats, schema_limits, grammar_text, call_grammar
                          what an answer must match, and how that is written as a grammar
-    asker, grammar, grammar_cache, grammar_queue, grammar_process, grammar_check
+    client, grammar, grammar_cache, grammar_queue, grammar_process, grammar_check
                          compiled: who waits for it and how long, once each, tried apart
     prompts              chat template, tokenizer, and the right way out
     tickets              the bounded line between HTTP threads and the engine

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from server import encode_child
+from server.client import POLL_S, Client
 from server.errors import ApiError, bad_request, unavailable
 from server.fields import show
-from server.patience import POLL_S, Patience
 
 PIECE_BYTES = 2**20
 SILENCE_S = 30.0  # a child says twice a second that it works; one that does not was stopped
@@ -56,15 +56,16 @@ class Encoder:
         self._unfit = getattr(tokenizer, "backend_tokenizer", None) is None
         self.started = 0
 
-    def encode(self, text: str, special_tokens: bool, patience: Patience, param: str) -> list[int]:
+    def encode(self, text: str, special_tokens: bool, client: Client, param: str) -> list[int]:
         """The ids. Raises Unavailable, ApiError 400 when the tokenizer refuses the text or the
-        text needs too much of it, and what patience raises. UnicodeEncodeError: a lone surrogate.
+        text needs too much of it, what client.look raises, and UnicodeEncodeError for a lone
+        surrogate.
         """
         data = text.encode()
-        with patience.holding(self._lock):
+        with client.holding(self._lock):
             if self._child is None:
-                self._start(patience)
-            code, found = self._try(data, special_tokens, patience)
+                self._start(client)
+            code, found = self._try(data, special_tokens, client)
         if isinstance(found, list):
             return found
         if found is not None:
@@ -90,18 +91,18 @@ class Encoder:
             self._reap()
 
     def _try(
-        self, data: bytes, special: bool, patience: Patience
+        self, data: bytes, special: bool, client: Client
     ) -> tuple[int | None, list[int] | str | None]:
         """What _ask gives; or the exit code of a child that has ended over it, and None."""
         try:
-            return None, self._ask(data, special, patience)
+            return None, self._ask(data, special, client)
         except EOFError:
             return self._reap(), None
         except BaseException:
             self._reap()  # nobody waits for its answer, which must not be the next one's
             raise
 
-    def _start(self, patience: Patience) -> None:
+    def _start(self, client: Client) -> None:
         if self._unfit:
             raise Unavailable
         ours, theirs = socket.socketpair()
@@ -110,7 +111,7 @@ class Encoder:
         with theirs:
             self._child = self._spawn(theirs)
         self.started += 1
-        self._prove(patience)
+        self._prove(client)
 
     def _spawn(self, theirs: socket.socket) -> "subprocess.Popen[bytes]":
         try:
@@ -129,17 +130,17 @@ class Encoder:
             log.error("the tokenizer's process cannot be started: %s", error)
             raise _again() from error
 
-    def _prove(self, patience: Patience) -> None:
+    def _prove(self, client: Client) -> None:
         """Gives the child its tokenizer, and sees that it does as ours."""
         spec = self._tokenizer.backend_tokenizer.to_str().encode()
         split = bool(getattr(self._tokenizer, "split_special_tokens", False))
         try:
-            self._send({"bytes": len(spec), "split_special_tokens": split}, spec, patience)
-            self._read_head(patience)
+            self._send({"bytes": len(spec), "split_special_tokens": split}, spec, client)
+            self._read_head(client)
             for probe in PROBES:
                 for special in (False, True):
                     right = list(self._tokenizer.encode(probe, add_special_tokens=special))
-                    if self._ask(probe.encode(), special, patience) != right:
+                    if self._ask(probe.encode(), special, client) != right:
                         log.warning(
                             "large texts are tokenized in rank 0: a child does other than it"
                         )
@@ -152,22 +153,22 @@ class Encoder:
             self._reap()
             raise
 
-    def _ask(self, data: bytes, special: bool, patience: Patience) -> list[int] | str:
+    def _ask(self, data: bytes, special: bool, client: Client) -> list[int] | str:
         """The ids, or why the tokenizer refuses the text. Raises EOFError when the child ends."""
-        self._send({"bytes": len(data), "special_tokens": special}, data, patience)
-        head, rest = self._read_head(patience)
+        self._send({"bytes": len(data), "special_tokens": special}, data, client)
+        head, rest = self._read_head(client)
         if "error" in head:
             return head["error"]
         ids = array("I")
         size = head["count"] * ids.itemsize
         while len(rest) < size:
-            rest += self._receive(patience)
+            rest += self._receive(client)
         ids.frombytes(rest)
         if head["last"]:
             self._reap()
         return ids.tolist()
 
-    def _send(self, head: dict[str, Any], data: bytes, patience: Patience) -> None:
+    def _send(self, head: dict[str, Any], data: bytes, client: Client) -> None:
         silent = time.monotonic() + SILENCE_S
         for part in (json.dumps(head).encode() + b"\n", data):
             left = memoryview(part)
@@ -176,29 +177,29 @@ class Encoder:
                     left = left[self._socket.send(left[:PIECE_BYTES]) :]
                     silent = time.monotonic() + SILENCE_S
                 except TimeoutError:
-                    patience.look()
+                    client.look()
                     if time.monotonic() > silent:
                         raise EOFError from None
                 except OSError:
                     raise EOFError from None
 
-    def _read_head(self, patience: Patience) -> tuple[dict[str, Any], bytearray]:
+    def _read_head(self, client: Client) -> tuple[dict[str, Any], bytearray]:
         """The answer's first line, and what has come after it."""
         found = bytearray()
         while b"\n" not in found:
-            found += self._receive(patience)
+            found += self._receive(client)
             found = found.lstrip(encode_child.ALIVE)
         line, _, rest = found.partition(b"\n")
         return json.loads(line), rest
 
-    def _receive(self, patience: Patience) -> bytes:
+    def _receive(self, client: Client) -> bytes:
         """The next bytes. Raises EOFError when the child has ended, or says nothing: stopped."""
         silent = time.monotonic() + SILENCE_S
         while True:
             try:
                 data = self._socket.recv(PIECE_BYTES)
             except TimeoutError:
-                patience.look()
+                client.look()
                 if time.monotonic() < silent:
                     continue
                 data = b""

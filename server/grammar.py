@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
-from server.asker import SERVER, Asker
 from server.call_grammar import arguments_schema, calls_schema, find_tool
+from server.client import SERVER, Client
 from server.errors import ApiError, bad_request, engine_failed
 from server.grammar_cache import GrammarCache, key_of
 from server.grammar_check import build, make_tokenizer, short_reason
@@ -124,7 +124,7 @@ class Grammars:
 
     tokenizer: a fast Hugging Face tokenizer, or mlx-lm's wrapper of one. vocab: size of the
     logits' last axis, which is often larger than the tokenizer's. eos_ids: what ends an answer.
-    Whoever asks waits as an Asker does, and may be told to come back later (grammar_queue).
+    Whoever asks waits as an Client does, and may be told to come back later (grammar_queue).
     """
 
     def __init__(self, tokenizer: Any, vocab: int, eos_ids) -> None:
@@ -136,10 +136,10 @@ class Grammars:
         self._cache = GrammarCache()
         self._queue = GrammarQueue(self._make, self._cache.find)
 
-    def compile(self, wanted: Format, asker: Asker = SERVER) -> Grammar:
+    def compile(self, wanted: Format, client: Client = SERVER) -> Grammar:
         """The grammar of an answer's format. Raises ApiError, 400 naming its field, and whatever
         asking raises."""
-        grammar = self._find(write_grammar(wanted), wanted.field, asker)
+        grammar = self._find(write_grammar(wanted), wanted.field, client)
         if isinstance(grammar, str):
             what = "schema" if wanted.kind == "json_schema" else "grammar"
             raise bad_request(
@@ -153,7 +153,7 @@ class Grammars:
         tools: list[dict[str, Any]],
         choice: ToolChoice,
         parallel: bool,
-        asker: Asker = SERVER,
+        client: Client = SERVER,
     ) -> Grammar:
         """The grammar of forced calls. choice is "named" or "required".
 
@@ -172,16 +172,16 @@ class Grammars:
         for number, tool in possible:
             # Strict ones alone first: together with others they are compiled leniently.
             if tool["function"].get("strict"):
-                self._check_tool(tool, number, asker)
+                self._check_tool(tool, number, client)
             else:
                 check_schema(arguments_schema(tool), _parameters(number))
         strict = all(tool["function"].get("strict") for _, tool in possible)
         schema = calls_schema(tools, choice, parallel)
-        grammar = self._find(schema_grammar(schema, strict=strict, one_line=True), "tools", asker)
+        grammar = self._find(schema_grammar(schema, strict=strict, one_line=True), "tools", client)
         if isinstance(grammar, Grammar):
             return grammar
         for number, tool in possible:
-            self._check_tool(tool, number, asker)
+            self._check_tool(tool, number, client)
         raise bad_request(f"The tools' parameters cannot be used together: {grammar}", "tools")
 
     def warm(self) -> None:
@@ -198,15 +198,15 @@ class Grammars:
         if self._tools is not None:
             self._tools[1].close()
 
-    def _check_tool(self, tool: dict[str, Any], number: int, asker: Asker) -> None:
+    def _check_tool(self, tool: dict[str, Any], number: int, client: Client) -> None:
         field = _parameters(number)
         schema, strict = arguments_schema(tool), bool(tool["function"].get("strict"))
         check_schema(schema, field)
-        grammar = self._find(schema_grammar(schema, strict=strict, one_line=True), field, asker)
+        grammar = self._find(schema_grammar(schema, strict=strict, one_line=True), field, client)
         if isinstance(grammar, str):
             raise bad_request(f"The schema in {field!r} cannot be used: {grammar}", field)
 
-    def _find(self, text: str, field: str, asker: Asker) -> Grammar | str:
+    def _find(self, text: str, field: str, client: Client) -> Grammar | str:
         """The compiled grammar, or the reason against it."""
         if getattr(self._source, "backend_tokenizer", None) is None or not self._eos:
             raise bad_request(
@@ -214,7 +214,7 @@ class Grammars:
                 field,
                 "unsupported_parameter",
             )
-        return self._queue.ask(text, asker)
+        return self._queue.ask(text, client)
 
     # On the queue's thread.
 

@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from server.asker import SERVER
+from server.client import SERVER
 
 # Of memory that compiling them took: about three times what is kept.
 KEPT_BYTES = 256 * 2**20
@@ -20,7 +20,7 @@ KEPT_REFUSALS = 1024  # a few hundred bytes each
 
 @dataclass(frozen=True)
 class Kept:
-    """grammar: compiled. size: bytes. source: whose it is, as Asker has it."""
+    """grammar: compiled. size: bytes. source: whose it is, as Client has it."""
 
     grammar: Any
     size: int

@@ -14,11 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.asker import Asker
+from server.client import POLL_S, Client
 from server.errors import ApiError, engine_failed, too_many_grammars, unavailable
 from server.grammar_cache import key_of
 
-POLL_S = 0.1  # how often those who wait look at their client and their deadline
 MAX_GRAMMARS = 64  # being compiled or waiting
 MAX_GRAMMARS_EACH = 16  # of one key, or of one address where there are no keys
 MAX_WAITING = 256  # requests, of which many may want the same grammar
@@ -73,27 +72,27 @@ class GrammarQueue:
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def ask(self, text: str, asker: Asker) -> Any:
+    def ask(self, text: str, client: Client) -> Any:
         """What compile says of the text; at once, if it is known.
 
         Raises ApiError: 429 or 503 where too many wait, 503 where nothing can be compiled, 504
-        when the asker's time is up; ConnectionError when it is gone.
+        when the client's time is up; ConnectionError when it is gone.
         """
         key = key_of(text)
         found = self._find(key)
         if found is not None:
             return found
-        asker.check()  # nothing is begun for a client that has left
+        client.look()  # nothing is begun for a client that has left
         with self._changed:
             found = self._find(key)  # it may have been done meanwhile
             if found is not None:
                 return found
-            job = self._join(key, text, asker.source)
+            job = self._join(key, text, client.source)
         try:
             while not job.done.wait(POLL_S):
-                asker.check()
+                client.look()
         finally:
-            self._leave(key, job, asker.source)
+            self._leave(key, job, client.source)
         if job.error is not None:
             raise job.error.with_traceback(None)  # raised many times over
         return job.result

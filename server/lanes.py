@@ -12,8 +12,8 @@ import ctypes
 import threading
 from collections.abc import Iterator
 
+from server.client import Client
 from server.errors import ApiError
-from server.patience import Patience
 
 KIB, MIB = 2**10, 2**20
 # (largest body in bytes, requests made ready at once). Ordinary requests are in the first lane and
@@ -35,14 +35,14 @@ class Lane:
         self.inside = 0  # waiting or being made ready
 
     @contextlib.contextmanager
-    def enter(self, patience: Patience) -> Iterator[None]:
-        """A turn. Raises ApiError 429 when too many wait, and what patience raises."""
+    def enter(self, client: Client) -> Iterator[None]:
+        """A turn. Raises ApiError 429 when too many wait, and what client.look raises."""
         with self._lock:
             if self._most is not None and self.inside >= self._most:
                 raise _too_many(self.inside)
             self.inside += 1
         try:
-            with patience.holding(self._turns):
+            with client.holding(self._turns):
                 yield
         finally:
             with self._lock:
@@ -60,11 +60,11 @@ class Lanes:
         ]
 
     @contextlib.contextmanager
-    def enter(self, size: int, patience: Patience) -> Iterator[None]:
+    def enter(self, size: int, client: Client) -> Iterator[None]:
         """A turn in the lane for a body of so many bytes."""
         lane = next(lane for most, lane in self._lanes if most is None or size <= most)
         try:
-            with lane.enter(patience):
+            with lane.enter(client):
                 yield
         finally:
             if size > TRIM_BYTES:

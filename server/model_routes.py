@@ -11,7 +11,7 @@ from typing import Any
 
 from server.account import Texts
 from server.answering import answer
-from server.asker import Asker, network_of
+from server.client import Client
 from server.dialects import chat as chat_api
 from server.dialects import completions as completions_api
 from server.dialects import messages as messages_api
@@ -22,8 +22,8 @@ from server.fields import wrong
 from server.generation import Choice, Generation
 from server.http_server import Exchange
 from server.lanes import Lanes
-from server.patience import Patience
 from server.pieces import Dialect, TextOut
+from server.places import neighbourhood
 from server.prompts import Prompts, check_length, count_chars
 from server.requests import (
     ChatRequest,
@@ -71,57 +71,57 @@ class ModelRoutes:
 
     def chat(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        with self._reading(exchange) as (body, patience):
+        with self._reading(exchange) as (body, client):
             request = chat_api.parse(body, served)
-            ids = self._conversation(model, request, patience)
+            ids = self._conversation(model, request, client)
         dialect = chat_api.ChatDialect(*self._frame(model, request.common, 1))
-        self._converse(exchange, model, request, ids, dialect, patience)
+        self._converse(exchange, model, request, ids, dialect, client)
 
     def completions(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        with self._reading(exchange) as (body, patience):
+        with self._reading(exchange) as (body, client):
             request = completions_api.parse(body, served)
-            prompts = self._completion_prompts(model, request, patience)
+            prompts = self._completion_prompts(model, request, client)
         common = request.common
         dialect = completions_api.CompletionDialect(*self._frame(model, common, len(prompts)))
-        constraint = model.prompts.plain_constraint(request, self._asker(exchange))
+        constraint = model.prompts.plain_constraint(request, client)
         jobs = [
             Job(ids, lambda: model.prompts.plain_out(common), constraint, echo)
             for ids, echo in prompts
         ]
-        self._generate(exchange, model, common, jobs, dialect, "prompt", patience)
+        self._generate(exchange, model, common, jobs, dialect, "prompt", client)
 
     def responses(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        with self._reading(exchange) as (body, patience):
+        with self._reading(exchange) as (body, client):
             request, echo = responses_api.parse(body, served)
-            ids = self._conversation(model, request, patience)
+            ids = self._conversation(model, request, client)
         dialect = responses_api.ResponsesDialect(echo)
-        self._converse(exchange, model, request, ids, dialect, patience)
+        self._converse(exchange, model, request, ids, dialect, client)
 
     def messages(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        with self._reading(exchange) as (body, patience):
+        with self._reading(exchange) as (body, client):
             request, echo = messages_api.parse(body, served)
-            ids = self._conversation(model, request, patience)
+            ids = self._conversation(model, request, client)
         dialect = messages_api.MessagesDialect(echo, len(ids))
-        self._converse(exchange, model, request, ids, dialect, patience)
+        self._converse(exchange, model, request, ids, dialect, client)
 
     def count_tokens(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        with self._reading(exchange) as (body, patience):
+        with self._reading(exchange) as (body, client):
             request = messages_api.parse_count(body, served)
             _check_conversation(request, model)
-            ids = model.prompts.from_chat(request, context=model.context, patience=patience)
+            ids = model.prompts.from_chat(request, context=model.context, client=client)
         exchange.send_json(200, messages_api.count(len(ids)))
 
     def tokenize(self, exchange: Exchange) -> None:
         model, served = self._ready()
-        with self._reading(exchange) as (body, patience):
+        with self._reading(exchange) as (body, client):
             request = tokenize_api.parse_tokenize(body, served)
             if not isinstance(request.source, str):
                 _check_conversation(request.source, model)
-            answer = tokenize_api.tokenize(request, model.prompts, model.context, patience)
+            answer = tokenize_api.tokenize(request, model.prompts, model.context, client)
         exchange.send_json(200, answer)
 
     def detokenize(self, exchange: Exchange) -> None:
@@ -132,22 +132,22 @@ class ModelRoutes:
         exchange.send_json(200, answer)
 
     @contextlib.contextmanager
-    def _reading(self, exchange: Exchange) -> Iterator[tuple[dict[str, Any], Patience]]:
-        """The body, and the patience of whoever sent it, while there is a turn to make tokens of
-        it. What is costly belongs in here; what waits for others than this lane does not."""
+    def _reading(self, exchange: Exchange) -> Iterator[tuple[dict[str, Any], Client]]:
+        """The body, and the client that sent it, while there is a turn to make tokens of it. What
+        is costly belongs in here; what waits for others than this lane does not."""
         raw = exchange.read_body()
-        patience = Patience.of(exchange.client_gone, self._settings.req_timeout)
-        with self._lanes.enter(len(raw), patience):
-            yield parse_json(raw), patience
+        client = self._client(exchange)
+        with self._lanes.enter(len(raw), client):
+            yield parse_json(raw), client
 
-    def _conversation(self, model: Model, request: ChatRequest, patience: Patience) -> list[int]:
+    def _conversation(self, model: Model, request: ChatRequest, client: Client) -> list[int]:
         """Token ids of a conversation; what can be refused for less is refused before."""
         self._check_early(model, request.common, 1)
         _check_conversation(request, model)
-        return model.prompts.from_chat(request, context=model.context, patience=patience)
+        return model.prompts.from_chat(request, context=model.context, client=client)
 
     def _completion_prompts(
-        self, model: Model, request: CompletionRequest, patience: Patience
+        self, model: Model, request: CompletionRequest, client: Client
     ) -> list[tuple[list[int], str | None]]:
         """Token ids of each prompt, and its text if that is part of the answer."""
         self._check_early(model, request.common, len(request.prompts))
@@ -164,7 +164,7 @@ class ModelRoutes:
         for prompt in request.prompts:
             ids = prompt
             if isinstance(prompt, str):
-                ids = prompts.from_text(prompt, context=context, patience=patience)
+                ids = prompts.from_text(prompt, context=context, client=client)
                 self._clamp(request.common, len(ids), context, "prompt")
             text = None
             if request.echo:
@@ -184,13 +184,13 @@ class ModelRoutes:
         request: ChatRequest,
         ids: list[int],
         dialect: Dialect,
-        patience: Patience,
+        client: Client,
     ) -> None:
         """The one way from a conversation to its answer, whatever the dialect."""
         self._clamp(request.common, len(ids), model.context, "messages")
-        constraint = model.prompts.chat_constraint(request, ids, self._asker(exchange))
+        constraint = model.prompts.chat_constraint(request, ids, client)
         job = Job(ids, lambda: model.prompts.chat_out(request, constraint, ids), constraint)
-        self._generate(exchange, model, request.common, [job], dialect, "messages", patience)
+        self._generate(exchange, model, request.common, [job], dialect, "messages", client)
 
     def _generate(
         self,
@@ -200,9 +200,9 @@ class ModelRoutes:
         jobs: list[Job],
         dialect: Dialect,
         param: str,
-        patience: Patience,
+        client: Client,
     ) -> None:
-        patience.look()
+        client.look()
         if any(job.constraint is not None for job in jobs):
             common = replace(common, ignore_eos=False)  # what matches a grammar must end
         tickets: list[Ticket] = []
@@ -227,7 +227,7 @@ class ModelRoutes:
         self._line.admit(firsts)
         try:
             # Not before there is a place: what reads an answer costs something, too.
-            generation = self._begin(exchange, model, jobs, tickets, patience)
+            generation = self._begin(exchange, model, jobs, tickets, client)
         except BaseException:
             for ticket in tickets:
                 self._line.cancel(ticket)
@@ -243,7 +243,7 @@ class ModelRoutes:
         model: Model,
         jobs: list[Job],
         tickets: list[Ticket],
-        patience: Patience,
+        client: Client,
     ) -> Generation:
         each = len(tickets) // len(jobs)
         choices = [
@@ -258,7 +258,7 @@ class ModelRoutes:
             model.prompts.describe,
             exchange.client_gone,
             self._settings.req_timeout,
-            patience.deadline,
+            client.deadline,
         )
 
     def _frame(self, model: Model, common: Common, prompts: int) -> tuple:
@@ -270,15 +270,15 @@ class ModelRoutes:
             common.include_usage,
         )
 
-    def _asker(self, exchange: Exchange) -> Asker:
+    def _client(self, exchange: Exchange) -> Client:
         """Whoever sent the request: what it waits for before it is admitted is its own time."""
         timeout = self._settings.req_timeout
-        return Asker(
-            exchange.account.key or network_of(exchange.client_address[0]),
-            exchange.account.started + timeout,
-            timeout,
-            exchange.client_gone,
-            self._ready,
+        return Client(
+            exchange.account.key or neighbourhood(exchange.client_address[0]),
+            timeout=timeout,
+            deadline=exchange.account.started + timeout,
+            gone=exchange.client_gone,
+            serving=self._ready,
         )
 
     def _ready(self) -> tuple[Model, Served]:

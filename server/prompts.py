@@ -8,15 +8,14 @@ context is refused before it is tokenized, and large text is tokenized in a chil
 import contextlib
 from typing import Any, Protocol
 
-from server.asker import Asker
 from server.chat_text import ChatText
+from server.client import SERVER, Client
 from server.constraint import Constraint
 from server.encoder import Encoder, Unavailable
 from server.errors import ApiError, bad_request, context_exceeded
 from server.fields import show
 from server.forced_calls import ForcedCalls
 from server.grammar import Grammars
-from server.patience import ENDLESS, Patience
 from server.pieces import TextOut, TokenLogprob
 from server.plain_text import PlainText
 from server.requests import ChatRequest, Common, CompletionRequest
@@ -32,28 +31,28 @@ UNLIMITED = 2**62  # tokens: no text is too long
 class Prompts(Protocol):
     """What routes need of a tokenizer. vocab counts token ids; token_bytes: of UTF-8 text, the most
     that one token stands for. What turns text into tokens takes the most tokens that may come of
-    it (context) and the patience of whoever asks."""
+    it (context) and the client that asks."""
 
     vocab: int
     token_bytes: int
 
     def from_chat(
-        self, request: ChatRequest, open_turn: bool = True, *, context: int, patience: Patience
+        self, request: ChatRequest, open_turn: bool = True, *, context: int, client: Client
     ) -> list[int]: ...
 
-    def from_text(self, text: str, *, context: int, patience: Patience) -> list[int]: ...
+    def from_text(self, text: str, *, context: int, client: Client) -> list[int]: ...
 
     def encode(
-        self, text: str, special_tokens: bool, *, context: int, patience: Patience
+        self, text: str, special_tokens: bool, *, context: int, client: Client
     ) -> list[int]: ...
 
     def chat_out(self, request: ChatRequest, constraint: Any, prompt: list[int]) -> TextOut: ...
 
     def plain_out(self, common: Common) -> TextOut: ...
 
-    def chat_constraint(self, request: ChatRequest, prompt: list[int], asker: Asker) -> Any: ...
+    def chat_constraint(self, request: ChatRequest, prompt: list[int], client: Client) -> Any: ...
 
-    def plain_constraint(self, request: CompletionRequest, asker: Asker) -> Any: ...
+    def plain_constraint(self, request: CompletionRequest, client: Client) -> Any: ...
 
     def describe(self, score: Score) -> TokenLogprob: ...
 
@@ -82,7 +81,7 @@ class TokenizerPrompts:
         open_turn: bool = True,
         *,
         context: int = UNLIMITED,
-        patience: Patience = ENDLESS,
+        client: Client = SERVER,
     ) -> list[int]:
         """Token ids of a conversation, with the start of the model's turn unless open_turn is
         False. Raises ApiError 400 when the template refuses it or it cannot fit."""
@@ -103,7 +102,7 @@ class TokenizerPrompts:
             raise _refused(error, "messages", "the model's chat template") from error
         if not isinstance(text, str):
             raise bad_request("'messages': the model's chat template gives no text.", "messages")
-        return self._checked(self._encode(text, False, "messages", context, patience), "messages")
+        return self._checked(self._encode(text, False, "messages", context, client), "messages")
 
     def _render(self, request: ChatRequest, messages: list[dict], open_turn: bool) -> str:
         return self._tokenizer.apply_chat_template(
@@ -116,10 +115,10 @@ class TokenizerPrompts:
         )
 
     def from_text(
-        self, text: str, *, context: int = UNLIMITED, patience: Patience = ENDLESS
+        self, text: str, *, context: int = UNLIMITED, client: Client = SERVER
     ) -> list[int]:
         """Token ids of plain text, with the tokenizer's own special tokens; never none."""
-        ids = self.encode(text, special_tokens=True, context=context, patience=patience)
+        ids = self.encode(text, special_tokens=True, context=context, client=client)
         return self._checked(ids, "prompt")
 
     def encode(
@@ -128,22 +127,22 @@ class TokenizerPrompts:
         special_tokens: bool,
         *,
         context: int = UNLIMITED,
-        patience: Patience = ENDLESS,
+        client: Client = SERVER,
     ) -> list[int]:
         """Token ids of plain text. Raises ApiError 400 when it is refused or cannot fit."""
-        return self._encode(text, special_tokens, "prompt", context, patience)
+        return self._encode(text, special_tokens, "prompt", context, client)
 
     def _encode(
-        self, text: str, special_tokens: bool, param: str, context: int, patience: Patience
+        self, text: str, special_tokens: bool, param: str, context: int, client: Client
     ) -> list[int]:
-        patience.look()
+        client.look()
         try:
             size = len(text.encode())
             check_length(size, self.token_bytes, context, param)
             if size > LARGE_TEXT:
                 encoder = self._huge if size > HUGE_TEXT else self._large
                 with contextlib.suppress(Unavailable):
-                    return encoder.encode(text, special_tokens, patience, param)
+                    return encoder.encode(text, special_tokens, client, param)
             return list(self._tokenizer.encode(text, add_special_tokens=special_tokens))
         except (ApiError, ConnectionError):
             raise
@@ -202,26 +201,26 @@ class TokenizerPrompts:
         self._grammars.warm()
 
     def chat_constraint(
-        self, request: ChatRequest, prompt: list[int], asker: Asker
+        self, request: ChatRequest, prompt: list[int], client: Client
     ) -> Constraint | None:
         """The grammar of a forced call or of response_format. Raises ApiError 400, and whatever
-        the asker's waiting raises."""
+        the client's waiting raises."""
         if _forces_call(request):
             grammar = self._grammars.compile_calls(
-                request.tools, request.tool_choice, request.parallel_tool_calls, asker
+                request.tools, request.tool_choice, request.parallel_tool_calls, client
             )
         elif request.format is not None:
-            grammar = self._grammars.compile(request.format, asker)
+            grammar = self._grammars.compile(request.format, client)
         else:
             return None
         may_think = not _forces_call(request)
         return Constraint.for_chat(grammar, self._tokenizer, prompt, may_think)
 
-    def plain_constraint(self, request: CompletionRequest, asker: Asker) -> Constraint | None:
+    def plain_constraint(self, request: CompletionRequest, client: Client) -> Constraint | None:
         """The grammar of a completion. Raises as chat_constraint does."""
         if request.format is None:
             return None
-        return Constraint(self._grammars.compile(request.format, asker))
+        return Constraint(self._grammars.compile(request.format, client))
 
     # Log-probabilities.
 

@@ -5,9 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from server.asker import Asker
+from server.client import Client
 from server.errors import bad_request
-from server.patience import Patience
 from server.pieces import Parts, TokenLogprob
 from server.prompts import check_length
 from server.requests import ChatRequest, Common, CompletionRequest
@@ -134,8 +133,8 @@ class StubPrompts:
             raise bad_request("'messages' was refused by the model's chat template", "messages")
         return self.from_text(text, **bounds)
 
-    def from_text(self, text: str, *, context: int, patience: Patience) -> list[int]:
-        patience.look()
+    def from_text(self, text: str, *, context: int, client: Client) -> list[int]:
+        client.look()
         check_length(len(text.encode()), self.token_bytes, context, "prompt")
         self.texts.append(text)
         return [ord(letter) for letter in text]
@@ -149,10 +148,10 @@ class StubPrompts:
     def plain_out(self, common: Common) -> LetterText:
         return LetterText(common.stop)
 
-    def chat_constraint(self, request: ChatRequest, prompt: list[int], asker: Asker) -> None:
+    def chat_constraint(self, request: ChatRequest, prompt: list[int], client: Client) -> None:
         return None
 
-    def plain_constraint(self, request: CompletionRequest, asker: Asker) -> None:
+    def plain_constraint(self, request: CompletionRequest, client: Client) -> None:
         return None
 
     def describe(self, score: Score) -> TokenLogprob:

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from server import encode_child, encoder
+from server.client import SERVER, Client
 from server.encoder import Encoder, Unavailable
 from server.errors import ApiError
-from server.patience import ENDLESS, Patience
 
 DEADLINE_S = 60.0
 TEXT = (
@@ -34,8 +34,8 @@ def large(tokenizer):
     one.close()
 
 
-def ask(large: Encoder, text: str, patience: Patience = ENDLESS) -> list[int]:
-    return large.encode(text, False, patience, "prompt")
+def ask(large: Encoder, text: str, client: Client = SERVER) -> list[int]:
+    return large.encode(text, False, client, "prompt")
 
 
 def alive(pid: int) -> bool:
@@ -50,7 +50,7 @@ def test_ids_are_those_of_the_tokenizer(large, tokenizer):
     text = TEXT * 5000
     for special in (False, True):
         right = tokenizer.encode(text, add_special_tokens=special)
-        assert large.encode(text, special, ENDLESS, "prompt") == right
+        assert large.encode(text, special, SERVER, "prompt") == right
     assert ask(large, "") == [] and large.started == 1
 
 
@@ -73,7 +73,7 @@ def test_a_client_that_leaves_ends_the_work(large):
         return True
 
     with pytest.raises(ConnectionAbortedError):
-        ask(large, "a" * 2**23, Patience.of(gone, DEADLINE_S))
+        ask(large, "a" * 2**23, Client("", gone=gone))
     assert asked.is_set() and not alive(pid)
     assert ask(large, "hello") and large.started == 2
 
@@ -82,14 +82,14 @@ def test_a_deadline_ends_the_work(large):
     ask(large, "hello")
     pid = large.pid()
     with pytest.raises(ApiError) as caught:
-        ask(large, "a" * 2**23, Patience(lambda: False, 3.0, time.monotonic()))
+        ask(large, "a" * 2**23, Client("", timeout=3.0, deadline=time.monotonic()))
     assert caught.value.status == 504 and not alive(pid)
 
 
 def test_who_waits_for_the_child_may_leave(large):
     ask(large, "hello")
     with large._lock, pytest.raises(ConnectionAbortedError):
-        ask(large, "hello", Patience.of(lambda: True, DEADLINE_S))
+        ask(large, "hello", Client("", gone=lambda: True))
     assert large.started == 1
 
 

@@ -6,15 +6,15 @@ import time
 import pytest
 
 from server import lanes as lanes_module
+from server.client import SERVER, Client
 from server.errors import ApiError
 from server.lanes import LEAST_WAITING, SIZES, Lane, Lanes, give_back
-from server.patience import ENDLESS, Patience
 
 DEADLINE_S = 30.0
 
 
-def gone_when(event: threading.Event) -> Patience:
-    return Patience.of(event.is_set, DEADLINE_S)
+def gone_when(event: threading.Event) -> Client:
+    return Client("", gone=event.is_set)
 
 
 def waiting_in(lane: Lane, count: int) -> None:
@@ -28,10 +28,10 @@ def test_a_lane_lets_so_many_in_and_the_next_when_one_leaves():
     lane, order = Lane(1, None), []
 
     def second() -> None:
-        with lane.enter(ENDLESS):
+        with lane.enter(SERVER):
             order.append("second")
 
-    with lane.enter(ENDLESS):
+    with lane.enter(SERVER):
         thread = threading.Thread(target=second)
         thread.start()
         waiting_in(lane, 2)
@@ -50,7 +50,7 @@ def test_who_leaves_waits_no_longer_and_leaves_its_place():
         except ConnectionAbortedError:
             ended.append("left")
 
-    with lane.enter(ENDLESS):
+    with lane.enter(SERVER):
         thread = threading.Thread(target=leaver)
         thread.start()
         waiting_in(lane, 2)
@@ -61,18 +61,18 @@ def test_who_leaves_waits_no_longer_and_leaves_its_place():
 
 def test_whose_time_is_up_gets_504():
     lane = Lane(1, 1)
-    late = Patience(lambda: False, 5.0, time.monotonic() - 1)
-    with lane.enter(ENDLESS), pytest.raises(ApiError) as caught, lane.enter(late):
+    late = Client("", timeout=5.0, deadline=time.monotonic() - 1)
+    with lane.enter(SERVER), pytest.raises(ApiError) as caught, lane.enter(late):
         pass
     assert caught.value.status == 504 and "5 s" in caught.value.message
 
 
 def test_one_too_many_gets_429_with_retry_after():
     lane = Lane(1, 0)
-    with lane.enter(ENDLESS), pytest.raises(ApiError) as caught, lane.enter(ENDLESS):
+    with lane.enter(SERVER), pytest.raises(ApiError) as caught, lane.enter(SERVER):
         pass
     assert caught.value.status == 429 and "Retry-After" in caught.value.headers()
-    with lane.enter(ENDLESS):
+    with lane.enter(SERVER):
         pass
 
 
@@ -80,12 +80,12 @@ def test_large_bodies_keep_no_smaller_ones_waiting():
     all_lanes = Lanes(places=16)
     sizes = [most or 2**25 for most, _ in SIZES]
     with (
-        all_lanes.enter(sizes[3], ENDLESS),
-        all_lanes.enter(sizes[2], ENDLESS),
-        all_lanes.enter(sizes[1], ENDLESS),
-        all_lanes.enter(sizes[0], ENDLESS),
+        all_lanes.enter(sizes[3], SERVER),
+        all_lanes.enter(sizes[2], SERVER),
+        all_lanes.enter(sizes[1], SERVER),
+        all_lanes.enter(sizes[0], SERVER),
     ):
-        late = Patience(lambda: False, 5.0, time.monotonic() - 1)
+        late = Client("", timeout=5.0, deadline=time.monotonic() - 1)
         for size, at_once in zip(sizes, [most for _, most in SIZES], strict=True):
             if at_once == 1:
                 with pytest.raises(ApiError), all_lanes.enter(size, late):
@@ -106,10 +106,10 @@ def test_memory_of_large_bodies_is_given_back(monkeypatch):
     given = []
     monkeypatch.setattr(lanes_module, "give_back", lambda: given.append(1))
     all_lanes = Lanes(places=16)
-    with all_lanes.enter(1000, ENDLESS):
+    with all_lanes.enter(1000, SERVER):
         pass
     assert not given
-    with pytest.raises(KeyError), all_lanes.enter(2**20, ENDLESS):
+    with pytest.raises(KeyError), all_lanes.enter(2**20, SERVER):
         raise KeyError  # refused in the middle
     assert given == [1]
 

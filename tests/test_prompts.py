@@ -11,7 +11,7 @@ pytest.importorskip("mlx_lm")
 
 from mlx_lm.utils import load_tokenizer
 
-from server.asker import SERVER
+from server.client import SERVER
 from server.dialects.chat import parse as parse_chat
 from server.errors import ApiError
 from server.pieces import TokenLogprob

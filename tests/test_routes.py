@@ -12,10 +12,10 @@ import openai
 import pytest
 
 from server import answering, generation
+from server.client import SERVER
 from server.errors import engine_failed, unavailable
 from server.http_server import Exchange, Server
 from server.model_routes import Model
-from server.patience import ENDLESS
 from server.requests import Sampling
 from server.routes import App
 from server.settings import read_settings
@@ -630,7 +630,7 @@ def test_a_client_that_leaves_while_it_waits_for_its_lane_is_not_worked_for(star
     body = {"prompt": "x", "user": "y" * 20_000}
     with contextlib.ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(lane.enter(ENDLESS))
+            stack.enter_context(lane.enter(SERVER))
         with service.open("/tokenize", body):
             service.wait_for(lambda: lane.inside == 3)
         service.wait_for(lambda: lane.inside == 2)

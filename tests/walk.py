@@ -171,7 +171,7 @@ class Episode:
             self.director._canary_due = 0
 
     def _begun(self) -> list[tuple[Asked, int]]:
-        """Requests of several choices whose prompt is not done, each with the entry it began with."""
+        """Requests of several choices whose prompt is not done, with the entry they began with."""
         shared = self.ranks[0].engine._forks.values()
         entries = {uid: m.reuse[0] if m.reuse else 0 for m in shared for uid in (m.uid, *m.forks)}
         return [

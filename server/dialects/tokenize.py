@@ -6,10 +6,10 @@ Pure; called on rank 0's HTTP threads. Nothing here takes a place in the queue.
 from dataclasses import dataclass
 from typing import Any
 
+from server.client import Client
 from server.dialects import chat
 from server.errors import bad_request
 from server.fields import Body, array, boolean, check_text, wrong
-from server.patience import Patience
 from server.prompts import Prompts
 from server.requests import ChatRequest, Served, check_model
 
@@ -51,11 +51,11 @@ def parse_tokenize(body: Body, served: Served) -> TokenizeRequest:
 
 
 def tokenize(
-    request: TokenizeRequest, prompts: Prompts, context: int, patience: Patience
+    request: TokenizeRequest, prompts: Prompts, context: int, client: Client
 ) -> dict[str, Any]:
     """The body of the answer, for text that may have more tokens than the context, though not more
     bytes than these can stand for. Raises ApiError 400 when it is refused."""
-    bounds = {"context": context, "patience": patience}
+    bounds = {"context": context, "client": client}
     if isinstance(request.source, str):
         ids = prompts.encode(request.source, request.special_tokens, **bounds)
     else:
