@@ -69,6 +69,11 @@ choose_place() {
     *) address=$HTTP_HOST ;;
   esac
   case $address in
+    *:*) ;;
+    # An ssh name, when the hostfile has no address: the supervisor asks for /health by it.
+    *[!0-9.]*) ALLOWED_HOSTS=${ALLOWED_HOSTS:+$ALLOWED_HOSTS,}$address ;;
+  esac
+  case $address in
     *:*) URL="http://[$address]:$HTTP_PORT" ;;
     *) URL="http://$address:$HTTP_PORT" ;;
   esac

@@ -11,8 +11,9 @@ from server.openapi_answers import answer_schemas
 from server.openapi_requests import request_schemas
 from server.openapi_words import Schema, any_of, enum, ref, string
 
-# Statuses that any route with a body may answer, beside its own.
-BODY_ERRORS = (400, 401, 404, 408, 411, 413, 415, 500, 503)
+# Statuses that any route may answer, beside its own: for its head, and for its body if it has one.
+HEAD_ERRORS = (400, 403, 408, 414, 431, 500, 503)
+BODY_ERRORS = (401, 404, 411, 413, 415)
 ENGINE_ERRORS = (429, 504)
 
 
@@ -105,7 +106,7 @@ def _paths() -> dict[str, Any]:
 def _get(summary: str, answer: str | None, errors: tuple[int, ...] = (401,)) -> dict[str, Any]:
     return {
         "summary": summary,
-        "responses": {"200": _answer("OK", answer), **_errors(errors, "Error")},
+        "responses": {"200": _answer("OK", answer), **_errors(errors + HEAD_ERRORS, "Error")},
     }
 
 
@@ -124,7 +125,7 @@ def _post(
         },
         "responses": {
             "200": ok,
-            **_errors(BODY_ERRORS + (ENGINE_ERRORS if event else ()), error),
+            **_errors(HEAD_ERRORS + BODY_ERRORS + (ENGINE_ERRORS if event else ()), error),
         },
     }
 
@@ -147,4 +148,4 @@ def _answer(text: str, schema: str | None) -> dict[str, Any]:
 
 
 def _errors(statuses: tuple[int, ...], schema: str) -> dict[str, Any]:
-    return {str(one): _answer(HTTPStatus(one).phrase, schema) for one in sorted(statuses)}
+    return {str(one): _answer(HTTPStatus(one).phrase, schema) for one in sorted({*statuses})}

@@ -16,6 +16,7 @@ make_checkout() {
   mkdir -p "$CHECKOUT/hostfiles" "$CHECKOUT/server" "$CHECKOUT/tests" "$STUBS" "$REMOTE"
   : >"$CALLS"
   cp -R "$REPO/scripts" "$CHECKOUT/"
+  cp "$REPO/server/__init__.py" "$REPO/server/printable.py" "$CHECKOUT/server/" # for logs and status
   cp "$REPO"/requirements*.txt "$CHECKOUT/"
   cp "$REPO/server/__init__.py" "$REPO/server/settings_table.py" "$CHECKOUT/server/"
   cp "$REPO"/hostfiles/*.template.json "$CHECKOUT/hostfiles/"

@@ -339,6 +339,18 @@ STUB
   [ "$status" -ne 0 ]
 }
 
+@test "a name by which the supervisor asks rank 0 is one that the server answers to" {
+  hostfile studio.local.json
+  sed 's/192.0.2.1/mac0.lan/; s/"ips": \[\]/"ips": ["mac1.lan"]/' \
+    "$CHECKOUT/hostfiles/studio.local.json" >"$CHECKOUT/hostfiles/named.local.json"
+  rm "$CHECKOUT/hostfiles/studio.local.json"
+  stub_ssh
+  BACKEND=ring ALLOWED_HOSTS=llm.example MODEL_DIR=/models/Big-70B run "$RUN"
+  [ "$status" -eq 0 ]
+  called "--health-url http://mac0.lan:18431/health"
+  called "--env ALLOWED_HOSTS=llm.example,mac0.lan"
+}
+
 @test "several hostfiles: the usual name wins, else HOSTFILE must tell" {
   hostfile one.local.json
   hostfile two.local.json
