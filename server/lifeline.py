@@ -40,7 +40,8 @@ def watch_lifeline(on_lost: Callable[[str], None], fd: int | None = None) -> thr
                 if leased:
                     on_lost("the launcher is gone")
                 return
-            leased, clock = True, WaitClock(LOOK_S)
+            leased = True
+            clock.renew()
 
     thread = threading.Thread(target=watch, name="lifeline", daemon=True)
     thread.start()

@@ -40,4 +40,5 @@ class WaitClock:
 
     def renew(self) -> None:
         """What was waited for has come."""
+        self._looked = self._clock(), self._wall()
         self.waited = 0.0

@@ -67,8 +67,11 @@ class Watchdog:
         while True:
             time.sleep(look_s)
             waited = clock.look()
-            if self._count != seen or self._look_s != look_s:
+            if look_s != self._look_s:
                 seen, look_s, clock = self._count, self._look_s, WaitClock(self._look_s)
+            elif self._count != seen:
+                seen = self._count
+                clock.renew()
             elif waited > self._limit_now():
                 self._bite(waited)
 
