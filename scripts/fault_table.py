@@ -381,9 +381,9 @@ def start_beside_stopped_rank(server: Server) -> Result:
 AT_START = {
     "no-rank-0": (start_without(0), {"JOIN_TIMEOUT": 8}),
     "no-rank-1": (start_without(1), {"JOIN_TIMEOUT": 8}),
-    "no-rank-0-again": (restart_without(0), {"JOIN_TIMEOUT": 8}),
-    "no-rank-1-again": (restart_without(1), {"JOIN_TIMEOUT": 8}),
-    "stranger": (start_with_stranger, {"JOIN_TIMEOUT": 8}),
+    "no-rank-0-again": (restart_without(0), {"JOIN_TIMEOUT": 25}),
+    "no-rank-1-again": (restart_without(1), {"JOIN_TIMEOUT": 25}),
+    "stranger": (start_with_stranger, {"JOIN_TIMEOUT": 25}),
     "two-starts": (start_twice, {}),
     "stopped-rank-0-left": (start_beside_stopped_rank, {}),
     "port-taken": (start_on_taken_port, {}),

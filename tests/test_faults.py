@@ -365,7 +365,7 @@ def test_a_rank_that_never_comes_up_ends_the_start(server, missing):
 @pytest.mark.parametrize("deed", ["talks", "leaves"])
 def test_a_stranger_at_a_ring_port_costs_a_start_one_more_try(server, deed):
     """MLX takes whoever calls for a neighbour. The start stood for LOAD_TIMEOUT, and was lost."""
-    one = server(JOIN_TIMEOUT=8)
+    one = server(JOIN_TIMEOUT=25)
     with Stranger(one.port + 1, deed) as stranger:
         assert one.start() == 0, one.output
     assert stranger.called.is_set()

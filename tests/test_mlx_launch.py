@@ -53,7 +53,11 @@ def test_exit_code_of_the_failed_rank_is_passed_on(stubs, code):
 
 def test_a_limit_on_native_code_is_told_as_a_failure_to_join(stubs):
     """faulthandler knows no exit code but 1; its own words are all there is to know it by."""
-    limit = "import faulthandler; faulthandler.dump_traceback_later(0.2, exit=True); time.sleep(60)"
+    # Below more frames than the launcher keeps lines: an import deep in a package has as many.
+    deep = "deep = lambda n: deep(n - 1) if n else time.sleep(60)"
+    limit = f"{deep}; globals().update(deep=deep); import faulthandler, threading; "
+    limit += "[threading.Thread(target=deep, args=(90,), daemon=True).start() for _ in range(3)]; "
+    limit += "faulthandler.dump_traceback_later(0.5, exit=True); time.sleep(60)"
     launcher = stubs.launch("--at-start", f"RANK or time.sleep(60)\n{limit}")
     status, _, err = finish(launcher)
     assert status == 68

@@ -241,7 +241,7 @@ class Launch:
         ended = [rank for rank in self._ranks if rank.poll()]
         for rank in ended:
             self._finish_output(rank)
-            if rank.code == _FAULTHANDLERS and _joined_too_late(rank):
+            if rank.code == _FAULTHANDLERS and rank.timed_out:
                 rank.code = NOT_JOINED
         for rank in sorted(ended, key=_weigh, reverse=True):
             self._on_exit(rank)
@@ -403,12 +403,7 @@ def _own_words(rank: RankProcess) -> str:
     for line in reversed([line.decode(errors="replace") for line in rank.tail]):
         if mark in line:
             return line.partition(mark)[2]
-    return "the other ranks did not join it within JOIN_TIMEOUT" if _joined_too_late(rank) else ""
-
-
-def _joined_too_late(rank: RankProcess) -> bool:
-    """Whether the limit of server/watchdog.py's limit_native ended it: only its words tell."""
-    return any(line.startswith(b"Timeout (") for line in rank.tail)
+    return "the other ranks did not join it within JOIN_TIMEOUT" if rank.timed_out else ""
 
 
 def _disk_words(rank: RankProcess) -> str:

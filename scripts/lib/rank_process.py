@@ -68,6 +68,7 @@ class RankProcess:
         self.is_local = host == LOCAL_HOST
         self.code: int | None = None
         self.signals_sent: set[int] = set()
+        self.timed_out = False  # The limit of server/watchdog.py's limit_native ended it.
         self.tail: deque[bytes] = deque(maxlen=TAIL_LINES)
         self.pidfile: str | None = None
         self._preamble_left = PREAMBLE_LINES
@@ -118,6 +119,8 @@ class RankProcess:
                     self.renew_lease()
                 if found or not line:
                     continue
+            # Its only word; the stacks that follow may be longer than the tail.
+            self.timed_out = self.timed_out or line.startswith(b"Timeout (")
             self.tail.append(line)
             kept.append(line)
         return kept
