@@ -51,7 +51,6 @@ from tests.walk_parts import (
     Multiples,
     Pace,
     Rank,
-    answer_alone,
     check_by_forward_pass,
     check_kept,
     check_scores,
@@ -59,6 +58,7 @@ from tests.walk_parts import (
     is_end,
     is_plain,
     make_shards,
+    quiet_answer,
     some_parameters,
 )
 
@@ -171,7 +171,7 @@ class Episode:
             self.director._canary_due = 0
 
     def _begun(self) -> list[tuple[Asked, int]]:
-        """Requests of several choices whose prompt is not done, with the entry they began with."""
+        """Requests of several choices whose prompt is not done, each with the entry it uses."""
         shared = self.ranks[0].engine._forks.values()
         entries = {uid: m.reuse[0] if m.reuse else 0 for m in shared for uid in (m.uid, *m.forks)}
         return [
@@ -313,8 +313,7 @@ class Episode:
             assert not rank.engine._generator._currently_processing
             assert not rank.engine._generator._generation_batch.kept
             rank.engine.prefixes.drop(kept)
-        for name in ("pauses",):
-            self.seen[name] += getattr(self.status.record, name)
+        self.seen["pauses"] += self.status.record.pauses
         self.seen["evicted tokens"] += self.index.evicted_tokens
 
     def _check_answer(self, one: Asked, ticket: Ticket) -> None:
@@ -334,7 +333,7 @@ class Episode:
         if len(got) > LONG and is_plain(ticket):
             check_by_forward_pass(self.shard.model, ticket, [token.id for token in got], who)
             return
-        right, scores = self._alone(ticket, ticket.max_tokens if whole else len(got))
+        right, scores = quiet_answer(self.shard, ticket, ticket.max_tokens if whole else len(got))
         ids, wanted = [token.id for token in got], [token.id for token in right]
         assert ids == (wanted if whole else wanted[: len(ids)]), f"{who}: {ids}, alone: {wanted}"
         if whole:
@@ -346,19 +345,6 @@ class Episode:
                 check_scores(event.scores, scores or event.scores, who)
         if ticket.score_prompt and got and len(ticket.prompt) > 1:
             assert sum(isinstance(event, Scored) for event in events) == 1, f"{who} is not scored"
-
-    def _alone(self, ticket: Ticket, tokens: int) -> tuple[list[Token], tuple]:
-        """What it gets on a fresh engine that has nothing else to do, and keeps nothing."""
-        if not tokens:
-            return [], ()
-        grammar = ticket.grammar and ticket.grammar.of
-        key = (self.kind, tuple(ticket.prompt), tokens, ticket.common, ticket.choice,
-               ticket.score_prompt, grammar)  # fmt: skip
-        if key not in self.shard.quiet:
-            if len(self.shard.quiet) > 5000:
-                self.shard.quiet.clear()
-            self.shard.quiet[key] = answer_alone(self.shard, ticket, tokens)
-        return self.shard.quiet[key]
 
 
 def walks(seed: int, shards: dict) -> Iterator[tuple[int, Counter]]:

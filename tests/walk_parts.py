@@ -263,6 +263,20 @@ def check_by_forward_pass(model, ticket: Ticket, ids: list[int], who: str) -> No
     assert not wrong, f"{who}: token {wrong[0]} of {len(ids)} is not the likeliest"
 
 
+def quiet_answer(shard, ticket: Ticket, tokens: int) -> tuple[list[Token], tuple]:
+    """What it gets on a fresh engine that has nothing else to do, and keeps nothing; so many
+    tokens of it, and the scores of its prompt."""
+    if not tokens:
+        return [], ()
+    grammar = ticket.grammar and ticket.grammar.of
+    key = (tuple(ticket.prompt), tokens, ticket.common, ticket.choice, ticket.score_prompt, grammar)
+    if key not in shard.quiet:
+        if len(shard.quiet) > 5000:
+            shard.quiet.clear()
+        shard.quiet[key] = answer_alone(shard, ticket, tokens)
+    return shard.quiet[key]
+
+
 def answer_alone(shard, ticket: Ticket, tokens: int) -> tuple[list[Token], tuple]:
     """Its tokens, and the scores of its prompt."""
     line, link = Line(1, 1), Link(mx.distributed.init())
