@@ -82,8 +82,10 @@ class Episode:
         self.seen: Counter = Counter()  # what has happened, to know that the walk is not idle
         self.asked: list[Asked] = []
         self.max_batch = rng.randrange(2, 9)
-        self.capacity = rng.choice([2, 3, 8, 32, 32]) * STEP
-        room = rng.choice([0, 300, 600, 600, 2000, 10**6])
+        # Long answers outgrow what was reserved for them, and requests are paused.
+        self._lengths = rng.choice([[1, 3, 12, 30]] * 3 + [[12, 250]])
+        self.capacity = STEP * rng.choice([2, 3] if 250 in self._lengths else [2, 3, 8, 32, 32])
+        room = rng.choice([0, 500, 1500, 1500, 4000, 10**6])
         cuttable = reuse_kind(self.shard.model) == REUSE_CUT
         self.line = Line(self.max_batch, 8)
         self.index = PrefixIndex(room, cuttable, 0 if cuttable else 20)
@@ -106,8 +108,6 @@ class Episode:
         self._watch()
         self._texts: list[list[int]] = []  # prompts with their answers: conversations go on
         self._damages = rng.choice([0, 0, 0.02, 0.1])
-        # Long answers outgrow what was reserved for them, and requests are paused.
-        self._lengths = rng.choice([[1, 3, 12, 30]] * 4 + [[12, 250]])
         self._busy = rng.choice([0.05, 0.2, 0.5])
         self._leaving = rng.choice([0, 0.1, 0.4])
 
