@@ -85,7 +85,7 @@ class Episode:
         # Long answers outgrow what was reserved for them, and requests are paused.
         self._lengths = rng.choice([[1, 3, 12, 30]] * 3 + [[12, 250]])
         self.capacity = STEP * rng.choice([2, 3] if 250 in self._lengths else [2, 3, 8, 32, 32])
-        room = rng.choice([0, 500, 1500, 1500, 4000, 10**6])
+        self._room = room = rng.choice([0, 500, 1500, 1500, 4000, 10**6])
         cuttable = reuse_kind(self.shard.model) == REUSE_CUT
         self.line = Line(self.max_batch, 8)
         self.index = PrefixIndex(room, cuttable, 0 if cuttable else 20)
@@ -167,6 +167,9 @@ class Episode:
             one = rng.choice(some if some and rng.random() < 0.7 else self.asked[-8:])
             # Most leave with all of their choices; a stop string ends one alone.
             self._leave(one, one.tickets if rng.random() < 0.7 else [rng.choice(one.tickets)])
+        in_use = any(entry in self.index._entries for _, entry in self._begun())
+        # Now and then nothing kept has room, as when running requests need all of it.
+        self.index.room = 40 if in_use and rng.random() < 0.2 else self._room
         if rng.random() < 0.02:
             self.director._canary_due = 0
 
