@@ -246,12 +246,12 @@ def fill_run(server: Server) -> Result:
     reason = server.give_small_disk()
     assert not reason, reason
     assert server.start() == 0, server.output
-    filler = server.fill_disk()
+    give_back = server.fill_disk()
     struck = time.monotonic()
     os.kill(server.rank(1), signal.SIGKILL)
     seconds, seen = server.wait_good_answer(struck)
     told = server.get("/health")[1]["detail"].replace(str(server.run_dir), "run/PORT")
-    filler.unlink()
+    give_back()
     records = [server.run_dir / f"rank-{rank}.pid" for rank in (0, 1)]
     wait_for(lambda: all(path.exists() for path in records), "the pid files")
     return Result(

@@ -216,13 +216,32 @@ class Server:
         self._small_disk = done.returncode == 0
         return done.stderr.strip()
 
-    def fill_disk(self) -> Path:
-        """Until not a byte goes onto it; returns the file to remove."""
+    def fill_disk(self) -> Callable[[], None]:
+        """Takes every byte of it, those too that others give back, until the result is called."""
         filler = self.run_dir / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        return filler
+        over = threading.Event()
+        file = filler.open("wb", buffering=0)
+
+        def fill() -> None:
+            with contextlib.suppress(OSError):
+                while file.write(bytes(512)):
+                    pass
+
+        def keep_full() -> None:
+            while not over.wait(0.01):
+                fill()
+
+        fill()
+        thread = threading.Thread(target=keep_full, daemon=True)
+        thread.start()
+
+        def stop() -> None:
+            over.set()
+            thread.join()
+            file.close()
+            filler.unlink()
+
+        return stop
 
     # Its processes.
 

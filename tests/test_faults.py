@@ -233,7 +233,7 @@ def test_a_full_disk_under_run_is_named_and_ends_no_service(server):
         pytest.skip(reason)
     start(one)
     ranks = {one.rank(0), one.rank(1)}
-    filler = one.fill_disk()
+    give_back = one.fill_disk()
     os.kill(one.rank(1), signal.SIGKILL)
     one.wait_good_answer(time.monotonic())
     health = one.get("/health")[1]
@@ -241,7 +241,7 @@ def test_a_full_disk_under_run_is_named_and_ends_no_service(server):
     assert (health["detail"], health["restarts"]) == (f"serving; {problem}", 1)
     for rank in (0, 1):
         assert f"[rank {rank}] WARNING cannot write" in one.log()
-    filler.unlink()
+    give_back()
     written = [one.run_dir / f"rank-{rank}.pid" for rank in (0, 1)]
     wait_for(lambda: all(path.exists() for path in written), "the pid files")
     assert ranks.isdisjoint({one.rank(0), one.rank(1)})
