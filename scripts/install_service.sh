@@ -47,8 +47,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 # shellcheck source=scripts/lib/cluster_env.sh
 . "$ROOT/scripts/lib/cluster_env.sh"
-# shellcheck source=scripts/lib/service_managers.sh
-. "$ROOT/scripts/lib/service_managers.sh"
+# shellcheck source=scripts/lib/service/service_managers.sh
+. "$ROOT/scripts/lib/service/service_managers.sh"
 
 # Whatever says so: the unit, or what waits for the hosts at boot, is made from these.
 UNIT_NEEDS="HTTP_PORT HTTP_HOST HOSTFILE LOG_DIR DRAIN_TIMEOUT"
@@ -180,7 +180,7 @@ try_ssh() {
 check_free() {
   local owner
   if find_installed; then
-    owner=$("$ANY_PYTHON" "$ROOT/scripts/lib/service_unit.py" settings-of "$UNIT") ||
+    owner=$("$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.service.service_unit settings-of "$UNIT") ||
       die 1 "$UNIT is there and not ours: move it away, or use another --port"
     [ "$owner" = "$SETTINGS" ] ||
       die 1 "$UNIT belongs to another checkout (${owner%/run/*}): uninstall it there, or use" \
@@ -224,7 +224,7 @@ print_unit() {
   options=(--port "$HTTP_PORT" --python "$ANY_PYTHON" --settings "$SETTINGS"
     --stop-within "$(stop_seconds "$DRAIN_TIMEOUT")" --log "$SERVICE_LOG")
   [ -n "$USER_SERVICE" ] || options+=(--user "$(id -un)")
-  "$ANY_PYTHON" "$ROOT/scripts/lib/service_unit.py" "$MANAGER" "${options[@]}"
+  "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.service.service_unit "$MANAGER" "${options[@]}"
 }
 
 install() {
@@ -315,7 +315,7 @@ uninstall() {
   choose_python
   choose_any_python
   local owner
-  owner=$("$ANY_PYTHON" "$ROOT/scripts/lib/service_unit.py" settings-of "$UNIT") ||
+  owner=$("$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.service.service_unit settings-of "$UNIT") ||
     die 1 "$UNIT is not ours; nothing was removed"
   [ "$owner" = "$RUN_DIR/service.settings" ] ||
     die 1 "$UNIT belongs to another checkout: uninstall it there (${owner%/run/*})"

@@ -80,7 +80,7 @@ main() {
   choose_python
   choose_any_python
   # With exec, so that Ctrl-C has one process to end.
-  exec "$ANY_PYTHON" "$ROOT/scripts/lib/show_log.py" "$ROOT" ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
+  exec "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.logs.show_log "$ROOT" ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
 }
 
 main "$@"

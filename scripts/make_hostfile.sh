@@ -81,7 +81,7 @@ main() {
     OUTPUT=$DEFAULT_HOSTFILE
     [ -z "$RING_TCP" ] || OUTPUT=$RING_HOSTFILE
   fi
-  "$ANY_PYTHON" "$ROOT/scripts/lib/make_hostfile.py" --output "$OUTPUT" \
+  "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.cabling.make_hostfile --output "$OUTPUT" \
     ${ARGUMENTS[@]+"${ARGUMENTS[@]}"} || status=$?
   if [ "$status" -eq 0 ] && [ -n "$WRITES" ]; then
     log "next: HOSTFILE=$OUTPUT scripts/verify_cluster.sh"

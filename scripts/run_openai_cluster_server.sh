@@ -120,7 +120,7 @@ tell_own_rank() {
     case ${process%% *} in *T*) state=", stopped" ;; esac
     die 1 "port $HTTP_PORT of $RANK0 is held by rank 0 (pid $pid$state) of run $run, which has no" \
       "supervisor here; end what is left of it: $(stop_command)"
-  done < <(on_host "$RANK0" "$(quote bash "$ROOT/scripts/lib/rank_facts.sh" "$RUN_DIR")" 2>/dev/null)
+  done < <(on_host "$RANK0" "$(quote bash "$ROOT/scripts/lib/status/rank_facts.sh" "$RUN_DIR")" 2>/dev/null)
 }
 
 # The keys must reach rank 0 without showing up in any command line. Local ranks inherit the
@@ -204,7 +204,7 @@ main() {
   # shellcheck disable=SC2086  # a list of names
   launcher_command $RANK_SETTINGS
   local command host
-  command=("$PY" "$ROOT/scripts/lib/supervise.py" --run-dir "$RUN_DIR" --run-id "$RUN_ID"
+  command=("$PY" "$ROOT/scripts/lib/module.py" lib.supervise.supervise --run-dir "$RUN_DIR" --run-id "$RUN_ID"
     --log "$LOG" --health-url "$URL/health")
   [ -z "$DETACH" ] || command+=(--detach)
   [ -n "$RESTART" ] || command+=(--no-restart)

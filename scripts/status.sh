@@ -77,7 +77,7 @@ main() {
   fi
   choose_python
   choose_any_python
-  exec "$ANY_PYTHON" "$ROOT/scripts/lib/show_status.py" "$ROOT" \
+  exec "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.status.show_status "$ROOT" \
     ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
 }
 

@@ -105,7 +105,7 @@ end_ranks() {
   local host command count=0 i status pids names
   pids=() names=()
   # The keys that the run script may have left for rank 0 go with the ranks.
-  command="$(quote bash "$ROOT/scripts/lib/end_ranks.sh" "$RUN_DIR" "$1"); code=\$?"
+  command="$(quote bash "$ROOT/scripts/lib/supervise/end_ranks.sh" "$RUN_DIR" "$1"); code=\$?"
   command="$command; rm -f $(quote "$RUN_DIR/api_key"); exit \$code"
   while IFS= read -r host; do
     if [ -n "$DRY_RUN" ]; then

@@ -27,8 +27,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 # shellcheck source=scripts/lib/cluster_env.sh
 . "$ROOT/scripts/lib/cluster_env.sh"
-# shellcheck source=scripts/lib/sync_hosts.sh
-. "$ROOT/scripts/lib/sync_hosts.sh"
+# shellcheck source=scripts/lib/sync/sync_hosts.sh
+. "$ROOT/scripts/lib/sync/sync_hosts.sh"
 
 OPTIONS=() TARGETS=()
 # shellcheck disable=SC2034  # for cluster_env.sh
@@ -77,7 +77,7 @@ main() {
   [ -z "$DRY_RUN" ] || OPTIONS+=(--dry-run)
   [ -z "$HOSTFILE" ] || OPTIONS+=(--hostfile "$HOSTFILE")
   # shellcheck disable=SC2086  # a list of names
-  "$ANY_PYTHON" "$ROOT/scripts/lib/sync_model.py" --root "$ROOT" --python "$PY" \
+  "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.sync.sync_model --root "$ROOT" --python "$PY" \
     --timeout "$SYNC_TIMEOUT" ${OPTIONS[@]+"${OPTIONS[@]}"} -- "$MODEL" $HOSTS
 }
 

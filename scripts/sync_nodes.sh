@@ -28,8 +28,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 # shellcheck source=scripts/lib/cluster_env.sh
 . "$ROOT/scripts/lib/cluster_env.sh"
-# shellcheck source=scripts/lib/sync_hosts.sh
-. "$ROOT/scripts/lib/sync_hosts.sh"
+# shellcheck source=scripts/lib/sync/sync_hosts.sh
+. "$ROOT/scripts/lib/sync/sync_hosts.sh"
 
 OPTIONS=() TARGETS=()
 # shellcheck disable=SC2034  # for cluster_env.sh
@@ -72,7 +72,7 @@ main() {
     warn_of_servers
   fi
   # shellcheck disable=SC2086  # a list of names
-  "$ANY_PYTHON" "$ROOT/scripts/lib/sync_nodes.py" --root "$ROOT" --python "$PY" \
+  "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.sync.sync_nodes --root "$ROOT" --python "$PY" \
     --timeout "$SYNC_TIMEOUT" ${OPTIONS[@]+"${OPTIONS[@]}"} -- $HOSTS
 }
 

@@ -93,14 +93,14 @@ choose_place() {
 }
 
 doctor() {
-  "$ANY_PYTHON" "$ROOT/scripts/lib/doctor" --checkout "$ROOT" "$@" \
+  "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.doctor.main --checkout "$ROOT" "$@" \
     ${OPTIONS[@]+"${OPTIONS[@]}"}
 }
 
 # after_checks: --smoke or --link, in a program of their own.
 after_checks() {
   local command
-  command=(bash "$ROOT/scripts/lib/link_check.sh" "$AFTERWARDS")
+  command=(bash "$ROOT/scripts/lib/link/link_check.sh" "$AFTERWARDS")
   [ -z "$LOCAL" ] || command+=(--local "$LOCAL")
   [ -z "$DEADLINE" ] || command+=(--deadline "$DEADLINE")
   [ -z "$DRY_RUN" ] || command+=(--dry-run)

@@ -7,18 +7,18 @@ that steers the loop is shared data, so that no two ranks can take different bra
 
 from collections.abc import Callable
 
-from server.director import Director, Spectator
-from server.engine import Engine, Turn
-from server.failures import is_shared
-from server.mailbox import Mailbox
-from server.messages import Canary, Cancel, Cut, Evict, Message, Shutdown, Submit
-from server.turn_times import CHUNK, STEP
+from server.engine.engine import Engine, Turn
+from server.lifecycle.turn_times import CHUNK, STEP
+from server.protocol.failures import is_shared
+from server.scheduler.scheduler import Scheduler, Spectator
+from server.wire.mailbox import Mailbox
+from server.wire.messages import Canary, Cancel, Cut, Evict, Message, Shutdown, Submit
 
 
 def run_lockstep(
     engine: Engine,
     mailbox: Mailbox,
-    director: Director | Spectator,
+    scheduler: Scheduler | Spectator,
     canary: Callable[[Callable[[str], None]], None],
     progress: Callable[[str], None],
     observe: Callable[[Turn], None] = lambda turn: None,
@@ -31,14 +31,14 @@ def run_lockstep(
     """
     reason = None
     while reason is None:
-        reason = turn(engine, mailbox, director, canary, progress, observe)
+        reason = turn(engine, mailbox, scheduler, canary, progress, observe)
     return reason
 
 
 def turn(
     engine: Engine,
     mailbox: Mailbox,
-    director: Director | Spectator,
+    scheduler: Scheduler | Spectator,
     canary: Callable[[Callable[[str], None]], None],
     progress: Callable[[str], None],
     observe: Callable[[Turn], None] = lambda turn: None,
@@ -47,7 +47,7 @@ def turn(
     header = None
     if engine.busy:
         progress(CHUNK if engine.prefilling else STEP)
-        stepped = engine.step(director.deliver)
+        stepped = engine.step(scheduler.deliver)
         observe(stepped)
         header = stepped.header
     if header is None:
@@ -63,16 +63,16 @@ def turn(
             case Shutdown(reason):
                 return reason
             case _:
-                _carry_out(message, engine, director)
+                _carry_out(message, engine, scheduler)
     if not engine.busy:
         engine.prefixes.compute()  # else the next step does
     if header.nap_ms and not engine.busy:
         progress("nap")
-        director.nap(header.nap_ms)
+        scheduler.nap(header.nap_ms)
     return None
 
 
-def _carry_out(message: Message, engine: Engine, director: Director | Spectator) -> None:
+def _carry_out(message: Message, engine: Engine, scheduler: Scheduler | Spectator) -> None:
     """What a message asks of the engine. Where its data are at fault, they are so on every rank:
     all give up the same, and only the request that it is about fails."""
     try:
@@ -88,11 +88,11 @@ def _carry_out(message: Message, engine: Engine, director: Director | Spectator)
     except Exception as error:
         if not is_shared(error):
             raise
-        _give_up(message, error, engine, director)
+        _give_up(message, error, engine, scheduler)
 
 
 def _give_up(
-    message: Message, error: Exception, engine: Engine, director: Director | Spectator
+    message: Message, error: Exception, engine: Engine, scheduler: Scheduler | Spectator
 ) -> None:
     """Takes what a failed message was about off this rank, as every rank does now."""
     uids, entries = (), ()
@@ -107,6 +107,6 @@ def _give_up(
         case Evict():
             entries = message.entries
     # Not at once: other messages of this bundle may count on them, and fail no more than they must.
-    director.distrust(entries)
+    scheduler.distrust(entries)
     for uid in sorted(uids):
-        director.refused(uid, error)
+        scheduler.refused(uid, error)

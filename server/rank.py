@@ -1,7 +1,7 @@
 """One rank's life once it has joined the others: compare, load, prove, serve in lockstep.
 
 Runs on the main thread of every rank; the only thread that touches MLX. What differs between
-rank 0 and a worker is chosen here, once: the director and the chooser.
+rank 0 and a worker is chosen here, once: the scheduler and the chooser.
 """
 
 import json
@@ -11,33 +11,33 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.canary import check_link, check_model
-from server.choosers import Chooser, ChoosesForAll, Follows
-from server.director import Director, Spectator
-from server.engine import Engine
-from server.fleet import Loaded, Member
-from server.handshake import Mismatch, introduce, shake_hands
-from server.heartbeat import Heartbeat
-from server.kv_budget import KvBudget, measure_capacity
-from server.link import Link
-from server.link_speed import measure_link
-from server.loading import Shard, Unloadable, load_shard
+from server.api.model_routes import Model
+from server.api.routes import App
+from server.engine.engine import Engine
+from server.engine.prefix_store import REUSE_CUT, reuse_kind
+from server.lifecycle.shutdown import Drainer, Worker
+from server.lifecycle.turn_times import TurnTimes
+from server.lifecycle.watchdog import Watchdog
 from server.loop import run_lockstep
-from server.mailbox import Mailbox, bundle_bytes_most
-from server.model_files import fingerprint
-from server.model_routes import Model
-from server.pacing import PrefillPace
-from server.prefix_index import PrefixIndex
-from server.prefix_store import REUSE_CUT, reuse_kind
-from server.prompts import TokenizerPrompts
-from server.routes import App
-from server.seal import Garbled
-from server.settings import Settings
-from server.shutdown import RankZero, Worker
-from server.status import Status
-from server.tickets import Line
-from server.turn_times import TurnTimes
-from server.watchdog import Watchdog
+from server.observe.fleet import Loaded, Member
+from server.observe.status import Status
+from server.protocol.fingerprint import fingerprint
+from server.protocol.settings import Settings
+from server.sampling.choosers import Chooser, ChoosesForAll, Follows
+from server.scheduler.kv_budget import KvBudget, measure_capacity
+from server.scheduler.pacing import PrefillPace
+from server.scheduler.prefix_index import PrefixIndex
+from server.scheduler.queue import Line
+from server.scheduler.scheduler import Scheduler, Spectator
+from server.startup.canary import check_link, check_model
+from server.startup.handshake import Mismatch, introduce, shake_hands
+from server.startup.loading import Shard, Unloadable, load_shard
+from server.text.prompts import TokenizerPrompts
+from server.wire.heartbeat import Heartbeat
+from server.wire.link import Link
+from server.wire.link_speed import measure_link
+from server.wire.mailbox import Mailbox, bundle_bytes_most
+from server.wire.seal import Garbled
 
 SLOW_CANARY = 3  # times what is usual
 CANARY_BEYOND_CHUNK = 24  # tokens of the canary's prompt after its first full chunk
@@ -150,11 +150,16 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
 
 
 def lead(
-    ready: Ready, line: Line, app: App, status: Status, leaver: RankZero, watchdog: Watchdog
+    ready: Ready,
+    line: Line,
+    app: App,
+    status: Status,
+    leaver: Drainer,
+    watchdog: Watchdog,
 ) -> str:
     """Rank 0: serves until told to stop; returns the reason."""
     shard, settings = ready.shard, ready.settings
-    director = Director(
+    scheduler = Scheduler(
         line,
         status,
         shard.vocab,
@@ -165,25 +170,25 @@ def lead(
         settings.canary_interval,
     )
     heartbeat = Heartbeat(ready.link, status.fleet, status.record)
-    compose = heartbeat.beating(director.compose)
+    compose = heartbeat.beating(scheduler.compose)
     mailbox = Mailbox(
-        heartbeat, compose, director.nap_ms, director.chunk, director.late, ready.bundle_most
+        heartbeat, compose, scheduler.nap_ms, scheduler.chunk, scheduler.late, ready.bundle_most
     )
-    engine = ready.engine(ChoosesForAll(director.row, mailbox.header, director.failed))
+    engine = ready.engine(ChoosesForAll(scheduler.row, mailbox.header, scheduler.failed))
     context = min(shard.context, ready.budget.reach)
     prompts = TokenizerPrompts(shard.tokenizer, shard.vocab)
     threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
     app.with_model.model = Model(prompts, context, shard.sampling, ready.system)
     status.context = context
     status.kv_capacity = ready.budget.capacity
-    leaver.stop = director.stop
+    leaver.stop = scheduler.stop
     status.phase, status.detail = "ok", "serving"
     status.note(f"ready after {time.time() - status.started:.0f} s")
     log.info(
         "ready: %s on %d ranks, http port %d", status.model_id, ready.link.size, settings.http_port
     )
     return run_lockstep(
-        engine, mailbox, director, ready.canary, watchdog.progress, ready.times.observe
+        engine, mailbox, scheduler, ready.canary, watchdog.progress, ready.times.observe
     )
 
 

@@ -17,8 +17,8 @@ os.environ["CLUSTER_ENV"] = os.devnull
 # Under nohup it is ignored, and everything that is started here would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-from tests.cluster import Cluster  # noqa: E402
-from tests.nodes import NODE_NAMES, running_nodes  # noqa: E402
+from tests.support.cluster import Cluster  # noqa: E402
+from tests.support.nodes import NODE_NAMES, running_nodes  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def demo_model_dir() -> Path:
     import subprocess
 
     made = subprocess.run(
-        [sys.executable, ROOT / "scripts/lib/demo_model.py", ROOT / "models"],
+        [sys.executable, ROOT / "scripts/lib/module.py", "lib.model.demo_model", ROOT / "models"],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -79,7 +79,7 @@ def _all_nodes(tmp_path_factory):
 
 @pytest.fixture
 def nodes(_all_nodes):
-    """Several sshd's that stand for the hosts of a cluster; see tests/nodes.py."""
+    """Several sshd's that stand for the hosts of a cluster; see tests/support/nodes.py."""
     yield _all_nodes
     _all_nodes.reset()
 

@@ -10,16 +10,16 @@ DEFAULT_HOSTFILE=$ROOT/hostfiles/m3-ultra-jaccl.local.json
 HOSTFILE_HINT="make one with scripts/make_hostfile.sh HOST..., or copy a template and fill it in:\
  cp hostfiles/m3-ultra-jaccl.template.json\
  hostfiles/m3-ultra-jaccl.local.json; or use --local 2 for ranks on this machine"
-MAX_LOCAL_RANKS=8 # as many as scripts/lib/meeting_ports.py keeps ports for
-FILES_LEAST=4096 # as in server/file_limit.py
+MAX_LOCAL_RANKS=8 # as many as scripts/lib/launch/meeting_ports.py keeps ports for
+FILES_LEAST=4096 # as in server/lifecycle/file_limit.py
 
 # bad_setting NAME ALLOWED: usage error that names the setting, its value and what is allowed.
 bad_setting() {
   die 2 "$1='${!1-}': must be $2"
 }
 
-# ask_settings ARGUMENT...: sets ANSWER to what scripts/lib/settings.py prints; its exit code, or
-# 127 without a Python. The table of settings (server/settings_table.py) is read there alone.
+# ask_settings ARGUMENT...: sets ANSWER to what settings/settings.py prints; its exit code, or 127
+# without a Python. The table of settings (server/protocol/settings_table.py) is read there alone.
 ask_settings() {
   local python status failed=
   # Before there is an environment, so any Python will do; Apple's last but one, since without
@@ -28,7 +28,7 @@ ask_settings() {
     "${PYTHON-}"; do
     command -v "$python" >/dev/null 2>&1 || continue
     status=0
-    ANSWER=$("$python" -I -S -X utf8 "$ROOT/scripts/lib/settings.py" "$@" 2>/dev/null) || status=$?
+    ANSWER=$("$python" -I -S -X utf8 "$ROOT/scripts/lib/module.py" lib.settings.settings "$@" 2>/dev/null) || status=$?
     case $ANSWER in
       settings*)
         ANSWER=${ANSWER#settings}
@@ -39,7 +39,7 @@ ask_settings() {
     failed=$python
   done
   # Why, in its own words.
-  [ -z "$failed" ] || "$failed" "$ROOT/scripts/lib/settings.py" "$@" >/dev/null || true
+  [ -z "$failed" ] || "$failed" "$ROOT/scripts/lib/module.py" lib.settings.settings "$@" >/dev/null || true
   return 127
 }
 
@@ -193,7 +193,7 @@ prepare_python() {
 read_hostfile() {
   local command=$1
   shift
-  "$ANY_PYTHON" "$ROOT/scripts/lib/hostfile.py" "$command" "$HOSTFILE" "$@"
+  "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.hosts.hostfile "$command" "$HOSTFILE" "$@"
 }
 
 # list_hostfiles: prints those of this checkout, one a line.
@@ -293,11 +293,11 @@ choose_model() {
   elif [ -z "$LOCAL" ]; then
     die 2 "MODEL_DIR is not set: must be the folder of an MLX model, the same on every host"
   elif [ -n "$DRY_RUN" ]; then
-    run "$PY" "$ROOT/scripts/lib/demo_model.py" "$ROOT/models"
+    run "$PY" "$ROOT/scripts/lib/module.py" lib.model.demo_model "$ROOT/models"
     MODEL_DIR="$ROOT/models/DEMO_MODEL"
   else
     # Its last line is the folder; the others, and all of stderr, are progress.
-    folder=$("$PY" "$ROOT/scripts/lib/demo_model.py" "$ROOT/models" | tail -n 1) ||
+    folder=$("$PY" "$ROOT/scripts/lib/module.py" lib.model.demo_model "$ROOT/models" | tail -n 1) ||
       die 1 "the demo model could not be made; start again to go on, or set MODEL_DIR"
     MODEL_DIR=$folder
   fi
@@ -312,7 +312,7 @@ choose_model() {
 check_model() {
   local command
   look_up PARALLEL
-  command=("$PY" "$ROOT/scripts/lib/check_model.py" "$MODEL_DIR" "$RANKS" --parallel
+  command=("$PY" "$ROOT/scripts/lib/module.py" lib.model.check_model "$MODEL_DIR" "$RANKS" --parallel
     "${PARALLEL:-$DEFAULT}")
   [ "$RANK0" = 127.0.0.1 ] || {
     host_command "$RANK0" "$(quote "${command[@]}")"
@@ -387,7 +387,7 @@ check_devices_free() {
 # The settings named go to every rank if they are set, then the user's own $EXTRA_ENV.
 launcher_command() {
   local name
-  LAUNCHER=("$PY" "$ROOT/scripts/lib/mlx_launch.py" --python "$PY" --backend "$BACKEND")
+  LAUNCHER=("$PY" "$ROOT/scripts/lib/module.py" lib.launch.mlx_launch --python "$PY" --backend "$BACKEND")
   # Ports that nobody chose are the launcher's to find, and to change when a start has failed.
   if [ -n "$LOCAL" ]; then
     LAUNCHER+=(-n "$LOCAL" --starting-port "${CLUSTER_PORT:-auto}")

@@ -3,7 +3,7 @@
 setup() {
   load helper
   make_checkout
-  COMPARE=$CHECKOUT/scripts/bench_compare.sh
+  COMPARE=$CHECKOUT/scripts/dev/bench_compare.sh
   stub_python
   # compare.py is stdlib alone, so --list and the check of the rows are the real ones.
   # shellcheck disable=SC2016  # for the stub to expand

@@ -1,11 +1,11 @@
-# What bench_link.sh and link_check.sh launch. tests/test_link_tools.py runs them with real ranks.
+# What bench_link.sh and link_check.sh launch. tests/scripts/link/test_link_tools.py runs them with real ranks.
 
 setup() {
   load helper
   make_checkout
   stub_python
   BENCH_LINK=$CHECKOUT/scripts/bench_link.sh
-  LINK_CHECK=$CHECKOUT/scripts/lib/link_check.sh
+  LINK_CHECK=$CHECKOUT/scripts/lib/link/link_check.sh
 }
 
 teardown() {
@@ -46,10 +46,10 @@ teardown() {
   stub_ssh
   run "$LINK_CHECK" link
   [ "$status" -eq 0 ]
-  called "/scripts/lib/link_ranks.py link --hosts mac0,mac1 --deadline 180"
+  called "/scripts/lib/link/link_ranks.py link --hosts mac0,mac1 --deadline 180"
   run "$LINK_CHECK" smoke --deadline 9 --json
   [ "$status" -eq 0 ]
-  called "/scripts/lib/link_ranks.py smoke --hosts mac0,mac1 --deadline 9 --json"
+  called "/scripts/lib/link/link_ranks.py smoke --hosts mac0,mac1 --deadline 9 --json"
 }
 
 @test "neither takes the devices of a running cluster server" {

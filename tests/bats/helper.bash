@@ -16,9 +16,10 @@ make_checkout() {
   mkdir -p "$CHECKOUT/hostfiles" "$CHECKOUT/server" "$CHECKOUT/tests" "$STUBS" "$REMOTE"
   : >"$CALLS"
   cp -R "$REPO/scripts" "$CHECKOUT/"
-  cp "$REPO/server/__init__.py" "$REPO/server/printable.py" "$CHECKOUT/server/" # for logs and status
   cp "$REPO"/requirements*.txt "$CHECKOUT/"
-  cp "$REPO/server/__init__.py" "$REPO/server/settings_table.py" "$CHECKOUT/server/"
+  mkdir "$CHECKOUT/server/protocol" # what scripts import of it
+  cp "$REPO/server/__init__.py" "$CHECKOUT/server/"
+  cp "$REPO"/server/protocol/{__init__,exit_codes,printable,settings_table}.py "$CHECKOUT/server/protocol/"
   cp "$REPO"/hostfiles/*.template.json "$CHECKOUT/hostfiles/"
   RUN=$CHECKOUT/scripts/run_openai_cluster_server.sh
   STOP=$CHECKOUT/scripts/stop_openai_cluster_server.sh

@@ -9,7 +9,7 @@ setup() {
   HOME=$BATS_TEST_TMPDIR/home
   export HOME SYSTEM
   mkdir -p "$HOME" "$SYSTEM"
-  managers=scripts/lib/service_managers.sh
+  managers=scripts/lib/service/service_managers.sh
   sed "s,^DAEMONS=.*,DAEMONS=$SYSTEM,; s,^SYSTEM_UNITS=.*,SYSTEM_UNITS=$SYSTEM," \
     "$REPO/$managers" >"$CHECKOUT/$managers"
   SETTINGS=$RUN_DIR/service.settings

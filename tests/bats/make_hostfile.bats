@@ -1,4 +1,4 @@
-# What make_hostfile.sh writes, and when it does not. tests/test_make_hostfile.py has the cases.
+# What make_hostfile.sh writes, and when it does not. tests/scripts/cabling/test_make_hostfile.py has the cases.
 
 setup() {
   load helper
@@ -11,7 +11,7 @@ setup() {
 }
 
 cable() {
-  "$PYTHON" "$REPO/tests/wiring.py" "$MACS" "$@"
+  "$PYTHON" "$REPO/tests/support/wiring.py" "$MACS" "$@"
 }
 
 @test "--help prints the header; what it does not know is a usage error" {
@@ -30,7 +30,7 @@ cable() {
   run "$MAKE_HOSTFILE" studio-1 studio-2 studio-3
   [ "$status" -eq 0 ]
   says "next: HOSTFILE=$CHECKOUT/hostfiles/m3-ultra-jaccl.local.json scripts/verify_cluster.sh"
-  "$PYTHON" "$CHECKOUT/scripts/lib/hostfile.py" check \
+  "$PYTHON" "$CHECKOUT/scripts/lib/module.py" lib.hosts.hostfile check \
     "$CHECKOUT/hostfiles/m3-ultra-jaccl.local.json" --backend jaccl
 }
 

@@ -79,14 +79,14 @@ teardown() {
   [ "$status" -eq 0 ]
   line=$(called "supervise.py --run-dir")
   id=$(echo "$line" | sed 's/.*--run-dir [^ ]* --run-id \([^ ]*\) --log.*/\1/')
-  expected="fakepython $CHECKOUT/scripts/lib/supervise.py --run-dir $RUN_DIR --run-id $id"
+  expected="fakepython $CHECKOUT/scripts/lib/module.py lib.supervise.supervise --run-dir $RUN_DIR --run-id $id"
   expected="$expected --log $CHECKOUT/logs/server-18431.log"
   expected="$expected --health-url http://127.0.0.1:18431/health --host 127.0.0.1 --host 127.0.0.1"
   expected="$expected --started-with RUN_ID=$id --started-with MODEL_ID=Demo-1B"
   expected="$expected --started-with URL=http://127.0.0.1:18431"
   expected="$expected --started-with LOG=$CHECKOUT/logs/server-18431.log"
   expected="$expected --started-with API_KEY_FILE= -- $STUBS/fakepython"
-  expected="$expected $CHECKOUT/scripts/lib/mlx_launch.py --python $STUBS/fakepython"
+  expected="$expected $CHECKOUT/scripts/lib/module.py lib.launch.mlx_launch --python $STUBS/fakepython"
   expected="$expected --backend ring -n 2 --starting-port auto --cwd $CHECKOUT"
   expected="$expected --env HF_HUB_OFFLINE=1 --env TRANSFORMERS_OFFLINE=1 "
   case $line in "$expected"*) ;; *) printf '%s\n%s\n' "$line" "$expected"; return 1 ;; esac

@@ -121,7 +121,7 @@ echo Darwin
 STUB
   probe=$BATS_TEST_TMPDIR/probe.sh
   sed "s,/usr/sbin/sysctl,$STUBS/sysctl,; s,/usr/bin/vm_stat,$STUBS/vm_stat," \
-    "$CHECKOUT/scripts/lib/rank_facts.sh" >"$probe"
+    "$CHECKOUT/scripts/lib/status/rank_facts.sh" >"$probe"
   stub sysctl <<'STUB'
 case $2 in hw.memsize) echo 549755813888 ;; iogpu.wired_limit_mb) echo 460000 ;; esac
 STUB

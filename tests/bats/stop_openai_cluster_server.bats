@@ -122,7 +122,7 @@ gone() {
   [ "$status" -eq 0 ]
   [ "$(grep -c '^ssh ' "$CALLS")" -eq 2 ]
   [ "$(grep -c -- '-n -o BatchMode=yes -o ConnectTimeout=5' "$CALLS")" -eq 2 ]
-  called "mac1 bash $CHECKOUT/scripts/lib/end_ranks.sh $RUN_DIR"
+  called "mac1 bash $CHECKOUT/scripts/lib/supervise/end_ranks.sh $RUN_DIR"
   [ ! -e "$RUN_DIR/api_key" ]
   gone "$PROCESS"
 }

@@ -190,7 +190,7 @@ assert data["facts"]["mac1"]["disk_free"] > 0
 }
 
 @test "--smoke and --link go on only when nothing failed" {
-  cat >"$CHECKOUT/scripts/lib/link_check.sh" <<'STUB'
+  cat >"$CHECKOUT/scripts/lib/link/link_check.sh" <<'STUB'
 echo "link check: $*"
 STUB
   run "$VERIFY" --check disk --smoke --deadline 30

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.raw_http import request
+from tests.support.raw_http import request
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"

@@ -6,11 +6,11 @@ import struct
 
 import pytest
 
-from tests.cluster import Cluster
 from tests.poison import bodies, fields, wire
 from tests.poison.case import Case
-from tests.raw_http import RawClient, request
-from tests.tiny_models import tiny_llama
+from tests.support.cluster import Cluster
+from tests.support.raw_http import RawClient, request
+from tests.support.tiny_models import tiny_llama
 
 pytestmark = pytest.mark.ranks
 

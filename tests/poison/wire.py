@@ -3,7 +3,7 @@
 import random
 
 from tests.poison.case import BAD, CHAT, COMPLETIONS, FINE, Case, wire
-from tests.raw_http import request
+from tests.support.raw_http import request
 
 GOOD = b'{"prompt": [5, 6], "max_tokens": 2, "temperature": 0}'
 STREAM = b'{"prompt": [5, 6], "max_tokens": 500, "ignore_eos": true, "stream": true}'

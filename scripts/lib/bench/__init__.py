@@ -4,7 +4,7 @@
     swarm, answers       many requests at once from one thread, and what came back
     gauge                how many words make the tokens that were asked for
 
-scripts/bench_serving.py uses these on any endpoint. For scripts/bench_compare.sh there are also:
+scripts/bench_serving.py uses these on any endpoint. scripts/dev/bench_compare.sh has also:
 
     models               the two models of the comparison
     processes, servers   both servers and the bare engine as processes: start, pause, end

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Our engine's own loop without HTTP, line, director or text, as a measure for the server.
+"""Our engine's own loop without HTTP, line, scheduler or text, as a measure for the server.
 
 usage: bare_engine.py --run-dir DIR --run-id ID
 
@@ -14,23 +14,21 @@ import argparse
 import json
 import os
 import random
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-
-from server.choosers import ChoosesForAll, Follows  # noqa: E402
-from server.director import SLOW_S  # noqa: E402
-from server.messages import Submit  # noqa: E402
-from server.pacing import PrefillPace  # noqa: E402
-from server.pidfile import write_pidfile  # noqa: E402
-from server.rank import Ready, join, prepare  # noqa: E402
-from server.requests import Common, Sampling  # noqa: E402
-from server.rows import Row  # noqa: E402
-from server.settings import read_settings  # noqa: E402
-from server.status import Status  # noqa: E402
-from server.tickets import Token  # noqa: E402
+from server.lifecycle.pidfile import write_pidfile
+from server.observe.status import Status
+from server.protocol.events import Token
+from server.protocol.requests import Common, Sampling
+from server.protocol.settings import read_settings
+from server.rank import Ready, prepare
+from server.sampling.choosers import ChoosesForAll, Follows
+from server.sampling.row_state import Row
+from server.scheduler.pacing import PrefillPace
+from server.scheduler.scheduler import SLOW_S
+from server.startup.joining import join
+from server.wire.messages import Submit
 
 NAP_S = 0.05
 ORDER = ("number", "clients", "requests", "prompt", "output")
@@ -45,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rank = int(os.environ.get("MLX_RANK") or 0)
     write_pidfile(arguments.run_dir, rank, arguments.run_id)
-    link = join(os.environ)
+    link = join(os.environ, arguments.run_id)
     settings = read_settings(os.environ, rank)
     status = Status(settings.model_id, arguments.run_id)
     ready = prepare(settings, link, status, lambda stage: None)
@@ -88,7 +86,7 @@ def run(
         raise error
 
     if ready.link.rank == 0:
-        # No news but how to take the next turn, by the clock, as from the director.
+        # No news but how to take the next turn, by the clock, as from the scheduler.
         chooser = ChoosesForAll(rows.__getitem__, lambda: [0, 0, pace.tokens, int(slow)], fail)
     else:
         chooser = Follows()

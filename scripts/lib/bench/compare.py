@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Play every scene to our server and to mlx_lm.server in turn, and judge what came of it.
 
-Run by scripts/bench_compare.sh, whose --help says what it does. Needs the standard library alone:
-the contenders are processes of the interpreter given with --python.
+Run by scripts/dev/bench_compare.sh, whose --help says what it does. Needs the standard library
+alone: the contenders are processes of the interpreter given with --python.
 """
 
 import argparse
@@ -18,14 +18,20 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from scripts.lib.bench import page
+from scripts.lib.bench.contenders import (
+    Bare,
+    Broken,
+    Contender,
+    Ours,
+    Place,
+    Theirs,
+    environment,
+    module,
+)
+from scripts.lib.bench.rows import BARE, OURS, THEIRS, Check, Samples, make_checks, render
+from scripts.lib.bench.scenes import throughput
 
-from bench import page  # noqa: E402
-from bench.contenders import Bare, Broken, Contender, Ours, Place, Theirs, environment  # noqa: E402
-from bench.rows import BARE, OURS, THEIRS, Check, Samples, make_checks, render  # noqa: E402
-from bench.scenes import throughput  # noqa: E402
-
-HERE = Path(__file__).resolve().parent
 KINDS = {OURS: Ours, THEIRS: Theirs, BARE: Bare}
 FAILED, USAGE = 1, 2
 
@@ -167,7 +173,7 @@ def grouped(checks: list[Check]):
 
 def make_models(arguments: argparse.Namespace, work: Path) -> None:
     """demo and tiny, into work."""
-    command = [arguments.python, HERE / "models.py", arguments.demo, work]
+    command = [arguments.python, *module("lib.bench.models"), arguments.demo, work]
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
 
 
@@ -236,7 +242,7 @@ def say(text: str) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line, of which scripts/bench_compare.sh has checked most."""
+    """The command line, of which scripts/dev/bench_compare.sh has checked most."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--demo", default="")

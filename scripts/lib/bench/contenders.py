@@ -16,12 +16,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.gauge import Asker, Gauge, Unusable, take_gauge
-from bench.processes import alive
-from bench.swarm import Swarm
+from scripts.lib.bench.gauge import Asker, Gauge, Unusable, take_gauge
+from scripts.lib.bench.processes import alive
+from scripts.lib.bench.swarm import Swarm
 
 ROOT = Path(__file__).resolve().parents[3]
-HERE = Path(__file__).resolve().parent
 START_DEADLINE_S = 180.0
 END_DEADLINE_S = 20.0
 POLL_S = 0.1
@@ -34,6 +33,11 @@ NOT_OURS = ("API_KEY", "API_KEY_FILE", "MODEL_ID", "PARALLEL", "REQ_TIMEOUT", "L
 # without a limit. All else is each server's default.
 OURS = {"MAX_BATCH": 32, "QUEUE_MAX": 64, "STALL_TIMEOUT": NEVER_S, "CANARY_INTERVAL": 0}
 THEIRS = ("--decode-concurrency", "32", "--log-level", "WARNING")
+
+
+def module(name: str) -> list[str | Path]:
+    """What an interpreter runs as one of the modules of scripts/."""
+    return [ROOT / "scripts/lib/module.py", name]
 
 
 class Broken(Exception):
@@ -68,7 +72,7 @@ class Contender:
         self.swarm: Swarm | None = None
         program, settings = self._program()
         command = [
-            place.python, ROOT / "scripts/lib/mlx_launch.py", "-n", place.ranks,
+            place.python, *module("lib.launch.mlx_launch"), "-n", place.ranks,
             "--backend", "ring", "--starting-port", self.port + 1, "--python", place.python, "--",
             *program,
         ]  # fmt: skip
@@ -209,7 +213,7 @@ class Theirs(WebServer):
         super().__init__(place)
 
     def _program(self) -> tuple[list, dict]:
-        program = [HERE / "peer_server.py", self.run_dir, "--model", self.place.model,
+        program = [*module("lib.bench.peer_server"), self.run_dir, "--model", self.place.model,
                    "--host", "127.0.0.1", "--port", self.port, *self._flags]  # fmt: skip
         return program, {}
 
@@ -220,9 +224,11 @@ class Bare(Contender):
     name = "bare engine"
 
     def _program(self) -> tuple[list, dict]:
-        program = HERE / "bare_engine.py"
         settings = {"MODEL_DIR": self.place.model, "LOG_LEVEL": "WARNING"} | OURS
-        return [program, "--run-dir", self.run_dir, "--run-id", self.run_id], settings
+        return (
+            [*module("lib.bench.bare_engine"), "--run-dir", self.run_dir, "--run-id", self.run_id],
+            settings,
+        )
 
     def _is_ready(self) -> bool:
         return (self.run_dir / "ready").exists()

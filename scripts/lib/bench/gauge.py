@@ -8,9 +8,9 @@ that a chat template adds.
 from dataclasses import dataclass
 from typing import Any
 
-from bench.answers import Answer
-from bench.swarm import Swarm
-from bench.workload import words
+from scripts.lib.bench.answers import Answer
+from scripts.lib.bench.swarm import Swarm
+from scripts.lib.bench.workload import words
 
 FEW, MANY = 16, 116
 DEADLINE_S = 120.0

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench.answers import Answer
-from bench.stats import spread
-from bench.swarm import Call, Swarm
+from scripts.lib.bench.answers import Answer
+from scripts.lib.bench.stats import spread
+from scripts.lib.bench.swarm import Call, Swarm
 
 BUSY_PAUSE_MOST_S = 1.0  # after a 429, whatever longer wait the server asked for
 FAILED_PAUSE_S = 0.2  # after a refused or reset connection: a loop without would only spin

@@ -14,8 +14,6 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 TINY = {
     "model_type": "llama",
     "num_hidden_layers": 2,
@@ -75,7 +73,8 @@ def write_tokenizer(source: Path, target: Path, end: str) -> None:
 def make_tiny(source: Path, target: Path) -> None:
     """Two random layers with the vocabulary, tokenizer and context of source, as target."""
     from mlx_lm.models import llama
-    from random_model import write_random_weights
+
+    from scripts.lib.model.random_model import write_random_weights
 
     config = json.loads((source / "config.json").read_text("utf-8"))
     silent, text = find_silent_token(source)

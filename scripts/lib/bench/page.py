@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BEGIN = "<!-- comparison: written by scripts/bench_compare.sh --write, do not edit -->"
+BEGIN = "<!-- comparison: written by scripts/dev/bench_compare.sh --write, do not edit -->"
 END = "<!-- end of comparison -->"
 
 

@@ -3,7 +3,7 @@
 
 usage: peer_server.py RUN_DIR ARGUMENT...
 
-The arguments are mlx_lm.server's. Started by scripts/lib/mlx_launch.py, like our own server; the
+The arguments are mlx_lm.server's. Started by mlx_launch.py, like our own server; the
 process id goes to RUN_DIR/rank-N.pid. Nothing of mlx_lm.server is changed.
 """
 

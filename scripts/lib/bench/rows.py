@@ -6,9 +6,9 @@ a line of the table shows the measures of one or more checks. No I/O.
 
 from dataclasses import dataclass
 
-from bench import scenes
-from bench.scenes import Scene
-from bench.stats import median
+from scripts.lib.bench import scenes
+from scripts.lib.bench.scenes import Scene
+from scripts.lib.bench.stats import median
 
 OURS, THEIRS, BARE = "ours", "theirs", "bare"
 # The bare engine's prompts have no beginning in common: without it, ours would compute less.

@@ -10,12 +10,12 @@ import statistics
 import time
 from collections.abc import Callable
 
-from bench.contenders import Bare, Broken, Contender, Ours, WebServer
-from bench.load import Load, run_closed
-from bench.processes import cpu_seconds, resident_mb
-from bench.stats import percentile
-from bench.swarm import Call
-from bench.workload import sampling, words
+from scripts.lib.bench.contenders import Bare, Broken, Contender, Ours, WebServer
+from scripts.lib.bench.load import Load, run_closed
+from scripts.lib.bench.processes import cpu_seconds, resident_mb
+from scripts.lib.bench.stats import percentile
+from scripts.lib.bench.swarm import Call
+from scripts.lib.bench.workload import sampling, words
 
 REQUEST_DEADLINE_S = 120.0
 LONG_DEADLINE_S = 300.0

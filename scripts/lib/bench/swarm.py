@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.answers import Answer, read_answer
+from scripts.lib.bench.answers import Answer, read_answer
 
 READ_BYTES = 1 << 16
 TICK_S = 0.2  # between two looks at deadlines

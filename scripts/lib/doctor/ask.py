@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from on_hosts import Answer, run_on_hosts
-
-from doctor.commands import PYTHON_NAMES, commands_for
-from doctor.plan import Plan
+from scripts.lib.doctor.commands import PYTHON_NAMES, commands_for
+from scripts.lib.doctor.plan import Plan
+from scripts.lib.hosts.on_hosts import Answer, run_on_hosts
 
 HERE = Path(__file__).resolve().parent
 REMOTE_COMMAND = ("/bin/sh", "-s")

@@ -5,7 +5,7 @@ hosts are asked for it, and the judge. To add one: a judge, and its line here. P
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from doctor import (
+from scripts.lib.doctor import (
     judge_access,
     judge_cabling,
     judge_gid,
@@ -17,9 +17,9 @@ from doctor import (
     judge_software,
     judge_system,
 )
-from doctor.cluster import Cluster
-from doctor.findings import PASS, SKIP, Finding
-from doctor.plan import Plan
+from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.findings import PASS, SKIP, Finding
+from scripts.lib.doctor.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from on_hosts import LOCAL_HOST
-from thunderbolt.cabling import Cable, End, cables
-from thunderbolt.ports import RDMA_PREFIX, Port
-
-from doctor.facts import HostFacts
-from doctor.plan import Plan
+from scripts.lib.cabling.cabling import Cable, End, cables
+from scripts.lib.cabling.ports import RDMA_PREFIX, Port
+from scripts.lib.doctor.facts import HostFacts
+from scripts.lib.doctor.plan import Plan
+from scripts.lib.hosts.on_hosts import LOCAL_HOST
 
 
 @dataclass(frozen=True)

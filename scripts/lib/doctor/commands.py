@@ -4,7 +4,7 @@ One table for the probe, for the answer without Python, and for --dry-run. Every
 reads. A name is the tool's, with what it is asked about after a colon: `ibv_devinfo:rdma_en2`.
 """
 
-from doctor.plan import Plan
+from scripts.lib.doctor.plan import Plan
 
 PACKAGES = ("mlx", "mlx-lm", "transformers", "huggingface-hub", "llguidance", "prometheus-client")
 
@@ -95,8 +95,8 @@ def python_commands(plan: Plan) -> dict[str, Command]:
         "mlx": ([plan.python, "-c", MLX], 30),
     }
     if plan.model_dir is not None:
-        script = f"{plan.checkout}/scripts/lib/check_model.py"
+        script = [f"{plan.checkout}/scripts/lib/module.py", "lib.model.check_model"]
         options = ["--parallel", plan.parallel, "--json"]
-        argv = [plan.python, script, plan.model_dir, str(len(plan.ranks)), *options]
+        argv = [plan.python, *script, plan.model_dir, str(len(plan.ranks)), *options]
         commands["check_model"] = (argv, 30)
     return commands

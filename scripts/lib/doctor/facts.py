@@ -11,17 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from thunderbolt.ports import (
+from scripts.lib.cabling.ports import (
     FormatError,
     Port,
     parse_bridge_members,
     parse_ibv_devices,
     read_ports,
 )
-
-from doctor import mac_text
-from doctor.ask import Raw
-from doctor.processes import OurProcess, living_processes
+from scripts.lib.doctor import mac_text
+from scripts.lib.doctor.ask import Raw
+from scripts.lib.doctor.processes import OurProcess, living_processes
 
 # What ssh itself says on stderr, which no shell profile printed.
 # setlocale is /bin/sh's, for a language that ssh brought along.

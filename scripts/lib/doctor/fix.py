@@ -10,9 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from on_hosts import LOCAL_HOST
-
-from doctor.findings import FAIL, WARN, Finding
+from scripts.lib.doctor.findings import FAIL, WARN, Finding
+from scripts.lib.hosts.on_hosts import LOCAL_HOST
 
 WITHIN_S = 120
 

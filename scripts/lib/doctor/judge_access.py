@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 
-from hostfile import find_problems
-from on_hosts import LOCAL_HOST
-
-from doctor.cluster import Cluster
-from doctor.facts import HostFacts
-from doctor.findings import FAIL, PASS, WARN, Finding, Fix, listed
+from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.facts import HostFacts
+from scripts.lib.doctor.findings import FAIL, PASS, WARN, Finding, Fix, listed
+from scripts.lib.hosts.hostfile import find_problems
+from scripts.lib.hosts.on_hosts import LOCAL_HOST
 
 AWAY = "wake or start {host}; see that it is on the network: ping {host}"
 # What ssh says, and what somebody does about it.

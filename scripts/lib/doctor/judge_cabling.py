@@ -6,12 +6,11 @@ did not answer cannot be told from cables to a stranger, and are not judged.
 
 from collections.abc import Iterator
 
-from thunderbolt.cabling import RDMA_GBPS, End
-from thunderbolt.plan import is_beside_ethernet
-
-from doctor.cluster import Cluster
-from doctor.facts import HostFacts
-from doctor.findings import FAIL, SKIP, WARN, Finding, Fix, listed
+from scripts.lib.cabling.cabling import RDMA_GBPS, End
+from scripts.lib.cabling.plan import is_beside_ethernet
+from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.facts import HostFacts
+from scripts.lib.doctor.findings import FAIL, SKIP, WARN, Finding, Fix, listed
 
 
 def speed(cluster: Cluster) -> Iterator[Finding]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from doctor.cluster import Cluster, interface_of
-from doctor.facts import HostFacts
-from doctor.findings import FAIL, SKIP, WARN, Finding, Fix, listed
-from doctor.judge_rdma import no_devices
+from scripts.lib.doctor.cluster import Cluster, interface_of
+from scripts.lib.doctor.facts import HostFacts
+from scripts.lib.doctor.findings import FAIL, SKIP, WARN, Finding, Fix, listed
+from scripts.lib.doctor.judge_rdma import no_devices
 
 MESH_NEEDS_NO_BRIDGE = 3  # with so many nodes a bridge is a loop
 

@@ -7,10 +7,10 @@ that nobody loads half a terabyte to learn that it does not fit.
 from collections.abc import Iterator
 from typing import Any
 
-from doctor.cluster import Cluster
-from doctor.facts import HostFacts
-from doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, gigabytes, listed
-from doctor.mac_text import MIB
+from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.facts import HostFacts
+from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, gigabytes, listed
+from scripts.lib.doctor.mac_text import MIB
 
 # macOS lets the GPU wire about two thirds of a small memory and three quarters of a large one.
 SMALL_MEMORY, SMALL_SHARE, LARGE_SHARE = 36 * 1024 * MIB, 2 / 3, 3 / 4

@@ -3,9 +3,18 @@
 import re
 from collections.abc import Iterator
 
-from doctor.cluster import Cluster
-from doctor.facts import HostFacts
-from doctor.findings import FAIL, PASS, SKIP, Finding, Fix, gigabytes, listed, most_common
+from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.facts import HostFacts
+from scripts.lib.doctor.findings import (
+    FAIL,
+    PASS,
+    SKIP,
+    Finding,
+    Fix,
+    gigabytes,
+    listed,
+    most_common,
+)
 
 SHOWN = 3  # differing files that are named
 # Reasons of check_model.py that are about the number of ranks, not about the files.

@@ -6,9 +6,9 @@ that is just starting would take the caller for a rank.
 
 from collections.abc import Iterator
 
-from doctor.cluster import Cluster, over_ssh
-from doctor.facts import HostFacts
-from doctor.findings import FAIL, PASS, SKIP, Finding, Fix, listed
+from scripts.lib.doctor.cluster import Cluster, over_ssh
+from scripts.lib.doctor.facts import HostFacts
+from scripts.lib.doctor.findings import FAIL, PASS, SKIP, Finding, Fix, listed
 
 LOCAL_NETWORK_ERROR = "EHOSTUNREACH"
 

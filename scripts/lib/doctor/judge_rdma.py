@@ -6,10 +6,10 @@ not blamed where RDMA is off, where the cable is missing or too slow, and so on.
 
 from collections.abc import Iterator
 
-from doctor.cluster import Cluster, interface_of
-from doctor.facts import HostFacts
-from doctor.findings import FAIL, PASS, SKIP, Finding, Fix, listed
-from doctor.judge_cabling import wrong_cables
+from scripts.lib.doctor.cluster import Cluster, interface_of
+from scripts.lib.doctor.facts import HostFacts
+from scripts.lib.doctor.findings import FAIL, PASS, SKIP, Finding, Fix, listed
+from scripts.lib.doctor.judge_cabling import wrong_cables
 
 
 def rdma(cluster: Cluster) -> Iterator[Finding]:

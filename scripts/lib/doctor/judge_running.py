@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from doctor.cluster import Cluster
-from doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed
-from doctor.processes import OurProcess
+from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed
+from scripts.lib.doctor.processes import OurProcess
 
 MAX_QUEUE_PAIRS = 10  # of a device; the next one fails with errno 16
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 
-from on_hosts import LOCAL_HOST
-
-from doctor.cluster import Cluster
-from doctor.facts import HostFacts
-from doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed, most_common
-from doctor.mac_text import version_numbers
+from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.facts import HostFacts
+from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed, most_common
+from scripts.lib.doctor.mac_text import version_numbers
+from scripts.lib.hosts.on_hosts import LOCAL_HOST
 
 LEAST_PYTHON = (3, 11)
 

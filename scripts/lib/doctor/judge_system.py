@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from doctor.cluster import Cluster
-from doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, gigabytes, most_common
-from doctor.mac_text import version_numbers
+from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, gigabytes, most_common
+from scripts.lib.doctor.mac_text import version_numbers
 
 LEAST_MACOS = (26, 2)  # the first with RDMA over Thunderbolt
 LARGE_FRAMES_MACOS = (26, 3)  # the first with frames above 4 KiB
 # macOS itself keeps a few GB wired, more of them on a larger machine.
 WIRED_BASE, WIRED_SHARE = 4e9, 0.1
 DISK_LEAST, DISK_GOOD = 1e9, 5e9
-FILES_LEAST = 4096  # as in server/file_limit.py
+FILES_LEAST = 4096  # as in server/lifecycle/file_limit.py
 
 
 def macos(cluster: Cluster) -> Iterator[Finding]:

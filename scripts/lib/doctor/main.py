@@ -12,18 +12,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hostfile import SSH_NAME, Hostfile, HostfileError, choose_backend, parse_hostfile
-from on_hosts import LOCAL_HOST, Answer, command_for
-
-from doctor import checks, report
-from doctor.ask import REMOTE_COMMAND, ask_hosts, shown_commands
-from doctor.cluster import Cluster
-from doctor.facts import read_facts
-from doctor.findings import FAIL, Finding
-from doctor.fix import ask_and_fix, offered
-from doctor.plan import Plan
-from doctor.probe import code_digest, look_for_ranks
-from doctor.processes import living_processes
+from scripts.lib.doctor import checks, report
+from scripts.lib.doctor.ask import REMOTE_COMMAND, ask_hosts, shown_commands
+from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.facts import read_facts
+from scripts.lib.doctor.findings import FAIL, Finding
+from scripts.lib.doctor.fix import ask_and_fix, offered
+from scripts.lib.doctor.plan import Plan
+from scripts.lib.doctor.probe import code_digest, look_for_ranks
+from scripts.lib.doctor.processes import living_processes
+from scripts.lib.hosts.hostfile import (
+    SSH_NAME,
+    Hostfile,
+    HostfileError,
+    choose_backend,
+    parse_hostfile,
+)
+from scripts.lib.hosts.on_hosts import LOCAL_HOST, Answer, command_for
 
 PROGRAM = "verify_cluster.sh"
 
@@ -217,3 +222,10 @@ def say(words: str) -> None:
 def stop(code: int, words: str) -> NoReturn:
     say(words)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass, field
 
-from hostfile import SSH_NAME, Hostfile
+from scripts.lib.hosts.hostfile import SSH_NAME, Hostfile
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from doctor.cluster import Cluster, over_ssh
-from doctor.findings import FAIL, PASS, SKIP, WARN, Finding
+from scripts.lib.doctor.cluster import Cluster, over_ssh
+from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding
 
 WIDTH = 100  # columns of a terminal that the table may take
 SHOWN = {PASS: "pass", WARN: "warn", FAIL: "FAIL", SKIP: "-"}

@@ -1,0 +1,257 @@
+"""Where the time of a decode step goes: in our engine, and in mlx-lm's own batches.
+
+usage: step_profile.py --model DIR [--batch N...] [--mix greedy|mixed] [--steps N] [--json]
+
+Decodes batches of N requests (1 8 32) without HTTP, ours and mlx-lm's BatchGenerator in turn, and
+prints milliseconds of a step, medians over the steps:
+
+  step       as it really runs: the parts overlap, as the next step is computed while the last
+             one's tokens are handed on
+  forward    the model's forward pass
+  choose     from the logits to the tokens. Ours: what the requests ask for, for the rows that fall
+             to rank 0. mlx-lm's: log-softmax, then one sampler a request, as mlx_lm.server makes
+             them
+  collective the one all_sum that carries our tokens and messages; mlx-lm has none
+  deliver    each token to its request. mlx-lm's: with its log-probability, as mlx_lm.server reads
+             it for every token, wanted or not
+  rest       bookkeeping in Python
+
+Parts are timed in a run of their own, in which each is waited for, so they add up to more than a
+step. The model is loaded twice, since our shards of it differ from mlx-lm's. For several ranks
+start it as every rank program; rank 0 prints:
+
+  scripts/lib/launch/mlx_launch.py -n 2 --backend ring --python PYTHON -- \\
+      scripts/dev/step_profile.py --model DIR
+
+The model should be one that does not end by itself, as models.py makes them.
+"""
+
+import argparse
+import copy
+import json
+import os
+import queue
+import statistics
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import mlx.core as mx
+from mlx_lm.generate import BatchGenerator, StopSequences
+from mlx_lm.sample_utils import make_sampler
+from mlx_lm.utils import load_model
+
+from scripts.lib.bench.workload import sampling
+from server.engine.engine import Engine
+from server.protocol.events import Token
+from server.protocol.requests import Common, Sampling
+from server.sampling.choosers import ChoosesForAll, Follows
+from server.sampling.row_state import Row
+from server.startup.joining import join
+from server.startup.loading import load_shard
+from server.wire.link import Link
+from server.wire.mailbox import Header
+from server.wire.messages import Submit
+
+PROMPT = 64  # tokens
+WARM_STEPS = 6
+PARTS = ("forward", "choose", "collective", "deliver", "rest")
+
+
+class Clock:
+    """Sums the time of each part within a step. Parts are timed only while it is on."""
+
+    def __init__(self, on: bool) -> None:
+        self.on = on
+        self.parts: dict[str, float] = defaultdict(float)
+
+    def timed(self, part: str, compute):
+        """compute() with its result evaluated, added to part."""
+        if not self.on:
+            return compute()
+        began = time.perf_counter()
+        result = compute()
+        mx.eval(result)
+        self.parts[part] += time.perf_counter() - began
+        return result
+
+
+class Timed:
+    """Any object with one method replaced; all else is the object's."""
+
+    def __init__(self, inner, clock: Clock, part: str, method: str) -> None:
+        self._inner = inner
+
+        def replaced(*args, **kwargs):
+            return clock.timed(part, lambda: getattr(inner, method)(*args, **kwargs))
+
+        self._replaced = replaced
+        setattr(self, method, replaced)
+
+    def __call__(self, *args, **kwargs):
+        return self._replaced(*args, **kwargs)
+
+    def __getattr__(self, name: str):
+        return getattr(self._inner, name)
+
+
+def main() -> None:
+    """Profiles both at each batch size; rank 0 prints."""
+    arguments = parse_arguments()
+    link = join(os.environ, "")
+    shard = load_shard(arguments.model.resolve(), "tensor", link, None, lambda *_: None)
+    model, _ = load_model(arguments.model.resolve())
+    if link.size > 1:
+        model.shard(link.group)
+    rows = []
+    for batch in arguments.batch:
+        for name, run, of in (("ours", run_ours, shard), ("mlx-lm", run_theirs, model)):
+            whole = run(arguments, link, of, batch, Clock(False))
+            apart = run(arguments, link, of, batch, Clock(True))
+            apart["step"] = whole["step"]
+            rows.append({"ranks": link.size, "batch": batch, "engine": name, "mix": arguments.mix}
+                        | {part: 1e3 * apart[part] for part in ("step", *PARTS)})  # fmt: skip
+            if link.rank == 0:
+                print(f"batch {batch}, {name}: done", file=sys.stderr, flush=True)
+    if link.rank == 0:
+        print(render(rows))
+        if arguments.json:
+            print(json.dumps(rows))
+
+
+def run_ours(arguments, link: Link, shard, batch: int, clock: Clock) -> dict[str, float]:
+    """Seconds of a step and its parts, medians."""
+    eos = sorted(shard.tokenizer.eos_token_ids)
+
+    def row(uid: int) -> Row:
+        fields = sampling(arguments.mix, uid, 0) | {"seed": uid}  # the same on every rank
+        return Row(Common(sampling=Sampling(**fields)), prompt(uid), shard.vocab, tuple(eos))
+
+    def fail(row: Row, error: Exception) -> None:
+        raise error
+
+    news = list(vars(Header(chunk=arguments.prefill_step)).values())
+    chooser = ChoosesForAll(row, lambda: news, fail) if link.rank == 0 else Follows()
+    model = copy.copy(shard.last)
+    model.model = Timed(shard.model, clock, "forward", "__call__")
+    engine = Engine(
+        model,
+        Timed(link, clock, "collective", "sum"),
+        Timed(chooser, clock, "choose", "propose"),
+        max_batch=batch,
+        prefill_step=arguments.prefill_step,
+        eos=eos,
+    )
+    for uid in range(1, batch + 1):
+        draw = row(uid).draw(uid)
+        draws = () if draw is None else (draw,)
+        engine.submit(Submit(uid, prompt(uid), 10**6, ignore_eos=True, draws=draws))
+    queues: dict[int, queue.SimpleQueue] = defaultdict(queue.SimpleQueue)
+
+    def step() -> int:
+        events = engine.step().events
+        began = time.perf_counter()
+        for uid, event in events:
+            queues[uid].put((0, event))
+        clock.parts["deliver"] += time.perf_counter() - began
+        return sum(isinstance(event, Token) for _, event in events)
+
+    times = time_steps(arguments, clock, step, batch)
+    for uid in range(1, batch + 1):
+        engine.cancel(uid)
+    return times
+
+
+def run_theirs(arguments, link: Link, model, batch: int, clock: Clock) -> dict[str, float]:
+    """The same for mlx-lm's batches, driven as mlx_lm.server does."""
+    generator = BatchGenerator(
+        Timed(model, clock, "forward", "__call__"),
+        completion_batch_size=batch,
+        prefill_batch_size=batch,
+        prefill_step_size=arguments.prefill_step,
+        stream=mx.default_stream(mx.default_device()),
+    )
+    # All ranks draw for themselves and must draw the same.
+    mx.random.seed(7)
+    samplers = []
+    for uid in range(1, batch + 1):
+        fields = sampling(arguments.mix, uid, 0)
+        sampler = make_sampler(fields["temperature"], top_p=fields.get("top_p", 1.0))
+        samplers.append(lambda logprobs, s=sampler: clock.timed("choose", lambda: s(logprobs)))
+    uids = generator.insert_segments(
+        [[prompt(uid)] for uid in range(1, batch + 1)],
+        max_tokens=[10**6] * batch,
+        samplers=samplers,
+        stop_sequences=[StopSequences([])] * batch,
+    )
+    queues: dict[int, queue.SimpleQueue] = defaultdict(queue.SimpleQueue)
+
+    def step() -> int:
+        _, responses = generator.next()
+        began = time.perf_counter()
+        for one in responses:
+            queues[one.uid].put((one.token, one.logprobs[one.token].item()))
+        clock.parts["deliver"] += time.perf_counter() - began
+        return len(responses)
+
+    times = time_steps(arguments, clock, step, batch)
+    generator.remove(uids)
+    generator.close()
+    return times
+
+
+def time_steps(arguments, clock: Clock, step, batch: int) -> dict[str, float]:
+    """Medians over the steps in which the whole batch decodes."""
+    whole: list[float] = []
+    parts: dict[str, list[float]] = defaultdict(list)
+    full = 0
+    while len(whole) < arguments.steps:
+        clock.parts.clear()
+        began = time.perf_counter()
+        count = step()
+        took = time.perf_counter() - began
+        full += count == batch
+        if full <= WARM_STEPS:
+            continue
+        whole.append(took)
+        for part in PARTS[:-1]:
+            parts[part].append(clock.parts[part])
+        parts["rest"].append(took - sum(clock.parts.values()))
+    medians = {part: statistics.median(values) for part, values in parts.items()}
+    return medians | {"step": statistics.median(whole)}
+
+
+def prompt(uid: int) -> list[int]:
+    """Different for each request, the same on every rank."""
+    return [1000 + (uid * 7919 + i * 104_729) % 20_000 for i in range(PROMPT)]
+
+
+def render(rows: list[dict]) -> str:
+    """The table, with what a step of ours takes of one of theirs."""
+    names = ("step", *PARTS)
+    head = f"{'ranks':>5} {'batch':>5} {'engine':<7}" + "".join(f"{name:>11}" for name in names)
+    lines = [head + f"{'tokens/s':>11}"]
+    for row in rows:
+        cells = "".join(f"{row[name]:11.2f}" for name in names)
+        speed = 1e3 * row["batch"] / row["step"]
+        lines.append(f"{row['ranks']:>5} {row['batch']:>5} {row['engine']:<7}{cells}{speed:11.1f}")
+    return "\n".join(lines)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="folder of a local MLX model")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--mix", choices=("greedy", "mixed"), default="greedy")
+    parser.add_argument("--steps", type=int, default=40, help="counted steps of each run")
+    parser.add_argument("--prefill-step", type=int, default=512)
+    parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Distributed tokens/sec of one request, without HTTP: the server's own engine on every rank.
+
+usage: mlx.launch ... -- scripts/jaccl_tps_bench.py --model DIR [--prompt TEXT] [--max-tokens N]
+
+Rank 0 prints one name=value a line; times and rates are medians over the repeats, after warm-up
+runs that are not counted:
+
+  model                   the folder that was loaded
+  world_size              ranks that took part, counted by the ranks themselves
+  prompt_tokens           token ids of the prompt, chat template included unless --raw
+  gen_tokens              generated token ids, the end-of-text id included (never re-encoded text)
+  seconds                 from handing the prompt to the engine to the last token on rank 0
+  tokens_per_sec          gen_tokens / seconds, so it includes the prefill
+  ttft_seconds            time to first token: from handing over the prompt to the first token
+  prefill_tokens_per_sec  prompt_tokens / ttft_seconds
+  decode_tokens_per_sec   (gen_tokens - 1) / (seconds - ttft_seconds); 0 for a single token
+  repeats                 counted runs
+
+Decoding is greedy and ends at the end-of-text token or at --max-tokens; --ignore-eos makes every
+run as long as asked. With --json the last line is one JSON object with the same names, the single
+runs and the versions.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import mlx.core as mx
+
+from server.engine.engine import Engine, Turn
+from server.lifecycle.watchdog import Watchdog
+from server.protocol.events import Token
+from server.protocol.requests import Common, Sampling
+from server.sampling.choosers import ChoosesForAll, Follows
+from server.sampling.row_state import Row
+from server.startup.handshake import Mismatch
+from server.startup.joining import NotJoined, join
+from server.startup.loading import Shard, Unloadable, load_shard
+from server.wire.link import Link
+from server.wire.mailbox import Header
+from server.wire.messages import Submit, decode, encode
+
+STALL_S = 900.0
+NO_NEWS = [0] * Header.SIZE  # the mailbox header of a run without messages
+
+
+def main() -> None:
+    """Runs the benchmark on this rank; only rank 0 prints results."""
+    arguments = parse_arguments()
+    watchdog = Watchdog(STALL_S, on_stall=lambda reason: None)
+    watchdog.start()
+    try:
+        link = join(os.environ, "")
+        shard = load_shard(
+            arguments.model.resolve(), arguments.parallel, link, None, watchdog.progress
+        )
+    except (Mismatch, NotJoined, Unloadable) as error:
+        sys.exit(f"jaccl_tps_bench: {error}")
+    request = share_request(arguments, link, shard)
+    engine = make_engine(arguments, link, shard, request)
+    runs = []
+    for i in range(arguments.warmup + arguments.repeats):
+        if link.rank == 0 and sys.stderr.isatty():
+            print(f"run {i + 1} of {arguments.warmup + arguments.repeats}", file=sys.stderr)
+        run = time_request(engine, link, request, watchdog)
+        if i >= arguments.warmup:
+            runs.append(run)
+    if link.rank == 0:
+        report(summarise(arguments, link, request, runs), runs, arguments.json)
+
+
+def share_request(arguments: argparse.Namespace, link: Link, shard: Shard) -> Submit:
+    """The request on every rank, tokenized by rank 0 alone."""
+    data = b""
+    if link.rank == 0:
+        ids = tokenize(arguments, shard.tokenizer)
+        data = encode([Submit(1, ids, arguments.max_tokens, arguments.ignore_eos)])
+    (length,) = link.share_ints([len(data)])
+    (request,) = decode(link.share_bytes(data, length))
+    return request
+
+
+def tokenize(arguments: argparse.Namespace, tokenizer) -> list[int]:
+    """Ids of the prompt, as one user turn where the model has a chat template."""
+    if arguments.raw or not tokenizer.has_chat_template:
+        return list(tokenizer.encode(arguments.prompt))
+    turn = [{"role": "user", "content": arguments.prompt}]
+    return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True))
+
+
+def make_engine(arguments, link: Link, shard: Shard, request: Submit) -> Engine:
+    """The server's engine, with nobody to send messages."""
+
+    def fail(row: Row, error: Exception) -> None:
+        raise error
+
+    def greedy_row(uid: int) -> Row:
+        return Row(Common(sampling=Sampling(temperature=0)), list(request.prompt), shard.vocab)
+
+    leads = ChoosesForAll(greedy_row, lambda: NO_NEWS, fail)
+    return Engine(
+        shard.last,
+        link,
+        leads if link.rank == 0 else Follows(),
+        max_batch=1,
+        prefill_step=arguments.prefill_step,
+        eos=sorted(shard.tokenizer.eos_token_ids),
+    )
+
+
+def time_request(engine: Engine, link: Link, request: Submit, watchdog: Watchdog) -> dict:
+    """One request from start to end. Times are in seconds, on this rank's clock."""
+    link.share_ints([0])  # all ranks start together
+    start = time.perf_counter()
+    engine.submit(request)
+    first, tokens = 0.0, 0
+
+    def deliver(turn: Turn) -> None:
+        nonlocal first, tokens
+        tokens += sum(isinstance(event, Token) for _, event in turn.events)
+        if tokens:
+            first = first or time.perf_counter() - start
+
+    while engine.busy:
+        watchdog.progress("benchmark step")
+        engine.step(deliver)
+    return {"gen_tokens": tokens, "seconds": time.perf_counter() - start, "ttft_seconds": first}
+
+
+def summarise(arguments, link: Link, request: Submit, runs: list[dict]) -> dict:
+    """Medians of the runs, by the names that the module's docstring defines."""
+    for run in runs:
+        decoding = run["seconds"] - run["ttft_seconds"]
+        run["tokens_per_sec"] = run["gen_tokens"] / run["seconds"]
+        run["prefill_tokens_per_sec"] = len(request.prompt) / run["ttft_seconds"]
+        run["decode_tokens_per_sec"] = (
+            (run["gen_tokens"] - 1) / decoding if run["gen_tokens"] > 1 else 0.0
+        )
+    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    return {
+        "model": str(arguments.model),
+        "world_size": link.size,
+        "prompt_tokens": len(request.prompt),
+        "gen_tokens": int(medians.pop("gen_tokens")),
+        "seconds": medians.pop("seconds"),
+        "tokens_per_sec": medians.pop("tokens_per_sec"),
+        **medians,
+        "repeats": len(runs),
+    }
+
+
+def report(summary: dict, runs: list[dict], as_json: bool) -> None:
+    """name=value lines for people, one JSON line last for programs."""
+    for name, value in summary.items():
+        print(f"{name}={value:.4f}" if isinstance(value, float) else f"{name}={value}")
+    if as_json:
+        about = {
+            "runs": runs,
+            "device": str(mx.default_device()),
+            "machine": platform.platform(),
+            **{name: version(name) for name in ("mlx", "mlx-lm")},
+        }
+        print(json.dumps(summary | about))
+    sys.stdout.flush()
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line. Every rank gets the same."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="folder of a local MLX model")
+    parser.add_argument("--prompt", default="Write 5 sentences about Thunderbolt RDMA.")
+    parser.add_argument("--max-tokens", type=at_least(1), default=256)
+    parser.add_argument("--warmup", type=at_least(0), default=1, help="runs that are not counted")
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="runs that are counted")
+    parser.add_argument("--raw", action="store_true", help="no chat template around the prompt")
+    parser.add_argument("--ignore-eos", action="store_true", help="always --max-tokens long")
+    parser.add_argument("--prefill-step", type=at_least(16), default=2048, help="tokens a chunk")
+    parser.add_argument(
+        "--parallel",
+        choices=("tensor", "pipeline"),
+        default=os.environ.get("PARALLEL") or "tensor",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON line last")
+    arguments = parser.parse_args()
+    if not arguments.model.is_dir():
+        parser.error(f"--model {str(arguments.model)!r}: no such folder on {platform.node()}")
+    if not arguments.prompt:
+        parser.error("--prompt: must not be empty")
+    return arguments
+
+
+def at_least(least: int):
+    """An argparse type: a whole number that is not below least."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from {least} up")
+        return value
+
+    number.__name__ = f"whole number from {least} up"
+    return number
+
+
+if __name__ == "__main__":
+    main()

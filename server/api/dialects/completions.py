@@ -1,0 +1,155 @@
+"""POST /v1/completions: its requests in, its answers out."""
+
+import time
+import uuid
+from dataclasses import replace
+from typing import Any
+
+from server.api.fields import Body, boolean, check_text, integer, string
+from server.api.formats import parse_format
+from server.api.requests import MAX_INT, parse_common
+from server.protocol.errors import ApiError, bad_request, wrong
+from server.protocol.pieces import Event, Piece, TokenLogprob, Usage
+from server.protocol.requests import CompletionRequest, Served
+
+MAX_PROMPTS = 128
+LOWEST = -9999.0  # JSON has no -Infinity
+
+
+def parse(body: Body, served: Served) -> CompletionRequest:
+    """Checks a completion request. Raises ApiError."""
+    common = parse_common(body, served)
+    if string(body, "suffix"):
+        raise bad_request("'suffix' is not supported; it must be absent.", "suffix")
+    best_of = integer(body, "best_of", 1, MAX_INT)
+    if best_of not in (None, common.n):
+        raise wrong("best_of", best_of, f"absent, or equal to n ({common.n})")
+    return CompletionRequest(
+        prompts=_prompts(body.get("prompt")),
+        echo=boolean(body, "echo"),
+        format=parse_format(body),
+        common=replace(common, logprobs=integer(body, "logprobs", 0, 20)),
+    )
+
+
+def _prompts(value: Any) -> list[str | list[int]]:
+    """The four shapes of prompt: text, texts, token ids, lists of token ids."""
+    single = isinstance(value, str) or (isinstance(value, list) and _is_ids(value))
+    prompts = [value] if single else value
+    if not isinstance(prompts, list) or not 0 < len(prompts) <= MAX_PROMPTS:
+        raise wrong(
+            "prompt", value, f"text, token ids, or an array of 1 to {MAX_PROMPTS} of either"
+        )
+    for prompt in prompts:
+        if isinstance(prompt, str) and prompt:
+            check_text(prompt, "prompt")
+        elif not (isinstance(prompt, list) and prompt and _is_ids(prompt)):
+            raise wrong("prompt", prompt, "non-empty text, or a non-empty array of token ids")
+    return prompts
+
+
+def _is_ids(value: list) -> bool:
+    return bool(value) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
+
+
+class CompletionDialect:
+    """One answer. choices: how many; logprobs: whether they were asked for."""
+
+    def __init__(
+        self, model: str, fingerprint: str, choices: int, logprobs: bool, include_usage: bool
+    ) -> None:
+        self._frame = {
+            "id": "cmpl-" + uuid.uuid4().hex,
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+        self._asked = logprobs
+        self._include_usage = include_usage
+        self._texts = [""] * choices
+        self._offsets = [0] * choices  # characters of the tokens so far
+        self._finishes: list[str | None] = [None] * choices
+        self._logprobs: list[dict[str, list]] = [_no_logprobs() for _ in range(choices)]
+
+    def opening(self) -> list[Event]:
+        return []
+
+    def piece(self, piece: Piece) -> list[Event]:
+        i, text = piece.choice, piece.parts.text
+        logprobs = None
+        if self._asked:
+            logprobs, self._offsets[i] = _logprobs(piece.logprobs, self._offsets[i])
+            if piece.logprobs and piece.logprobs[0].logprob is None:
+                # An echo. It may have more tokens than text, as start-of-text is not echoed.
+                self._offsets[i] = len(text)
+            for name, values in logprobs.items():
+                self._logprobs[i][name] += values
+        self._texts[i] += text
+        self._finishes[i] = piece.finish
+        return [self._chunk(i, text, logprobs, piece.finish)]
+
+    def closing(self, usage: Usage) -> list[Event]:
+        events: list[Event] = []
+        if self._include_usage:
+            events.append((None, self._frame | {"choices": [], "usage": tell_usage(usage)}))
+        return [*events, (None, "[DONE]")]
+
+    def whole(self, usage: Usage) -> dict[str, Any]:
+        choices = [
+            {
+                "index": i,
+                "text": text,
+                "logprobs": self._logprobs[i] if self._asked else None,
+                "finish_reason": self._finishes[i],
+            }
+            for i, text in enumerate(self._texts)
+        ]
+        return self._frame | {"choices": choices, "usage": tell_usage(usage)}
+
+    def failed(self, error: ApiError) -> list[Event]:
+        return [(None, error.body())]
+
+    def error_body(self, error: ApiError) -> dict[str, Any]:
+        return error.body()
+
+    def _chunk(self, index: int, text: str, logprobs: Any, finish: str | None) -> Event:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        extra = {"usage": None} if self._include_usage else {}
+        return None, self._frame | {"choices": [choice]} | extra
+
+
+def tell_usage(usage: Usage) -> dict[str, Any]:
+    """OpenAI's usage object, for chat and completions."""
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
+
+
+def finite(logprob: float | None) -> float | None:
+    """A log-probability as JSON can tell it."""
+    return None if logprob is None else max(logprob, LOWEST)
+
+
+def _no_logprobs() -> dict[str, list]:
+    return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+
+
+def _logprobs(tokens: tuple[TokenLogprob, ...], offset: int) -> tuple[dict[str, list], int]:
+    """The legacy shape, and the offset after it. offset: characters of the tokens before these,
+    which may be ahead of the text, as that waits for what could begin a stop string."""
+    told = _no_logprobs()
+    for token in tokens:
+        told["tokens"].append(token.text)
+        told["token_logprobs"].append(finite(token.logprob))
+        top = {t.text: finite(t.logprob) for t in token.top}
+        told["top_logprobs"].append(None if token.logprob is None else top)
+        begun = [byte & 0xC0 != 0x80 for byte in token.bytes]  # UTF-8: a character's first byte
+        inside = bool(begun) and not begun[0] and offset > 0
+        told["text_offset"].append(offset - inside)
+        offset += sum(begun)
+    return told, offset

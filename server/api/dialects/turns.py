@@ -1,0 +1,151 @@
+"""What the Responses and the Messages API need to put their requests as a ChatRequest.
+
+Pure; called on rank 0's HTTP threads. Both APIs tell a conversation in smaller items than chat
+templates take: Conversation joins these, so that templates which insist on one system message at
+the start and on turns that alternate take them.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from server.api.fields import boolean, check_text
+from server.api.requests import MAX_TOOLS
+from server.protocol.errors import wrong
+from server.protocol.requests import ToolChoice
+
+JOINT = "\n\n"  # between messages that become one turn
+
+
+class Conversation:
+    """Grows by items; `turns` are messages as templates expect them.
+
+    A turn's texts are joined at the end: to append each to a growing one would copy megabytes for
+    every item.
+    """
+
+    def __init__(self) -> None:
+        self._turns: list[dict[str, Any]] = []
+
+    @property
+    def turns(self) -> list[dict[str, Any]]:
+        """What has been said so far."""
+        joined = (
+            {
+                name: value.text() if isinstance(value, _Texts) else value
+                for name, value in t.items()
+            }
+            for t in self._turns
+        )
+        return list(joined)
+
+    def say(self, role: str, text: str) -> None:
+        """Text of a role. Instructions before any turn become one system message."""
+        if role == "developer" and not self._after_start():
+            role = "system"  # few templates know developers, and there it means the same
+        turn = self._turn(role)
+        # The model's own words come back as they were; other people's stay apart.
+        turn["content"].add(text, "" if role == "assistant" else JOINT)
+
+    def think(self, text: str) -> None:
+        """What the model thought before it spoke."""
+        turn = self._turn("assistant")
+        turn.setdefault("reasoning_content", _Texts()).add(text, "")
+
+    def call(self, id: str, name: str, arguments: Any) -> None:
+        """A tool call of the model's."""
+        function = {"name": name, "arguments": arguments}
+        calls = self._turn("assistant").setdefault("tool_calls", [])
+        calls.append({"id": id, "type": "function", "function": function})
+
+    def result(self, id: str, text: str) -> None:
+        """What came of a tool call."""
+        self._turns.append({"role": "tool", "tool_call_id": id, "content": text})
+
+    def _after_start(self) -> bool:
+        return any(turn["role"] != "system" for turn in self._turns)
+
+    def _turn(self, role: str) -> dict[str, Any]:
+        if not self._turns or self._turns[-1]["role"] != role:
+            self._turns.append({"role": role, "content": _Texts()})
+        return self._turns[-1]
+
+
+class _Texts:
+    """Texts that become one."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+
+    def add(self, text: str, joint: str) -> None:
+        """One more; joint stands before it, unless there was no text yet."""
+        self._parts += [joint, text] if self._parts else [text] if text else []
+
+    def text(self) -> str:
+        return "".join(self._parts)
+
+
+def text_of(content: Any, name: str, kinds: Mapping[str, str]) -> str:
+    """The text of a string, null or array of parts. kinds: part type -> its field with the text.
+
+    Raises ApiError 400 for other parts: an answer that had not seen the image would be wrong.
+    """
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return check_text(content, name)
+    if not isinstance(content, list):
+        raise wrong(name, content, "a string, null or an array of text parts")
+    texts = []
+    for i, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(kind, str) or kind not in kinds:
+            allowed = " or ".join(map(repr, kinds))
+            raise wrong(f"{name}[{i}].type", kind, f"{allowed} (this server takes text only)")
+        texts.append(check_text(part.get(kinds[kind]), f"{name}[{i}].{kinds[kind]}"))
+    return "\n".join(texts)
+
+
+def text_in(item: Mapping[str, Any], key: str, name: str) -> str:
+    """A string that the item must have; name is the item's own."""
+    return check_text(item.get(key), f"{name}.{key}")
+
+
+def flag_in(item: Mapping[str, Any], key: str, name: str) -> bool:
+    """A boolean of the item; absent is False."""
+    path = f"{name}.{key}"
+    return boolean({path: item.get(key)}, path)
+
+
+def function_tool(tool: Mapping[str, Any], schema_key: str, name: str) -> dict[str, Any]:
+    """A tool in chat's format, from one whose fields lie flat. Absent fields stay absent."""
+    title = text_in(tool, "name", name)
+    if not title:
+        raise wrong(f"{name}.name", title, "a name")
+    function: dict[str, Any] = {"name": title}
+    if tool.get("description") is not None:
+        function["description"] = text_in(tool, "description", name)
+    schema = tool.get(schema_key)
+    if schema is not None:
+        if not isinstance(schema, dict):
+            raise wrong(f"{name}.{schema_key}", schema, "a JSON schema (an object)")
+        function["parameters"] = schema
+    if flag_in(tool, "strict", name):
+        function["strict"] = True
+    return {"type": "function", "function": function}
+
+
+def check_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tools, if there are not too many. Raises ApiError 400."""
+    if len(tools) > MAX_TOOLS:
+        raise wrong("tools", f"{len(tools)} functions", f"of at most {MAX_TOOLS}")
+    return tools
+
+
+def check_choice(choice: ToolChoice, tools: Collection[Mapping[str, Any]], name: str) -> ToolChoice:
+    """The choice, if the tools allow it. Raises ApiError 400: what is not there can't be forced."""
+    names = [tool["function"]["name"] for tool in tools]
+    if choice.mode == "required" and not names:
+        raise wrong(name, choice.mode, "'auto' or 'none', as 'tools' has no function")
+    if choice.mode == "named" and choice.name not in names:
+        raise wrong(name, choice.name, "the name of one of the functions in 'tools'")
+    return choice

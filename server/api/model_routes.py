@@ -1,0 +1,295 @@
+"""The routes that need the model: from a body to an answer, whatever the dialect.
+
+Called on rank 0's HTTP threads. Each parses in its own dialect; from there on there is one way to
+generate. While the model loads, and while the server drains, all of them answer 503.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from server.api.dialects import chat as chat_api
+from server.api.dialects import completions as completions_api
+from server.api.dialects import messages as messages_api
+from server.api.dialects import responses as responses_api
+from server.api.dialects import tokenize as tokenize_api
+from server.api.lanes import Lanes
+from server.api.requests import check_vocabulary, parse_json
+from server.api.responder import answer
+from server.observe.account import Texts
+from server.observe.status import Status
+from server.protocol.client import Client
+from server.protocol.errors import context_exceeded, unavailable, wrong
+from server.protocol.pieces import Dialect, TextOut
+from server.protocol.requests import ChatRequest, Common, CompletionRequest, Sampling, Served
+from server.protocol.settings import Settings
+from server.scheduler.queue import Line, Ticket
+from server.text.generation import Choice, Generation
+from server.text.prompts import Prompts, check_length, count_chars
+from server.transport.http_server import Exchange
+from server.transport.places import neighbourhood
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the routes need once the model is loaded. context: tokens of prompt plus answer."""
+
+    prompts: Prompts
+    context: int
+    sampling: Sampling
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt of a request. text_out makes a TextOut for each of its choices."""
+
+    prompt: list[int]
+    text_out: Callable[[], TextOut]
+    constraint: Any = None
+    echo: str | None = None
+
+
+class ModelRoutes:
+    """Handlers by name. `model` is None until it is loaded."""
+
+    def __init__(self, settings: Settings, status: Status, line: Line) -> None:
+        self._settings = settings
+        self._status = status
+        self._line = line
+        self._lanes = Lanes(line.max_running + line.max_waiting)
+        self.model: Model | None = None
+
+    def chat(self, exchange: Exchange) -> None:
+        model, served = self._ready()
+        with self._reading(exchange) as (body, client):
+            request = chat_api.parse(body, served)
+            ids = self._conversation(model, request, client)
+        dialect = chat_api.ChatDialect(*self._frame(model, request.common, 1))
+        self._converse(exchange, model, request, ids, dialect, client)
+
+    def completions(self, exchange: Exchange) -> None:
+        model, served = self._ready()
+        with self._reading(exchange) as (body, client):
+            request = completions_api.parse(body, served)
+            prompts = self._completion_prompts(model, request, client)
+        common = request.common
+        dialect = completions_api.CompletionDialect(*self._frame(model, common, len(prompts)))
+        constraint = model.prompts.plain_constraint(request, client)
+        jobs = [
+            Job(ids, lambda: model.prompts.plain_out(common), constraint, echo)
+            for ids, echo in prompts
+        ]
+        self._generate(exchange, model, common, jobs, dialect, "prompt", client)
+
+    def responses(self, exchange: Exchange) -> None:
+        model, served = self._ready()
+        with self._reading(exchange) as (body, client):
+            request, echo = responses_api.parse(body, served)
+            ids = self._conversation(model, request, client)
+        dialect = responses_api.ResponsesDialect(echo)
+        self._converse(exchange, model, request, ids, dialect, client)
+
+    def messages(self, exchange: Exchange) -> None:
+        model, served = self._ready()
+        with self._reading(exchange) as (body, client):
+            request, echo = messages_api.parse(body, served)
+            ids = self._conversation(model, request, client)
+        dialect = messages_api.MessagesDialect(echo, len(ids))
+        self._converse(exchange, model, request, ids, dialect, client)
+
+    def count_tokens(self, exchange: Exchange) -> None:
+        model, served = self._ready()
+        with self._reading(exchange) as (body, client):
+            request = messages_api.parse_count(body, served)
+            _check_conversation(request, model)
+            ids = model.prompts.from_chat(request, context=model.context, client=client)
+        exchange.send_json(200, messages_api.count(len(ids)))
+
+    def tokenize(self, exchange: Exchange) -> None:
+        model, served = self._ready()
+        with self._reading(exchange) as (body, client):
+            request = tokenize_api.parse_tokenize(body, served)
+            if not isinstance(request.source, str):
+                _check_conversation(request.source, model)
+            answer = tokenize_api.tokenize(request, model.prompts, model.context, client)
+        exchange.send_json(200, answer)
+
+    def detokenize(self, exchange: Exchange) -> None:
+        model, served = self._ready()
+        with self._reading(exchange) as (body, _):
+            ids = tokenize_api.parse_detokenize(body, served, model.prompts.vocab, model.context)
+            answer = tokenize_api.detokenize(ids, model.prompts)
+        exchange.send_json(200, answer)
+
+    @contextlib.contextmanager
+    def _reading(self, exchange: Exchange) -> Iterator[tuple[dict[str, Any], Client]]:
+        """The body, and the client that sent it, while there is a turn to make tokens of it. What
+        is costly belongs in here; what waits for others than this lane does not."""
+        raw = exchange.read_body()
+        client = self._client(exchange)
+        with self._lanes.enter(len(raw), client):
+            yield parse_json(raw), client
+
+    def _conversation(self, model: Model, request: ChatRequest, client: Client) -> list[int]:
+        """Token ids of a conversation; what can be refused for less is refused before."""
+        self._check_early(model, request.common, 1)
+        _check_conversation(request, model)
+        return model.prompts.from_chat(request, context=model.context, client=client)
+
+    def _completion_prompts(
+        self, model: Model, request: CompletionRequest, client: Client
+    ) -> list[tuple[list[int], str | None]]:
+        """Token ids of each prompt, and its text if that is part of the answer."""
+        self._check_early(model, request.common, len(request.prompts))
+        prompts, context, found = model.prompts, model.context, []
+        for prompt in request.prompts:
+            # All of them before the first is tokenized.
+            if isinstance(prompt, str):
+                check_length(len(prompt), prompts.token_bytes, context, "prompt")
+            elif len(prompt) >= context:
+                raise context_exceeded(len(prompt), context, "prompt")
+            elif not all(0 <= token < prompts.vocab for token in prompt):
+                allowed = f"made of token ids from 0 to {prompts.vocab - 1}"
+                raise wrong("prompt", prompt, allowed)
+        for prompt in request.prompts:
+            ids = prompt
+            if isinstance(prompt, str):
+                ids = prompts.from_text(prompt, context=context, client=client)
+                self._clamp(request.common, len(ids), context, "prompt")
+            text = None
+            if request.echo:
+                text = prompt if isinstance(prompt, str) else prompts.decode(ids)
+            found.append((ids, text))
+        return found
+
+    def _check_early(self, model: Model, common: Common, prompts: int) -> None:
+        """What the line would say in the end, before a prompt has cost anything."""
+        check_vocabulary(common, model.prompts.vocab)
+        self._line.check_room(prompts * common.n)
+
+    def _converse(
+        self,
+        exchange: Exchange,
+        model: Model,
+        request: ChatRequest,
+        ids: list[int],
+        dialect: Dialect,
+        client: Client,
+    ) -> None:
+        """The one way from a conversation to its answer, whatever the dialect."""
+        self._clamp(request.common, len(ids), model.context, "messages")
+        constraint = model.prompts.chat_constraint(request, ids, client)
+        job = Job(ids, lambda: model.prompts.chat_out(request, constraint, ids), constraint)
+        self._generate(exchange, model, request.common, [job], dialect, "messages", client)
+
+    def _generate(
+        self,
+        exchange: Exchange,
+        model: Model,
+        common: Common,
+        jobs: list[Job],
+        dialect: Dialect,
+        param: str,
+        client: Client,
+    ) -> None:
+        client.look()
+        if any(job.constraint is not None for job in jobs):
+            common = replace(common, ignore_eos=False)  # what matches a grammar must end
+        tickets: list[Ticket] = []
+        firsts: list[Ticket] = []
+        for job in jobs:
+            limit = self._clamp(common, len(job.prompt), model.context, param)
+            for n in range(common.n):
+                ticket = Ticket(
+                    job.prompt,
+                    limit,
+                    common,
+                    choice=len(tickets),
+                    score_prompt=n == 0 and job.echo is not None and common.logprobs is not None,
+                    grammar=job.constraint,
+                    events=tickets[0].events if tickets else None,
+                )
+                if n == 0:
+                    firsts.append(ticket)
+                else:
+                    firsts[-1].followers.append(ticket)
+                tickets.append(ticket)
+        self._line.admit(firsts)
+        try:
+            # Not before there is a place: what reads an answer costs something, too.
+            generation = self._begin(exchange, model, jobs, tickets, client)
+        except BaseException:
+            for ticket in tickets:
+                self._line.cancel(ticket)
+                self._line.answered(ticket)
+            raise
+        exchange.account.generation, exchange.account.stream = generation, common.stream
+        self._status.record.admitted(generation)
+        answer(exchange, dialect, generation, common.stream)
+
+    def _begin(
+        self,
+        exchange: Exchange,
+        model: Model,
+        jobs: list[Job],
+        tickets: list[Ticket],
+        client: Client,
+    ) -> Generation:
+        each = len(tickets) // len(jobs)
+        choices = [
+            Choice(ticket, jobs[place // each].text_out(), jobs[place // each].echo)
+            for place, ticket in enumerate(tickets)
+        ]
+        if self._settings.log_prompts:
+            exchange.account.texts = Texts([model.prompts.decode(job.prompt) for job in jobs])
+        return Generation(
+            choices,
+            self._line,
+            model.prompts.describe,
+            exchange.client_gone,
+            self._settings.req_timeout,
+            client.deadline,
+        )
+
+    def _frame(self, model: Model, common: Common, prompts: int) -> tuple:
+        return (
+            self._status.model_id,
+            model.fingerprint,
+            prompts * common.n,
+            common.logprobs is not None,
+            common.include_usage,
+        )
+
+    def _client(self, exchange: Exchange) -> Client:
+        """Whoever sent the request: what it waits for before it is admitted is its own time."""
+        timeout = self._settings.req_timeout
+        return Client(
+            exchange.account.key or neighbourhood(exchange.client_address[0]),
+            timeout=timeout,
+            deadline=exchange.account.started + timeout,
+            gone=exchange.client_gone,
+            serving=self._ready,
+        )
+
+    def _ready(self) -> tuple[Model, Served]:
+        phase = self._status.phase
+        if phase == "loading" or self.model is None:
+            raise unavailable(f"The model is loading: {self._status.detail}.", "loading")
+        if phase != "ok":
+            raise unavailable(f"The server is {phase}.", phase)
+        return self.model, Served(self._status.model_id, sampling=self.model.sampling)
+
+    def _clamp(self, common: Common, prompt_tokens: int, context: int, param: str) -> int:
+        """The limit on generated tokens, so that prompt and answer fit the context."""
+        room = context - prompt_tokens
+        if room < 1:
+            raise context_exceeded(prompt_tokens, context, param)
+        return min(common.max_tokens or self._settings.default_max_tokens, room)
+
+
+def _check_conversation(request: ChatRequest, model: Model) -> None:
+    """Refuses before it is rendered what has more text than the context's tokens can stand for."""
+    given = [request.messages, request.tools, request.template_kwargs]
+    check_length(count_chars(given), model.prompts.token_bytes, model.context, "messages")

@@ -1,0 +1,1 @@
+"""GET /openapi.json: the routes, their requests and answers, as JSON schemas."""

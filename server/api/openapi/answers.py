@@ -1,0 +1,350 @@
+"""JSON schemas of what the server answers: bodies, events of streams, errors. Pure data."""
+
+from server.api.dialects.messages import ERROR_TYPES, STOP_REASONS
+from server.api.openapi.words import (
+    Schema,
+    any_of,
+    anything,
+    array,
+    boolean,
+    enum,
+    integer,
+    note,
+    number,
+    optional,
+    ref,
+    string,
+    told,
+)
+
+FINISHES = tuple(STOP_REASONS)
+
+
+def answer_schemas() -> dict[str, Schema]:
+    """All schemas of answers, by the name of the component."""
+    return {
+        **_openai_schemas(),
+        "Cluster": _cluster_schema(),
+        **_responses_schemas(),
+        **_messages_schemas(),
+        "Tokens": told(
+            count=integer(0),
+            max_model_len=integer(1),
+            tokens=array(integer(0)),
+            token_strs=optional(array(string())),
+        ),
+        "Text": told(prompt=string()),
+        "Health": note(
+            {
+                "type": "object",
+                "properties": {
+                    "status": enum("loading", "ok", "draining", "failed"),
+                    "detail": string(),
+                    "model": string(),
+                    "world_size": integer(0),
+                    "run_id": string(),
+                },
+                "required": ["status", "detail", "model", "world_size", "run_id"],
+            },
+            "And more, for people to read.",
+        ),
+        "Queue": told(size=integer(0), max=integer(0), running=integer(0), max_running=integer(1)),
+    }
+
+
+def _cluster_schema() -> Schema:
+    size, seconds, count = optional(integer(0)), number(0), integer(0)
+    rank = told(
+        rank=count,
+        host=string(),
+        pid=integer(1),
+        chip=string(),
+        os=string(),
+        memory_total_bytes=size,
+        memory_used_bytes=note(size, "MLX's arrays: weights, KV cache, work."),
+        memory_peak_bytes=note(size, "The most that these were since the start."),
+        gpu_limit_bytes=note(size, "What Metal lets a process wire; null without a GPU."),
+        rss_bytes=note(size, "The whole process."),
+        heartbeat_age_s=note(optional(seconds), "Since a collective of all ranks last ended."),
+        state=enum("loading", "ok", "silent"),
+        loaded_bytes=note(size, "Of the rank's weights; null before it begins to load."),
+        total_bytes=size,
+    )
+    point = told(
+        t=seconds,
+        generated_tokens_per_s=seconds,
+        prompt_tokens_per_s=note(seconds, "As they are prefilled."),
+        ttft_p50_s=optional(seconds),
+        running=count,
+        queued=count,
+    )
+    return told(
+        status=enum("loading", "ok", "draining", "failed"),
+        detail=string(),
+        model=string(),
+        run_id=string(),
+        uptime_s=seconds,
+        now=note(seconds, "Unix time, as are all `t`."),
+        world_size=count,
+        parallel=enum("tensor", "pipeline"),
+        backend=enum("none", "ring", "jaccl", "jaccl-ring"),
+        versions=told(python=string(), mlx=string(), mlx_lm=string(), code=string()),
+        limits=told(
+            max_batch=integer(1),
+            queue_max=count,
+            context=optional(integer(1)),
+            req_timeout_s=seconds,
+        ),
+        ranks=note(array(rank), "Empty until the ranks have introduced themselves."),
+        link=told(latency_us=optional(seconds), bandwidth_gb_s=optional(seconds)),
+        running=count,
+        queued=note(count, "Waiting, those that were paused included."),
+        paused=count,
+        kv_tokens=told(used=count, capacity=count),
+        prefix_cache=told(
+            entries=count, tokens=count, hit_tokens=count, miss_tokens=count, evicted_tokens=count
+        ),
+        series=told(interval_s=integer(1), points=array(point)),
+        totals=note(
+            told(
+                requests=count,
+                answered=count,
+                refused=count,
+                failed=count,
+                cut=count,
+                prompt_tokens=count,
+                cached_tokens=count,
+                generated_tokens=count,
+            ),
+            "Of the requests that ask the model for an answer, since the server started. Those "
+            "in `requests` and in none of the four after it are in progress.",
+        ),
+        restarts=count,
+        last_failure=optional(string()),
+        events=note(array(told(t=seconds, text=string()), most=50), "Newest last."),
+    )
+
+
+def _openai_schemas() -> dict[str, Schema]:
+    frame = {
+        "id": string(),
+        "object": enum("chat.completion"),
+        "created": integer(0),
+        "model": string(),
+        "system_fingerprint": string(),
+    }
+    logprobs = optional(ref("ChatLogprobs"))
+    choice = {"index": integer(0), "logprobs": logprobs}
+    chunk_choice = told(**choice, delta=ref("ChatDelta"), finish_reason=optional(enum(*FINISHES)))
+    text_choice = {"index": integer(0), "text": string(), "logprobs": optional(ref("Logprobs"))}
+    text_frame = frame | {"object": enum("text_completion")}
+    usage = ref("Usage")
+    thoughts = {"reasoning_content": string(), "reasoning": string()}
+    function = told(name=string(), arguments=string())
+    call = told(id=string(), type=enum("function"), function=function)
+    part = told(
+        ("id", "type"),
+        index=integer(0),
+        id=string(),
+        type=enum("function"),
+        function=told(("name",), name=string(), arguments=string()),
+    )
+    message = told(
+        (*thoughts, "tool_calls"),
+        role=enum("assistant"),
+        content=optional(string()),
+        refusal=enum(None),
+        tool_calls=array(call, least=1),
+        **thoughts,
+    )
+    one = {"token": string(), "logprob": number(), "bytes": array(integer(0, 255))}
+    scored = told(**one, top_logprobs=array(told(**one)))
+    return {
+        "ChatCompletion": told(
+            **frame,
+            choices=array(told(**choice, message=message, finish_reason=enum(*FINISHES)), least=1),
+            usage=usage,
+        ),
+        "ChatChunk": told(
+            ("usage",),
+            **frame | {"object": enum("chat.completion.chunk")},
+            choices=array(chunk_choice),
+            usage=optional(usage),
+        ),
+        "ChatDelta": told(
+            ("role", "content", "tool_calls", *thoughts),
+            role=enum("assistant"),
+            content=string(),
+            tool_calls=array(part, least=1),
+            **thoughts,
+        ),
+        "ChatLogprobs": told(content=array(scored), refusal=enum(None)),
+        "Completion": told(
+            **text_frame,
+            choices=array(told(**text_choice, finish_reason=enum(*FINISHES[:2])), least=1),
+            usage=usage,
+        ),
+        "CompletionChunk": told(
+            ("usage",),
+            **text_frame,
+            choices=array(told(**text_choice, finish_reason=optional(enum(*FINISHES[:2])))),
+            usage=optional(usage),
+        ),
+        "Logprobs": told(
+            tokens=array(string()),
+            token_logprobs=array(optional(number())),
+            top_logprobs=array(optional({"type": "object", "additionalProperties": number()})),
+            text_offset=array(integer(0)),
+        ),
+        "Usage": told(
+            prompt_tokens=integer(0),
+            completion_tokens=integer(0),
+            total_tokens=integer(0),
+            prompt_tokens_details=told(cached_tokens=integer(0)),
+            completion_tokens_details=told(reasoning_tokens=integer(0)),
+        ),
+        "Model": told(
+            id=string(),
+            object=enum("model"),
+            created=integer(0),
+            owned_by=string(),
+            max_model_len=optional(integer(1)),
+        ),
+        "Models": told(object=enum("list"), data=array(ref("Model"))),
+        "Error": told(
+            error=told(
+                message=string(),
+                type=string(),
+                param=optional(string()),
+                code=optional(string()),
+            )
+        ),
+    }
+
+
+def _responses_schemas() -> dict[str, Schema]:
+    state = enum("in_progress", "completed", "incomplete")
+    text = told(
+        type=enum("output_text"),
+        text=string(),
+        annotations=array(anything(), most=0),
+        logprobs=array(anything(), most=0),
+    )
+    thought = told(type=enum("reasoning_text"), text=string())
+    item = {"id": string(), "status": state}
+    return {
+        "ResponseItem": any_of(
+            told(
+                **item,
+                type=enum("message"),
+                role=enum("assistant"),
+                content=array(text),
+            ),
+            told(
+                **item,
+                type=enum("reasoning"),
+                summary=array(anything(), most=0),
+                content=array(thought),
+            ),
+            told(
+                **item,
+                type=enum("function_call"),
+                call_id=string(),
+                name=string(),
+                arguments=string(),
+            ),
+        ),
+        "Response": told(
+            id=string(),
+            object=enum("response"),
+            created_at=integer(0),
+            completed_at=optional(integer(0)),
+            status=enum("in_progress", "completed", "incomplete", "failed"),
+            background=enum(False),
+            error=optional(told(code=string(), message=string())),
+            incomplete_details=optional(told(reason=enum("max_output_tokens"))),
+            output=array(ref("ResponseItem")),
+            previous_response_id=enum(None),
+            store=enum(False),
+            truncation=enum("disabled"),
+            usage=optional(
+                told(
+                    input_tokens=integer(0),
+                    input_tokens_details=told(
+                        cached_tokens=integer(0), cache_write_tokens=integer(0)
+                    ),
+                    output_tokens=integer(0),
+                    output_tokens_details=told(reasoning_tokens=integer(0)),
+                    total_tokens=integer(0),
+                )
+            ),
+            user=enum(None),
+            model=string(),
+            instructions=optional(string()),
+            max_output_tokens=optional(integer(1)),
+            metadata={"type": "object", "additionalProperties": string()},
+            parallel_tool_calls=boolean(),
+            reasoning=told(effort=optional(string()), summary=enum(None)),
+            text={"type": "object"},
+            tool_choice=any_of(string(), {"type": "object"}),
+            tools=array({"type": "object"}),
+            temperature=number(),
+            top_p=number(),
+        ),
+        "ResponseEvent": note(
+            {
+                "type": "object",
+                "properties": {"type": string(), "sequence_number": integer(0)},
+                "required": ["type", "sequence_number"],
+            },
+            "response.created first; response.completed, .incomplete or .failed last.",
+        ),
+    }
+
+
+def _messages_schemas() -> dict[str, Schema]:
+    blocks = any_of(
+        told(type=enum("text"), text=string()),
+        told(type=enum("thinking"), thinking=string(), signature=string()),
+        told(type=enum("tool_use"), id=string(), name=string(), input={"type": "object"}),
+    )
+    error = told(type=string(), message=string())
+    error["properties"]["type"] = enum("api_error", "invalid_request_error", *ERROR_TYPES.values())
+    return {
+        "Message": told(
+            id=string(),
+            type=enum("message"),
+            role=enum("assistant"),
+            model=string(),
+            content=array(blocks),
+            stop_reason=optional(enum(*STOP_REASONS.values(), "stop_sequence")),
+            stop_sequence=optional(string()),
+            usage=told(
+                input_tokens=integer(0),
+                cache_creation_input_tokens=integer(0),
+                cache_read_input_tokens=integer(0),
+                output_tokens=integer(0),
+            ),
+        ),
+        "MessageEvent": note(
+            {
+                "type": "object",
+                "properties": {
+                    "type": enum(
+                        "message_start",
+                        "ping",
+                        "content_block_start",
+                        "content_block_delta",
+                        "content_block_stop",
+                        "message_delta",
+                        "message_stop",
+                        "error",
+                    )
+                },
+                "required": ["type"],
+            },
+            "message_start first; message_stop or error last.",
+        ),
+        "TokenCount": told(input_tokens=integer(0)),
+        "MessagesError": told(type=enum("error"), error=error),
+    }

@@ -1,0 +1,151 @@
+"""The OpenAPI 3.1 description of every route, which the server shows at /openapi.json.
+
+Pure data, built from the parsers' own constants where they have them. Called on rank 0's HTTP
+threads. tests/api/test_openapi.py holds the routes to it.
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+from server.api.openapi.answers import answer_schemas
+from server.api.openapi.requests import request_schemas
+from server.api.openapi.words import Schema, any_of, enum, ref, string
+
+# Statuses that any route may answer, beside its own: for its head, and for its body if it has one.
+HEAD_ERRORS = (400, 403, 408, 414, 431, 500, 503)
+BODY_ERRORS = (401, 404, 411, 413, 415)
+ENGINE_ERRORS = (429, 504)
+
+
+def describe(model_id: str) -> dict[str, Any]:
+    """The description of a server that serves this model."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "MLX cluster server",
+            "version": "1",
+            "description": "OpenAI's API, and two others, over one model on a cluster of ranks. "
+            "Every path answers with and without /v1. HEAD works where GET does, OPTIONS "
+            "everywhere.",
+        },
+        "servers": [{"url": "/v1"}, {"url": "/"}],
+        "security": [{"bearer": []}, {"key": []}, {}],
+        "paths": _paths(),
+        "components": {
+            "schemas": request_schemas(model_id) | answer_schemas(),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }
+
+
+def _paths() -> dict[str, Any]:
+    model = {"name": "model", "in": "path", "required": True, "schema": string(minLength=1)}
+    health = _get("Whether the server is ready", "Health", errors=())
+    health["responses"]["503"] = _answer("Loading, draining or failed", "Health")
+    health["security"] = []
+    page = _get("The page for people", None, errors=())
+    page["responses"]["200"]["content"] = {"text/html": {"schema": string()}}
+    page["security"] = []
+    metrics = _get("What Prometheus scrapes", None)
+    metrics["responses"]["200"]["content"] = {
+        kind: {"schema": string()} for kind in ("text/plain", "application/openmetrics-text")
+    }
+    return {
+        "/": {"get": page},
+        "/health": {"get": health},
+        "/queue": {"get": _get("How many requests wait and run", "Queue")},
+        "/cluster": {"get": _get("The whole cluster at a glance", "Cluster")},
+        "/metrics": {"get": metrics},
+        "/models": {"get": _get("The served model, as a list", "Models")},
+        "/models/{model}": {
+            "parameters": [model],
+            "get": _get("The served model", "Model", errors=(401, 404)),
+        },
+        "/chat/completions": {
+            "post": _post("Continues a conversation", "ChatRequest", "ChatCompletion", "ChatChunk")
+        },
+        "/completions": {
+            "post": _post("Continues text", "CompletionRequest", "Completion", "CompletionChunk")
+        },
+        "/responses": {
+            "post": _post(
+                "OpenAI's Responses API, without its store",
+                "ResponsesRequest",
+                "Response",
+                "ResponseEvent",
+            )
+        },
+        "/messages": {
+            "post": _post(
+                "Anthropic's Messages API",
+                "MessagesRequest",
+                "Message",
+                "MessageEvent",
+                error="MessagesError",
+            )
+        },
+        "/messages/count_tokens": {
+            "post": _post(
+                "Counts the tokens of a conversation",
+                "CountTokensRequest",
+                "TokenCount",
+                error="MessagesError",
+            )
+        },
+        "/tokenize": {
+            "post": _post("Text or a conversation as token ids", "TokenizeRequest", "Tokens")
+        },
+        "/detokenize": {"post": _post("Token ids as text", "DetokenizeRequest", "Text")},
+        "/openapi.json": {"get": _get("This description", None)},
+    }
+
+
+def _get(summary: str, answer: str | None, errors: tuple[int, ...] = (401,)) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "responses": {"200": _answer("OK", answer), **_errors(errors + HEAD_ERRORS, "Error")},
+    }
+
+
+def _post(
+    summary: str, request: str, answer: str, event: str | None = None, error: str = "Error"
+) -> dict[str, Any]:
+    """event: the schema of a stream's events, for routes that use the engine."""
+    ok = _answer("OK", answer)
+    if event is not None:
+        ok["content"]["text/event-stream"] = {"schema": _event(event)}
+    return {
+        "summary": summary,
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": ref(request)}},
+        },
+        "responses": {
+            "200": ok,
+            **_errors(HEAD_ERRORS + BODY_ERRORS + (ENGINE_ERRORS if event else ()), error),
+        },
+    }
+
+
+def _event(schema: str) -> Schema:
+    """One server-sent event, of which a stream is made."""
+    told = string(contentMediaType="application/json", contentSchema=ref(schema))
+    data = any_of(told, enum("[DONE]"))
+    return {
+        "type": "object",
+        "properties": {"event": string(), "data": data},
+        "required": ["data"],
+        "description": "With `stream`. Chat's and completions' streams end with [DONE].",
+    }
+
+
+def _answer(text: str, schema: str | None) -> dict[str, Any]:
+    body: Schema = {"type": "object"} if schema is None else ref(schema)
+    return {"description": text, "content": {"application/json": {"schema": body}}}
+
+
+def _errors(statuses: tuple[int, ...], schema: str) -> dict[str, Any]:
+    return {str(one): _answer(HTTPStatus(one).phrase, schema) for one in sorted({*statuses})}

@@ -1,0 +1,104 @@
+"""Sends one Generation to its client in one Dialect, whole or as a stream of events.
+
+Runs on the HTTP thread of the request, on rank 0.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+
+from server.observe.account import Texts
+from server.protocol.errors import ApiError
+from server.protocol.pieces import Dialect, Event, Piece
+from server.text.generation import ClientGone, Generation, Waiting
+from server.transport.http_server import Exchange
+
+PING_S = 5.0  # a stream with nothing to send begins, and says so, after this long
+
+log = logging.getLogger(__name__)
+
+
+def answer(exchange: Exchange, dialect: Dialect, generation: Generation, stream: bool) -> None:
+    """Sends the answer, or the error that takes its place. Raises OSError: the client left."""
+    started = time.monotonic()
+    outcome = "cut"
+    pieces = _noted(generation, exchange.account.texts)
+    try:
+        send = _stream if stream else _send_whole
+        send(exchange, dialect, generation, pieces)
+        outcome = "done"
+    except ClientGone:
+        outcome, exchange.account.left = "client left", True
+        exchange.close_connection = True
+    except OSError:
+        outcome = "client left"
+        raise
+    except ApiError as error:
+        outcome, exchange.account.error = f"error {error.status}", error
+        _send_error(exchange, dialect, error)
+    finally:
+        pieces.close()  # cancels, unless the answer is complete
+        generation.answered()
+        usage = generation.usage()
+        log.info(
+            "%s %s: %d prompt tokens, %d generated, %s, %.2f s",
+            exchange.request_id,
+            exchange.account.route,
+            usage.prompt,
+            usage.completion,
+            outcome,
+            time.monotonic() - started,
+        )
+
+
+def _noted(generation: Generation, texts: Texts | None) -> Iterator[Piece | Waiting]:
+    """The generation's pieces; their text is noted, if the request log wants it."""
+    pieces = iter(generation)
+    try:
+        for piece in pieces:
+            if texts is not None and isinstance(piece, Piece):
+                texts.add(piece)
+            yield piece
+    finally:
+        pieces.close()
+
+
+def _send_whole(exchange: Exchange, dialect: Dialect, generation: Generation, pieces) -> None:
+    for piece in pieces:
+        if isinstance(piece, Piece):
+            dialect.piece(piece)
+    exchange.send_json(200, dialect.whole(generation.usage()))
+
+
+def _stream(exchange: Exchange, dialect: Dialect, generation: Generation, pieces) -> None:
+    pinged, opened = 0.0, False
+    for piece in pieces:
+        if isinstance(piece, Piece):
+            if not opened:
+                _send(exchange, dialect.opening())
+                opened = True
+            _send(exchange, dialect.piece(piece))
+        elif piece.seconds - pinged >= PING_S:
+            # Until now a failure could still be a plain status; now silence would be worse.
+            pinged = piece.seconds
+            if not exchange.streaming:
+                exchange.begin_stream()
+            exchange.send_ping()
+    _send(exchange, dialect.closing(generation.usage()))
+    exchange.end_stream()
+
+
+def _send(exchange: Exchange, events: list[Event]) -> None:
+    if not exchange.streaming:
+        exchange.begin_stream()
+    for name, data in events:
+        exchange.send_event(data, name)
+
+
+def _send_error(exchange: Exchange, dialect: Dialect, error: ApiError) -> None:
+    if exchange.streaming:
+        _send(exchange, dialect.failed(error))
+        exchange.end_stream()
+        exchange.close_connection = True
+    else:
+        exchange.send_api_error(error)

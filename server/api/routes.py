@@ -1,0 +1,174 @@
+"""What each URL does. One App, called by the HTTP threads of rank 0. Imports no mlx.
+
+Routes answer with and without /v1. /health, /queue and /v1/models always answer; those that need
+the model are in model_routes. The page at / needs no key, as it holds nothing but itself.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from server.api.dialects import messages
+from server.api.model_routes import ModelRoutes
+from server.api.openapi.document import describe
+from server.observe.account import UNREADABLE, Account
+from server.observe.cluster_state import describe_cluster
+from server.observe.metrics import Metrics
+from server.observe.status import Status
+from server.protocol.errors import ApiError, bad_request, model_not_found
+from server.protocol.settings import Settings
+from server.scheduler.queue import Line
+from server.transport.auth import check_key
+from server.transport.cors import cross_origin
+from server.transport.cross_site import CrossSite
+from server.transport.exchange import Exchange
+from server.transport.page import Page
+
+NEED_NO_KEY = ("/", "/health")
+
+
+# Known by their names without /v1, though they answer with it, too.
+BARE = ("/", "/health", "/queue", "/cluster", "/metrics", "/openapi.json")
+
+
+class App:
+    """Answers requests. `with_model` is told when the model is loaded."""
+
+    def __init__(self, settings: Settings, status: Status, line: Line) -> None:
+        self._settings = settings
+        self._status = status
+        self._line = line
+        names = (settings.http_host, *settings.allowed_hosts)
+        self._cross_site = CrossSite(settings.allowed_origins, names, bool(settings.api_keys))
+        self._page = Page()
+        self._metrics = Metrics(settings, status)
+        self.with_model = ModelRoutes(settings, status, line)
+        self._routes: dict[str, dict[str, Callable[[Exchange], None]]] = {
+            "/": {"GET": self._send_page},
+            "/health": {"GET": self._health},
+            "/queue": {"GET": self._queue},
+            "/cluster": {"GET": self._cluster},
+            "/metrics": {"GET": self._send_metrics},
+            "/models": {"GET": self._models},
+            "/chat/completions": {"POST": self.with_model.chat},
+            "/completions": {"POST": self.with_model.completions},
+            "/responses": {"POST": self.with_model.responses},
+            "/messages": {"POST": self.with_model.messages},
+            "/messages/count_tokens": {"POST": self.with_model.count_tokens},
+            "/tokenize": {"POST": self.with_model.tokenize},
+            "/detokenize": {"POST": self.with_model.detokenize},
+            "/openapi.json": {"GET": self._openapi},
+        }
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Routes one request. Raises ApiError for the transport to render."""
+        exchange.common_headers.update(cross_origin(exchange, self._settings.allowed_origins))
+        try:
+            path = urlsplit(exchange.path).path
+        except ValueError:
+            raise bad_request("The URL is malformed.") from None
+        path = path.removeprefix("/v1").rstrip("/") or "/"
+        exchange.account.method, exchange.account.route = exchange.command, self._name(path)
+        self._status.record.received(exchange.account)
+        if path.startswith("/messages"):
+            exchange.error_body = messages.error_body
+        self._cross_site.check(exchange, path)
+        # Browsers send OPTIONS without a key.
+        if path not in NEED_NO_KEY and exchange.command != "OPTIONS":
+            keys, labels = self._settings.api_keys, self._settings.api_key_labels
+            exchange.account.key = check_key(exchange, keys, labels)
+        methods = self._find(path)
+        method = "GET" if exchange.command == "HEAD" else exchange.command
+        if exchange.command == "OPTIONS":
+            exchange.send_json(200, {}, {"Allow": _allow(methods)})
+            return
+        if method not in methods:
+            raise ApiError(
+                405,
+                f"{exchange.command} is not allowed here; use {_allow(methods)}.",
+                code="method_not_allowed",
+                headers={"Allow": _allow(methods)},
+            )
+        if method == "POST":
+            self._cross_site.check_type(exchange)
+        methods[method](exchange)
+
+    def _find(self, path: str) -> dict[str, Callable[[Exchange], None]]:
+        if path in self._routes:
+            return self._routes[path]
+        if path.startswith("/models/"):
+            name = unquote(path.removeprefix("/models/"))
+            return {"GET": lambda exchange: self._one_model(exchange, name)}
+        raise ApiError(404, f"Unknown URL: {path[:200]!r}.", code="unknown_url")
+
+    def closed(self, account: Account) -> None:
+        """Hears of the end of each request."""
+        if not account.route:
+            account.route = UNREADABLE
+            self._status.record.received(account)
+        self._status.record.closed(account)
+
+    def connection_refused(self) -> None:
+        """Hears of a connection beyond the most that can be open."""
+        self._status.record.connections_refused += 1
+
+    def _name(self, path: str) -> str:
+        """A route's name for the record: one of few, whatever clients ask for."""
+        if path in self._routes:
+            return path if path in BARE else "/v1" + path
+        return "/v1/models/{model}" if path.startswith("/models/") else "other"
+
+    # Small routes.
+
+    def _send_page(self, exchange: Exchange) -> None:
+        exchange.send_body(200, Page.content_type, self._page.body, self._page.headers)
+
+    def _health(self, exchange: Exchange) -> None:
+        ok = self._status.phase == "ok"
+        headers = {} if ok else {"Retry-After": "5"}
+        exchange.send_json(200 if ok else 503, self._status.health(), headers)
+
+    def _queue(self, exchange: Exchange) -> None:
+        exchange.send_json(
+            200,
+            {
+                "size": self._status.waiting,
+                "max": self._line.max_waiting,
+                "running": self._status.running,
+                "max_running": self._line.max_running,
+            },
+        )
+
+    def _cluster(self, exchange: Exchange) -> None:
+        exchange.send_json(
+            200, describe_cluster(self._settings, self._status), {"Cache-Control": "no-store"}
+        )
+
+    def _send_metrics(self, exchange: Exchange) -> None:
+        data, content_type = self._metrics.render(exchange.headers.get("Accept", ""))
+        exchange.send_body(200, content_type, data)
+
+    def _openapi(self, exchange: Exchange) -> None:
+        exchange.send_json(200, describe(self._status.model_id))
+
+    def _card(self) -> dict[str, Any]:
+        status = self._status
+        return {
+            "id": status.model_id,
+            "object": "model",
+            "created": int(status.started),
+            "owned_by": "mlx-cluster",
+            "max_model_len": status.context or None,
+        }
+
+    def _models(self, exchange: Exchange) -> None:
+        exchange.send_json(200, {"object": "list", "data": [self._card()]})
+
+    def _one_model(self, exchange: Exchange, name: str) -> None:
+        if name != self._status.model_id:
+            raise model_not_found(name[:100], self._status.model_id)
+        exchange.send_json(200, self._card())
+
+
+def _allow(methods: dict[str, Any]) -> str:
+    return ", ".join(sorted({*methods, "OPTIONS"} | ({"HEAD"} if "GET" in methods else set())))

@@ -1,0 +1,374 @@
+"""The engine: requests by uid, over batches of rows. Submit, cancel, step.
+
+Runs on the main thread of every rank; every rank makes the same calls in the same order. Choices
+of one prompt share its prefill; a prompt whose log-probabilities are wanted is prefilled apart.
+
+What a message refers to (a kept prefix) is taken when the message comes, and never looked up again:
+a later message may have changed it. A message that fails leaves nothing of it behind.
+"""
+
+import copy
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.generate import StopSequences
+from mlx_lm.models.cache import make_prompt_cache
+
+from server.engine.batches import Decoded, LockstepGenerator
+from server.engine.last_logits import LastLogits
+from server.engine.prefix_store import PrefixStore
+from server.protocol.events import Prefilled, Token
+from server.protocol.failures import Refused, is_shared
+from server.sampling.choosers import Chooser, Step
+from server.wire.link import Link
+from server.wire.mailbox import Header
+from server.wire.messages import LEAST_KEPT, Submit
+
+
+@dataclass
+class Scoring:
+    """A prompt whose log-probabilities rank 0 wants: prefilled here, chunk by chunk."""
+
+    message: Submit
+    cache: list
+    done: int = 0  # tokens
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a chunk of prompts did, a decode step, or both: (uid, event) pairs, and which entries of
+    prefixes are now kept with which tokens. 0 and None where there was no such part. refused: the
+    requests that failed on every rank alike, and that none holds any more."""
+
+    events: list[tuple[int, Token | Prefilled]]
+    kept: list[tuple[int, list[int]]]
+    computed: int = 0  # tokens of prompts
+    chunk_s: float = 0.0  # seconds that they took
+    step_s: float = 0.0  # seconds from launching a decode step to its tokens
+    launch_s: float = 0.0  # seconds that MLX took to take in the last one
+    header: Header | None = None  # that came with a step
+    refused: Sequence[tuple[int, Exception]] = ()
+
+
+class Engine:
+    """Requests by uid: submit, cancel, step. prefill_step: tokens of a full chunk."""
+
+    def __init__(
+        self,
+        model: LastLogits,
+        link: Link,
+        chooser: Chooser,
+        *,
+        max_batch: int,
+        prefill_step: int,
+        eos: list[int],
+    ) -> None:
+        self._model = model.model
+        self._chooser = chooser
+        self._prefill_step = prefill_step
+        self._pace = prefill_step
+        self._late = False
+        self._eos = eos
+        self._generator = LockstepGenerator(
+            model, Step(link, chooser), max_batch=max_batch, prefill_step=prefill_step
+        )
+        self._inner: dict[int, int] = {}  # our uid -> mlx-lm's
+        self._outer: dict[int, int] = {}
+        self._forks: dict[int, Submit] = {}  # by the uid of the first, until it is prefilled
+        self._scoring: dict[int, Scoring] = {}
+        self._started: dict[int, Submit] = {}  # by uid, those whose cache is to be kept
+        self.prefixes = PrefixStore()
+
+    @property
+    def busy(self) -> bool:
+        """Whether step() has anything to do. The same on every rank."""
+        return self._generator.busy or bool(self._scoring)
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether the next turn has a chunk of prompts."""
+        return bool(self._generator.waiting or self._scoring)
+
+    def submit(self, message: Submit) -> None:
+        """Puts a prompt in; it is prefilled in the coming steps.
+
+        Raises Refused before anything is changed. Whatever it raises, no part of it is left.
+        """
+        self._check(message)
+        try:
+            self._begin(message)
+        except Exception:
+            self.give_up(message.uid)
+            raise
+
+    def cancel(self, uid: int) -> None:
+        """Drops a request wherever it is; unknown uids are ignored."""
+        for first, message in list(self._forks.items()):
+            if uid in message.forks:
+                left = tuple(fork for fork in message.forks if fork != uid)
+                self._forks[first] = replace(message, forks=left)
+                if not left:
+                    del self._forks[first]
+        if uid in self._forks:
+            self._hand_over(self._forks[uid])
+        else:
+            self._drop(uid)
+
+    def give_up(self, uid: int) -> tuple[int, ...]:
+        """Drops a request whose message or prompt has failed, and all that wait for the same
+        prompt: they are one request. Returns their uids."""
+        together = next((m for m in self._forks.values() if uid in (m.uid, *m.forks)), None)
+        uids = (uid,) if together is None else (together.uid, *together.forks)
+        for one in uids:
+            self._forks.pop(one, None)
+        for one in uids:
+            self._drop(one)
+        return uids
+
+    def steer(self, header: Header) -> None:
+        """From now on: how many tokens of prompts those who decode can bear between two steps, and
+        whether a step is handed to MLX before messages and prompts, or after them."""
+        self._pace = min(header.chunk, self._prefill_step)
+        self._late = bool(header.late)
+
+    def step(self, deliver: Callable[[Turn], None] = lambda turn: None) -> Turn:
+        """One prefill chunk, where there is any (a full one if nothing decodes), then one decode
+        step of all whose prompts are done.
+
+        deliver is called with each of the two as soon as it is there. Returns both in one.
+        """
+        chunk = decoded = Turn([], [])
+        if not self._late:
+            self._launch()
+        if self.prefilling:
+            chunk = self._prefill()
+            deliver(chunk)
+        self._launch()
+        if self._generator.decoding:
+            decoded = self._decode()
+            deliver(decoded)
+        if not self._generator.decoding:
+            self._launch()  # there may be no other turn
+        return replace(
+            decoded,
+            events=chunk.events + decoded.events,
+            kept=chunk.kept + decoded.kept,
+            refused=chunk.refused,
+            computed=chunk.computed,
+            chunk_s=chunk.chunk_s,
+        )
+
+    def _launch(self) -> None:
+        """Hands the next decode step to MLX, and then what is to be kept of the last one: some of
+        it is computed in that step, so before it would be waited for."""
+        self._generator.launch()
+        self.prefixes.compute()
+
+    def _prefill(self) -> Turn:
+        chunk = self._chunk()
+        if self._scoring:
+            chunk = max(1, chunk // 2)  # the two kinds of prompts share it
+        # Or the running step's time would be taken for the chunk's.
+        self._generator.settle()
+        began = time.monotonic()
+        events: list[tuple[int, Token | Prefilled]] = []
+        kept: list[tuple[int, list[int]]] = []
+        refused: list[tuple[int, Exception]] = []
+        prompts, computed = self._generator.prefill(chunk)
+        for response in prompts:
+            uid = self._outer[response.uid]
+            events.append((uid, Prefilled(*response.progress)))
+            if response.end_of_segment:
+                kept += self._keep_prompt(uid, response.uid, response.progress[0])
+            if response.end_of_prompt and uid in self._forks:
+                cache, _ = self._generator.extract_cache([response.uid])[response.uid]
+                refused += self._or_give_up(uid, self._fork_all, uid, cache)
+        if self._scoring:
+            event, scored, failed = self._score_chunk(next(iter(self._scoring.values())), chunk)
+            events.append(event)
+            computed += scored
+            refused += failed
+        self._note(self._generator.newcomers(), events, kept)
+        return Turn(events, kept, computed, time.monotonic() - began, refused=refused)
+
+    def _decode(self) -> Turn:
+        events: list[tuple[int, Token | Prefilled]] = []
+        kept: list[tuple[int, list[int]]] = []
+        step = self._generator.decode(self._late)
+        self._note(step.rows, events, kept)
+        header = Header.of(step.header)
+        return Turn(events, kept, step_s=step.step_s, launch_s=step.launch_s, header=header)
+
+    def _note(self, rows: list[Decoded], events: list, kept: list) -> None:
+        """Adds the rows' tokens to a turn's events, and forgets those that are over."""
+        for row in rows:
+            uid = self._outer[row.uid]
+            events.append((uid, Token(row.token, row.finish)))
+            if row.finish is not None:
+                del self._outer[row.uid], self._inner[uid]
+                message = self._started.pop(uid, None)
+                if row.cache is not None and len(row.tokens) >= LEAST_KEPT:
+                    kept.append(self._keep(message.store, row.tokens, row.cache))
+
+    def _chunk(self) -> int:
+        """Tokens of prompts to compute in this turn."""
+        decoding, waiting = self._generator.decoding, self._generator.waiting
+        if not decoding:
+            return self._prefill_step
+        # Where more wait than decode, those who decode bear more: else a burst of newcomers would
+        # take turns with the first of them, a step of few rows for each.
+        return min(self._prefill_step, self._pace * max(decoding, waiting) // decoding)
+
+    def _check(self, message: Submit) -> None:
+        """Raises Refused for what cannot be begun, or would end in the midst of a step."""
+        uids = (message.uid, *message.forks)
+        at_work = self._inner.keys() | self._scoring.keys()
+        at_work |= {fork for other in self._forks.values() for fork in other.forks}
+        if len(set(uids)) < len(uids) or at_work & set(uids):
+            raise Refused(f"requests {uids} are at work already")
+        if not message.prompt:
+            raise Refused("the prompt is empty")
+        if message.max_tokens < 1:
+            raise Refused(f"max_tokens is {message.max_tokens}: at least 1")
+        if any(not 0 < at <= len(message.prompt) for at, _ in message.keep):
+            raise Refused(f"{len(message.prompt)} tokens cannot be kept at {message.keep}")
+        if message.reuse and not message.score:
+            entry, length = message.reuse
+            if length >= len(message.prompt):
+                raise Refused(f"of a prompt of {len(message.prompt)} tokens {length} are kept")
+            self.prefixes.check(entry, length)
+
+    def _begin(self, message: Submit) -> None:
+        if message.forks:
+            self._forks[message.uid] = message
+        if message.score and len(message.prompt) > 1:
+            self._scoring[message.uid] = Scoring(message, make_prompt_cache(self._model))
+            return
+        cache, start = None, 0
+        if message.reuse:
+            entry, start = message.reuse
+            cache = self.prefixes.take(entry, start)
+        self._insert(message, message.uid, start, cache)
+        if message.forks and start == len(message.prompt) - 1:
+            self._fork_all(message.uid, cache)
+
+    def _hand_over(self, message: Submit) -> None:
+        """The first of several choices is gone before its prompt was done: what is computed of it
+        is the next one's, from where it is. So nothing has to be looked up again."""
+        heir, *rest = message.forks
+        inherited = replace(message, uid=heir, forks=tuple(rest))
+        if message.uid in self._scoring:
+            # Rank 0 has noted what was computed so far for the one that is gone: from the start.
+            self._scoring[heir] = Scoring(inherited, make_prompt_cache(self._model))
+        else:
+            inner = self._inner[message.uid]
+            self._generator.hand_over(inner, self._chooser.row(heir, message.draw(heir)))
+            self._inner[heir] = self._inner.pop(message.uid)
+            self._outer[inner] = heir
+        if self._started.pop(message.uid, None) is not None:
+            self._started[heir] = inherited
+        del self._forks[message.uid]
+        if rest:
+            self._forks[heir] = inherited
+        self._drop(message.uid)
+
+    def _drop(self, uid: int) -> None:
+        """Forgets one uid, and the row that is its own."""
+        for mine in (self._forks, self._scoring, self._started):
+            mine.pop(uid, None)
+        inner = self._inner.pop(uid, None)
+        if inner is not None:
+            del self._outer[inner]
+            self._generator.remove([inner])
+
+    def _insert(self, message: Submit, uid: int, start: int, cache: list | None = None) -> None:
+        """start: how many tokens of the prompt are in cache."""
+        prompt = list(message.prompt)
+        # Prefill stops at each place where the cache is to be kept, and where other choices of
+        # the same prompt begin: before the last token.
+        ends = {start, len(prompt)} | {at for at, _ in message.keep if start < at}
+        if message.forks:
+            ends.add(len(prompt) - 1)
+        segments = [prompt[a:b] for a, b in itertools.pairwise(sorted(ends))]
+        stops = [(token,) for token in message.stop_ids]
+        if not message.ignore_eos:
+            stops += [(token,) for token in self._eos]
+        inner = self._generator.put(
+            segments,
+            max_tokens=[message.max_tokens],
+            caches=None if cache is None else [cache],
+            all_tokens=[prompt[:start]],
+            samplers=[self._chooser.row(uid, message.draw(uid))],
+            stop_sequences=[StopSequences(stops)],
+        )
+        if uid == message.uid and (message.keep or message.store):
+            self._started[uid] = message
+            if message.store:
+                self._generator.keep(inner)
+        self._inner[uid] = inner
+        self._outer[inner] = uid
+
+    def _keep_prompt(self, uid: int, inner: int, done: int) -> list[tuple[int, list[int]]]:
+        """Keeps a prompt's cache, if rank 0 wants it with so many new tokens in it."""
+        message = self._started.get(uid)
+        if message is None:
+            return []
+        length = done + (message.reuse[1] if message.reuse else 0)
+        entries = [entry for at, entry in message.keep if at == length]
+        if not entries:
+            return []
+        cache, tokens = self._generator.extract_cache([inner])[inner]
+        return [self._keep(entry, tokens, cache) for entry in entries]
+
+    def _keep(self, entry: int, tokens: list[int], cache: list) -> tuple[int, list[int]]:
+        self.prefixes.put(entry, cache, len(tokens))
+        return entry, list(tokens)
+
+    def _or_give_up(self, uid: int, act: Callable, *arguments: Any) -> list[tuple[int, Exception]]:
+        """For what a step does with a message: there is none at hand that could be refused.
+        Returns who failed."""
+        try:
+            act(*arguments)
+        except Exception as error:
+            if not is_shared(error):
+                raise
+            return [(one, error) for one in self.give_up(uid)]
+        return []
+
+    def _fork_all(self, uid: int, cache: list | None) -> None:
+        """Puts the other choices in, each with its own copy of the prompt's cache."""
+        message = self._forks[uid]
+        for fork in message.forks:
+            # A deep copy shares the arrays, which are never changed in place.
+            self._insert(message, fork, len(message.prompt) - 1, copy.deepcopy(cache))
+        del self._forks[uid]  # until now they are one request, which fails as one
+
+    def _score_chunk(
+        self, job: Scoring, chunk: int
+    ) -> tuple[tuple[int, Prefilled], int, list[tuple[int, Exception]]]:
+        """One chunk of a prompt with its logits; the last one hands over to the generator.
+
+        Returns an event, the tokens computed, and who failed.
+        """
+        uid, prompt = job.message.uid, job.message.prompt
+        start, end = job.done, min(job.done + chunk, len(prompt) - 1)
+        logits = self._model(mx.array([prompt[start:end]]), cache=job.cache)[0]
+        extras = self._chooser.score(uid, logits, list(prompt[start + 1 : end + 1]))
+        mx.eval([layer.state for layer in job.cache], extras)
+        job.done = end
+        refused = []
+        if end == len(prompt) - 1:
+            del self._scoring[uid]
+            refused = self._or_give_up(uid, self._begin_scored, job)
+        return (uid, Prefilled(end, len(prompt))), end - start, refused
+
+    def _begin_scored(self, job: Scoring) -> None:
+        """Its prompt is done but for the last token, which goes the way of all others."""
+        uid = job.message.uid
+        self._insert(job.message, uid, len(job.message.prompt) - 1, copy.deepcopy(job.cache))
+        if uid in self._forks:
+            self._fork_all(uid, job.cache)

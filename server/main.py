@@ -1,0 +1,222 @@
+"""One rank, from its command line to its end: one OpenAI-compatible endpoint on rank 0.
+
+usage: openai_cluster_server.py [--run-dir DIR] [--run-id ID]
+
+Settings come from the environment: MODEL_DIR (required) and others (protocol/settings_table.py).
+scripts/run_openai_cluster_server.sh starts it; by hand, on two local ranks:
+
+    MODEL_DIR=models/X mlx.launch -n 2 --backend ring -- server/openai_cluster_server.py
+
+Rank 0 opens its port before anything else, so that /health can say "loading". Exit codes are in
+server/protocol/exit_codes.py.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from server.api.routes import App
+from server.lifecycle.file_limit import TooFewFiles, allow_files
+from server.lifecycle.lease import watch_lifeline
+from server.lifecycle.pidfile import keep_pidfile, remove_pidfile
+from server.lifecycle.shutdown import (
+    Drainer,
+    Worker,
+    block_signals,
+    handle_signals,
+    signals_end_at_once,
+)
+from server.lifecycle.watchdog import Watchdog, limit_native
+from server.observe.event_file import keep_events
+from server.observe.fleet import SILENT_S
+from server.observe.rank_log import RankLog
+from server.observe.request_log import RequestLog
+from server.observe.status import Status
+from server.protocol.exit_codes import CONFIG, GARBLED, INTERNAL, NOT_JOINED, OK, PEER_LOST
+from server.protocol.printable import PrintableFormatter, log_what_python_prints
+from server.protocol.settings import SettingError, Settings, read_settings
+from server.scheduler.queue import Line
+from server.startup.stages import Stages
+from server.transport.http_server import Server
+
+log = logging.getLogger("server")
+
+
+def main() -> None:
+    """Sets up what watches over the rank, then lives its life. Never returns."""
+    arguments = _parse_arguments()
+    rank = int(os.environ.get("MLX_RANK") or 0)
+    block_signals()
+    rank_log = RankLog(rank)
+    rank_log.take_streams()
+    _log_as(rank, rank_log)
+    try:
+        settings = read_settings(os.environ, rank)
+        allow_files()
+    except (SettingError, TooFewFiles) as error:
+        log.error("ending with code %d: %s", CONFIG, error)
+        sys.exit(CONFIG)
+    _log_as(rank, rank_log, settings.log_level)
+    why = f", restart {settings.restarts} after: {settings.last_failure}" * bool(settings.restarts)
+    log.info("start: pid %d, run %s%s", os.getpid(), arguments.run_id or "-", why)
+
+    status = Status(settings.model_id, arguments.run_id, settings.restarts, settings.last_failure)
+    status.log_dropped = lambda: rank_log.dropped
+    status.fleet.silent_after = min(SILENT_S, settings.stall_timeout / 2)
+    line = Line(settings.max_batch, settings.queue_max)
+    pidfile = _keep_pidfile(arguments, rank, status)
+
+    files = _open_files(settings, status, arguments.run_dir) if rank == 0 else []
+
+    def close_files() -> None:
+        for file in files:
+            file.close()
+
+    def on_end() -> None:
+        close_files()
+        remove_pidfile(pidfile)
+
+    if rank == 0:
+        leaver = Drainer(on_end, line, status, settings.drain_timeout)
+    else:
+        leaver = Worker(on_end, settings.drain_timeout)
+
+    def tell_clients(reason: str) -> None:
+        status.phase, status.detail = "failed", reason
+        status.note(f"ending: {reason}")
+        leaver.last_words(f"The server is restarting: {reason}.")
+        close_files()  # the watchdog leaves no time after this
+
+    def leave(code: int, reason: str) -> NoReturn:
+        log.error("ending with code %d: %s", code, reason)
+        tell_clients(reason)
+        leaver.end(code)
+
+    watch_lifeline(lambda reason: leave(PEER_LOST, reason))
+    watchdog = Watchdog(settings.load_timeout, on_stall=tell_clients)
+    watchdog.start()
+    app = App(settings, status, line)
+    if rank == 0:
+        _open_door(settings, app, leave)
+        status.series.start()
+
+    tell = Stages(status, watchdog.progress).tell
+    try:
+        link = _join(settings, arguments.run_id, status, tell)
+        handle_signals(leaver)
+        reason = _live(settings, link, tell, app, status, line, leaver, watchdog)
+    except Exception as error:
+        leave(*_explain(error))
+    log.info("left the loop: %s", reason)
+    leaver.end(OK)
+
+
+def _keep_pidfile(arguments: argparse.Namespace, rank: int, status: Status) -> Path | None:
+    def tell(problem: str) -> None:
+        if problem:
+            log.warning("%s; going on without a pid file, trying again", problem)
+        else:
+            log.info("the pid file is written")
+        status.trouble = problem
+
+    if arguments.run_dir is None:
+        return None
+    return keep_pidfile(arguments.run_dir, rank, arguments.run_id, tell)
+
+
+def _open_files(settings: Settings, status: Status, run_dir: Path | None) -> list:
+    """What rank 0 writes beside its log: the run's events, and the request log."""
+    files: list = [] if run_dir is None else [keep_events(status, run_dir)]
+    if settings.log_dir is not None:
+        path = settings.log_dir / f"requests-{settings.http_port}.jsonl"
+        size = int(settings.log_max_mb * 1e6)
+        files.append(RequestLog(path, status.model_id, size, status.record.line_dropped))
+        status.record.on_closed = files[-1].add
+        if settings.log_prompts:
+            log.warning("LOG_PROMPTS=1: prompts and answers are written to %s", path)
+    elif settings.log_prompts:
+        log.warning("LOG_PROMPTS=1 has no effect without a LOG_DIR: there is no request log")
+    return files
+
+
+def _join(settings: Settings, run_id: str, status: Status, tell):
+    # mlx and mlx-lm take seconds to import; the port is open by now. Then MLX waits for the other
+    # ranks in native code, for ever, and no other thread of ours can run meanwhile.
+    with limit_native(settings.join_timeout), signals_end_at_once():
+        from server import rank  # noqa: F401  # its imports are slow, too
+        from server.startup import joining
+
+        status.backend = joining.name_backend(os.environ)
+        tell("joining the other ranks")
+        for handler in logging.getLogger().handlers:
+            handler.flush()  # the log's thread cannot run meanwhile, either
+        return joining.join(os.environ, run_id)
+
+
+def _live(settings, link, tell, app, status, line, leaver, watchdog) -> str:
+    from server import rank
+
+    ready = rank.prepare(settings, link, status, tell)
+    watchdog.follow(settings.stall_timeout, ready.times)
+    if isinstance(leaver, Drainer):
+        return rank.lead(ready, line, app, status, leaver, watchdog)
+    return rank.follow(ready, leaver, watchdog)
+
+
+def _open_door(settings: Settings, app: App, leave) -> None:
+    try:
+        Server(settings.http_host, settings.http_port, app).start()
+    except OSError as error:
+        hint = "; something else listens there" if error.errno == errno.EADDRINUSE else ""
+        leave(
+            CONFIG,
+            f"HTTP_HOST={settings.http_host!r} HTTP_PORT={settings.http_port}: cannot listen: "
+            f"{error.strerror}{hint}",
+        )
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit code and reason for what ended the main thread."""
+    if isinstance(error, ImportError):
+        # The next start would not find it, either; nor do the classes below have to be there.
+        log.error("an import failed", exc_info=error)
+        return CONFIG, f"a package is missing or broken: {error}"
+    from server.startup.handshake import Mismatch, Strangers
+    from server.startup.joining import NotJoined
+    from server.startup.loading import Unloadable
+    from server.wire.seal import Garbled
+
+    if isinstance(error, Garbled):
+        return GARBLED, str(error)
+    if isinstance(error, Strangers):
+        return PEER_LOST, str(error)
+    if isinstance(error, Mismatch | Unloadable | SettingError):
+        return CONFIG, str(error)
+    if isinstance(error, NotJoined):
+        return NOT_JOINED, str(error)
+    log.error("unexpected error", exc_info=error)
+    if "connection to a peer was lost" in str(error) or "[jaccl]" in str(error):
+        return PEER_LOST, f"lost a peer: {error}"
+    return INTERNAL, f"{type(error).__name__}: {error}"
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run-dir", type=Path, help="where to write this rank's pid file")
+    parser.add_argument("--run-id", default="", help="names the run; scripts check pids by it")
+    return parser.parse_args()
+
+
+def _log_as(rank: int, handler: logging.Handler, level: str = "INFO") -> None:
+    """Whole lines, each with the rank: the launcher mixes the ranks' output. All of it printable,
+    whatever a client wrote."""
+    text = f"%(asctime)s [rank {rank}] %(levelname)s %(message)s"
+    handler.setFormatter(PrintableFormatter(text))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    log_what_python_prints(log)

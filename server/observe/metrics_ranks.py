@@ -1,0 +1,69 @@
+"""The metrics of the ranks and of the server as a whole: memory, heartbeat, versions, state.
+
+Called by metrics.py. Pure reading.
+"""
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client.metrics_core import Metric
+
+from server.observe.metric_words import Words
+from server.observe.status import Status
+from server.observe.versions import versions
+from server.protocol.settings import Settings
+
+PHASES = ("loading", "ok", "draining", "failed")
+# Metric, field of Fleet.describe, help.
+RANK_SIZES = (
+    ("rank_memory_used_bytes", "memory_used_bytes", "MLX's arrays on the rank."),
+    ("rank_memory_peak_bytes", "memory_peak_bytes", "The most that MLX's arrays took so far."),
+    ("rank_memory_total_bytes", "memory_total_bytes", "Memory of the rank's computer."),
+    ("rank_gpu_limit_bytes", "gpu_limit_bytes", "What Metal lets a process wire; none on a CPU."),
+    ("rank_resident_memory_bytes", "rss_bytes", "Physical memory of the rank's process."),
+    ("rank_loaded_bytes", "loaded_bytes", "Weights of the rank that are in memory."),
+    ("rank_weights_bytes", "total_bytes", "All weights of the rank."),
+)
+
+
+def describe_ranks(words: Words, settings: Settings, status: Status) -> Iterator[Metric]:
+    """Each rank's memory and heartbeat, and what kind of server this is."""
+    ranks = status.fleet.describe(loading=status.phase == "loading")
+    names = [(str(rank["rank"]), rank["host"]) for rank in ranks]
+    for metric, field, text in RANK_SIZES:
+        sizes = [(name, rank[field]) for name, rank in zip(names, ranks, strict=True)]
+        yield words.gauges(metric, text, ("rank", "host"), sizes)
+    age = status.fleet.age()
+    heard = None if age is None else time.time() - age
+    yield words.gauges(
+        "rank_last_heartbeat_timestamp_seconds",
+        "When rank 0 last ended a collective with the rank, in Unix time. A collective needs all "
+        "ranks, so all show the same; when it stands still, one of them is missing.",
+        ("rank", "host"),
+        [(name, heard) for name in names],
+    )
+    yield words.gauges(
+        "server_state",
+        "1 for the state that the server is in.",
+        ("state",),
+        [((phase,), int(phase == status.phase)) for phase in PHASES],
+    )
+    yield words.gauge("start_time_seconds", "When rank 0 started, in Unix time.", status.started)
+    yield words.counter(
+        "restarts", "Restarts by the supervisor, since it was started.", status.restarts
+    )
+    built = versions()
+    yield words.gauges(
+        "build_info", "Versions; code is a hash of this server's sources.",
+        tuple(built), [(tuple(built.values()), 1)],
+    )  # fmt: skip
+    facts = {
+        "world_size": str(len(ranks) or status.world_size),
+        "parallel": settings.parallel,
+        "backend": status.backend,
+        "context": str(status.context),
+    }
+    yield words.gauges(
+        "model_info", "How the model is served; context is in tokens.",
+        tuple(facts), [(tuple(facts.values()), 1)],
+    )  # fmt: skip

@@ -1,0 +1,138 @@
+"""The metrics of requests: how many, how they ended, how long they took, their tokens.
+
+Called by metrics.py. Pure reading.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client.metrics_core import Metric
+
+from server.observe.account import ANSWERED, CUT, FAILED, GENERATING, REFUSED
+from server.observe.metric_words import Words
+from server.observe.status import Status
+
+TOO_MANY = 429
+# Shown from the start, at 0: what appears only with its first event is invisible to rate().
+EXPECTED = ((200, ANSWERED), (TOO_MANY, REFUSED), (500, FAILED), (0, CUT))
+FINISHES = ("stop", "length", "tool_calls")
+
+
+def describe_requests(words: Words, status: Status) -> Iterator[Metric]:
+    """Requests, waits and tokens."""
+    record = status.record
+    received, closed = record.requests()
+    known = [("POST", route, code, outcome) for route in GENERATING for code, outcome in EXPECTED]
+    yield words.counters(
+        "requests_received",
+        "HTTP requests that reached a route (route: unreadable, if they never were requests).",
+        ("method", "route"),
+        _by_labels(received, [("POST", route) for route in GENERATING]),
+    )
+    yield words.counters(
+        "requests",
+        "HTTP requests that have ended. outcome: answered, refused (not begun: wrong, no key, no "
+        "room, not ready), failed (begun, not finished), cut (the client left first). code: the "
+        "HTTP status that was sent; 0 if none was.",
+        ("method", "route", "code", "outcome"),
+        _by_labels(closed, known),
+    )
+    open_now = Counter(received)
+    for (method, route, _, _), count in closed.items():
+        open_now[method, route] -= count
+    yield words.gauges(
+        "requests_in_progress",
+        "HTTP requests that have been received and not ended, this one included.",
+        ("method", "route"),
+        _by_labels(open_now, []),
+    )
+    yield words.counter(
+        "requests_rejected",
+        "Requests refused with 429: every place in the queue, or for new grammars, was taken.",
+        sum(count for (_, _, code, _), count in closed.items() if code == TOO_MANY),
+    )
+    yield words.counter(
+        "connections_refused",
+        "Connections answered with 503 unread, because too many were open.",
+        record.connections_refused,
+    )
+    yield words.gauge(
+        "num_requests_running", "Choices that the ranks work on. As vLLM's.", status.running
+    )
+    yield words.gauge(
+        "num_requests_waiting",
+        "Choices in the queue, paused ones included. As vLLM's.",
+        status.waiting,
+    )
+    yield words.gauge(
+        "num_requests_paused",
+        "Choices that had begun and went back to the queue for want of KV memory.",
+        status.paused,
+    )
+    yield words.counter(
+        "num_preemptions",
+        "How often a running choice was paused for want of KV memory. As vLLM's.",
+        record.pauses,
+    )
+    finishes, whole = record.answers()
+    yield words.counters(
+        "request_success",
+        "Choices of answered requests, by their finish reason. As vLLM's.",
+        ("finished_reason",),
+        _by_labels(Counter({(reason,): n for reason, n in finishes.items()}),
+                   [(reason,) for reason in FINISHES]),
+    )  # fmt: skip
+    yield words.histogram(
+        "e2e_request_latency_seconds",
+        "From the first byte of a request that the model answered to the last of its answer. As "
+        "vLLM's.",
+        whole,
+    )
+    yield words.histogram(
+        "request_queue_time_seconds",
+        "From a choice's acceptance until the ranks began on it. As vLLM's.",
+        record.queue_wait.snapshot(),
+    )
+    yield words.histogram(
+        "time_to_first_token_seconds",
+        "From a choice's acceptance (parsed and tokenized) to its first token on rank 0, the queue "
+        "included. As vLLM's.",
+        record.time_to_first_token.snapshot(),
+    )
+    yield words.histogram(
+        "inter_token_latency_seconds",
+        "Between two tokens of a choice on rank 0, pauses included. As vLLM's.",
+        record.inter_token.snapshot(),
+    )
+    yield from _tokens(words, status)
+    yield words.counter(
+        "request_log_dropped",
+        "Lines of the request log that were lost: the disk was full or too slow.",
+        record.log_lines_dropped,
+    )
+    yield words.counter(
+        "log_dropped",
+        "Lines of rank 0's own log that were lost: the launcher did not read them.",
+        status.log_dropped(),
+    )
+
+
+def _tokens(words: Words, status: Status) -> Iterator[Metric]:
+    tokens = status.record.tokens()
+    counted = "the sum of the answers' usage, of those that were cut or failed, too. As vLLM's."
+    yield words.counter(
+        "prompt_tokens", f"Tokens of prompts that brought at least one token: {counted}",
+        tokens.prompt,
+    )  # fmt: skip
+    yield words.counter(
+        "prompt_tokens_cached",
+        f"Those of them that came from the prefix cache: {counted}",
+        tokens.cached,
+    )
+    yield words.counter("generation_tokens", f"Tokens of answers: {counted}", tokens.generated)
+
+
+def _by_labels(counts: Counter, known: list[tuple]) -> list[tuple[tuple[str, ...], int]]:
+    """Samples by labels, in a steady order; the known ones also when they are 0."""
+    names = sorted({*counts, *known}, key=str)
+    return [(tuple(str(part) for part in name), counts[name]) for name in names]

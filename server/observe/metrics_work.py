@@ -1,0 +1,114 @@
+"""The metrics of the engine: steps, prefill, KV memory, prefix cache, collectives.
+
+Called by metrics.py. Pure reading.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client.metrics_core import Metric
+
+from server.observe.metric_words import Words
+from server.observe.status import Status
+
+
+def describe_work(words: Words, status: Status) -> Iterator[Metric]:
+    """What the ranks do together."""
+    record = status.record
+    yield words.histogram(
+        "step_batch_size",
+        "Choices that got a token in a decode step.",
+        record.batch_size.snapshot(),
+    )
+    yield words.histogram(
+        "decode_step_seconds",
+        "A decode step as rank 0 sees it: the ranks' arithmetic and their collectives cannot be "
+        "told apart inside.",
+        record.step_seconds.snapshot(),
+    )
+    yield words.histogram(
+        "prefill_chunk_seconds",
+        "A chunk of prompts, between two decode steps if others decode.",
+        record.prefill_seconds.snapshot(),
+    )
+    yield words.counter(
+        "prefill_tokens",
+        "Tokens of prompts that the ranks computed: without cached ones, with padding, and again "
+        "after a pause.",
+        record.prefilled_tokens,
+    )
+    yield from _kv(words, status)
+    yield from _prefix_cache(words, status)
+    yield from _link(words, status)
+
+
+def _kv(words: Words, status: Status) -> Iterator[Metric]:
+    used, capacity, size = status.kv_used, status.kv_capacity, status.kv_token_bytes
+    yield words.gauge(
+        "kv_cache_usage_perc",
+        "Share of the KV budget that running requests use, 0 to 1; prefixes kept beside them give "
+        "way. As vLLM's.",
+        used / capacity if capacity else 0,
+    )
+    yield words.gauge("kv_cache_tokens", "Tokens' worth of KV cache that is in use.", used)
+    yield words.gauge("kv_cache_capacity_tokens", "Tokens' worth of the KV budget.", capacity)
+    yield words.gauge("kv_cache_used_bytes", "KV cache in use, rank 0's share of it.", used * size)
+    yield words.gauge(
+        "kv_cache_capacity_bytes", "The KV budget, rank 0's share of it.", capacity * size
+    )
+
+
+def _prefix_cache(words: Words, status: Status) -> Iterator[Metric]:
+    hits, misses = status.prefix_hit_tokens, status.prefix_miss_tokens
+    yield words.counter(
+        "prefix_cache_queries", "Prompt tokens looked up in the prefix cache. As vLLM's.",
+        hits + misses,
+    )  # fmt: skip
+    yield words.counter(
+        "prefix_cache_hits", "Prompt tokens found in the prefix cache. As vLLM's.", hits
+    )
+    yield words.counter("prefix_cache_misses", "Prompt tokens not found there.", misses)
+    yield words.counter(
+        "prefix_cache_evicted_tokens",
+        "Tokens thrown out of the prefix cache for want of room.",
+        status.prefix_evicted_tokens,
+    )
+    yield words.gauge(
+        "prefix_cache_entries", "Prompts kept in the prefix cache.", status.prefix_entries
+    )
+    yield words.gauge(
+        "prefix_cache_tokens", "Tokens kept in the prefix cache.", status.prefix_tokens
+    )
+
+
+def _link(words: Words, status: Status) -> Iterator[Metric]:
+    """Inside a step collectives cannot be timed without stopping the pipeline; these can."""
+    record, link = status.record, status.link
+    yield words.gauge(
+        "link_latency_seconds",
+        "Sum of one number over all ranks: median of 20, measured at the start and with each "
+        "canary (CANARY_INTERVAL).",
+        link and link.latency,
+    )
+    yield words.gauge(
+        "link_bandwidth_bytes_per_second",
+        "Size of a large message over the time of its sum over all ranks, measured as the latency.",
+        link and link.bandwidth,
+    )
+    yield words.gauge(
+        "step_collectives_seconds",
+        "The sums over all ranks of a decode step of one row, played again with nothing between, "
+        "measured as the latency: the link's part of decode_step_seconds. None in a pipeline.",
+        link and link.step,
+    )
+    yield words.histogram(
+        "meeting_seconds",
+        "The idle ranks' meeting: one sum of a few numbers, the wait for the rank that woke last "
+        "included.",
+        record.meeting_seconds.snapshot(),
+    )
+    yield words.histogram(
+        "message_collective_seconds",
+        "The sum that brings rank 0's messages right after a meeting, when no rank is late: the "
+        "link alone.",
+        record.bundle_seconds.snapshot(),
+    )

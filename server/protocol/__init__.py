@@ -1,0 +1,1 @@
+"""The words that all share: errors, requests, events, pieces, settings. Imports nothing of ours."""

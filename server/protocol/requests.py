@@ -1,0 +1,97 @@
+"""A request as all stages know it: checked and typed, whatever API it came through.
+
+Frozen data, made by api/ on rank 0's HTTP threads. Imports no mlx.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Defaults are OpenAI's; a model's own may replace them."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    min_p: float = 0.0
+    seed: int | None = None  # int64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every kind of request may ask of the engine."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None  # None: the server's default
+    min_tokens: int = 0
+    n: int = 1  # choices a prompt
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit)
+    logprobs: int | None = None  # None: none; else how many alternatives beside each token
+    stream: bool = False
+    include_usage: bool = False
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the text of an answer must match.
+
+    kind: "json_object" (value None), "json_schema" (a JSON schema), "regex" (a pattern), "choice"
+    (a list of strings) or "lark" (a grammar). field names where the client put it, for errors.
+    """
+
+    kind: str
+    value: Any = None
+    strict: bool = False
+    field: str = "response_format"
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """mode: "none", "auto", "required" (any tool, at least one call), "named" (this one)."""
+
+    mode: str = "auto"
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A conversation to continue, from whichever dialect it came.
+
+    messages are as chat templates expect them: content is text, tool-call arguments are objects.
+    tools are OpenAI's function tools: {"type": "function", "function": {"name", "description",
+    "parameters"}}.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    parallel_tool_calls: bool = True
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    format: Format | None = None
+    common: Common = field(default_factory=Common)
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """Prompts to continue: text, or token ids."""
+
+    prompts: list[str | list[int]]
+    echo: bool = False
+    format: Format | None = None
+    common: Common = field(default_factory=Common)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What requests are checked against: the model's names and its default sampling."""
+
+    model_id: str
+    aliases: tuple[str, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)

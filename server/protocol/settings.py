@@ -1,0 +1,109 @@
+"""Settings of the server: read once from the environment at the entry, then passed down.
+
+Every rank reads the same variables, but only the engine's limits matter on workers. No other
+module reads the environment. What each may be stands in settings_table; here is what only the
+server can tell: whether the model's folder is there, and which keys a file holds. A wrong value
+raises SettingError, which names the setting, the value and what is allowed; the entry turns that
+into exit code 78.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.protocol.settings_table import BY_NAME, RANK, TABLE, SettingError, parse
+
+__all__ = ["SettingError", "Settings", "read_settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator asked for. Times are in seconds, sizes in the unit of the name."""
+
+    model_dir: Path
+    model_id: str
+    parallel: str  # "tensor" | "pipeline"
+    http_host: str
+    http_port: int
+    queue_max: int  # requests waiting beyond the running ones
+    max_batch: int  # requests decoding together
+    default_max_tokens: int
+    req_timeout: float
+    drain_timeout: float
+    stall_timeout: float
+    load_timeout: float
+    join_timeout: float  # for ranks to import what they need and to find each other
+    prefill_step: int  # tokens of a full prefill chunk, as when nothing decodes
+    prefill_pause_ms: float  # what a chunk may add to the step of those who decode
+    context_max: int | None  # tokens; None: what the model's config says
+    kv_budget_gb: float | None  # 10^9 bytes a rank; None: what is left after the weights
+    prefix_cache_percent: int  # of the KV memory, for prefixes of answered prompts; 0: none
+    canary_interval: float  # seconds of idleness between two canaries; 0: only at start
+    api_keys: tuple[str, ...]
+    api_key_labels: tuple[str, ...]  # for each key, what the request log calls it
+    allowed_origins: tuple[str, ...]
+    allowed_hosts: tuple[str, ...]  # names of this server, beside its machine's own
+    log_level: str
+    log_dir: Path | None  # of the request log; None: none is kept
+    log_max_mb: float  # 10^6 bytes; then the request log is turned; 0: never
+    log_prompts: bool
+    restarts: int  # told by the supervisor, shown in /health
+    last_failure: str
+
+
+def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
+    """Builds Settings from environment variables; unset or empty means the default.
+
+    Keys are read on rank 0 alone: API_KEY_FILE need not exist elsewhere. Raises SettingError for
+    a value that is not allowed.
+    """
+    values = {
+        setting.attribute: parse(setting, env.get(setting.name, ""))
+        for setting in TABLE
+        if setting.read_by(RANK)
+    }
+    values["model_dir"] = _folder(env.get("MODEL_DIR", "").strip())
+    values["model_id"] = values["model_id"] or values["model_dir"].name
+    values["log_dir"] = Path(values["log_dir"]) if values["log_dir"] else None
+    keys = _api_keys(values["api_keys"], values.pop("api_key_file")) if rank == 0 else ()
+    values["api_keys"] = tuple(key for key, _ in keys)
+    values["api_key_labels"] = tuple(label for _, label in keys)
+    return Settings(**values)
+
+
+def _folder(text: str) -> Path:
+    """The model's, or SettingError."""
+    setting = BY_NAME["MODEL_DIR"]
+    if not text:
+        raise SettingError(f"{setting.name} is not set: must be the folder of an MLX model")
+    try:
+        path = Path(str(parse(setting, text))).resolve()
+        problem = "" if path.is_dir() else "no such folder"
+    except (OSError, RuntimeError) as error:  # no permission, name too long, a loop of links
+        problem = str(error)
+    if problem:
+        raise SettingError(
+            f"{setting.name}={text!r}: must be the folder of an MLX model; {problem}"
+        )
+    return path
+
+
+def _api_keys(given: tuple[str, ...], file: str | None) -> tuple[tuple[str, str], ...]:
+    """Keys and their labels, from API_KEY and API_KEY_FILE (one a line).
+
+    In the file a label may follow its key after a blank; without one a key is known by its place
+    among all keys: "key 1", "key 2".
+    """
+    keys = [(key, "") for key in given]
+    if file:
+        try:
+            lines = [line.split(None, 1) for line in Path(file).read_text("utf-8").splitlines()]
+            keys += [(key, "".join(label).strip()) for key, *label in filter(None, lines)]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(
+                f"API_KEY_FILE={file!r}: must be a readable text file with one key a line: {error}"
+            ) from None
+        if not keys:
+            # An empty file must not silently open the door.
+            raise SettingError(f"API_KEY_FILE={file!r}: holds no key; must have one a line")
+    return tuple((key, label or f"key {n}") for n, (key, label) in enumerate(keys, 1))

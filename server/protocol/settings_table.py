@@ -1,0 +1,385 @@
+"""Every setting of the toolkit, once: name, kind, default, limits, meaning, and who reads it.
+
+From this table come the server's reader (settings.py), the scripts' check and `--help`
+(scripts/lib/settings/settings.py), what the ranks get and what a service remembers, the table of
+docs/from-scratch.md and hostfiles/cluster.env.template. To add a setting, add it here; if ranks
+read it, give `Settings` a field of the same name in lower case, too.
+
+`parse` alone says which text is a right value, so bash and Python cannot differ. Blanks around a
+value do not count, and one that is empty counts as not set. Numbers are ASCII digits without sign,
+leading zeros or separators; where parts are allowed also 2.5 and 1e3.
+
+Imports nothing of ours and runs under Python 3.9: scripts read it before there is an environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+# Who reads a setting: the ranks' Settings, every process that the launcher starts, or scripts, by
+# their names. What the run script reads install_service.sh reads, too.
+RANK, LAUNCH = "rank", "launch"
+RUN, STOP, SERVICE = "run_openai_cluster_server", "stop_openai_cluster_server", "install_service"
+STATUS, LOGS, DOCTOR = "status", "logs", "verify_cluster"
+BENCH, BENCH_LINK, LINK_CHECK, COMPARE = "bench", "bench_link", "link_check", "bench_compare"
+SYNC_NODES, SYNC_MODEL, MAKE_HOSTFILE = "sync_nodes", "sync_model", "make_hostfile"
+SYNC = (SYNC_NODES, SYNC_MODEL)
+LAUNCHERS = (RUN, BENCH, BENCH_LINK, LINK_CHECK, DOCTOR)
+USE_HOSTS = (*LAUNCHERS, STOP, *SYNC)
+USE_PYTHON = (*USE_HOSTS, STATUS, LOGS, COMPARE, MAKE_HOSTFILE)
+SERVER = (RANK, RUN, COMPARE)
+SCRIPTS = (*USE_PYTHON, SERVICE)
+
+YEAR_S = 31_536_000
+MOST_CHARACTERS = 32_768  # of any value; the system itself bounds the environment
+
+WHOLE = re.compile(r"0|[1-9][0-9]{0,14}")
+DECIMAL = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,9})?([eE]\+?[0-9]{1,2})?")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+Value = "int | float | bool | str | tuple[str, ...] | None"
+
+
+class SettingError(ValueError):
+    """A setting has a value that is not allowed. The message names all three."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row. Without a default a number that is 0 means the same as none at all.
+
+    kind: whole, decimal, choice, switch (0 or 1), text, path, program (a name or a path), words
+    (commas or blanks between), keys (commas between), or free (any text; of ours, not the user's).
+    """
+
+    name: str
+    kind: str
+    help: str
+    readers: tuple[str, ...]
+    default: int | float | str | None = None
+    otherwise: str = ""  # the default in words, where it is worked out
+    least: float = 0
+    most: float = 0
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    pattern: str = ""  # of a text
+    allowed: str = ""  # the pattern in words
+    secret: bool = False  # never shown and never in a command line
+    field: str = ""  # in Settings, if it is not the name in lower case
+
+    @property
+    def attribute(self) -> str:
+        """The field of Settings."""
+        return self.field or self.name.lower()
+
+    def read_by(self, reader: str) -> bool:
+        """Whether this script, or RANK or LAUNCH, reads it."""
+        return (RUN if reader == SERVICE else reader) in self.readers
+
+
+TABLE = (
+    Setting(
+        "MODEL_DIR", "path", "Folder of an MLX model, the same path on every host",
+        (*SERVER, BENCH, BENCH_LINK, DOCTOR), otherwise="the demo model with --local, else needed",
+    ),
+    Setting(
+        "MODEL_ID", "text", "Its name in the API", SERVER, otherwise="the folder's name",
+        pattern=r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{0,199}",
+        allowed="up to 200 letters, digits, spaces and any of ._:/@+-",
+    ),
+    Setting(
+        "HOSTFILE", "path", "The hosts of the cluster; not used with --local", USE_HOSTS,
+        otherwise="hostfiles/m3-ultra-jaccl.local.json, or the only *.local.json",
+    ),
+    Setting(
+        "BACKEND", "choice", "What the ranks talk over", (LAUNCH, *LAUNCHERS),
+        otherwise="the hostfile's; else jaccl if it has an rdma matrix, else ring",
+        choices=("ring", "jaccl", "jaccl-ring"),
+    ),
+    Setting(
+        "PARALLEL", "choice", "Split every layer (tensor), or give each rank some (pipeline)",
+        (*SERVER, BENCH, DOCTOR), "tensor", choices=("tensor", "pipeline"),
+    ),
+    Setting(
+        "HTTP_HOST", "text", "Address that rank 0 listens on", SERVER, "127.0.0.1",
+        otherwise="127.0.0.1 with --local, else 0.0.0.0",
+        pattern=r"[A-Za-z0-9:][A-Za-z0-9.:%_-]{0,252}", allowed="an address or a host name",
+    ),
+    Setting(
+        "HTTP_PORT", "whole", "Its port, and which server is meant",
+        (*SERVER, STOP, STATUS, LOGS, DOCTOR), 8080, least=1, most=65535,
+    ),
+    Setting(
+        "API_KEY", "keys",
+        "Keys that clients must send, commas between; any one will do. Not with --env, which ps"
+        " shows",
+        (*SERVER, STATUS, "bench_serving", "soak"), otherwise="none", secret=True, field="api_keys",
+    ),
+    Setting(
+        "API_KEY_FILE", "path",
+        "File with one key a line, on the host of rank 0. After a key and a blank may come the name"
+        " by which the request log knows it",
+        (*SERVER, STATUS), otherwise="none",
+    ),
+    Setting(
+        "ALLOWED_ORIGINS", "words",
+        "Origins of web pages that may call the server, commas or blanks between; * for all",
+        SERVER, otherwise="none",
+    ),
+    Setting(
+        "ALLOWED_HOSTS", "words",
+        "Names by which clients may call a server without a key, beside this machine's own, commas"
+        " or blanks between; * for all",
+        SERVER, otherwise="none", pattern=r"\*|[A-Za-z0-9._-]+",
+        allowed="host names without scheme and port, or *, with commas or blanks between",
+    ),
+    Setting("MAX_BATCH", "whole", "Requests that run together", SERVER, 8, least=1, most=1024),
+    Setting(
+        "QUEUE_MAX", "whole", "Requests that may wait beyond those; one more gets a 429", SERVER,
+        8, least=0, most=100_000,
+    ),
+    Setting(
+        "DEFAULT_MAX_TOKENS", "whole", "Limit for a request that names none", SERVER,
+        2048, least=1, most=10_000_000,
+    ),
+    Setting(
+        "REQ_TIMEOUT", "decimal",
+        "Seconds for one request, waiting included; then 504, or an error in the stream", SERVER,
+        600, least=0.1, most=YEAR_S, unit="seconds",
+    ),
+    Setting(
+        "CONTEXT_MAX", "whole", "Tokens of a prompt and its answer together", (*SERVER, DOCTOR),
+        otherwise="what the model's config says", most=100_000_000,
+    ),
+    Setting(
+        "KV_BUDGET_GB", "decimal", "Memory of each rank for KV caches, in GB (10^9 bytes)",
+        (*SERVER, DOCTOR), most=100_000, unit="GB",
+        otherwise="70 % of what the model leaves free on that machine, divided by its ranks",
+    ),
+    Setting(
+        "PREFIX_CACHE_PERCENT", "whole",
+        "Part of the KV memory that may keep prefixes of earlier prompts for reuse; 0: none",
+        SERVER, 50, least=0, most=90,
+    ),
+    Setting(
+        "PREFILL_STEP", "whole", "Tokens of a full prefill chunk, as when nothing decodes", SERVER,
+        512, least=16, most=65_536,
+    ),
+    Setting(
+        "PREFILL_PAUSE_MS", "decimal",
+        "Milliseconds by which a prefill chunk may hold up the requests that decode", SERVER,
+        250, least=1, most=60_000, unit="milliseconds",
+    ),
+    Setting(
+        "DRAIN_TIMEOUT", "decimal", "Seconds that running requests get when the server is stopped",
+        (*SERVER, STOP), 30, least=0, most=YEAR_S, unit="seconds",
+    ),
+    Setting(
+        "STALL_TIMEOUT", "decimal",
+        "Seconds without progress after which a rank ends itself; up to ten times that where turns"
+        " are slow",
+        SERVER, 60, least=0.1, most=YEAR_S, unit="seconds",
+    ),
+    Setting(
+        "LOAD_TIMEOUT", "decimal",
+        "The same from start until it serves; counted from the last progress",
+        SERVER, 900, least=0.1, most=YEAR_S, unit="seconds",
+    ),
+    Setting(
+        "JOIN_TIMEOUT", "decimal",
+        "Seconds in which a rank must have started and found the others; then all start again",
+        SERVER, 120, least=0.1, most=YEAR_S, unit="seconds",
+    ),
+    Setting(
+        "CANARY_INTERVAL", "decimal", "Seconds of idleness between two canaries; 0: only at start",
+        SERVER, 0, least=0, most=YEAR_S, unit="seconds",
+    ),
+    Setting(
+        "LOG_DIR", "path",
+        "Where server-<port>.log and requests-<port>.jsonl (one line of JSON a request) go",
+        SERVER, otherwise="logs/ in the checkout",
+    ),
+    Setting(
+        "LOG_MAX_MB", "decimal",
+        "Size (10^6 bytes) at which either is rotated; 4 older parts are kept; 0: never", SERVER,
+        100, least=0, most=1_000_000, unit="MB",
+    ),
+    Setting(
+        "LOG_PROMPTS", "switch", "1 writes prompts and answers to the request log, too", SERVER, 0
+    ),
+    Setting(
+        "LOG_LEVEL", "choice", "How much the ranks say", (*SERVER, BENCH), "INFO",
+        choices=("INFO", "DEBUG", "WARNING", "ERROR"),
+    ),
+    Setting(
+        "CLUSTER_PORT", "whole", "TCP port where the ranks meet", LAUNCHERS, 32323,
+        otherwise="32323, then others; with --local free ones", least=1024, most=65527,
+    ),
+    Setting(
+        "PYTHON", "program", "Interpreter, the same absolute path on every host", USE_PYTHON,
+        otherwise=".venv/bin/python",
+    ),
+    Setting(
+        "ENV_NAME", "text", "Conda environment to take it from, if PYTHON is not set", USE_PYTHON,
+        otherwise="none", pattern=r"[A-Za-z0-9_./][A-Za-z0-9_./-]{0,1023}",
+        allowed="the name of a conda environment",
+    ),
+    Setting(
+        "CONDA_EXE", "program", "conda itself, for ENV_NAME", USE_PYTHON,
+        otherwise="conda on your PATH",
+    ),
+    Setting(
+        "MLX_METAL_FAST_SYNCH", "switch", "1 is faster, but can deadlock", (LAUNCH, *LAUNCHERS),
+        otherwise="not set",
+    ),
+    Setting(
+        "SYNC_TIMEOUT", "decimal", "Seconds of silence after which a copy is given up", SYNC,
+        120, least=1, most=YEAR_S, unit="seconds",
+    ),
+    Setting(
+        "HF_TOKEN", "text", "For Hugging Face repos that need one", (SYNC_MODEL,),
+        otherwise="none", secret=True, pattern=r"[!-~]+", allowed="a token of Hugging Face",
+    ),
+    Setting(
+        "HF_ENDPOINT", "text", "Another hub than Hugging Face's", (SYNC_MODEL,),
+        otherwise="huggingface.co", pattern=r"https?://[!-~]+", allowed="an http or https URL",
+    ),
+    Setting(
+        "CLUSTER_ENV", "path", "Another file of settings; /dev/null for none",
+        (*SCRIPTS, "bench_serving", "soak"),
+        otherwise="cluster.env in the checkout, if it is there",
+    ),
+    # What the supervisor tells the ranks; no user sets these.
+    Setting(
+        "SUPERVISOR_RESTARTS", "whole", "Starts after faults", (RANK,), 0, least=0, most=10**9,
+        field="restarts",
+    ),
+    Setting(
+        "SUPERVISOR_LAST_FAILURE", "free", "Why it was started again", (RANK,), "",
+        field="last_failure",
+    ),
+)  # fmt: skip
+
+BY_NAME = {setting.name: setting for setting in TABLE}
+OF_USERS = tuple(setting for setting in TABLE if setting.readers != (RANK,))
+
+
+def parse(setting: Setting, text: str) -> Value:
+    """What the text says: None or the default if it is empty. Raises SettingError.
+
+    whole: int; decimal: float; switch: bool; words and keys: a tuple; anything else: str. It looks
+    at the text alone: whether a path leads anywhere is for those who go there.
+    """
+    if setting.kind == "free":
+        return text.strip()
+    text = text.strip()
+    if not text:
+        return _default(setting)
+    if len(text) > MOST_CHARACTERS:
+        raise _wrong(setting, text[:100] + "...", f"at most {MOST_CHARACTERS} characters")
+    if CONTROL.search(text) and not (setting.kind in ("words", "keys") and "\0" not in text):
+        raise _wrong(setting, text, "one line, without control characters")
+    if setting.kind in ("whole", "decimal"):
+        return _number(setting, text)
+    if setting.kind in ("choice", "switch"):
+        choices = setting.choices or ("0", "1")
+        if text not in choices:
+            raise _wrong(setting, text, allowed(setting))
+        return text == "1" if setting.kind == "switch" else text
+    if setting.kind == "words":
+        words = tuple(text.replace(",", " ").split())
+        for word in words:
+            if setting.pattern and not re.fullmatch(setting.pattern, word):
+                raise _wrong(setting, word, allowed(setting))
+        return words
+    if setting.kind == "keys":
+        return _keys(setting, text)
+    if setting.kind == "path":
+        return os.path.expanduser(text)
+    if setting.pattern and not re.fullmatch(setting.pattern, text):
+        raise _wrong(setting, text, allowed(setting))
+    return text
+
+
+def plain(setting: Setting, text: str) -> str:
+    """The same value as one line of text that bash and awk can use, too. Raises SettingError."""
+    value = parse(setting, text)
+    if value is None or not text.strip():
+        return "0" if text.strip() else ""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, float):
+        # Bash cannot count with 1e3.
+        return text.strip() if "e" not in text.lower() else f"{value:.9f}".rstrip("0").rstrip(".")
+    return value if isinstance(value, str) else text.strip()
+
+
+def allowed(setting: Setting) -> str:
+    """What a value may be, in words."""
+    if setting.kind == "whole":
+        return f"a whole number from {number(setting.least)} to {number(setting.most)}"
+    if setting.kind == "decimal":
+        return f"{setting.unit} from {number(setting.least)} to {number(setting.most)}"
+    kinds = {
+        "choice": "one of " + ", ".join(setting.choices),
+        "switch": "0 or 1",
+        "path": "a path",
+        "program": "a program",
+        "words": "words, commas or blanks between",
+        "keys": "one or more keys without blanks, separated by commas",
+    }
+    return setting.allowed or kinds.get(setting.kind, "text")
+
+
+def default_words(setting: Setting) -> str:
+    """What holds when it is not set."""
+    if setting.otherwise:
+        return setting.otherwise
+    return setting.default if isinstance(setting.default, str) else number(setting.default or 0)
+
+
+def number(value: float) -> str:
+    """Without an exponent, and without a point where it can be."""
+    return str(int(value)) if value == int(value) else f"{value:g}"
+
+
+def _default(setting: Setting) -> Value:
+    if setting.kind in ("words", "keys"):
+        return ()
+    if setting.kind == "switch":
+        return bool(setting.default)
+    if setting.kind == "decimal" and setting.default is not None:
+        return float(setting.default)
+    if setting.kind == "text":
+        return setting.default or ""
+    return setting.default
+
+
+def _number(setting: Setting, text: str) -> int | float | None:
+    value: int | float = setting.least - 1
+    if setting.kind == "whole" and WHOLE.fullmatch(text):
+        value = int(text)
+    elif setting.kind == "decimal" and DECIMAL.fullmatch(text):
+        value = float(text)
+    if not setting.least <= value <= setting.most:
+        raise _wrong(setting, text, allowed(setting))
+    return None if value == 0 and setting.default is None else value
+
+
+def _keys(setting: Setting, text: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    if not keys:
+        # Nothing but commas must not silently open the door.
+        raise SettingError(f"{setting.name} holds no key: must be {allowed(setting)}")
+    if any(key.split() != [key] for key in keys):
+        # In a file of keys what follows a blank is a label: rank 0 elsewhere would know another.
+        raise SettingError(f"{setting.name} holds a key with a blank: must be {allowed(setting)}")
+    return keys
+
+
+def _wrong(setting: Setting, text: str, must_be: str) -> SettingError:
+    # Secrets are never shown, not even wrong ones.
+    shown = setting.name if setting.secret else f"{setting.name}={text!r}"
+    return SettingError(f"{shown}: must be {must_be}")

@@ -1,0 +1,397 @@
+"""Rank 0's decisions: which request starts, which is dropped, and who gets which token.
+
+Lives on rank 0's main thread, between the Line of tickets and the lockstep loop. It never touches
+MLX: it composes messages that every rank, rank 0 included, then carries out. A worker has a
+Spectator in its place, so the loop holds no test of the rank.
+
+KV memory: a request is admitted when its prompt and the likely part of its answer fit beside what
+runs. When running requests outgrow the budget all the same, the youngest is paused: it leaves the
+ranks, goes back to the head of the line and continues later from its tokens so far. Its client
+notices only time.
+"""
+
+import collections
+import itertools
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+from server.engine.engine import Turn
+from server.observe.status import Status
+from server.protocol.errors import ApiError, engine_failed
+from server.protocol.events import Failed, Prefilled, Scored, Token
+from server.protocol.failures import is_shared
+from server.protocol.requests import Common, Sampling
+from server.sampling.row_state import Row
+from server.scheduler.kv_budget import KvBudget
+from server.scheduler.pacing import SMOOTHING, PrefillPace
+from server.scheduler.prefix_index import Plan, PrefixIndex
+from server.scheduler.queue import Line, Ticket
+from server.scheduler.running import Running
+from server.wire.messages import Canary, Cancel, Cut, Evict, Message, Shutdown, Submit
+
+# Idle ranks nap between two meetings: the first milliseconds after work are likely to bring more.
+NAP_FIRST_MS = 1
+NAP_LAST_MS = 80
+LIKELY_LEAST = 64  # tokens of answer that a newcomer reserves at least, if its limit allows
+LOOK_AHEAD = 3  # steps between the need for room and the ranks' having made it
+SLOW_S = 0.03  # for MLX to take in a decode step: other work is a small part of that
+
+log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """vocab: size of the logits' last axis; eos: ids that end a text. canary_interval: seconds
+    of idleness between two canaries; 0 for none."""
+
+    def __init__(
+        self,
+        line: Line,
+        status: Status,
+        vocab: int,
+        budget: KvBudget,
+        pace: PrefillPace,
+        prefixes: PrefixIndex,
+        eos: tuple[int, ...] = (),
+        canary_interval: float = 0,
+    ) -> None:
+        self._line = line
+        self._status = status
+        self._vocab = vocab
+        self._eos = eos
+        self._budget = budget
+        self._pace = pace
+        self._prefixes = prefixes
+        # Choices of one prompt wait together, to share its prefill.
+        self._waiting: collections.deque[list[Running]] = collections.deque()
+        self._running: dict[int, Running] = {}
+        self._shutdown: str | None = None
+        self._broken: set[int] = set()
+        self._canary_interval = canary_interval
+        self._canary_due = time.monotonic() + canary_interval
+        self._idle_ms = NAP_FIRST_MS
+        self._slow = False  # MLX, to take in a decode step
+        self._answer_tokens = 128.0  # running average, for Retry-After and for admission
+        line.estimate_wait = self._estimate_wait
+
+    # What the loop asks of it.
+
+    def compose(self) -> list[Message]:
+        """The next messages to every rank: drops first, so that their slots are free."""
+        self._line.arrived.clear()
+        for ticket in self._line.take():
+            every = [self._fresh(one) for one in (ticket, *ticket.followers)]
+            if group := [one for one in every if one is not None]:
+                self._waiting.append(group)
+        messages: list[Message] = [Cancel(uid) for uid in [*self._drop(), *self._pause()]]
+        messages += self._start()
+        messages += self._make_room()
+        messages += self._prove()
+        if self._shutdown is not None:
+            messages.append(Shutdown(self._shutdown))
+        if messages:
+            self._idle_ms = NAP_FIRST_MS
+        self._count()
+        return messages
+
+    def deliver(self, turn: Turn) -> None:
+        """Hands tokens to their tickets, and notes which prefixes the ranks have kept.
+
+        A uid that was dropped or paused meanwhile, or whose sampling failed, is skipped.
+        """
+        now = time.monotonic()
+        record = self._status.record
+        record.turn(len(turn.events), turn.computed, turn.chunk_s, turn.step_s)
+        self._status.fleet.hear()
+        self._pace.observe(turn.computed, turn.chunk_s, turn.step_s)
+        if turn.header is not None:
+            self._slow = turn.launch_s > SLOW_S
+        for uid, event in turn.events:
+            one = self._running.get(uid)
+            if one is None:
+                continue
+            if uid in self._broken:
+                if isinstance(event, Token) and event.finish is not None:
+                    self._forget(uid)
+                continue
+            if isinstance(event, Prefilled):
+                one.row.read_prompt_scores()  # of this chunk; all at once would stop the ranks
+            if isinstance(event, Token):
+                record.token(one.ticket, now)
+                if not one.generated and (scores := one.row.take_prompt_scores()):
+                    one.ticket.put(Scored(scores))
+                event = replace(event, score=one.row.take_score())
+                one.generated.append(event.id)
+                if event.finish is not None:
+                    count = len(one.generated)
+                    self._answer_tokens += SMOOTHING * (count - self._answer_tokens)
+                    self._forget(uid)
+            one.ticket.put(event)
+        for entry, tokens in turn.kept:
+            self._prefixes.add(entry, tokens)
+        for uid, error in turn.refused:
+            self.refused(uid, error)
+        self._count()
+
+    def refused(self, uid: int, error: Exception) -> None:
+        """The engine did not take a request: it ends with an error. No rank holds it."""
+        if uid not in self._running:
+            return  # its client has left meanwhile
+        if uid not in self._broken:
+            self._fail(uid, f"The engine refused the request: {error}")
+        self._forget(uid)
+
+    def distrust(self, entries: Iterable[int]) -> None:
+        """A message about these prefixes has failed: no other is to refer to them."""
+        for entry in entries:
+            self._prefixes.give_up(entry)
+
+    def nap_ms(self) -> int:
+        """How long all ranks nap after the coming meeting; grows while nothing happens."""
+        if self._running or self._waiting or self._line.arrived.is_set():
+            return 0
+        self._idle_ms = min(self._idle_ms * 2, NAP_LAST_MS)
+        return self._idle_ms
+
+    def chunk(self) -> int:
+        """Tokens of prompts between two decode steps, from the next turn on."""
+        return self._pace.tokens
+
+    def late(self) -> bool:
+        """Whether every rank does what else there is before it hands a decode step to MLX.
+
+        A GPU should always have its next step. But of a large graph MLX takes in a part only, and
+        blocks until most of it is computed: what comes after waits for the step. Not with a
+        grammar: rank 0 has that row's step begin, alone, before it looks for what is allowed.
+        """
+        return self._slow and not any(one.ticket.grammar for one in self._running.values())
+
+    def nap(self, ms: int) -> None:
+        """Naps, but looks up when a ticket arrives."""
+        self._line.arrived.wait(ms / 1000)
+
+    # What the engine's sampler asks of it.
+
+    def row(self, uid: int) -> Row:
+        """The sampling state of a request that compose() started.
+
+        Where choices of one prompt are dropped together, the engine hands the prompt from one to
+        the next, and asks for each of them: what it makes of this stand-in is read by nobody.
+        """
+        one = self._running.get(uid)
+        if one is None:
+            return Row(Common(sampling=Sampling(temperature=0)), [], self._vocab)
+        return one.row
+
+    def failed(self, row: Row, error: Exception) -> None:
+        """Sampling failed for one row: that request ends with an error, the others go on."""
+        for uid, one in self._running.items():
+            if one.row is row and uid not in self._broken:
+                self._fail(uid, f"Sampling failed: {error}")
+                self._broken.add(uid)
+
+    # What ends it.
+
+    def stop(self, reason: str) -> None:
+        """Thread-safe: the next bundle tells every rank to leave the loop."""
+        self._shutdown = reason
+        self._line.arrived.set()
+
+    def fail_all(self, error: ApiError) -> None:
+        """Answers everything held with error. For the end of the process; thread-safe."""
+        self._line.fail_all(error)
+
+    def _fresh(self, ticket: Ticket) -> Running | None:
+        """None for one that cannot begin, which has its answer then."""
+        try:
+            row = Row(
+                ticket.common,
+                ticket.prompt,
+                self._vocab,
+                self._eos,
+                choice=ticket.choice,
+                grammar=ticket.grammar,
+            )
+        except Exception as error:
+            if not is_shared(error):
+                raise
+            self._end(ticket, f"Sampling failed: {error}")
+            return None
+        return Running(ticket, row, [])
+
+    def _drop(self) -> list[int]:
+        """Removes cancelled and broken requests; returns the uids that ranks must drop."""
+        for group in list(self._waiting):
+            for one in [w for w in group if w.ticket.cancelled.is_set()]:
+                group.remove(one)
+                self._line.release(one.ticket)
+            if not group:
+                self._waiting.remove(group)
+        gone = [
+            uid
+            for uid, one in self._running.items()
+            if uid in self._broken or one.ticket.cancelled.is_set()
+        ]
+        self._broken.clear()
+        for uid in gone:
+            self._forget(uid)
+        return gone
+
+    def _pause(self) -> list[int]:
+        """Takes the youngest off the ranks until the rest fits; returns their uids."""
+        paused = []
+        while not self._budget.holds(
+            one.length + min(one.left, LOOK_AHEAD) for one in self._running.values()
+        ):
+            uid = max(self._running)  # uids count up: the youngest, also after a pause
+            one = self._running.pop(uid)
+            paused.append(uid)
+            try:
+                one.row = one.row.resume(one.generated)
+            except Exception as error:
+                if not is_shared(error):
+                    raise
+                self._end(one.ticket, f"Sampling failed: {error}")
+                continue
+            self._waiting.appendleft([one])
+            self._status.record.pauses += 1
+            log.info("request %d paused after %d tokens: no KV memory", uid, len(one.generated))
+        return paused
+
+    def _start(self) -> list[Message]:
+        """Puts waiting requests on the ranks, in order, while slots and memory last."""
+        messages: list[Message] = []
+        while self._waiting:
+            group = self._waiting[0]
+            started = [one for one in group if self._admit(one)]
+            if started:
+                messages.append(self._submit(started))
+            if len(started) < len(group):
+                # In order: a small one that overtook could starve a large one.
+                self._waiting[0] = group[len(started) :]
+                break
+            self._waiting.popleft()
+        return messages
+
+    def _admit(self, one: Running) -> bool:
+        """Gives it a slot, if there is one and the likely length of its answer fits."""
+        lengths = [self._reserve(r) for r in (*self._running.values(), one)]
+        if len(self._running) >= self._line.max_running or not self._budget.holds(lengths):
+            return False
+        self._running[one.ticket.uid] = one
+        self._status.record.started(one.ticket, time.monotonic())
+        return True
+
+    def _submit(self, started: list[Running]) -> Submit:
+        first, *others = started
+        common = first.ticket.common
+        prompt = [*first.ticket.prompt, *first.generated]
+        score = first.ticket.score_prompt and not first.generated
+        plan = Plan() if score else self._prefixes.plan(prompt)
+        if not first.generated:
+            first.ticket.cached = plan.length
+        return Submit(
+            first.ticket.uid,
+            prompt,
+            first.left,
+            common.ignore_eos,
+            common.stop_token_ids,
+            forks=tuple(one.ticket.uid for one in others),
+            score=score,
+            reuse=(plan.entry, plan.length) if plan.length else (),
+            keep=plan.keep,
+            store=plan.store,
+            draws=tuple(draw for one in started if (draw := one.row.draw(one.ticket.uid))),
+        )
+
+    def _make_room(self) -> list[Message]:
+        """Gives up kept prefixes for which running requests need the memory."""
+        running = self._running.values()
+        wanted = self._budget.cost(self._reserve(one) for one in running)
+        room = self._prefixes.make_room(max(0, self._budget.capacity - wanted))
+        messages: list[Message] = [Cut(entry, length) for entry, length in room.cut]
+        if room.drop:
+            messages.append(Evict(room.drop))
+        return messages
+
+    def _prove(self) -> list[Message]:
+        """A canary, when the ranks have had nothing to do for long enough."""
+        now = time.monotonic()
+        if self._running or not self._canary_interval:
+            self._canary_due = now + self._canary_interval
+            return []
+        if now < self._canary_due:
+            return []
+        self._canary_due = now + self._canary_interval
+        return [Canary()]
+
+    def _reserve(self, one: Running) -> int:
+        """Tokens of cache that a request is likely to need."""
+        likely = max(LIKELY_LEAST, 1.5 * self._answer_tokens - len(one.generated))
+        return one.length + min(one.left, int(likely))
+
+    def _fail(self, uid: int, reason: str) -> None:
+        self._tell(self._running[uid].ticket, reason)
+
+    def _end(self, ticket: Ticket, reason: str) -> None:
+        """For one that is not on the ranks."""
+        self._tell(ticket, reason)
+        self._line.release(ticket)
+
+    def _tell(self, ticket: Ticket, reason: str) -> None:
+        log.error("request %d failed: %s", ticket.uid, reason)
+        self._status.note(f"request {ticket.uid} failed: {reason}")
+        ticket.put(Failed(engine_failed(reason)))
+
+    def _forget(self, uid: int) -> None:
+        self._line.release(self._running.pop(uid).ticket)
+
+    def _estimate_wait(self) -> float:
+        """Seconds until a slot is likely to be free, from what is running. Any thread."""
+        left = [
+            max(1.0, min(one.ticket.max_tokens, self._answer_tokens) - len(one.generated))
+            for one in list(self._running.values())
+        ]
+        return min(left, default=1.0) * self._pace.step_s
+
+    def _count(self) -> None:
+        self._status.kv_used = self._budget.cost(r.length for r in self._running.values())
+        self._status.running = len(self._running)
+        self._status.prefix_entries = len(self._prefixes)
+        self._status.prefix_tokens = self._prefixes.used
+        self._status.prefix_hit_tokens = self._prefixes.hit_tokens
+        self._status.prefix_miss_tokens = self._prefixes.miss_tokens
+        self._status.prefix_evicted_tokens = self._prefixes.evicted_tokens
+        self._status.waiting = max(0, self._line.held() - len(self._running))
+        # The paused ones are at the head of the line.
+        begun = itertools.takewhile(lambda group: group[0].generated, self._waiting)
+        self._status.paused = sum(1 for _ in begun)
+
+
+class Spectator:
+    """A worker's scheduler: decides nothing, delivers nothing, naps as told."""
+
+    def compose(self) -> list[Message]:
+        return []
+
+    def deliver(self, turn: Turn) -> None:
+        pass
+
+    def refused(self, uid: int, error: Exception) -> None:
+        pass
+
+    def distrust(self, entries: Iterable[int]) -> None:
+        pass
+
+    def nap_ms(self) -> int:
+        return 0
+
+    def chunk(self) -> int:
+        return 0
+
+    def late(self) -> bool:
+        return False
+
+    def nap(self, ms: int) -> None:
+        time.sleep(ms / 1000)

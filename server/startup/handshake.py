@@ -1,0 +1,119 @@
+"""Before any work, all ranks introduce themselves and compare what must be the same.
+
+Called once on the main thread of every rank. Every rank sees every introduction, so all of them
+come to the same verdict and leave together.
+"""
+
+import json
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from server.observe.fleet import Machine, Member
+from server.observe.machine import describe_machine
+from server.observe.versions import code_fingerprint
+from server.protocol.settings import Settings
+from server.startup.model_files import fingerprint_files
+from server.wire.link import Link
+
+PACKAGES = ("mlx", "mlx-lm", "transformers")
+
+
+class Mismatch(Exception):
+    """Ranks differ in something that must be the same. Restarting would not help."""
+
+
+class Strangers(Mismatch):
+    """Ranks of different servers have joined each other. Another start may find its own."""
+
+
+def promised_group(env: Mapping[str, str]) -> tuple[str, int]:
+    """The backend and the number of ranks that the launcher's files promise; ("any", 1) if none.
+
+    mx.distributed.init() silently makes a world of one when a backend cannot start, and with
+    "any" a stray MLX_HOSTFILE would turn a JACCL job into a ring.
+    """
+    files = (("jaccl", "JACCL_IBV_DEVICES"), ("jaccl", "MLX_IBV_DEVICES"), ("ring", "MLX_HOSTFILE"))
+    for backend, name in files:
+        path = env.get(name)
+        if not path:
+            continue
+        try:
+            text = Path(path).read_text().strip()
+            return backend, max(1, len(json.loads(text))) if text else 1
+        except (OSError, ValueError, TypeError) as error:
+            raise Mismatch(f"{name}={path!r} cannot be read: {error}") from None
+    return "any", 1
+
+
+def introduce(settings: Settings, link: Link, run_id: str = "") -> dict[str, Any]:
+    """This rank's introduction: who it is, of which run, and under "same" what all must share.
+
+    A file that this rank cannot read is a difference like any other: all ranks see it and leave.
+    """
+    try:
+        files = fingerprint_files(settings.model_dir)
+    except OSError as error:
+        files = {f"(rank {link.rank})": f"unreadable: {error}"}
+    return {
+        "rank": link.rank,
+        "host": socket.gethostname(),
+        "run": run_id,
+        "pid": os.getpid(),
+        "model_dir": str(settings.model_dir),
+        "machine": asdict(describe_machine()),
+        "same": {
+            "ranks": link.size,
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+            "server code": code_fingerprint(),
+            "PARALLEL": settings.parallel,
+            "MAX_BATCH": settings.max_batch,
+            "PREFILL_STEP": settings.prefill_step,
+            **{f"model file {name}": value for name, value in files.items()},
+        },
+    }
+
+
+def shake_hands(mine: dict[str, Any], link: Link) -> tuple[Member, ...]:
+    """Gathers all introductions. Raises Mismatch, naming the rank and both values, or Strangers."""
+    gathered = [json.loads(data) for data in link.gather_bytes(json.dumps(mine).encode())]
+    compare(gathered)
+    return tuple(
+        Member(g["rank"], g["host"], g["pid"], g["model_dir"], Machine(**g.get("machine", {})))
+        for g in gathered
+    )
+
+
+def compare(gathered: list[dict[str, Any]]) -> None:
+    """Raises Mismatch for the differences to rank 0, the first few of them; Strangers where ranks
+    are of another run: nothing else about them matters then."""
+    strangers = [other for other in gathered if other.get("run") != gathered[0].get("run")]
+    if strangers:
+        raise Strangers(
+            "ranks of different runs have joined: "
+            + ", ".join(
+                f"rank {one['rank']} ({one['host']}) is of run {one.get('run') or '-'}"
+                for one in [gathered[0], *strangers]
+            )
+            + ": two servers meet at the same ports; give each a CLUSTER_PORT of its own"
+        )
+    first = gathered[0]["same"]
+    differences = []
+    for other in gathered[1:]:
+        theirs = other["same"]
+        for name in sorted({*first, *theirs}):
+            if first.get(name) != theirs.get(name):
+                differences.append(
+                    f"rank {other['rank']} ({other['host']}) has {name} = "
+                    f"{theirs.get(name, 'missing')}, rank 0 ({gathered[0]['host']}) has "
+                    f"{first.get(name, 'missing')}"
+                )
+    if differences:
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise Mismatch("the ranks differ: " + "; ".join(differences[:5]) + more)

@@ -1,0 +1,183 @@
+"""Loads this rank's shard of the model, piece by piece.
+
+Called on the main thread of every rank. mlx-lm reads the folder, builds the model and shards it;
+mlx_lm.utils.sharded_load would then evaluate all weights in one go, which shows no progress and
+on a GPU can run into the command buffer's time-out, so the pieces are evaluated here. After each
+piece the ranks meet: so every rank knows how far all are, and a dead one is noticed at once.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model, load_tokenizer
+
+from server.engine.last_logits import LastLogits, put_heads
+from server.engine.split_head import split_heads
+from server.observe.fleet import Loaded
+from server.protocol.requests import Sampling
+from server.wire.link import Link
+from server.wire.link_speed import Sums, counting_sums
+
+PIECE_BYTES = 2**30
+UNIT = 1024  # bytes, in which the ranks tell each other how far they are: an int32 reaches 2 TB
+
+log = logging.getLogger(__name__)
+
+
+class Unloadable(Exception):
+    """The model cannot be served as asked. Restarting would not help."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This rank's part. last: the same model, for prompts; vocab: size of the logits' last axis;
+    context: tokens; hidden: values of one token between two layers."""
+
+    model: Any
+    last: LastLogits
+    tokenizer: Any
+    vocab: int
+    context: int
+    hidden: int
+    sums: Sums  # of a forward pass of one token
+    sampling: Sampling
+
+
+def load_shard(
+    model_dir: Path,
+    parallel: str,
+    link: Link,
+    context_max: int | None,
+    progress: Callable[[str], None],
+    on_loaded: Callable[[tuple[Loaded, ...]], None] = lambda loaded: None,
+) -> Shard:
+    """Loads, shards and evaluates. on_loaded hears how far each rank is. Raises Unloadable."""
+    try:
+        model, config = load_model(model_dir, lazy=True)
+        tokenizer = load_tokenizer(model_dir, eos_token_ids=config.get("eos_token_id"))
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        raise Unloadable(f"{model_dir}: {error}") from error
+    splits = []
+    if link.size > 1:
+        _split(model, parallel, link)
+    heads = put_heads(model)
+    if link.size > 1:
+        splits = split_heads(heads, link)
+    for loaded in _evaluate(model, link):
+        on_loaded(loaded)
+        progress(f"loading: {_describe(loaded)}")
+    progress(f"loaded: {_describe(loaded)}")
+    progress("first forward pass")
+    with counting_sums() as sums:
+        logits = model(mx.zeros((1, 1), dtype=mx.int32))
+    mx.eval(logits)
+    last = LastLogits(model, heads)
+    if not last.prove(link):
+        log.warning("no output projection found: prompts compute the logits of all their tokens")
+    for split in splits:
+        progress("timing the output projection")
+        split.tune()
+    if splits:
+        log.info("output projection: split up to %d rows", max(split.rows for split in splits))
+    return Shard(
+        model,
+        last,
+        tokenizer,
+        vocab=logits.shape[-1],
+        context=min(context_length(config), context_max or 2**31),
+        hidden=_config_integer(config, "hidden_size", "n_embd", "d_model") or 4096,
+        sums=sums,
+        sampling=default_sampling(model_dir),
+    )
+
+
+def context_length(config: dict[str, Any]) -> int:
+    """Tokens that the model was made for, from its config.json."""
+    names = ("max_position_embeddings", "max_sequence_length", "model_max_length", "n_ctx")
+    found = _config_integer(config, *names)
+    if found is None:
+        raise Unloadable(
+            "config.json names no context length; set CONTEXT_MAX to the tokens it takes"
+        )
+    return found
+
+
+def _config_integer(config: dict[str, Any], *names: str) -> int | None:
+    """The first of names that the config, or its text part, has as a number."""
+    for part in (config, config.get("text_config") or {}):
+        for name in names:
+            if isinstance(part.get(name), int):
+                return part[name]
+    return None
+
+
+def default_sampling(model_dir: Path) -> Sampling:
+    """What the model's makers recommend (generation_config.json), or OpenAI's defaults."""
+    try:
+        made_for = json.loads((model_dir / "generation_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return Sampling()
+    if made_for.get("do_sample") is False:
+        return Sampling()
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    return Sampling(**{n: made_for[n] for n in names if isinstance(made_for.get(n), int | float)})
+
+
+def _split(model: Any, parallel: str, link: Link) -> None:
+    if parallel == "pipeline":
+        if not hasattr(getattr(model, "model", None), "pipeline"):
+            raise Unloadable("PARALLEL='pipeline': this architecture has no pipeline; use tensor")
+        model.model.pipeline(link.group)
+        return
+    if not hasattr(model, "shard"):
+        raise Unloadable("PARALLEL='tensor': this architecture cannot be sharded; use pipeline")
+    try:
+        model.shard(link.group)
+    except (ValueError, AssertionError) as error:
+        raise Unloadable(f"the model does not split over {link.size} ranks: {error}") from error
+
+
+def _describe(loaded: tuple[Loaded, ...]) -> str:
+    """How far the ranks are, in words."""
+    share = sum(one.done for one in loaded) / max(1, sum(one.total for one in loaded))
+    ranks = ", ".join(
+        f"rank {rank} {_size(one.done)} of {_size(one.total)}" for rank, one in enumerate(loaded)
+    )
+    return f"{share:.0%} ({ranks})"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _evaluate(model: Any, link: Link) -> Iterator[tuple[Loaded, ...]]:
+    """Brings the weights into memory; yields how far all ranks are, after each piece.
+
+    The ranks hold unequal shares, in pipelines above all, but take the same number of pieces.
+    """
+    weights = [array for _, array in tree_flatten(model.parameters())]
+    total = sum(array.nbytes for array in weights)
+    totals = [int(data) for data in link.gather_bytes(str(total).encode())]
+    yield tuple(Loaded(0, theirs) for theirs in totals)
+    pieces = max(1, -(-max(totals) // PIECE_BYTES))
+    done = at = 0
+    for n in range(1, pieces + 1):
+        piece = []
+        while at < len(weights) and (done < total * n // pieces or n == pieces):
+            piece.append(weights[at])
+            done += weights[at].nbytes
+            at += 1
+        mx.eval(piece)
+        mine = [0] * link.size
+        mine[link.rank] = done // UNIT
+        everywhere = link.sum(mx.array(mine, dtype=mx.int32)).tolist()
+        yield tuple(
+            Loaded(theirs if n == pieces else min(kilobytes * UNIT, theirs), theirs)
+            for kilobytes, theirs in zip(everywhere, totals, strict=True)
+        )

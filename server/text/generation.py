@@ -1,0 +1,191 @@
+"""From token events to pieces of an answer: deadlines, disconnects, stop strings, usage.
+
+Runs on the HTTP thread of the request, on rank 0. The one place where a request's clock is
+looked at. However it ends, the engine's side is told: unfinished choices are cancelled.
+"""
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from server.protocol.errors import timed_out
+from server.protocol.events import Failed, Score, Scored, Token
+from server.protocol.pieces import Parts, Piece, TextOut, TokenLogprob, Usage
+from server.scheduler.queue import Line, Ticket
+
+POLL_S = 0.1  # how often to look whether the client is still there
+
+
+class ClientGone(Exception):
+    """The client closed its connection."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing to send yet. seconds: since the request was accepted."""
+
+    seconds: float
+
+
+@dataclass
+class Choice:
+    """One choice on its way out. echo: the prompt's own text, if it is part of the answer."""
+
+    ticket: Ticket
+    text: TextOut
+    echo: str | None = None
+    pending: list[TokenLogprob] = field(default_factory=list)  # of tokens with no text yet
+    ahead: int = 0  # bytes by which the tokens told so far exceed their text
+    begun: bool = False
+    finish: str | None = None  # the finish reason, once there is one
+
+    @property
+    def finished(self) -> bool:
+        return self.finish is not None
+
+    def take_pending(self, parts: Parts) -> tuple[TokenLogprob, ...]:
+        """What goes out with parts."""
+        taken, self.pending = tuple(self.pending), []
+        self.ahead += sum(len(token.bytes) for token in taken) - _size(parts)
+        return taken
+
+    def drop_stop_string(self, parts: Parts) -> None:
+        """Leaves the tokens that parts, the last before a stop string, are made of."""
+        missing, kept = _size(parts) - self.ahead, []
+        for token in self.pending:
+            if missing <= 0:
+                break
+            kept.append(token)
+            missing -= len(token.bytes)
+        self.pending = kept
+
+
+def _size(parts: Parts) -> int:
+    return len((parts.reasoning + parts.text).encode())
+
+
+class Generation:
+    """An admitted request's answer, as an iterator of Piece and Waiting.
+
+    choices by index; all their tickets share one queue of events. describe turns a Score into a
+    TokenLogprob. timeout: seconds since the request came; deadline: of time.monotonic(), when that
+    was before it was admitted. Raises ApiError (the engine failed, or time is up) or ClientGone
+    from the iteration.
+    """
+
+    def __init__(
+        self,
+        choices: list[Choice],
+        line: Line,
+        describe: Callable[[Score], TokenLogprob],
+        client_gone: Callable[[], bool],
+        timeout: float,
+        deadline: float | None = None,
+    ) -> None:
+        self._choices = choices
+        self._line = line
+        self._describe = describe
+        self._client_gone = client_gone
+        self._timeout = timeout
+        self._accepted = choices[0].ticket.accepted
+        self._deadline = self._accepted + timeout if deadline is None else deadline
+        self._prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}  # by id of the prompt
+        self.completion_tokens = 0
+
+    def __iter__(self) -> Iterator[Piece | Waiting]:
+        events = self._choices[0].ticket.events
+        looked = time.monotonic()
+        try:
+            while not all(choice.finished for choice in self._choices):
+                try:
+                    index, event = events.get(timeout=POLL_S)
+                except queue.Empty:
+                    index, event = 0, None
+                now = time.monotonic()
+                if isinstance(event, Failed):
+                    raise event.error
+                # By the clock, too: tokens may come faster than silence ever falls.
+                if event is None or now - looked >= POLL_S:
+                    looked = now
+                    if self._client_gone():
+                        raise ClientGone
+                pieces = self._take(index, event)
+                yield from pieces
+                if not pieces:
+                    yield Waiting(now - self._accepted)
+                if now > self._deadline and not all(choice.finished for choice in self._choices):
+                    raise timed_out(self._timeout)
+        finally:
+            for choice in self._choices:
+                if not choice.finished:
+                    self._line.cancel(choice.ticket)
+
+    def answered(self) -> None:
+        """The last byte is sent, or there is nobody left to send it to."""
+        for choice in self._choices:
+            self._line.answered(choice.ticket)
+
+    def finish_reasons(self) -> list[str | None]:
+        """Of each choice; None while it has none."""
+        return [choice.finish for choice in self._choices]
+
+    def tickets(self) -> list[Ticket]:
+        """The ticket of each choice."""
+        return [choice.ticket for choice in self._choices]
+
+    def usage(self) -> Usage:
+        """Tokens so far; the prompt of several choices counts once."""
+        prompts: dict[int, list[Ticket]] = {}
+        for choice in self._choices:
+            prompts.setdefault(id(choice.ticket.prompt), []).append(choice.ticket)
+        return Usage(
+            prompt=sum(len(tickets[0].prompt) for tickets in prompts.values()),
+            completion=self.completion_tokens,
+            cached=sum(max(t.cached for t in tickets) for tickets in prompts.values()),
+            reasoning=sum(choice.text.reasoning_tokens for choice in self._choices),
+        )
+
+    def _take(self, index: int, event) -> list[Piece]:
+        choice = self._choices[index]
+        if isinstance(event, Scored):
+            scores = tuple(self._describe(score) for score in event.scores)
+            self._prompt_logprobs[id(choice.ticket.prompt)] = scores
+        if not isinstance(event, Token) or choice.finished:
+            return []
+        pieces = []
+        if not choice.begun:
+            choice.begun = True
+            if choice.echo is not None:
+                pieces.append(self._echo(index, choice))
+        piece = self._token(index, choice, event)
+        if piece is not None:
+            pieces.append(piece)
+        return pieces
+
+    def _token(self, index: int, choice: Choice, event: Token) -> Piece | None:
+        self.completion_tokens += 1
+        parts, finish = choice.text.add(event.id), None
+        if event.score is not None and event.finish != "stop":
+            choice.pending.append(self._describe(event.score))
+        if choice.text.stopped is not None:
+            finish = "stop"
+            choice.drop_stop_string(parts)
+            if event.finish is None:
+                self._line.cancel(choice.ticket)
+        elif event.finish is not None:
+            rest, finish = choice.text.finish(event.finish)
+            parts += rest
+        if finish is None and not parts:
+            return None
+        choice.finish = finish
+        return Piece(index, parts, choice.take_pending(parts), finish, choice.text.stopped)
+
+    def _echo(self, index: int, choice: Choice) -> Piece:
+        """The prompt as the first piece of a choice, with its log-probabilities if asked for."""
+        prompt = choice.ticket.prompt
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if choice.ticket.common.logprobs is not None:
+            first = self._describe(Score(prompt[0], None))
+            logprobs = (first, *self._prompt_logprobs.get(id(prompt), ()))
+        return Piece(index, Parts(text=choice.echo or ""), logprobs)

@@ -1,0 +1,300 @@
+"""Text in: chat template and tokenizer; and the right way out for what comes back.
+
+Called on rank 0's HTTP threads, while the engine runs on the main thread; holds no MLX arrays.
+The tokenizer, its templates, parsers and detokenizers are mlx-lm's. Text that is too long for the
+context is refused before it is tokenized, and large text is tokenized in a child process.
+"""
+
+import contextlib
+from typing import Any, Protocol
+
+from server.grammar.grammars import Grammars
+from server.protocol.client import SERVER, Client
+from server.protocol.errors import ApiError, bad_request, context_exceeded, show
+from server.protocol.events import Score
+from server.protocol.pieces import TextOut, TokenLogprob
+from server.protocol.requests import ChatRequest, Common, CompletionRequest
+from server.text.chat_text import ChatText
+from server.text.constraint import Constraint
+from server.text.encoder import Encoder, Unavailable
+from server.text.forced_calls import ForcedCalls
+from server.text.plain_text import PlainText
+from server.text.stop_strings import stop_words
+from server.text.token_bytes import bytes_per_token
+
+# Bytes of text. Smaller ones are tokenized in this process, by a call that lets other threads run;
+# larger ones in a child, and the largest in another, so that they keep nobody else waiting.
+LARGE_TEXT, HUGE_TEXT = 256 * 2**10, 4 * 2**20
+UNLIMITED = 2**62  # tokens: no text is too long
+
+
+class Prompts(Protocol):
+    """What routes need of a tokenizer. vocab counts token ids; token_bytes: of UTF-8 text, the most
+    that one token stands for. What turns text into tokens takes the most tokens that may come of
+    it (context) and the client that asks."""
+
+    vocab: int
+    token_bytes: int
+
+    def from_chat(
+        self, request: ChatRequest, open_turn: bool = True, *, context: int, client: Client
+    ) -> list[int]: ...
+
+    def from_text(self, text: str, *, context: int, client: Client) -> list[int]: ...
+
+    def encode(
+        self, text: str, special_tokens: bool, *, context: int, client: Client
+    ) -> list[int]: ...
+
+    def chat_out(self, request: ChatRequest, constraint: Any, prompt: list[int]) -> TextOut: ...
+
+    def plain_out(self, common: Common) -> TextOut: ...
+
+    def chat_constraint(self, request: ChatRequest, prompt: list[int], client: Client) -> Any: ...
+
+    def plain_constraint(self, request: CompletionRequest, client: Client) -> Any: ...
+
+    def describe(self, score: Score) -> TokenLogprob: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+    def token_names(self, ids: list[int]) -> list[str]: ...
+
+
+class TokenizerPrompts:
+    """Prompts over an mlx_lm TokenizerWrapper. vocab: size of the model's output."""
+
+    def __init__(self, tokenizer: Any, vocab: int) -> None:
+        self._tokenizer = tokenizer
+        self._eos = set(tokenizer.eos_token_ids)
+        self.vocab = vocab
+        self.token_bytes = bytes_per_token(tokenizer)
+        source = getattr(tokenizer, "_tokenizer", tokenizer)
+        self._large, self._huge = Encoder(source), Encoder(source)
+        self._grammars = Grammars(tokenizer._tokenizer, vocab, sorted(self._eos))
+
+    # Text in.
+
+    def from_chat(
+        self,
+        request: ChatRequest,
+        open_turn: bool = True,
+        *,
+        context: int = UNLIMITED,
+        client: Client = SERVER,
+    ) -> list[int]:
+        """Token ids of a conversation, with the start of the model's turn unless open_turn is
+        False. Raises ApiError 400 when the template refuses it or it cannot fit."""
+        if not self._tokenizer.has_chat_template:
+            raise bad_request("This model has no chat template; use /v1/completions.", "messages")
+        try:
+            try:
+                text = self._render(request, request.messages, open_turn)
+            except Exception:
+                # Many templates know no developer, and take a system turn only as the first; some
+                # clients send both later on.
+                plainer = _system_first(request.messages)
+                if plainer == request.messages:
+                    raise
+                text = self._render(request, plainer, open_turn)
+        except Exception as error:
+            # Templates raise whatever they like: unknown roles, wrong order, missing keys.
+            raise _refused(error, "messages", "the model's chat template") from error
+        if not isinstance(text, str):
+            raise bad_request("'messages': the model's chat template gives no text.", "messages")
+        return self._checked(self._encode(text, False, "messages", context, client), "messages")
+
+    def _render(self, request: ChatRequest, messages: list[dict], open_turn: bool) -> str:
+        return self._tokenizer.apply_chat_template(
+            messages,
+            # Some templates take an empty list for tools to show.
+            tools=(request.tools or None) if request.tool_choice.mode != "none" else None,
+            add_generation_prompt=open_turn,
+            tokenize=False,
+            **request.template_kwargs,
+        )
+
+    def from_text(
+        self, text: str, *, context: int = UNLIMITED, client: Client = SERVER
+    ) -> list[int]:
+        """Token ids of plain text, with the tokenizer's own special tokens; never none."""
+        ids = self.encode(text, special_tokens=True, context=context, client=client)
+        return self._checked(ids, "prompt")
+
+    def encode(
+        self,
+        text: str,
+        special_tokens: bool,
+        *,
+        context: int = UNLIMITED,
+        client: Client = SERVER,
+    ) -> list[int]:
+        """Token ids of plain text. Raises ApiError 400 when it is refused or cannot fit."""
+        return self._encode(text, special_tokens, "prompt", context, client)
+
+    def _encode(
+        self, text: str, special_tokens: bool, param: str, context: int, client: Client
+    ) -> list[int]:
+        client.look()
+        try:
+            size = len(text.encode())
+            check_length(size, self.token_bytes, context, param)
+            if size > LARGE_TEXT:
+                encoder = self._huge if size > HUGE_TEXT else self._large
+                with contextlib.suppress(Unavailable):
+                    return encoder.encode(text, special_tokens, client, param)
+            return list(self._tokenizer.encode(text, add_special_tokens=special_tokens))
+        except (ApiError, ConnectionError):
+            raise
+        except Exception as error:
+            raise _refused(error, param, "the tokenizer") from error
+
+    def close(self) -> None:
+        """Ends the child processes."""
+        self._large.close()
+        self._huge.close()
+
+    # The way out.
+
+    def chat_out(
+        self, request: ChatRequest, constraint: Constraint | None, prompt: list[int]
+    ) -> TextOut:
+        """A fresh TextOut for one choice of a conversation that continues prompt."""
+        common, hidden = request.common, self._hidden(request.common)
+        if _forces_call(request):
+            return ForcedCalls(
+                self._tokenizer,
+                request.tool_choice,
+                hidden,
+                request.parallel_tool_calls,
+                thinks=constraint.thinking,
+            )
+        return ChatText(
+            self._tokenizer,
+            stop_words(common.stop),
+            hidden,
+            prompt,
+            request.tools,
+            parse_calls=bool(request.tools) and request.tool_choice.mode == "auto",
+            parallel=request.parallel_tool_calls,
+            live=common.stream,
+        )
+
+    def plain_out(self, common: Common) -> TextOut:
+        """A fresh TextOut for text that goes on from a prompt."""
+        detokenizer = self._tokenizer.detokenizer
+        # mlx-lm's detokenizers drop a space at the start of a text; so this is not the start.
+        for token in self._tokenizer.encode("a", add_special_tokens=False):
+            detokenizer.add_token(token)
+        _ = detokenizer.last_segment
+        return PlainText(detokenizer, stop_words(common.stop), self._hidden(common))
+
+    def _hidden(self, common: Common) -> set[int]:
+        """Ids that end an answer, and are no part of its text."""
+        eos = set() if common.ignore_eos else self._eos
+        return eos | set(common.stop_token_ids)
+
+    # What the answer must match.
+
+    def warm(self) -> None:
+        """Builds what the first grammar would wait for. For a thread of its own."""
+        self._grammars.warm()
+
+    def chat_constraint(
+        self, request: ChatRequest, prompt: list[int], client: Client
+    ) -> Constraint | None:
+        """The grammar of a forced call or of response_format. Raises ApiError 400, and whatever
+        the client's waiting raises."""
+        if _forces_call(request):
+            grammar = self._grammars.compile_calls(
+                request.tools, request.tool_choice, request.parallel_tool_calls, client
+            )
+        elif request.format is not None:
+            grammar = self._grammars.compile(request.format, client)
+        else:
+            return None
+        may_think = not _forces_call(request)
+        return Constraint.for_chat(grammar, self._tokenizer, prompt, may_think)
+
+    def plain_constraint(self, request: CompletionRequest, client: Client) -> Constraint | None:
+        """The grammar of a completion. Raises as chat_constraint does."""
+        if request.format is None:
+            return None
+        return Constraint(self._grammars.compile(request.format, client))
+
+    # Log-probabilities.
+
+    def describe(self, score: Score) -> TokenLogprob:
+        """A Score with its text and bytes."""
+        data = self._bytes(score.id)
+        return TokenLogprob(
+            score.id,
+            data.decode("utf-8", "replace"),
+            tuple(data),
+            score.logprob,
+            tuple(self.describe(Score(token, value)) for token, value in score.top),
+        )
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of a prompt that came as token ids."""
+        return self._tokenizer.decode(ids)
+
+    def token_names(self, ids: list[int]) -> list[str]:
+        """The tokens' names in the vocabulary."""
+        return self._tokenizer.convert_ids_to_tokens(ids)
+
+    def _bytes(self, token: int) -> bytes:
+        """What a token adds to the text. Byte-level tokens may be part of a character."""
+        from mlx_lm.tokenizer_utils import _byte_decoder
+
+        piece = self._tokenizer.convert_ids_to_tokens(token)
+        decoder = _byte_decoder()
+        if piece is not None and all(letter in decoder for letter in piece):
+            return bytes(decoder[letter] for letter in piece)
+        return self._tokenizer.decode([token]).encode("utf-8", "replace")
+
+    def _checked(self, ids: list[int], name: str) -> list[int]:
+        if not ids:
+            raise bad_request(f"{name!r} holds no tokens.", name)
+        if max(ids) >= self.vocab:
+            # A tokenizer with more tokens than its model; MLX would read beyond the embeddings.
+            raise bad_request(f"{name!r} holds a token that the model does not have.", name)
+        return ids
+
+
+def check_length(size: int, token_bytes: int, context: int, param: str) -> None:
+    """Refuses text that has more bytes than tokens of the context can stand for: to tokenize it
+    would take minutes and gigabytes, only to find the same."""
+    if size > context * token_bytes:
+        raise context_exceeded(-(-size // token_bytes), context, param, counted=False)
+
+
+def count_chars(value: Any) -> int:
+    """Characters of all strings in a JSON value: what a chat template may write out."""
+    chars, left = 0, [value]
+    while left:  # no recursion: a tool call's arguments may be nested deeper than Python goes
+        item = left.pop()
+        if isinstance(item, str):
+            chars += len(item)
+        elif isinstance(item, dict):
+            left += [*item, *item.values()]
+        elif isinstance(item, list):
+            left += item
+    return chars
+
+
+def _system_first(messages: list[dict]) -> list[dict]:
+    """The same turns, with a system turn at most at the start: later ones become the user's."""
+    instructs = ("system", "developer")
+    return [
+        {**m, "role": "user" if i else "system"} if m["role"] in instructs else m
+        for i, m in enumerate(messages)
+    ]
+
+
+def _forces_call(request: ChatRequest) -> bool:
+    return bool(request.tools) and request.tool_choice.mode in ("named", "required")
+
+
+def _refused(error: Exception, param: str, by: str) -> ApiError:
+    return bad_request(f"{param!r} was refused by {by}: {show(str(error), 300)}", param)

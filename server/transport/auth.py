@@ -1,0 +1,31 @@
+"""Who may come in: API keys. Called on rank 0's HTTP threads, before a body is read."""
+
+import hmac
+
+from server.protocol.errors import ApiError
+from server.transport.exchange import Exchange
+
+
+def check_key(exchange: Exchange, keys: tuple[str, ...], labels: tuple[str, ...]) -> str | None:
+    """The label of the key that the request has; None without keys: open to all.
+
+    Raises ApiError 401 for a request with none of the keys.
+    """
+    if not keys:
+        return None
+    bearer = exchange.headers.get("Authorization", "")
+    scheme, _, token = bearer.partition(" ")
+    given = token.strip() if scheme.lower() == "bearer" else ""
+    given = given or exchange.headers.get("x-api-key", "")
+    # As bytes, which http.server reads as Latin-1. Every key is compared, in constant time, so
+    # that timing tells nothing.
+    right = [hmac.compare_digest(given.encode("latin-1", "replace"), k.encode()) for k in keys]
+    if not any(right):
+        raise ApiError(
+            401,
+            "Missing or wrong API key. Send it as 'Authorization: Bearer KEY'.",
+            type="authentication_error",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    return labels[right.index(True)]

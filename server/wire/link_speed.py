@@ -1,0 +1,86 @@
+"""How fast the link is: a small sum over all ranks, a large one, and those of a decode step.
+
+Runs on the main thread of every rank, at the start and with each canary: never beside requests.
+Inside a step collectives cannot be timed, as the pipeline would have to stop for each of them. So
+they are counted once, in a forward pass, and played again with nothing between.
+"""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from server.wire.link import Link
+
+LARGE_LEAST = 2**22  # numbers: with fewer the latency would count for bandwidth
+ROUNDS = 20
+STEP_ROUNDS = 5
+WARM_UPS = 5
+
+
+@dataclass(frozen=True)
+class LinkSpeed:
+    """latency: seconds of a sum of one number. bandwidth: bytes a second of a large one, the size
+    of its message over its time, whatever the backend sends for it. step: seconds of the sums of
+    a decode step of one row; None where a step does not consist of sums (pipelines)."""
+
+    latency: float
+    bandwidth: float
+    step: float | None
+
+
+@dataclass
+class Sums:
+    """The sums of a forward pass of one token: how many, and the numbers of the last."""
+
+    count: int = 0
+    like: mx.array | None = None
+
+
+@contextlib.contextmanager
+def counting_sums() -> Iterator[Sums]:
+    """Counts the sums over ranks that are built in the body, as mlx-lm's sharded layers do."""
+    sums, real = Sums(), mx.distributed.all_sum
+
+    def all_sum(x, *args, **kwargs):
+        sums.count += 1
+        sums.like = mx.zeros(x.shape, x.dtype)
+        return real(x, *args, **kwargs)
+
+    mx.distributed.all_sum = all_sum
+    try:
+        yield sums
+    finally:
+        mx.distributed.all_sum = real
+
+
+def measure_link(link: Link, values: int, sums: Sums) -> LinkSpeed | None:
+    """Measures it. values: numbers in the large sum, if they are enough; sums: those of a step.
+    None for a single rank."""
+    if link.size == 1:
+        return None
+    small = mx.zeros(1, dtype=mx.int32)
+    large = mx.zeros(max(values, LARGE_LEAST), dtype=mx.int32)
+    mx.eval(small, large)
+    times = [_time_sums(link, small, 1) for _ in range(WARM_UPS + ROUNDS)]
+    _time_sums(link, large, 1)  # its buffers are made
+    bandwidth = large.nbytes / _time_sums(link, large, 1)
+    step = None
+    if sums.like is not None:
+        mx.eval(sums.like)
+        # One more than the model's: that of the tokens.
+        rounds = [_time_sums(link, sums.like, sums.count + 1) for _ in range(STEP_ROUNDS)]
+        step = statistics.median(rounds)
+    return LinkSpeed(statistics.median(times[WARM_UPS:]), bandwidth, step)
+
+
+def _time_sums(link: Link, array: mx.array, count: int) -> float:
+    """Seconds of count sums, each of which waits for the one before."""
+    began = time.perf_counter()
+    for _ in range(count):
+        array = link.sum(array)
+    mx.eval(array)
+    return time.perf_counter() - began

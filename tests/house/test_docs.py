@@ -1,0 +1,120 @@
+"""README and docs against the repository: every link leads somewhere, every script is named."""
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from server.protocol.settings import read_settings
+from tests.scripts.settings.test_run_settings import Recorder
+from tests.support.paths import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN_SCRIPT = ROOT / "scripts" / "run_openai_cluster_server.sh"
+# What the supervisor tells the ranks; no user sets it.
+INTERNAL = {"SUPERVISOR_RESTARTS", "SUPERVISOR_LAST_FAILURE"}
+
+
+def prose(page: Path) -> str:
+    """The page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading may say behind #, as GitHub makes it."""
+    found: set[str] = set()
+    for title in re.findall(r"^#+ +(.+?) *$", prose(page), re.M):
+        title = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)
+        name = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        # A second heading of the same words gets a number.
+        again = sum(name == other or re.fullmatch(rf"{name}-\d+", other) is not None
+                    for other in found)  # fmt: skip
+        found.add(f"{name}-{again}" if again else name)
+    return found
+
+
+def broken_links(page: Path) -> list[str]:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            broken.append(target)
+    return broken
+
+
+def tree() -> list[str]:
+    """Paths in the tree of the README."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"^## Repository layout\n\n```\n(.*?)^```$", text, re.M | re.S)
+    paths, above = [], []
+    for line in block.splitlines():
+        entry = re.match(r"( *)(\S+)", line)
+        depth = len(entry[1]) // 2
+        if len(entry[1]) > 4:
+            continue  # the words of the line before go on
+        above = [*above[:depth], entry[2]]
+        paths.append("".join(above))
+    return paths
+
+
+def committed() -> list[str]:
+    done = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_between_our_pages_leads_somewhere(page):
+    assert broken_links(page) == []
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path):
+    (tmp_path / "other.md").write_text("# One\n\n## What `it` is\n\n```\n# no heading\n```\n")
+    page = tmp_path / "page.md"
+    page.write_text("[a](other.md#what-it-is) [b](other.md#no-heading) [c](gone.md) [d](#me)\n")
+    assert broken_links(page) == ["other.md#no-heading", "gone.md", "#me"]
+
+
+def test_the_tree_of_the_readme_shows_what_there_is():
+    listed = set(tree())
+    assert [path for path in listed if not (ROOT / path).exists()] == []
+    files = committed()
+    expected = {path.split("/")[0] + ("/" if "/" in path else "") for path in files}
+    expected |= {path for path in files if re.fullmatch(r"(scripts|docs|hostfiles)/[^/]+", path)}
+    assert sorted(expected - listed) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_script_that_a_page_names_is_there(page):
+    named = set(re.findall(r"\bscripts/[\w/]+\.(?:sh|py)\b", page.read_text("utf-8")))
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_the_runbook_s_table_has_every_setting_with_its_default(tmp_path):
+    """That it is the table itself, test_settings_table sees; here, that it tells the truth."""
+    text = (ROOT / "docs" / "from-scratch.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([A-Z_]+)`[^|]*\| ([^|]*) \|", text, re.M))
+    help_text = subprocess.run([RUN_SCRIPT, "--help"], capture_output=True, text=True).stdout
+    asked = Recorder({"MODEL_DIR": str(tmp_path)})
+    settings = read_settings(asked)
+    wanted = set(re.findall(r"^  ([A-Z][A-Z_]+)  ", help_text, re.M)) | asked.asked - INTERNAL
+    assert sorted(wanted - rows.keys()) == []
+    for name, shown in rows.items():
+        default = getattr(settings, name.lower(), None)
+        if isinstance(default, int | float):
+            assert shown == f"{default:g}", name
+
+
+def test_the_server_s_list_of_stages_has_every_module():
+    text = (ROOT / "server" / "__init__.py").read_text("utf-8")
+    modules = {path.stem for path in (ROOT / "server").glob("*.py")} - {"__init__"}
+    assert [name for name in sorted(modules) if not re.search(rf"\b{name}\b", text)] == []

@@ -1,0 +1,203 @@
+"""GET /cluster: what it says while loading, serving and failing, and that it follows its schema."""
+
+import json
+import time
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from server.api.openapi.document import describe
+from server.observe.event_file import keep_events
+from server.observe.fleet import Fleet, Loaded, Machine, Member, Vitals
+from server.observe.series import KEEP_S
+from server.observe.status import EVENTS_KEPT, Status
+from tests.support.front_end import MODEL, FrontEnd
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+SCHEMAS = describe(MODEL)["components"]["schemas"]
+
+
+@pytest.fixture(scope="module")
+def front_end(demo_model_dir):
+    one = FrontEnd(demo_model_dir, API_KEY="sesame", QUEUE_MAX="3", PARALLEL="pipeline")
+    one.key = ("Authorization: Bearer sesame",)
+    yield one
+    one.end()
+
+
+def look(front_end) -> dict:
+    answer = front_end.ask("GET", "/cluster", None, *front_end.key)
+    assert answer.status == 200
+    schema = {"$ref": "#/components/schemas/Cluster", "components": {"schemas": SCHEMAS}}
+    Draft202012Validator(schema).validate(answer.json)
+    return answer.json
+
+
+def settled(front_end) -> dict:
+    """The totals, once the server has noticed the end of every request."""
+    for _ in range(500):
+        totals = look(front_end)["totals"]
+        outcomes = [totals[name] for name in ("answered", "refused", "failed", "cut")]
+        if totals["requests"] == sum(outcomes):
+            return totals
+        time.sleep(0.01)
+    raise AssertionError(totals)
+
+
+def test_it_needs_the_key(front_end):
+    assert front_end.ask("GET", "/cluster").status == 401
+    assert front_end.ask("GET", "/v1/cluster", None, *front_end.key).status == 200
+
+
+def test_it_shows_the_settings_and_that_the_server_serves(front_end):
+    body = look(front_end)
+    assert (body["status"], body["detail"], body["model"]) == ("ok", "serving", MODEL)
+    assert body["parallel"] == "pipeline"
+    assert body["limits"] == {
+        "max_batch": 8, "queue_max": 3, "context": 2048, "req_timeout_s": 600,
+    }  # fmt: skip
+    assert body["events"][0]["text"] == "started"
+    assert body["now"] - body["uptime_s"] == pytest.approx(body["events"][0]["t"], abs=1)
+
+
+def test_it_answers_while_loading_and_after_a_failure(front_end):
+    status = front_end.status
+    for phase in ("loading", "draining", "failed"):
+        status.phase = phase
+        try:
+            assert look(front_end)["status"] == phase
+        finally:
+            status.phase = "ok"
+
+
+def test_totals_add_up_and_tokens_are_those_of_the_usages(front_end):
+    before = settled(front_end)
+    usages = []
+    for fields in ({}, {"max_tokens": 3}, {"n": 2}):
+        answer = front_end.ask("POST", "/v1/chat/completions", CHAT | fields, *front_end.key)
+        usages.append(answer.json["usage"])
+    assert front_end.ask("POST", "/v1/chat/completions", CHAT).status == 401
+    assert front_end.ask("POST", "/v1/chat/completions", {}, *front_end.key).status == 400
+    front_end.ask("GET", "/v1/models", None, *front_end.key)  # asks for no answer by the model
+    after = settled(front_end)
+    change = {name: after[name] - before[name] for name in after}
+    assert change == {
+        "requests": 5, "answered": 3, "refused": 2, "failed": 0, "cut": 0,
+        "prompt_tokens": sum(u["prompt_tokens"] for u in usages), "cached_tokens": 0,
+        "generated_tokens": sum(u["completion_tokens"] for u in usages),
+    }  # fmt: skip
+
+
+def test_a_restart_is_told_with_its_reason_and_old_events_make_room():
+    status = Status("demo", "run", 2, "rank 1 ended with code 75")
+    assert "rank 1 ended with code 75" in status.events[0][1]
+    for n in range(EVENTS_KEPT):
+        status.note(f"event {n}")
+    assert [text for _, text in status.events] == [f"event {n}" for n in range(EVENTS_KEPT)]
+
+
+def test_the_series_counts_between_its_ticks(front_end):
+    status = Status("demo", "run")
+    began = time.monotonic()
+    status.series.tick(began)
+    status.record.prefilled_tokens += 50
+    status.record.first_tokens.extend([0.1, 0.5, 0.2])
+    status.running, status.waiting = 2, 1
+    status.series.tick(began + 5)
+    status.series.tick(began + 10)
+    _, point, quiet = status.series.points()
+    assert point["prompt_tokens_per_s"] == 10
+    assert (point["ttft_p50_s"], point["running"], point["queued"]) == (0.2, 2, 1)
+    assert (quiet["prompt_tokens_per_s"], quiet["ttft_p50_s"]) == (0, None)
+    for n in range(KEEP_S):
+        status.series.tick(began + 15 + 5 * n)
+    assert len(status.series.points()) * 5 == KEEP_S
+
+
+# The ranks.
+
+
+def fleet_of(count: int, **fields) -> Fleet:
+    fleet = Fleet(**fields)
+    machine = Machine("chip", "os", 2**36, None)
+    fleet.members = tuple(Member(n, f"mac{n}", 100 + n, "/m", machine) for n in range(count))
+    return fleet
+
+
+def test_ranks_are_shown_as_soon_as_they_are_known(front_end):
+    status = front_end.status
+    before, status.fleet = status.fleet, fleet_of(2)
+    status.fleet.loaded = (Loaded(5, 10), Loaded(4, 10))
+    status.fleet.vitals = (Vitals(1, 2, 3), Vitals(4, 5, 6))
+    try:
+        status.phase = "loading"
+        first, second = look(front_end)["ranks"]
+        status.phase = "ok"
+        assert [rank["state"] for rank in look(front_end)["ranks"]] == ["ok", "ok"]
+    finally:
+        status.phase, status.fleet = "ok", before
+    assert (first["host"], second["host"]) == ("mac0", "mac1")
+    assert (first["state"], first["loaded_bytes"], first["total_bytes"]) == ("loading", 5, 10)
+    assert (second["memory_used_bytes"], second["memory_peak_bytes"], second["rss_bytes"]) == (
+        4, 5, 6,
+    )  # fmt: skip
+    assert first["heartbeat_age_s"] is None
+
+
+def test_when_nothing_is_heard_the_other_ranks_are_silent():
+    fleet = fleet_of(3, silent_after=10)
+    fleet.hear()
+    assert fleet.states(loading=False) == ["ok", "ok", "ok"]
+    fleet.heard -= 11
+    assert fleet.states(loading=False) == ["ok", "silent", "silent"]
+    assert fleet.states(loading=True) == ["loading"] * 3
+    assert fleet.describe(loading=False)[1]["heartbeat_age_s"] >= 11
+
+
+def test_a_rank_alone_is_silent_when_its_own_loop_stands_still():
+    fleet = fleet_of(1)
+    fleet.hear()
+    fleet.heard -= 60
+    assert fleet.states(loading=False) == ["silent"]
+
+
+# Events over restarts.
+
+
+def test_events_of_the_run_outlive_a_restart(tmp_path):
+    first = Status("demo", "run-1")
+    file = keep_events(first, tmp_path)
+    first.note('rank 1 said "no" – ✗')
+    file.close()
+    second = Status("demo", "run-1", 1, "rank 1 ended")
+    keep_events(second, tmp_path).close()
+    third = Status("demo", "run-1", 2, "rank 0 ended")
+    keep_events(third, tmp_path).close()
+    texts = [text for _, text in third.events]
+    assert texts[:2] == ["started", 'rank 1 said "no" – ✗']
+    assert "rank 1 ended" in texts[2] and "rank 0 ended" in texts[3]
+    assert len(texts) == 4
+    other = Status("demo", "run-2")
+    keep_events(other, tmp_path).close()
+    assert [text for _, text in other.events] == ["started"]
+
+
+def test_the_newest_events_are_kept_and_broken_lines_skipped(tmp_path):
+    lines = [json.dumps({"run": "r", "t": n, "text": f"event {n}"}) for n in range(2000)]
+    broken = ["{", "[]", '{"run": "r", "t": "soon", "text": ""}', '{"run": "r", "t": 1}', "\x00"]
+    (tmp_path / "events.jsonl").write_text("\n".join([*lines, *broken]) + "\n")
+    status = Status("demo", "r", 1, "gone")
+    keep_events(status, tmp_path).close()
+    texts = [text for _, text in status.events]
+    assert len(texts) == EVENTS_KEPT
+    assert texts[0] == f"event {2000 - EVENTS_KEPT + 1}"
+    assert texts[-1].startswith("restarted")
+
+
+def test_events_need_no_file_to_be_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    status = Status("demo", "r")
+    file = keep_events(status, tmp_path / "file")
+    status.note("told")
+    file.close()
+    assert [text for _, text in status.events] == ["started", "told"]

@@ -1,0 +1,133 @@
+"""Settings from the environment: defaults, and errors that name the setting and its value."""
+
+import os
+
+import pytest
+
+from server.protocol.settings import SettingError, read_settings
+
+
+@pytest.fixture
+def env(tmp_path):
+    folder = tmp_path / "a-model"
+    folder.mkdir()
+    return {"MODEL_DIR": str(folder)}
+
+
+def test_a_model_folder_is_all_that_is_needed(env, tmp_path):
+    settings = read_settings(env)
+    assert settings.model_dir == (tmp_path / "a-model").resolve()
+    assert settings.model_id == "a-model"
+    assert (settings.parallel, settings.http_host, settings.http_port) == (
+        "tensor", "127.0.0.1", 8080,
+    )  # fmt: skip
+    assert (settings.queue_max, settings.max_batch, settings.default_max_tokens) == (8, 8, 2048)
+    assert (settings.req_timeout, settings.drain_timeout) == (600, 30)
+    assert (settings.stall_timeout, settings.load_timeout) == (60, 900)
+    assert settings.join_timeout == 120
+    assert (settings.api_keys, settings.allowed_origins, settings.context_max) == ((), (), None)
+
+
+def test_empty_means_default(env):
+    empty = dict.fromkeys(
+        ["MODEL_ID", "HTTP_PORT", "QUEUE_MAX", "REQ_TIMEOUT", "PARALLEL", "API_KEY", "LOG_LEVEL"],
+        " ",
+    )
+    assert read_settings(env | empty) == read_settings(env)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "attribute", "value"),
+    [
+        ("MODEL_ID", "org/name", "model_id", "org/name"),
+        ("HTTP_PORT", "65535", "http_port", 65535),
+        ("HTTP_HOST", "::", "http_host", "::"),
+        ("QUEUE_MAX", "0", "queue_max", 0),
+        ("MAX_BATCH", " 32 ", "max_batch", 32),
+        ("DEFAULT_MAX_TOKENS", "1", "default_max_tokens", 1),
+        ("REQ_TIMEOUT", "0.5", "req_timeout", 0.5),
+        ("DRAIN_TIMEOUT", "0", "drain_timeout", 0),
+        ("STALL_TIMEOUT", "1e3", "stall_timeout", 1000),
+        ("PARALLEL", "pipeline", "parallel", "pipeline"),
+        ("CONTEXT_MAX", "4096", "context_max", 4096),
+        ("LOG_LEVEL", "DEBUG", "log_level", "DEBUG"),
+        ("API_KEY", "one, two,", "api_keys", ("one", "two")),
+        ("ALLOWED_ORIGINS", "http://a, http://b", "allowed_origins", ("http://a", "http://b")),
+        ("SUPERVISOR_RESTARTS", "3", "restarts", 3),
+        ("SUPERVISOR_LAST_FAILURE", "rank 1: code 75", "last_failure", "rank 1: code 75"),
+    ],
+)
+def test_settings_are_read(env, name, text, attribute, value):
+    assert getattr(read_settings(env | {name: text}), attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *[("HTTP_PORT", text) for text in ("0", "65536", "-1", "80.5", "http", "8_080", "٨٠٨٠")],
+        *[("QUEUE_MAX", text) for text in ("-1", "none", "1e3", "9" * 5000)],
+        *[("MAX_BATCH", text) for text in ("0", "1025", "true")],
+        *[("DEFAULT_MAX_TOKENS", text) for text in ("0", "-5")],
+        *[("REQ_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "1e99", "10s")],
+        *[("DRAIN_TIMEOUT", text) for text in ("-0.1", "nan")],
+        *[("STALL_TIMEOUT", text) for text in ("0", "soon")],
+        *[("LOAD_TIMEOUT", text) for text in ("0", "soon")],
+        *[("JOIN_TIMEOUT", text) for text in ("0", "nan")],
+        ("PARALLEL", "both"),
+        ("PARALLEL", "Tensor"),
+        ("LOG_LEVEL", "LOUD"),
+        ("PREFILL_STEP", "1"),
+        ("PREFILL_PAUSE_MS", "0.5"),
+        ("PREFIX_CACHE_PERCENT", "91"),
+        ("CONTEXT_MAX", "-1"),
+        ("SUPERVISOR_RESTARTS", "-1"),
+    ],
+)
+def test_wrong_value_is_named_with_its_setting_and_what_is_allowed(env, name, text):
+    with pytest.raises(SettingError) as caught:
+        read_settings(env | {name: text})
+    message = str(caught.value)
+    assert name in message and repr(text) in message and "must be" in message
+
+
+@pytest.mark.parametrize("folder", ["", "/no/such/folder", "~nobody-of-this-name/x", "x" * 5000])
+def test_model_dir_must_be_a_folder(folder):
+    with pytest.raises(SettingError, match="MODEL_DIR"):
+        read_settings({"MODEL_DIR": folder})
+
+
+def test_model_dir_must_not_be_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match="no such folder"):
+        read_settings({"MODEL_DIR": str(tmp_path / "file")})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_model_dir_behind_a_closed_door_is_named(tmp_path):
+    """A PermissionError used to come out as a traceback instead of a setting's name."""
+    (tmp_path / "closed" / "model").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    try:
+        with pytest.raises(SettingError, match="MODEL_DIR"):
+            read_settings({"MODEL_DIR": str(tmp_path / "closed" / "model")})
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+
+
+def test_keys_come_from_the_variable_and_the_file_together(env, tmp_path):
+    (tmp_path / "keys").write_text("two\n\n  three  \n")
+    env |= {"API_KEY": "one", "API_KEY_FILE": str(tmp_path / "keys")}
+    assert read_settings(env).api_keys == ("one", "two", "three")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe", None])
+def test_key_file_that_holds_no_key_does_not_open_the_door(env, tmp_path, content):
+    if content is not None:
+        (tmp_path / "keys").write_bytes(content)
+    with pytest.raises(SettingError, match="API_KEY_FILE"):
+        read_settings(env | {"API_KEY_FILE": str(tmp_path / "keys")})
+
+
+def test_key_variable_that_holds_no_key_does_not_open_the_door(env):
+    with pytest.raises(SettingError, match="API_KEY"):
+        read_settings(env | {"API_KEY": " , "})

@@ -1,0 +1,159 @@
+"""What the stubs cannot show: other answers of ssh, of the network and of other machines."""
+
+from dataclasses import replace
+
+import pytest
+
+from scripts.lib.doctor import checks, judge_memory
+from scripts.lib.doctor.facts import HostFacts
+from scripts.lib.doctor.findings import FAIL, WARN
+from tests.support.machines import Macs
+from tests.support.wiring import Wiring, mesh
+
+GB = 10**9
+
+
+@pytest.fixture
+def looked(tmp_path):
+    return Macs(tmp_path, mesh(["studio-1", "studio-2"])).look()
+
+
+def bad(cluster) -> list:
+    return [f for f in checks.judge(cluster) if f.verdict in (FAIL, WARN)]
+
+
+def changed(cluster, host: str, **facts):
+    """The cluster with other facts of one host."""
+    return replace(cluster, facts={**cluster.facts, host: replace(cluster.facts[host], **facts)})
+
+
+@pytest.mark.parametrize(
+    ("trouble", "fix"),
+    [
+        ("alex@studio-2: Permission denied (publickey).", "ssh-copy-id studio-2"),
+        ("Host key verification failed.", "ssh studio-2, compare the fingerprint"),
+        ("ssh: Could not resolve hostname studio-2: unknown", "Host studio-2 to ~/.ssh/config"),
+        ("ssh: connect to host studio-2 port 22: Connection refused", "turn on Remote Login"),
+        ("ssh: connect to host studio-2 port 22: Operation timed out", "ping studio-2"),
+        ("no answer within 60 s", "studio-2 lets us in and then hangs"),
+        ("kex_exchange_identification: read: reset", "ssh -v studio-2 true"),
+    ],
+)
+def test_what_ssh_says_leads_to_the_fix_for_it_and_nothing_else(looked, trouble, fix):
+    facts = {**looked.facts, "studio-2": HostFacts("studio-2", trouble=trouble)}
+    (found,) = bad(replace(looked, facts=facts))
+    assert (found.check, found.host, found.verdict) == ("ssh", "studio-2", FAIL)
+    assert found.found == trouble
+    assert fix in found.fix.words
+
+
+def test_words_on_stderr_are_a_warning_and_ssh_s_own_are_none(looked):
+    (found,) = bad(changed(looked, "studio-1", errors="proxy: slow\n"))
+    assert (found.check, found.verdict) == ("ssh", WARN)
+    assert "proxy: slow" in found.found
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        ("EHOSTUNREACH: No route to host", "Privacy & Security, Local Network"),
+        ("ETIMEDOUT: no answer", "Firewall, Options: allow incoming connections for /opt/cluster"),
+        ("ECONNREFUSED: Connection refused", "Firewall"),
+    ],
+)
+def test_a_blocked_way_to_rank_0_is_named_with_the_switch_that_opens_it(looked, error, fix):
+    target = {"to": "studio-1", "address": "192.0.2.10", "port": 29001, "error": error}
+    (found,) = bad(changed(looked, "studio-2", connections=(target,)))
+    assert (found.check, found.host) == ("path", "studio-2")
+    assert found.found.startswith(f"no TCP connection to studio-1 at 192.0.2.10: {error}")
+    assert fix in found.fix.words
+
+
+def test_a_way_that_another_finding_explains_is_not_blamed(looked):
+    target = {"to": "studio-1", "address": "192.0.2.10", "port": 29001, "error": "ETIMEDOUT: x"}
+    tried = changed(looked, "studio-2", connections=(target,))
+    stale = changed(tried, "studio-1", bound={"192.0.2.10": "EADDRNOTAVAIL: not here"})
+    assert {f.check for f in bad(stale)} == {"address"}
+    gone = {**tried.facts, "studio-1": HostFacts("studio-1", trouble="no answer within 60 s")}
+    assert {f.check for f in bad(replace(tried, facts=gone))} == {"ssh"}
+    assert bad(changed(tried, "studio-1", listen_error="EADDRINUSE: taken")) == []
+
+
+def test_a_variable_of_another_job_fails_and_fast_synch_warns(looked):
+    (found,) = bad(changed(looked, "studio-1", environment={"MLX_HOSTFILE": "/old.json"}))
+    assert (found.check, found.verdict) == ("environment", FAIL)
+    fast = {"MLX_METAL_FAST_SYNCH": "1"}
+    (found,) = bad(changed(looked, "studio-1", environment=fast))
+    assert (found.check, found.host, found.verdict) == ("environment", "studio-1", WARN)
+    assert bad(changed(looked, "studio-1", environment={"MLX_METAL_FAST_SYNCH": "0"})) == []
+    asked = replace(looked, plan=replace(looked.plan, fast_synch="1"))
+    (found,) = bad(asked)
+    assert (found.host, found.verdict) == (None, WARN)
+    # Asked for everywhere: not blamed on the host a second time.
+    assert len(bad(changed(asked, "studio-1", environment=fast))) == 1
+
+
+def test_linux_in_a_jaccl_hostfile_is_one_finding(looked):
+    linux = HostFacts(
+        "studio-2",
+        system="Linux",
+        distribution="Debian GNU/Linux 12 (bookworm)",
+        python="3.12.4",
+        machine="x86_64",
+        packages=looked.facts["studio-1"].packages,
+        evaluated=True,
+        code_exists=True,
+        code=looked.facts["studio-1"].code,
+        memory=512 * GB,
+        model=looked.facts["studio-1"].model,
+        split=looked.facts["studio-1"].split,
+        listeners={},
+    )
+    found = bad(replace(looked, facts={**looked.facts, "studio-2": linux}))
+    assert {f.check for f in found} == {"macos"}
+    assert "Debian GNU/Linux 12 (bookworm), and jaccl needs macOS" in found[0].found
+
+
+def test_too_few_files_are_told_with_what_raises_them(looked):
+    (found,) = bad(changed(looked, "studio-1", open_files=1024))
+    assert (found.check, found.verdict) == ("files", FAIL)
+    assert "at most 1024 files" in found.found and "launchctl limit maxfiles" in found.fix.words
+    assert bad(changed(looked, "studio-1", open_files=float("inf"))) == []
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(0.5 * GB, FAIL), (3 * GB, WARN)])
+def test_a_full_disk_is_seen_before_the_log_is_cut(looked, free, verdict):
+    (found,) = bad(changed(looked, "studio-1", disk_free=int(free)))
+    assert (found.check, found.verdict) == ("disk", verdict)
+
+
+def test_a_port_of_another_user_is_told_with_how_to_find_out_whose(looked):
+    (found,) = bad(changed(looked, "studio-1", listeners={32323: (None, "")}))
+    assert "taken by another user's process" in found.found
+    assert "sudo /usr/sbin/lsof -nP -iTCP:32323" in found.fix.command
+
+
+def test_the_cache_of_a_token_is_reckoned_from_the_config():
+    llama = {
+        "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+        "hidden_size": 8192, "max_position_embeddings": 131072,
+    }  # fmt: skip
+    assert judge_memory.kv_of(llama) == (80 * 2 * 8 * 128 * 2, 131072)
+    assert judge_memory.kv_of({**llama, "head_dim": 64})[0] == 80 * 2 * 8 * 64 * 2
+    compressed = {"num_hidden_layers": 61, "kv_lora_rank": 512, "qk_rope_head_dim": 64}
+    assert judge_memory.kv_of(compressed)[0] == 61 * 576 * 2
+    assert judge_memory.kv_of({"text_config": llama})[0] == judge_memory.kv_of(llama)[0]
+    assert judge_memory.kv_of({"num_hidden_layers": "many"}) == (0, 0)
+
+
+def test_ranks_that_share_a_host_share_its_memory(tmp_path):
+    cluster = Macs(tmp_path, Wiring(["studio-1", "studio-2"]), "ring")
+    cluster.change(
+        ranks=("studio-1", "studio-1", "studio-2"),
+        addresses=(("192.0.2.10",), ("192.0.2.10",), ("192.0.2.11",)),
+        cluster_ports=((32323,), (32324,), (32325,)),
+    )
+    looked = cluster.look()
+    whole = judge_memory.weights(looked)
+    shares = [judge_memory.share(looked, facts) for facts in looked.reached]
+    assert shares == [whole * 2 / 3, whole / 3]

@@ -1,0 +1,509 @@
+"""A cluster for each thing that breaks, and the doctor names that, its fix, and nothing else.
+
+The rows are those of the failure catalogue. What a directory of stubs cannot stand for (ssh, the
+way over TCP, the environment) is in test_doctor_nodes.py, with real sshd.
+"""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from scripts.lib.doctor import checks, report
+from scripts.lib.doctor.findings import FAIL, WARN
+from tests.support.machines import MODEL, PYTHON, Macs, devinfo, ioreg, sysctl, vm_stat, write_model
+from tests.support.wiring import Wiring, mesh, ring
+
+NAMES = ["studio-1", "studio-2", "studio-3", "studio-4"]
+
+
+def two(directory) -> Macs:
+    return Macs(directory, mesh(NAMES[:2]))
+
+
+def three(directory) -> Macs:
+    return Macs(directory, mesh(NAMES[:3]))
+
+
+def four(directory) -> Macs:
+    return Macs(directory, mesh(NAMES))
+
+
+def jaccl_ring(directory) -> Macs:
+    return Macs(directory, ring(NAMES), "jaccl-ring")
+
+
+def tcp_ring(directory) -> Macs:
+    return Macs(directory, Wiring(NAMES[:3]), "ring")
+
+
+def double_cables(directory) -> Macs:
+    wiring = mesh(NAMES[:2]).plug("studio-1:4", "studio-2:5")
+    return Macs(directory, wiring, "jaccl-ring")
+
+
+@pytest.mark.parametrize("make", [two, three, four, jaccl_ring, tcp_ring, double_cables])
+def test_a_healthy_cluster_is_not_blamed_for_anything(make, tmp_path):
+    cluster = make(tmp_path)
+    found = checks.judge(cluster.look())
+    assert [f for f in found if f.verdict in (FAIL, WARN)] == []
+    unjudged = {f.check for f in found if f.verdict == "skip"}
+    assert unjudged == set()
+    assert report.summary(found).startswith("0 failed, 0 warned")
+
+
+# Each row: what is wrong, as a function of the cluster; then what must be said of it.
+ROWS = {}
+
+
+def row(check, hosts, found, fix="scripts/", verdict=FAIL, make=three):
+    def add(change):
+        ROWS[change.__name__] = (make, change, check, hosts, found, fix, verdict)
+        return change
+
+    return add
+
+
+@row("rdma", ["studio-2"], "rdma_ctl status says disabled", "Terminal: rdma_ctl enable; restart")
+def rdma_is_off(cluster):
+    """Its devices are gone with it, and the ports at the far ends are down."""
+    cluster["studio-2"].say("rdma_ctl", "disabled\n")
+    cluster["studio-2"].edit("ibv_devices", "    rdma_", "    none_")
+    cluster["studio-2"].say("ibv_devices", "    device   node GUID\n    ------   ----\n")
+    for device in cluster.plan.devices("studio-2"):
+        cluster["studio-2"].say(f"ibv_devinfo:{device}", "No IB devices found\n", 1)
+    for name in ("studio-1", "studio-3"):
+        device = cluster.plan.row(name)["studio-2"][0]
+        cluster[name].say(f"ibv_devinfo:{device}", devinfo(cluster.wiring, name, device, up=False))
+
+
+@row("rdma", ["studio-1"], "there is no /usr/bin/rdma_ctl", "rdma_ctl enable")
+def macos_has_no_rdma_tool(cluster):
+    cluster["studio-1"].remove("rdma_ctl")
+
+
+@row("devices", ["studio-3"], "RDMA is on, and ibv_devices lists none", "restart that Mac")
+def rdma_is_on_without_devices(cluster):
+    cluster["studio-3"].say("ibv_devices", "    device   node GUID\n    ------   ----\n")
+    for device in cluster.plan.devices("studio-3"):
+        cluster["studio-3"].say(f"ibv_devinfo:{device}", "No IB devices found\n", 1)
+    for name in ("studio-1", "studio-2"):
+        device = cluster.plan.row(name)["studio-3"][0]
+        cluster[name].say(f"ibv_devinfo:{device}", devinfo(cluster.wiring, name, device, up=False))
+
+
+@row("devices", ["studio-2"], "no rdma_en9; it has rdma_en2", r"make_hostfile\.sh")
+def the_matrix_names_a_device_that_is_not_there(cluster):
+    cluster.change_row("studio-2", lambda row: [("rdma_en9",), *row[1:]])
+
+
+@row("devices", ["studio-2"], "ibv_devices did not answer in time", "restart studio-2")
+def ibv_devices_hangs(cluster):
+    cluster["studio-2"].hang("ibv_devices")
+
+
+@row(
+    "wheel",
+    ["studio-1", "studio-2", "studio-3"],
+    "is False",
+    r"--force-reinstall (.|\n)*wheel for macOS 26",
+)
+def mlx_is_the_wheel_without_jaccl(cluster):
+    for mac in cluster:
+        mac.say("mlx", '{"jaccl": false}\n{"sum": 6.0}\n')
+
+
+@row("ports", ["studio-1"], "rdma_en3 is PORT_DOWN", "reseat or replace the cable between Thunder")
+def a_port_is_down(cluster):
+    name, device = "studio-1", cluster.plan.devices("studio-1")[0]
+    cluster[name].say(f"ibv_devinfo:{device}", devinfo(cluster.wiring, name, device, up=False))
+
+
+@row("ports", ["studio-2"], "ibv_devinfo -d rdma_en3 hangs", "reseat the cable in Thunderbolt 2")
+def ibv_devinfo_hangs(cluster):
+    cluster["studio-2"].hang("ibv_devinfo:rdma_en3")
+
+
+@row("ports", ["studio-2"], "tells nothing of rdma_en3", "restart studio-2")
+def ibv_devinfo_does_not_know_a_listed_device(cluster):
+    cluster["studio-2"].say("ibv_devinfo:rdma_en3", "No IB devices found\n", 1)
+
+
+@row("gid", ["studio-3"], "rdma_en3 has no IPv4-mapped GID: en3", "ipconfig set en3 DHCP")
+def a_port_has_no_ipv4_address(cluster):
+    text = devinfo(cluster.wiring, "studio-3", "rdma_en3", mapped=False)
+    cluster["studio-3"].say("ibv_devinfo:rdma_en3", text)
+
+
+@row("gid", ["studio-3"], "is at index 2, not 1", "ipconfig set en3 DHCP", WARN)
+def the_ipv4_address_came_late(cluster):
+    cluster["studio-3"].edit("ibv_devinfo:rdma_en3", "GID[  1]", "GID[  2]")
+
+
+@row(
+    "bridge", ["studio-1"], "bridge0 has en3 as member$", "ifconfig bridge0 deletem en3", WARN, two
+)
+def the_bridge_has_a_port_that_still_has_an_address(cluster):
+    cluster.wiring.bridged["studio-1"] = ["en3", "en7"]
+    cluster["studio-1"].say("ifconfig", cluster.wiring.texts("studio-1")["ifconfig"])
+
+
+@row("bridge", ["studio-1"], "no IPv4-mapped GID", "ifconfig bridge0 deletem en3", make=two)
+def the_bridge_has_a_port_and_its_address(cluster):
+    the_bridge_has_a_port_that_still_has_an_address(cluster)
+    text = devinfo(cluster.wiring, "studio-1", "rdma_en3", mapped=False)
+    cluster["studio-1"].say("ibv_devinfo:rdma_en3", text)
+
+
+@row("bridge", ["studio-1"], "3 nodes make it a loop", "deletem en3 && .*deletem en4")
+def the_bridge_joins_three_nodes(cluster):
+    cluster.wiring.bridged["studio-1"] = ["en3", "en4"]
+    cluster["studio-1"].say("ifconfig", cluster.wiring.texts("studio-1")["ifconfig"])
+
+
+@row(
+    "cabling",
+    ["studio-1", "studio-1"],
+    r"rdma_en4 \(Thunderbolt 3 \(en4\)\) leads to studio-3, the matrix says studio-2",
+    r"make_hostfile\.sh --output studio\.local\.json --force studio-1 studio-2",
+    make=four,
+)
+def the_matrix_does_not_match_the_cables(cluster):
+    cluster.change_row("studio-1", lambda row: [row[0], row[2], row[1], row[3]])
+
+
+@row("cabling", ["studio-1", "studio-2"], "leads nowhere, the matrix says to", "move the cable")
+def a_cable_was_pulled(cluster):
+    cluster.wiring.unplug("studio-1:2")
+    for name in ("studio-1", "studio-2"):
+        texts = cluster.wiring.texts(name)
+        cluster[name].say("system_profiler", texts["system_profiler"])
+        for device in cluster.plan.devices(name):
+            cluster[name].say(f"ibv_devinfo:{device}", devinfo(cluster.wiring, name, device))
+
+
+@row(
+    "cabling",
+    ["studio-1", "studio-2"],
+    "stand in another order than",
+    "--topology ring",
+    make=double_cables,
+)
+def two_cables_are_listed_in_another_order(cluster):
+    cluster.change_row("studio-2", lambda row: [tuple(reversed(row[0])), row[1]])
+
+
+@row(
+    "cabling",
+    ["studio-1"],
+    "is the port beside Ethernet",
+    "another port of studio-1",
+    WARN,
+    make=lambda directory: Macs(directory, Wiring(NAMES[:2]).plug("studio-1:1", "studio-2:2")),
+)
+def a_cable_is_in_the_port_beside_ethernet(cluster):
+    assert cluster.plan.devices("studio-1") == ("rdma_en2",)
+
+
+@row("cabling", ["studio-2"], "system_profiler did not answer in time", "System Inf", WARN)
+def system_profiler_hangs(cluster):
+    cluster["studio-2"].hang("system_profiler")
+
+
+@row("speed", ["studio-1", "studio-2"], "runs at 40 Gb/s", r"a Thunderbolt 5 cable \(80 Gb/s\)")
+def a_cable_is_slow(cluster):
+    cluster.wiring.plug("studio-1:2", "studio-2:2", "40 Gb/s")
+    for name in ("studio-1", "studio-2"):
+        cluster[name].say("system_profiler", cluster.wiring.texts(name)["system_profiler"])
+        device = "rdma_en3"
+        cluster[name].say(f"ibv_devinfo:{device}", devinfo(cluster.wiring, name, device))
+
+
+@row("hostfile", [None], r'"rdma" has 2 entries: must have 3', r"make_hostfile\.sh --output")
+def a_row_of_the_matrix_is_short(cluster):
+    cluster.change_row("studio-2", lambda row: row[:2])
+
+
+@row("hostfile", [None], "rdma_en3 and rdma_en5 to one rank", "jaccl-ring", WARN, double_cables)
+def a_mesh_has_two_cables_between_two_nodes(cluster):
+    cluster.change(backend="jaccl")
+
+
+@row("address", ["studio-1"], "192.0.2.10 is not an address of", r'"ips": \["192\.0\.2\.77"\]')
+def rank_0_has_another_address_now(cluster):
+    cluster["studio-1"].say("getifaddr:en0", "192.0.2.77\n")
+
+
+@row(
+    "port",
+    ["studio-1"],
+    r"32323 is taken by Python \(pid 4711\)",
+    r"kill -TERM 4711\n.*CLUSTER_PORT",
+)
+def the_coordinator_port_is_taken(cluster):
+    cluster["studio-1"].listens(32323, "Python", 4711)
+
+
+@row("port", ["studio-1"], r"8080 is taken by nginx", "HTTP_PORT=")
+def the_http_port_is_taken(cluster):
+    cluster["studio-1"].listens(8080, "nginx", 99)
+
+
+@row("python", ["studio-2"], f"there is no {PYTHON}", r"scripts/sync_nodes\.sh")
+def python_is_missing(cluster):
+    cluster["studio-2"].remove("versions")
+    cluster["studio-2"].remove("mlx")
+    cluster["studio-2"].remove("check_model")
+
+
+@row("python", ["studio-2"], "it has no mlx-lm", "on studio-2: .* -m pip install -r")
+def a_package_is_missing(cluster):
+    cluster["studio-2"].edit("versions", '"mlx-lm": "1.0"', '"mlx-lm": null')
+
+
+@row("python", ["studio-2"], "for Intel, run by Rosetta", "arm64 Python")
+def python_is_for_another_processor(cluster):
+    cluster["studio-2"].edit("versions", "arm64", "x86_64")
+
+
+@row("python", ["studio-3"], "it is Python 3.9.6: must be 3.11 or later", "install an arm64 Python")
+def python_is_too_old(cluster):
+    """It differs from the others, too, but that is not a finding of its own."""
+    for mac in cluster:
+        mac.edit("versions", "3.12.4", "3.9.6")
+    for name in ("studio-1", "studio-2"):
+        cluster[name].edit("versions", "3.9.6", "3.12.4")
+
+
+@row(
+    "versions", ["studio-2"], "mlx 0.31.0, the others 0.32.4$", r"scripts/sync_nodes\.sh studio-2\n"
+)
+def one_node_is_a_version_behind(cluster):
+    cluster["studio-2"].edit("versions", "0.32.4", "0.31.0")
+
+
+@row("versions", ["studio-3"], "python 3.12.1, the others 3.12.4$", r"scripts/sync_nodes\.sh")
+def one_node_has_another_python(cluster):
+    cluster["studio-3"].edit("versions", "3.12.4", "3.12.1")
+
+
+@row("versions", NAMES[:3], r"mlx 0\.31\.0, requirements\.txt has 0\.32\.4", "-m pip install", WARN)
+def all_nodes_have_another_version_than_the_pinned_one(cluster):
+    for mac in cluster:
+        mac.edit("versions", "0.32.4", "0.31.0")
+
+
+@row("checkout", ["studio-3"], "the code in /opt/cluster differs", r"scripts/sync_nodes\.sh")
+def one_node_has_older_code(cluster):
+    cluster["studio-3"].write("/opt/cluster/server/engine.py", "step = 0\n")
+
+
+@row(
+    "macos", ["studio-2"], r"macOS 26\.3 \(25D101\), the others 26\.3 \(25D125\)", "Software Update"
+)
+def one_node_has_another_build(cluster):
+    cluster["studio-2"].edit("sw_vers", "25D125", "25D101")
+
+
+@row("macos", ["studio-2"], r"macOS 26\.2 .*, the others 26\.3", "Software Update")
+def one_node_has_smaller_frames(cluster):
+    cluster["studio-2"].say("sw_vers", "ProductVersion:\t\t26.2\nBuildVersion:\t\t25C56\n")
+
+
+@row("macos", ["studio-2"], r"macOS 15\.6 has no RDMA over Thunderbolt: 26\.2", "Software Update")
+def one_node_has_a_macos_without_rdma(cluster):
+    cluster["studio-2"].say("sw_vers", "ProductVersion:\t\t15.6\nBuildVersion:\t\t24G84\n")
+
+
+@row("model", ["studio-2"], f"there is no {MODEL}", rf"scripts/sync_model\.sh {MODEL} studio-2\n")
+def the_model_is_missing(cluster):
+    cluster["studio-2"].lose_model()
+    cluster["studio-2"].say("check_model", "")
+
+
+@row("model", ["studio-3"], "config.json has another content than", r"scripts/sync_model\.sh")
+def the_model_has_another_config(cluster):
+    folder = cluster.own_model("studio-3")
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+
+
+@row("model", ["studio-2"], r"00002-of-00002.safetensors has 18 bytes, the others 107374182400")
+def a_shard_is_half_copied(cluster):
+    shard = cluster.own_model("studio-2") / "model-00002-of-00002.safetensors"
+    with shard.open("rb+") as file:
+        file.truncate(18)
+    cluster["studio-2"].say(
+        "check_model",
+        '{"model_type": "llama", "ok": false, "rank_counts": [1, 2], "reasons": '
+        f'["{MODEL}/{shard.name} has 18 bytes of 107374182400"]}}',
+        1,
+    )
+
+
+@row("model", NAMES[:3], "config.json has no tokenizer", r"sync_model\.sh OWNER(.|\n)*studio-3\n")
+def the_model_is_not_whole_anywhere(cluster):
+    for mac in cluster:
+        mac.say(
+            "check_model",
+            '{"model_type": "llama", "ok": false, "rank_counts": [], '
+            '"reasons": ["config.json has no tokenizer"]}',
+            1,
+        )
+
+
+@row(
+    "heads", [None], "num_key_value_heads is 8, which does", "start with 1, 2 and 4 .*PARALLEL=pipe"
+)
+def the_heads_do_not_divide(cluster):
+    for mac in cluster:
+        mac.say(
+            "check_model",
+            '{"model_type": "llama", "ok": false, "rank_counts": [1, 2, 4], "reasons": '
+            '["num_key_value_heads is 8, which does not divide by 3 ranks"]}',
+            1,
+        )
+
+
+@row(
+    "memory",
+    NAMES[:2],
+    "107 GB of weights, 103 GB for",
+    "sysctl iogpu.wired_limit_mb=122880",
+    make=two,
+)
+def the_model_fits_only_with_a_higher_limit(cluster):
+    for mac in cluster:
+        mac.say("sysctl", sysctl(128))
+
+
+@row("memory", NAMES[:2], "107 GB of weights, 52 GB for the GPU", "a smaller model", make=two)
+def the_model_does_not_fit(cluster):
+    for mac in cluster:
+        mac.say("sysctl", sysctl(64))
+
+
+@row("memory", NAMES[:2], "and 400 GB for KV_BUDGET_GB", "KV_BUDGET_GB", WARN, two)
+def the_cache_does_not_fit(cluster):
+    cluster.change(kv_budget_gb=400.0)
+
+
+@row("memory", ["studio-1", "studio-2"], "the GPU", "wired_limit_mb", make=two)
+def the_limit_was_set_too_low(cluster):
+    for mac in cluster:
+        mac.say("sysctl", sysctl(512, 65536))
+
+
+@row("even", ["studio-2"], r"uneven \(69 GB and 412 GB\).* share, 72 GB", "PARALLEL=pipeline")
+def one_node_is_too_small(cluster):
+    cluster["studio-2"].say("sysctl", sysctl(86))
+
+
+@row("even", ["studio-2"], "memory is uneven", "PARALLEL=pipeline, a smaller model", WARN)
+def one_node_is_smaller_and_no_model_is_known(cluster):
+    cluster["studio-2"].say("sysctl", sysctl(256))
+    cluster.change(model_dir=None)
+
+
+@row("wired", ["studio-3"], "129 GB are wired, and no rank of ours runs", "restart that Mac", WARN)
+def memory_stayed_wired(cluster):
+    cluster["studio-3"].say("vm_stat", vm_stat(120))
+
+
+@row("sleep", ["studio-2"], "it sleeps after 10 min", "sudo /usr/bin/pmset -a sleep 0", WARN)
+def a_mac_sleeps(cluster):
+    cluster["studio-2"].edit("pmset", " sleep                0", " sleep                10")
+
+
+@row(
+    "ranks",
+    ["studio-2"],
+    r"rank-1 \(pid 4242\) still runs, 02-11:00:00 old",
+    "HTTP_PORT=8080 scripts/stop_openai_cluster_server.sh",
+)
+def a_rank_is_left_over(cluster):
+    """It holds a device, too, and wired memory; the rank is the cause of both."""
+    cluster["studio-2"].rank(1, "20260101T000000-1-1", 4242)
+    cluster["studio-2"].say("ioreg", ioreg({"rdma_en3": (2, [(4242, "python3.12")])}))
+    cluster["studio-2"].say("vm_stat", vm_stat(200))
+
+
+@row("queues", ["studio-1"], r"in use by exo \(pid 77\), with 2 queue pairs", "kill -TERM 77")
+def another_program_uses_a_device(cluster):
+    cluster["studio-1"].say("ioreg", ioreg({"rdma_en3": (2, [(77, "exo")])}))
+
+
+@row("queues", ["studio-1"], "10 queue pairs that no process holds", "restart studio-1")
+def queue_pairs_are_used_up(cluster):
+    cluster["studio-1"].say("ioreg", ioreg({"rdma_en3": (10, [])}))
+
+
+@row("queues", ["studio-1"], "3 queue pairs that no process holds", "restart studio-1", WARN)
+def some_queue_pairs_are_lost(cluster):
+    cluster["studio-1"].say("ioreg", ioreg({"rdma_en4": (3, [])}))
+
+
+@row("compute", ["studio-3"], "adding two small arrays with MLX does not end", "restart that host")
+def a_gpu_is_wedged(cluster):
+    cluster["studio-3"].hang("mlx", first='{"jaccl": true}\n')
+
+
+@row("compute", ["studio-3"], "ImportError: libjaccl", r"scripts/sync_nodes\.sh")
+def mlx_cannot_be_imported(cluster):
+    """That it has JACCL cannot be known then, and is not claimed."""
+    cluster["studio-3"].remove("mlx")
+    cluster["studio-3"].answers["mlx"] = ("ImportError: libjaccl.dylib not loaded\n", 1)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_doctor_names_it_and_its_fix_and_nothing_else(name, tmp_path):
+    make, change, check, hosts, found, fix, verdict = ROWS[name]
+    cluster = make(tmp_path)
+    change(cluster)
+    findings = cluster.findings()
+    assert {finding.check for finding in findings} == {check}, findings
+    assert [finding.host for finding in findings] == hosts
+    assert {finding.verdict for finding in findings} == {verdict}
+    assert re.search(found, findings[0].found), findings[0].found
+    text = report.text(findings, cluster.plan.asked)
+    assert re.search(fix, text), text
+    flowing = re.sub(r"\s+", " ", text)
+    for part in (findings[0].found, findings[0].symptom):
+        assert part in flowing
+
+
+def test_a_running_server_is_not_taken_for_a_leftover(tmp_path):
+    """Its ranks, its ports, its use of the devices and its memory are all as they should be."""
+    cluster = two(tmp_path)
+    for place, name in enumerate(("studio-1", "studio-2")):
+        cluster[name].rank(place, "run-7", 500 + place)
+        cluster[name].say("ioreg", ioreg({"rdma_en3": (2, [(500 + place, "python")])}))
+        cluster[name].say("vm_stat", vm_stat(300))
+    for port in (32323, 8080):
+        cluster["studio-1"].listens(port, "python", 500)
+    looked = cluster.look()
+    leftover = [f for f in checks.judge(looked) if f.verdict in (FAIL, WARN)]
+    assert {finding.check for finding in leftover} == {"ranks"}
+    running = replace(looked, supervised=frozenset({"run-7"}))
+    assert [f for f in checks.judge(running) if f.verdict in (FAIL, WARN)] == []
+
+
+def test_a_pid_that_is_somebody_elses_by_now_is_no_rank(tmp_path):
+    cluster = two(tmp_path)
+    cluster["studio-1"].rank(0, "run-7", 500, command="/usr/sbin/cupsd -l")
+    assert cluster.findings() == []
+
+
+def test_a_tool_that_is_gone_is_no_failure_of_what_it_would_have_told(tmp_path):
+    cluster = two(tmp_path)
+    for tool in ("pmset", "vm_stat", "ioreg", "sw_vers"):
+        cluster["studio-2"].remove(tool)
+    looked = checks.judge(cluster.look())
+    assert [f for f in looked if f.verdict in (FAIL, WARN)] == []
+    text = report.text(looked, cluster.plan.asked)
+    for check, tool in (("sleep", "pmset"), ("wired", "vm_stat"), ("queues", "ioreg")):
+        assert f"-     studio-2: {check}: there is no {tool}" in text
+
+
+def test_shards_have_the_size_that_the_rows_rely_on(tmp_path):
+    write_model(tmp_path / "m")
+    assert sum(path.stat().st_size for path in (tmp_path / "m").glob("*.safetensors")) == 200 << 30

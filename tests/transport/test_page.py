@@ -1,0 +1,94 @@
+"""The page at / as the server sends it; test_page_browser.py looks at it with a browser."""
+
+import base64
+import hashlib
+import re
+import threading
+
+import pytest
+
+from server.api.routes import App
+from server.observe.status import Status
+from server.protocol.settings import read_settings
+from server.scheduler.queue import Line
+from server.transport.http_server import Server
+from server.transport.page import INDEX, Page
+from tests.support.raw_http import RawAnswer, RawClient, request
+
+TEXT = INDEX.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory):
+    """A server that has a key and is still loading."""
+    settings = read_settings({"MODEL_DIR": str(tmp_path_factory.mktemp("m")), "API_KEY": "right"})
+    server = Server("127.0.0.1", 0, App(settings, Status("demo", "run-1"), Line(1, 1)))
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server.port
+    server.shutdown()
+    server.server_close()
+
+
+def ask(port: int, method: str, path: str) -> RawAnswer:
+    with RawClient(port) as client:
+        return client.ask(request(method, path), head=method == "HEAD")
+
+
+def policy(answer: RawAnswer) -> dict[str, str]:
+    parts = answer.headers["content-security-policy"].split("; ")
+    return {name: value for name, _, value in (part.partition(" ") for part in parts)}
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/?a=b"])
+def test_the_page_needs_no_key_and_no_model(port, path):
+    answer = ask(port, "GET", path)
+    assert answer.status == 200 and answer.body == INDEX.read_bytes()
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    head = ask(port, "HEAD", path)
+    varying = ("date", "x-request-id")
+    assert {k: v for k, v in head.headers.items() if k not in varying} == {
+        k: v for k, v in answer.headers.items() if k not in varying
+    }
+
+
+def test_what_it_shows_needs_the_key(port):
+    assert ask(port, "GET", "/cluster").status == 401
+
+
+def test_only_its_own_script_and_style_may_run(port):
+    answer = ask(port, "GET", "/")
+    rules = policy(answer)
+    for rule, tag in (("script-src", "script"), ("style-src", "style")):
+        ((inside),) = re.findall(f"<{tag}>(.*?)</{tag}>", TEXT, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+    assert rules["default-src"] == "'none'" and rules["connect-src"] == "'self'"
+    for rule in ("base-uri", "form-action", "frame-ancestors", "trusted-types"):
+        assert rules[rule] == "'none'"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+def test_it_is_one_file_that_fetches_nothing_from_outside():
+    assert re.findall(r'\b(?:src|srcset|action|poster|data)\s*=\s*"', TEXT) == []
+    links = re.findall(r'<(?:a|link)\b[^>]*\bhref="([^"]*)"', TEXT)
+    assert links and all(link.startswith(("#", "data:")) for link in links)
+    addresses = set(re.findall(r"\b(?:https?|wss?)://[^\s'\"`]+", TEXT))
+    assert addresses == {"http://www.w3.org/2000/svg"}, "a name, not an address"
+    assert "@import" not in TEXT and "url(" not in TEXT.split("</style>")[0]
+
+
+def test_it_has_no_way_to_write_markup():
+    script = TEXT.partition("<script>")[2]
+    for way in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "Function("):
+        assert way not in script
+    # Neither would run under the policy.
+    assert not re.search(r"<[^>]+\s(?:on\w+|style)=", TEXT.partition("<script>")[0])
+
+
+def test_a_file_that_is_no_page_is_refused(tmp_path):
+    for text in ("<p>", "<style></style><script></script><script></script>"):
+        path = tmp_path / "index.html"
+        path.write_text(text)
+        with pytest.raises(ValueError, match="must be 1"):
+            Page(path)
