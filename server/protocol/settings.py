@@ -65,7 +65,8 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
     values["model_dir"] = _folder(env.get("MODEL_DIR", "").strip())
     values["model_id"] = values["model_id"] or values["model_dir"].name
     values["log_dir"] = Path(values["log_dir"]) if values["log_dir"] else None
-    keys = _api_keys(values["api_keys"], values.pop("api_key_file")) if rank == 0 else ()
+    places = values["api_keys"], values.pop("api_key_file")
+    keys = _api_keys(*places) if rank == 0 else ()
     values["api_keys"] = tuple(key for key, _ in keys)
     values["api_key_labels"] = tuple(label for _, label in keys)
     return Settings(**values)

@@ -131,3 +131,9 @@ def test_key_file_that_holds_no_key_does_not_open_the_door(env, tmp_path, conten
 def test_key_variable_that_holds_no_key_does_not_open_the_door(env):
     with pytest.raises(SettingError, match="API_KEY"):
         read_settings(env | {"API_KEY": " , "})
+
+
+def test_workers_read_the_same_settings_and_no_keys(env):
+    """A worker ended at once: keys are rank 0's, and where they are is not for a worker to know."""
+    settings = read_settings(env | {"API_KEY_FILE": "/nowhere/keys", "QUEUE_MAX": "3"}, rank=1)
+    assert (settings.queue_max, settings.api_keys, settings.api_key_labels) == (3, (), ())
