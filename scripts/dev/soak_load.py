@@ -2,18 +2,22 @@
 
 Runs on the threads of scripts/dev/soak.py. A client asks one thing after another, chosen at random:
 whole answers and streams, greedy and seeded, short and long prompts, requests that it gives up in
-the middle, and rubbish. What it gets is compared with what it should get; anything else is an
-error of a kind that the tally counts.
+the middle, rubbish, and attacks (soak_attacks.py). What it gets is compared with what it should
+get; anything else is an error of a kind that the tally counts.
 """
 
 import collections
+import functools
 import http.client
 import json
 import random
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 from urllib.parse import urlsplit
+
+from scripts.dev.soak_attacks import ATTACKS
 
 ANSWER_DEADLINE_S = 300.0  # for one read: far over what a loaded server takes
 BUSY_PAUSE_MOST_S = 2.0  # after a 429; the server may well ask for more
@@ -36,7 +40,8 @@ RUBBISH_BODIES = (
     '{"prompt": "x", "seed": 9223372036854775808}',
     '{"prompt": "\\ud800"}',
     '{"prompt": "x", "x": ' + "[" * 10_000 + "]" * 10_000 + "}",
-    '{"prompt": "x", "max_tokens": -1}',
+    '{"prompt": "x", "max_tokens": -2}',
+    '{"prompt": "x", "max_tokens": 8.5}',
     '{"prompt": "x", "top_k": true}',
 )
 # Bytes that are no request at all; whatever is answered, it must not hang or hurt.
@@ -106,10 +111,10 @@ class Client:
         self._connect: Callable[[], http.client.HTTPConnection] = lambda: make(
             parts.hostname, parts.port, timeout=ANSWER_DEADLINE_S
         )
-        self._headers = headers
+        self.headers = headers
         self._tally = tally
         self._expected = expected
-        self._chance = chance
+        self.chance = chance
         self._kinds = {
             "greedy": (self._greedy, 4),
             "chat": (self._chat, 3),
@@ -122,14 +127,16 @@ class Client:
             "rubbish bytes": (self._rubbish_bytes, 1),
             "look": (self._look, 1),
         }
+        for name, (attack, weight) in ATTACKS.items():
+            self._kinds[name] = functools.partial(attack, self), weight
 
     def run(self, stop: threading.Event) -> None:
-        """One request after another until stop is set."""
+        """One request after another until stop is set: of each kind one, then as they come."""
         names = list(self._kinds)
         weights = [weight for _, weight in self._kinds.values()]
+        first = self.chance.sample(names, len(names))
         while not stop.is_set():
-            (name,) = self._chance.choices(names, weights)
-            self.ask(name)
+            self.ask(first.pop() if first else self.chance.choices(names, weights)[0])
 
     def ask(self, name: str) -> None:
         """One request of the kind of that name, counted."""
@@ -150,31 +157,30 @@ class Client:
     # The kinds.
 
     def _greedy(self, connection: http.client.HTTPConnection) -> None:
-        question = self._chance.randrange(8)
+        question = self.chance.randrange(8)
         ask = {"prompt": f"Question {question}: what comes after {question * 7}?",
                "max_tokens": 8 + 6 * question, "temperature": 0}  # fmt: skip
-        body = self._answered(connection, COMPLETIONS, ask)
+        body = self.answered(connection, COMPLETIONS, ask)
         if body is not None:
             text = body["choices"][0]["text"]
             if self._expected.setdefault(question, text) != text:
-                # Not an error: on a GPU, rounding may depend on what else is in the batch.
-                self._tally.note_differing()
+                self.differs()
 
     def _chat(self, connection: http.client.HTTPConnection) -> None:
-        turn = {"role": "user", "content": f"Say {self._chance.randrange(1000)}."}
-        ask = {"messages": [turn], "max_tokens": self._chance.randrange(1, 40), "top_k": 100_000}
-        body = self._answered(connection, CHAT, ask)
+        turn = {"role": "user", "content": f"Say {self.chance.randrange(1000)}."}
+        ask = {"messages": [turn], "max_tokens": self.chance.randrange(1, 40), "top_k": 100_000}
+        body = self.answered(connection, CHAT, ask)
         if body is not None and not body["usage"]["completion_tokens"]:
             raise Wrong("no tokens", json.dumps(body))
 
     def _seeded(self, connection: http.client.HTTPConnection) -> None:
         ask = {"prompt": "Once", "max_tokens": 30, "temperature": 0.8, "top_p": 0.9}
-        ask |= {"seed": self._chance.randrange(-(2**63), 2**63), "presence_penalty": 0.5}
-        self._answered(connection, COMPLETIONS, ask)
+        ask |= {"seed": self.chance.randrange(-(2**63), 2**63), "presence_penalty": 0.5}
+        self.answered(connection, COMPLETIONS, ask)
 
     def _long_prompt(self, connection: http.client.HTTPConnection) -> None:
-        words = "word " * self._chance.randrange(100, 400)
-        self._answered(connection, COMPLETIONS, {"prompt": words, "max_tokens": 4}, too_long=True)
+        words = "word " * self.chance.randrange(100, 400)
+        self.answered(connection, COMPLETIONS, {"prompt": words, "max_tokens": 4}, too_long=True)
 
     def _stream(self, connection: http.client.HTTPConnection) -> None:
         answer = self._begin_stream(connection)
@@ -189,25 +195,25 @@ class Client:
     def _leave_stream(self, connection: http.client.HTTPConnection) -> None:
         answer = self._begin_stream(connection)
         if answer is not None:
-            answer.read(self._chance.randrange(1, 2000))
+            answer.read(self.chance.randrange(1, 2000))
 
     def _leave_early(self, connection: http.client.HTTPConnection) -> None:
-        ask = {"prompt": "Gone " * self._chance.randrange(1, 300), "max_tokens": 200}
-        ask |= {"seed": 5} if self._chance.random() < 0.5 else {}
-        ask |= {"stream": True} if self._chance.random() < 0.5 else {}
-        self._send(connection, COMPLETIONS, json.dumps(ask))
-        time.sleep(self._chance.random() ** 3)
+        ask = {"prompt": "Gone " * self.chance.randrange(1, 300), "max_tokens": 200}
+        ask |= {"seed": 5} if self.chance.random() < 0.5 else {}
+        ask |= {"stream": True} if self.chance.random() < 0.5 else {}
+        self.send(connection, COMPLETIONS, json.dumps(ask))
+        time.sleep(self.chance.random() ** 3)
 
     def _rubbish_body(self, connection: http.client.HTTPConnection) -> None:
-        self._send(connection, COMPLETIONS, self._chance.choice(RUBBISH_BODIES))
+        self.send(connection, COMPLETIONS, self.chance.choice(RUBBISH_BODIES))
         answer = connection.getresponse()
-        if answer.status != 400:
+        if answer.status not in (400, 429):  # many bodies of its size may wait to be read
             raise Wrong(f"{answer.status} to rubbish", self._text(answer))
 
     def _rubbish_bytes(self, connection: http.client.HTTPConnection) -> None:
         connection.connect()
         try:
-            connection.sock.sendall(self._chance.choice(RUBBISH_BYTES))
+            connection.sock.sendall(self.chance.choice(RUBBISH_BYTES))
             while connection.sock.recv(65536):
                 pass
         except (BrokenPipeError, ConnectionResetError):
@@ -215,23 +221,33 @@ class Client:
 
     def _look(self, connection: http.client.HTTPConnection) -> None:
         for path in ("/health", "/queue", "/v1/models"):
-            connection.request("GET", path, headers=self._headers)
+            connection.request("GET", path, headers=self.headers)
             answer = connection.getresponse()
             text = self._text(answer)
             if answer.status != 200:
                 raise Wrong(f"{answer.status} to {path}", text)
+
+    # Telling of what came.
+
+    def differs(self) -> None:
+        """Not an error: on a GPU, rounding may depend on what else is in the batch."""
+        self._tally.note_differing()
+
+    def wrong(self, kind: str, detail: str) -> NoReturn:
+        """An answer that should not have come; raises."""
+        raise Wrong(kind, detail)
 
     # Asking.
 
     def _begin_stream(
         self, connection: http.client.HTTPConnection
     ) -> http.client.HTTPResponse | None:
-        ask = {"prompt": "Tell me a story.", "max_tokens": self._chance.randrange(1, 80)}
+        ask = {"prompt": "Tell me a story.", "max_tokens": self.chance.randrange(1, 80)}
         ask |= {"stream": True, "stream_options": {"include_usage": True}}
-        self._send(connection, COMPLETIONS, json.dumps(ask))
+        self.send(connection, COMPLETIONS, json.dumps(ask))
         return self._accepted(connection.getresponse())
 
-    def _answered(
+    def answered(
         self,
         connection: http.client.HTTPConnection,
         path: str,
@@ -240,15 +256,15 @@ class Client:
     ) -> dict | None:
         """The answer's body; None if the server was full, or the prompt too long where that
         may be."""
-        self._send(connection, path, json.dumps(ask))
+        self.send(connection, path, json.dumps(ask))
         answer = connection.getresponse()
         if too_long and answer.status == 400:
             return None
         accepted = self._accepted(answer)
         return None if accepted is None else json.loads(accepted.read())
 
-    def _send(self, connection: http.client.HTTPConnection, path: str, body: str) -> None:
-        headers = self._headers | {"Content-Type": "application/json"}
+    def send(self, connection: http.client.HTTPConnection, path: str, body: str) -> None:
+        headers = self.headers | {"Content-Type": "application/json"}
         connection.request("POST", path, body.encode(), headers)
 
     def _accepted(self, answer: http.client.HTTPResponse) -> http.client.HTTPResponse | None:

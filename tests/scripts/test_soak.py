@@ -15,7 +15,7 @@ from tests.support.tiny_models import tiny_llama
 pytestmark = pytest.mark.ranks
 
 SOAK = ROOT / "scripts" / "soak.py"
-SECONDS = 12
+SECONDS = 25
 
 
 def soak(*arguments: object) -> subprocess.CompletedProcess:
@@ -39,7 +39,7 @@ def test_a_short_soak_finds_the_server_whole(cluster):
     assert done.returncode == 0, done.stdout + done.stderr + cluster.log()[-3000:]
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["verdict"] == "ok"
-    assert summary["requests"] > 50 and len(summary["requests_by_kind"]) == 10
+    assert summary["requests"] > 50 and len(summary["requests_by_kind"]) == 23
     assert summary["errors"] == summary["differing"] == 0
     assert summary["restarts"] == [0, 0]
     assert set(summary["rss_mb"]) == {"rank 0", "rank 1"}
