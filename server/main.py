@@ -186,7 +186,7 @@ def _explain(error: Exception) -> tuple[int, str]:
         log.error("an import failed", exc_info=error)
         return CONFIG, f"a package is missing or broken: {error}"
     from server.startup.handshake import Mismatch, Strangers
-    from server.startup.joining import NotJoined
+    from server.startup.joining import NotJoined, ToBeMended
     from server.startup.loading import Unloadable
     from server.wire.seal import Garbled
 
@@ -198,6 +198,8 @@ def _explain(error: Exception) -> tuple[int, str]:
         return CONFIG, str(error)
     if isinstance(error, NotJoined):
         return NOT_JOINED, str(error)
+    if isinstance(error, ToBeMended):
+        return INTERNAL, str(error)
     log.error("unexpected error", exc_info=error)
     if "connection to a peer was lost" in str(error) or "[jaccl]" in str(error):
         return PEER_LOST, f"lost a peer: {error}"

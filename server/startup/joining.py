@@ -17,7 +17,6 @@ from server.wire.link import Link
 
 TOKEN_BITS = 0xFFFFFF  # of the run's name: sums of it stay well within int32
 
-
 # What JACCL says of a machine that somebody has to see to. Each start that fails there is reported
 # to cost a protection domain, of about 11, until that Mac is restarted.
 TO_BE_MENDED = (
@@ -30,13 +29,18 @@ TO_BE_MENDED = (
 )
 
 
+class ToBeMended(Exception):
+    """This machine cannot join before somebody has seen to it. Not a lost peer's doing."""
+
+
 class NotJoined(Exception):
     """The ranks of this run did not come together. Another try may succeed."""
 
 
 def join(env: MutableMapping[str, str], run_id: str) -> Link:
     """Joins the ranks of this run. Raises Mismatch for another number of them than the launcher
-    meant, NotJoined when they did not find each other or somebody else is among them."""
+    meant, NotJoined when they did not find each other or somebody else is among them, ToBeMended
+    where no other try is due."""
     backend, ranks = promised_group(env)
     if ranks == 1:
         # For one rank mlx.launch writes an empty hostfile, which MLX cannot parse.
@@ -46,7 +50,7 @@ def join(env: MutableMapping[str, str], run_id: str) -> Link:
         group = mx.distributed.init(strict=True, backend=backend)
     except Exception as error:
         if any(words in str(error) for words in TO_BE_MENDED):
-            raise
+            raise ToBeMended(f"this machine cannot join over {backend}: {error}") from error
         raise NotJoined(f"the ranks did not join over {backend}: {error}") from error
     if group.size() != ranks:
         raise Mismatch(f"the launcher started {ranks} ranks, but {group.size()} joined")

@@ -7,9 +7,10 @@ import sys
 import mlx.core as mx
 import pytest
 
-from server.protocol.exit_codes import CONFIG
+from server.main import _explain
+from server.protocol.exit_codes import CONFIG, INTERNAL, NOT_JOINED
 from server.startup.handshake import Mismatch
-from server.startup.joining import NotJoined, join, prove_peers
+from server.startup.joining import TO_BE_MENDED, NotJoined, ToBeMended, join, prove_peers
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 
@@ -72,14 +73,18 @@ def failing(monkeypatch, text: str) -> None:
 
 def test_peers_that_are_not_found_may_be_the_next_time(monkeypatch, two_ranks):
     failing(monkeypatch, "[ring] Couldn't connect (error: 111)")
-    with pytest.raises(NotJoined, match=r"did not join over ring: \[ring\] Couldn't connect"):
+    with pytest.raises(NotJoined, match=r"did not join over ring: \[ring\] Couldn't connect") as no:
         join(two_ranks, "a-run")
+    assert _explain(no.value) == (NOT_JOINED, str(no.value))
 
 
-def test_what_somebody_has_to_mend_is_not_tried_again_and_again(monkeypatch, two_ranks):
-    failing(monkeypatch, "[jaccl] Could not find device rdma_en9 (3 available)")
-    with pytest.raises(RuntimeError, match="rdma_en9"):
+@pytest.mark.parametrize("words", TO_BE_MENDED)
+def test_what_somebody_has_to_mend_is_not_tried_again_and_again(monkeypatch, two_ranks, words):
+    """Told as a lost peer, it would be: each try may cost what only a reboot gives back."""
+    failing(monkeypatch, f"[jaccl] {words} rdma_en9")
+    with pytest.raises(ToBeMended, match="rdma_en9") as no:
         join(two_ranks, "a-run")
+    assert _explain(no.value) == (INTERNAL, str(no.value))
 
 
 def test_a_package_that_is_missing_is_told_and_not_looked_for_again(tmp_path):

@@ -40,7 +40,7 @@ from server.protocol.requests import Common, Sampling
 from server.sampling.choosers import ChoosesForAll, Follows
 from server.sampling.row_state import Row
 from server.startup.handshake import Mismatch
-from server.startup.joining import NotJoined, join
+from server.startup.joining import NotJoined, ToBeMended, join
 from server.startup.loading import Shard, Unloadable, load_shard
 from server.wire.link import Link
 from server.wire.mailbox import Header
@@ -60,7 +60,7 @@ def main() -> None:
         shard = load_shard(
             arguments.model.resolve(), arguments.parallel, link, None, watchdog.progress
         )
-    except (Mismatch, NotJoined, Unloadable) as error:
+    except (Mismatch, NotJoined, ToBeMended, Unloadable) as error:
         sys.exit(f"jaccl_tps_bench: {error}")
     request = share_request(arguments, link, shard)
     engine = make_engine(arguments, link, shard, request)

@@ -12,9 +12,9 @@ this process lives (its lease), and what it prints goes to the log file and to s
   the launcher and from there to the ranks. A launcher that does not end is killed.
 - An end that nobody asked for is a failure: its reason goes to the log, every host in
   RUN_DIR/hosts is cleaned of our ranks, and after a pause of 1, 2, 4 to 30 s the launcher
-  is started again. restart_policy.py says when not: a first start that never got ready
-  though the ranks had joined, exit code 78, --no-restart, or N starts in a row that never
-  got ready (default 5).
+  is started again. restart_policy.py says when not: a first start that never got ready by
+  another cause than the network's, exit code 78, --no-restart, or N starts in a row that
+  never got ready (default 5).
 - While a host does not answer ssh nothing is started and nothing counts: it looks again
   after 2, 4, 8 to 60 s, for as long as that takes.
 - The launcher learns the number of restarts and the last failure from

@@ -11,6 +11,7 @@ import pytest
 
 from scripts.lib.supervise.clean_hosts import end_ranks_everywhere
 from scripts.lib.supervise.restart_policy import HEALTHY_S, Ending, Row, judge
+from server.protocol.exit_codes import GARBLED, NOT_JOINED, PEER_LOST, explain
 from tests.support.launch_helpers import (
     LIB,
     MODULE,
@@ -87,16 +88,18 @@ def test_a_server_that_was_ready_is_started_again():
     assert (verdict.start_again, verdict.row, verdict.pause_s) == (True, Row(1, 0), 1)
 
 
-def test_a_first_start_that_never_got_ready_is_not_tried_again():
-    verdict = judge_one(first=True)
-    assert (verdict.start_again, verdict.exit_code) == (False, 1)
+@pytest.mark.parametrize("code", [1, 70, 75, 78, 137, 255])
+def test_a_first_start_that_never_got_ready_is_not_tried_again(code):
+    verdict = judge_one(code=code, first=True)
+    assert (verdict.start_again, verdict.exit_code) == (False, 78 if code == 78 else 1)
 
 
-def test_a_first_start_whose_ranks_did_not_join_is_tried_again():
-    verdict = judge_one(code=68, served_s=None, first=True)
+@pytest.mark.parametrize("code", [NOT_JOINED, PEER_LOST, GARBLED])
+def test_a_first_start_that_the_network_ended_is_tried_again(code):
+    verdict = judge_one(code=code, first=True)
     assert (verdict.start_again, verdict.row, verdict.pause_s) == (True, Row(1, 1), 1)
-    assert not judge_one(code=68, served_s=None, first=True, row=(4, 4)).start_again
-    assert not judge_one(code=68, served_s=None, first=True, may_restart=False).start_again
+    assert not judge_one(code=code, first=True, row=(4, 4)).start_again
+    assert not judge_one(code=code, first=True, may_restart=False).start_again
 
 
 def test_a_later_start_that_never_got_ready_is_one_more_failure():
@@ -304,11 +307,13 @@ def test_a_first_start_that_fails_is_not_tried_again(server):
 JOINS_LATE = "os.environ['SUPERVISOR_RESTARTS'] == '0' and leave(68)"
 
 
-def test_a_first_start_whose_ranks_do_not_join_is_tried_again(server):
+@pytest.mark.parametrize("code", [NOT_JOINED, PEER_LOST, GARBLED])
+def test_a_first_start_that_is_cut_short_by_the_network_is_tried_again(server, code):
     """A stranger who called while they joined cost 15 minutes, and the start."""
-    supervisor = server.supervise(ranks=("--lease", "60", "--at-start", JOINS_LATE))
+    at_start = JOINS_LATE.replace("68", str(code))
+    supervisor = server.supervise(ranks=("--lease", "60", "--at-start", at_start))
     told = wait_until(lambda: server.health().get("restarts") == "1" and server.health())
-    assert "code 68 (the ranks did not join)" in told["last_failure"]
+    assert explain(code) in told["last_failure"]
     supervisor.send_signal(signal.SIGTERM)
     assert finish(supervisor)[0] == 0
 
@@ -319,6 +324,14 @@ def test_another_failure_of_the_same_first_start_is_final(server):
     code, out, _ = finish(supervisor)
     assert (code, out.count("started launcher")) == (1, 2)
     assert "the server did not start" in out.splitlines()[-1]
+
+
+def test_a_link_that_garbles_every_start_comes_to_an_end(server):
+    supervisor = server.supervise("--max-failures", "2", ranks=("--at-start", "leave(76)"))
+    code, out, _ = finish(supervisor)
+    assert (code, out.count("started launcher")) == (1, 2)
+    assert "2 failed starts in a row; the last: rank" in out.splitlines()[-1]
+    assert not server.left()
 
 
 def test_failed_starts_in_a_row_come_to_an_end(server):
