@@ -365,7 +365,7 @@ supervise.judge = lambda *a, **k: dataclasses.replace(plain(*a, **k), pause_s=0.
 
 def test_one_that_ends_as_soon_as_it_is_ready_was_ready(server):
     """The supervisor asks every half second only; but rank 0 says when it serves."""
-    tweak = "import wait_ready; wait_ready.ASK_EVERY_S = 1000"
+    tweak = "from scripts.lib.supervise import wait_ready; wait_ready.ASK_EVERY_S = 1000"
     supervisor = server.supervise(tweak=tweak)
     server.pid(0), server.pid(1)
     wait_until(server.health)
