@@ -204,7 +204,7 @@ def test_nobody_waits_for_a_pipe_that_nobody_reads_and_what_is_lost_is_counted()
         # The watchdog's end, and the one for native code that keeps the interpreter to itself.
         "from server.lifecycle.watchdog import Watchdog\n"
         "Watchdog(0.3, on_stall=lambda reason: None).start()\nos.read(os.pipe()[0], 1)",
-        "import ctypes\nfrom server.watchdog import limit_native\n"
+        "import ctypes\nfrom server.lifecycle.watchdog import limit_native\n"
         "with limit_native(0.5): ctypes.PyDLL(None).sleep(1000)",
     ],
 )

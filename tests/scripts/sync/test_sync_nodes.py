@@ -133,7 +133,7 @@ def test_every_host_gets_the_checkout_and_an_environment_that_imports(site):
     for name in USERS_OWN:
         (view / name).parent.mkdir(parents=True, exist_ok=True)
         (view / name).write_text("node-2's own")
-    (view / "server/settings.py").write_text("an edit of node-2's")
+    (view / "server/protocol/settings.py").write_text("an edit of node-2's")
     (view / ".venv/stray.py").write_text("")
     (site.view("node-3") / "server/old_stage.py").unlink()
     done = site.sync("node-2", "node-3")
@@ -142,8 +142,8 @@ def test_every_host_gets_the_checkout_and_an_environment_that_imports(site):
     assert "checkout: no files copied" in lines(done)["node-3"]
     assert not (view / "server/old_stage.py").exists()
     assert not (view / ".venv/stray.py").exists()
-    settings = (site.root / "server/settings.py").read_bytes()
-    assert (view / "server/settings.py").read_bytes() == settings
+    settings = (site.root / "server/protocol/settings.py").read_bytes()
+    assert (view / "server/protocol/settings.py").read_bytes() == settings
     for name in USERS_OWN:
         assert (view / name).read_text() == "node-2's own"
 
