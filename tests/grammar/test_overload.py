@@ -12,7 +12,6 @@ import pytest
 
 from server.grammar import process as grammar_process
 from server.grammar.queue import MAX_GRAMMARS_EACH
-from server.transport.http_server import MAX_CONNECTIONS
 from tests.support.front_end import FrontEnd
 from tests.support.raw_http import request
 
@@ -85,8 +84,8 @@ def wait_until(true) -> None:
         time.sleep(0.01)
 
 
-def places(front_end: FrontEnd) -> int:
-    return front_end.server._places._value
+def connections(front_end: FrontEnd) -> int:
+    return len(front_end.server.places._taken)
 
 
 @pytest.mark.parametrize(("path", "wrap"), [(CHAT, chat), (TEXT, text)])
@@ -98,7 +97,7 @@ def test_clients_that_left_hold_no_thread_and_nothing_is_compiled_for_them(front
     wait_until(lambda: waiting(front_end) == (MAX_GRAMMARS_EACH, MAX_GRAMMARS_EACH))
     for number, client in enumerate(clients):
         leave(client, rudely=bool(number % 2))
-    wait_until(lambda: places(front_end) == MAX_CONNECTIONS)
+    wait_until(lambda: connections(front_end) == 0)
     wait_until(lambda: waiting(front_end) == (0, 0))
     assert len(refused) - before < MAX_GRAMMARS_EACH
 

@@ -112,7 +112,7 @@ def test_a_schema_that_is_text_is_measured_before_it_is_parsed(monkeypatch):
     def parse(_):
         raise Written
 
-    monkeypatch.setattr("server.api.formats.json.loads", parse)
+    monkeypatch.setattr("server.api.json_limits.json.loads", parse)
     with pytest.raises(ApiError) as caught:
         parse_format({"guided_json": "[" + "[]," * MAX_SCHEMA_BYTES + "[]]"})
     assert (caught.value.status, caught.value.param) == (400, "guided_json")

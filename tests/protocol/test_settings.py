@@ -120,6 +120,13 @@ def test_keys_come_from_the_variable_and_the_file_together(env, tmp_path):
     assert read_settings(env).api_keys == ("one", "two", "three")
 
 
+def test_only_rank_0_reads_the_keys(env, tmp_path):
+    """A worker ended with a TypeError, whatever was set."""
+    assert read_settings(env, rank=1).api_keys == ()
+    env |= {"API_KEY": "one", "API_KEY_FILE": str(tmp_path / "keys")}
+    assert read_settings(env, rank=1).api_keys == ()
+
+
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe", None])
 def test_key_file_that_holds_no_key_does_not_open_the_door(env, tmp_path, content):
     if content is not None:

@@ -187,7 +187,7 @@ class Copies(Link):
     """A worker's, where all of a sum is rank 0's: it must ask for the same ones, in order."""
 
     def __init__(self, leads: Leads) -> None:
-        self.rank, self.size, self._leads = 1, 1, leads
+        self.rank, self.size, self._number, self._leads = 1, 1, 0, leads
 
     def sum(self, values: mx.array) -> mx.array:
         assert self._leads.sums, "the worker has a collective that rank 0 had not"
