@@ -1,27 +1,30 @@
-"""The page at `/`: one file, and the headers that keep it harmless.
+"""The page at `/`: one answer that fetches nothing, and the headers that keep it harmless.
 
-Read when the App is built, then sent as it is by rank 0's HTTP threads. Holds no data of the
-cluster: the page asks GET /cluster for that, with the key that its user gives it. Imports no mlx.
+Its parts are files in page/, joined when the App is built, then sent as they are by rank 0's HTTP
+threads. Holds no data of the cluster: the page asks GET /cluster for that, with the key that its
+user gives it. Imports no mlx.
 """
 
 import base64
 import hashlib
-import re
 from pathlib import Path
 
-INDEX = Path(__file__).resolve().parent / "page" / "index.html"
+PARTS = Path(__file__).resolve().parent / "page"  # index.html, style.css, script.js
 
 
 class Page:
-    """The page's bytes and headers. Raises OSError or ValueError for a file that is no page."""
+    """The page's bytes and headers. Raises OSError or ValueError for files that are no page."""
 
     content_type = "text/html; charset=utf-8"
 
-    def __init__(self, path: Path = INDEX) -> None:
-        text = path.read_text("utf-8")  # with newlines as the browser will see, and hash, them
-        self.body = text.encode()
+    def __init__(self, parts: Path = PARTS) -> None:
+        # With newlines as the browser will see, and hash, them.
+        index, style, script = (
+            (parts / name).read_text("utf-8") for name in ("index.html", "style.css", "script.js")
+        )
+        self.body = _fill(_fill(index, "style", style), "script", script).encode()
         self.headers = {
-            "Content-Security-Policy": _policy(_only(text, "script"), _only(text, "style")),
+            "Content-Security-Policy": _policy(script, style),
             "X-Content-Type-Options": "nosniff",
             "X-Frame-Options": "DENY",  # for browsers that do not know frame-ancestors
             "Referrer-Policy": "no-referrer",
@@ -50,12 +53,14 @@ def _policy(script: str, style: str) -> str:
     )
 
 
-def _only(text: str, tag: str) -> str:
-    """What the only element of this name holds."""
-    found = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
-    if len(found) != 1:
-        raise ValueError(f"the page has {len(found)} <{tag}> elements: must be 1")
-    return found[0]
+def _fill(index: str, tag: str, content: str) -> str:
+    """The page with what belongs into its only element of this name, which is empty."""
+    place, end = f"<{tag}></{tag}>", f"</{tag}"
+    if index.count(f"<{tag}") != 1 or place not in index:
+        raise ValueError(f"index.html must have one <{tag}>, and nothing in it")
+    if end in content.lower():
+        raise ValueError(f"the page's {tag} must not hold {end!r}, which would end it")
+    return index.replace(place, f"<{tag}>{content}</{tag}>")
 
 
 def _hash(text: str) -> str:

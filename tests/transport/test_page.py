@@ -12,10 +12,10 @@ from server.observe.status import Status
 from server.protocol.settings import read_settings
 from server.scheduler.queue import Line
 from server.transport.http_server import Server
-from server.transport.page import INDEX, Page
+from server.transport.page import Page
 from tests.support.raw_http import RawAnswer, RawClient, request
 
-TEXT = INDEX.read_text("utf-8")
+TEXT = Page().body.decode()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def policy(answer: RawAnswer) -> dict[str, str]:
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/?a=b"])
 def test_the_page_needs_no_key_and_no_model(port, path):
     answer = ask(port, "GET", path)
-    assert answer.status == 200 and answer.body == INDEX.read_bytes()
+    assert answer.status == 200 and answer.body.decode() == TEXT
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     head = ask(port, "HEAD", path)
     varying = ("date", "x-request-id")
@@ -86,9 +86,17 @@ def test_it_has_no_way_to_write_markup():
     assert not re.search(r"<[^>]+\s(?:on\w+|style)=", TEXT.partition("<script>")[0])
 
 
-def test_a_file_that_is_no_page_is_refused(tmp_path):
-    for text in ("<p>", "<style></style><script></script><script></script>"):
-        path = tmp_path / "index.html"
-        path.write_text(text)
-        with pytest.raises(ValueError, match="must be 1"):
-            Page(path)
+@pytest.mark.parametrize(
+    ("index", "script"),
+    [
+        ("<p>", ""),
+        ("<style></style><script></script><script></script>", ""),
+        ("<style></style><script>old</script>", ""),
+        ("<style></style><script></script>", "text = '</SCRIPT>'"),
+    ],
+)
+def test_files_that_are_no_page_are_refused(tmp_path, index, script):
+    for name, text in (("index.html", index), ("style.css", ""), ("script.js", script)):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="must"):
+        Page(tmp_path)

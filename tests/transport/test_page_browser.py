@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from server.protocol.errors import ApiError, unavailable
-from server.transport.page import INDEX
+from server.transport.page import PARTS
 from tests.support.browser import Browser, programs
 from tests.support.faults import CONTEXT, START_DEADLINE_S, Server, wait_for
 from tests.support.scripted_cluster import GIB, ScriptedCluster, rank, state
@@ -22,6 +22,8 @@ MARKUP = "<script>window.hacked = 1</script><img src=x onerror='hacked = 1'><b>b
 # The page asks at once when it comes into view.
 POLL = "document.dispatchEvent(new Event('visibilitychange'))"
 LAST = "[...document.querySelectorAll('.turn.assistant')].at(-1)"
+
+STYLE = (PARTS / "style.css").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +195,7 @@ def test_texts_stand_out_from_their_grounds():
     """WCAG's contrast, of both colour schemes."""
     schemes = [
         dict(re.findall(r"--([\w-]+): (#\w{6});", block))
-        for block in re.findall(r":root \{(.*?)\}", INDEX.read_text("utf-8"), re.DOTALL)
+        for block in re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
     ]
     assert len(schemes) == 2
     pairs = [
