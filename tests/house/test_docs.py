@@ -114,7 +114,17 @@ def test_the_runbook_s_table_has_every_setting_with_its_default(tmp_path):
             assert shown == f"{default:g}", name
 
 
-def test_the_server_s_list_of_stages_has_every_module():
+def test_the_map_of_the_server_and_the_readme_have_every_room():
+    rooms = {path.parent.name for path in (ROOT / "server").glob("*/__init__.py")}
     text = (ROOT / "server" / "__init__.py").read_text("utf-8")
-    modules = {path.stem for path in (ROOT / "server").glob("*.py")} - {"__init__"}
-    assert [name for name in sorted(modules) if not re.search(rf"\b{name}\b", text)] == []
+    assert [room for room in sorted(rooms) if not re.search(rf"\b{room}\b", text)] == []
+    assert sorted({f"server/{room}/" for room in rooms} - set(tree())) == []
+
+
+def test_every_module_that_the_architecture_names_is_there():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    walk = text.partition("## One request, room by room")[2].partition("\n## ")[0]
+    modules = {path.stem for path in (ROOT / "server").rglob("*.py")}
+    folders = {path.name for path in (ROOT / "server").rglob("*") if path.is_dir()}
+    named = {name.strip("/").rpartition("/")[2] for name in re.findall(r"`([a-z_/]+)`", walk)}
+    assert sorted(named - modules - folders) == []

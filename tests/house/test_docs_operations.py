@@ -33,6 +33,14 @@ def test_each_check_of_the_doctor_has_its_failure():
     assert named == set(checks.NAMES)
 
 
+def read_verb(name: str) -> str:
+    """The script's text, and that of the module that does its work."""
+    text = (ROOT / "scripts" / name).read_text("utf-8")
+    for module in re.findall(r"from (scripts\.[\w.]+) import main", text):
+        text += (ROOT / (module.replace(".", "/") + ".py")).read_text("utf-8")
+    return text
+
+
 def test_options_in_commands_exist():
     """Of each script, in its help; a comment behind a command is none of it."""
     unknown = []
@@ -41,14 +49,14 @@ def test_options_in_commands_exist():
             found = re.search(r"scripts/([\w.]+)(.*)", part)
             if not found or "/" in found[2].split(" ")[0]:
                 continue
-            text = (ROOT / "scripts" / found[1]).read_text("utf-8")
+            text = read_verb(found[1])
             words = (option.partition("=")[0] for option in re.findall(r" (--?\w[\w-]*)", found[2]))
             unknown += [f"{found[1]} {word}" for word in words if word not in text]
     assert unknown == []
 
 
 def test_metrics_that_are_named_exist():
-    code = "".join(path.read_text("utf-8") for path in (ROOT / "server").glob("metrics*.py"))
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "server/observe").glob("metrics*.py"))
     names = {name.removesuffix("_total") for name in re.findall(r"mlx_cluster_(\w+)", PAGE)}
     assert len(names) > 10
     assert {name for name in names if f'"{name}"' not in code} == set()
