@@ -32,7 +32,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib/cluster_env.sh
 . "$ROOT/scripts/lib/cluster_env.sh"
 
-COMPARE=$ROOT/scripts/lib/module.py lib.bench.compare
+COMPARE=("$ROOT/scripts/lib/module.py" lib.bench.compare)
 # choose_model reads it: the demo model is for ranks on this machine.
 # shellcheck disable=SC2034
 LOCAL=2
@@ -97,14 +97,14 @@ main() {
   choose_python
   choose_any_python
   if [ -n "$LIST" ]; then
-    exec "$ANY_PYTHON" "$COMPARE" --list
+    exec "$ANY_PYTHON" "${COMPARE[@]}" --list
   fi
   # Before anything is made: a row that does not exist is found now.
-  "$ANY_PYTHON" "$COMPARE" --check ${ROWS[@]+"${ROWS[@]}"} || exit "$?"
+  "$ANY_PYTHON" "${COMPARE[@]}" --check ${ROWS[@]+"${ROWS[@]}"} || exit "$?"
   prepare_python
   choose_model
   local command setting
-  command=("$PY" "$COMPARE" --python "$PY" --demo "$MODEL_DIR")
+  command=("$PY" "${COMPARE[@]}" --python "$PY" --demo "$MODEL_DIR")
   while IFS= read -r setting; do
     command+=(--env "$setting")
   done < <(blas_environment)

@@ -24,7 +24,7 @@ teardown() {
 @test "local ranks: demo model, 128 tokens, no supervisor" {
   run "$BENCH" --local 2
   [ "$status" -eq 0 ]
-  line=$(called "mlx_launch.py")
+  line=$(called "lib.launch.mlx_launch")
   case $line in
     *" --backend ring -n 2 "*" --env HF_HUB_OFFLINE=1 "*) ;;
     *) echo "$line"; return 1 ;;
@@ -32,7 +32,7 @@ teardown() {
   rank="-- $CHECKOUT/scripts/jaccl_tps_bench.py --model $CHECKOUT/models/Demo-1B"
   rank="$rank --prompt Write 5 sentences about Thunderbolt RDMA. --max-tokens 128"
   case $line in *"$rank") ;; *) echo "$line"; return 1 ;; esac
-  run called supervise.py
+  run called lib.supervise
   [ "$status" -ne 0 ]
 }
 

@@ -8,10 +8,12 @@ setup() {
   # compare.py is stdlib alone, so --list and the check of the rows are the real ones.
   # shellcheck disable=SC2016  # for the stub to expand
   stub fakepython <<'STUB'
-case "$1 $2" in
+case "$1 $2 $3" in
   "-c "*) exit 0 ;;
-  *"/demo_model.py "*) mkdir -p "$2/Demo-1B" && echo "$2/Demo-1B" ;;
-  *"/compare.py --list" | *"/compare.py --check") exec "$REAL_PYTHON" "$@" ;;
+  *"/module.py lib.model.demo_model "*) mkdir -p "$3/Demo-1B" && echo "$3/Demo-1B" ;;
+  *"/module.py lib.bench.compare --list" | *"/module.py lib.bench.compare --check")
+    exec "$REAL_PYTHON" "$@"
+    ;;
 esac
 STUB
 }
@@ -28,7 +30,7 @@ STUB
   [ "$status" -eq 0 ]
   says "tiny-2-mixed   tiny, 2 ranks"
   says "memory         tiny, 1 rank: rank 0 over many requests (only when named)"
-  run called demo_model.py
+  run called lib.model.demo_model
   [ "$status" -ne 0 ]
 }
 
@@ -47,7 +49,7 @@ STUB
   run "$COMPARE" --only idle --only tiny-9
   [ "$status" -eq 2 ]
   says "--only tiny-9: must be one of bare-demo, "
-  run called demo_model.py
+  run called lib.model.demo_model
   [ "$status" -ne 0 ]
 }
 
@@ -75,7 +77,7 @@ STUB
 @test "--dry-run prints the command and measures nothing" {
   run "$COMPARE" --dry-run --quick
   [ "$status" -eq 0 ]
-  says "scripts/lib/bench/compare.py --python"
+  says "scripts/lib/module.py lib.bench.compare --python"
   run called "--quick"
   [ "$status" -ne 0 ]
 }

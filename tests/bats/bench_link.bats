@@ -46,10 +46,10 @@ teardown() {
   stub_ssh
   run "$LINK_CHECK" link
   [ "$status" -eq 0 ]
-  called "/scripts/lib/link/link_ranks.py link --hosts mac0,mac1 --deadline 180"
+  called "/scripts/lib/module.py lib.link.link_ranks link --hosts mac0,mac1 --deadline 180"
   run "$LINK_CHECK" smoke --deadline 9 --json
   [ "$status" -eq 0 ]
-  called "/scripts/lib/link/link_ranks.py smoke --hosts mac0,mac1 --deadline 9 --json"
+  called "/scripts/lib/module.py lib.link.link_ranks smoke --hosts mac0,mac1 --deadline 9 --json"
 }
 
 @test "neither takes the devices of a running cluster server" {
@@ -71,7 +71,7 @@ cat "$CALLS.says"
 cat "$CALLS.cause" >&2
 exit "$LAUNCHER_CODE"
 STUB
-  sed "s|^  \*/supervise.py)|  */mlx_launch.py) exec $STUBS/launcher_says ;;\n&|" \
+  sed "s|^  \*/module.py:\*.supervise)|  */module.py:*.mlx_launch) exec $STUBS/launcher_says ;;\n&|" \
     "$STUBS/fakepython" >"$STUBS/python2"
   chmod +x "$STUBS/python2"
   export PYTHON=$STUBS/python2
@@ -94,7 +94,7 @@ STUB
   says "bench_link.py --ranks 2"
   run "$LINK_CHECK" smoke --local 2 --dry-run
   [ "$status" -eq 0 ]
-  says "link_ranks.py smoke"
-  run called mlx_launch.py
+  says "lib.link.link_ranks smoke"
+  run called lib.launch.mlx_launch
   [ "$status" -ne 0 ]
 }

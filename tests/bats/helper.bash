@@ -59,18 +59,18 @@ stub_python() {
   export REAL_PYTHON
   # shellcheck disable=SC2016  # for the stub to expand
   stub fakepython <<'STUB'
-case $1 in
-  -c) exit 0 ;;
-  */hostfile.py) exec "$REAL_PYTHON" "$@" ;;
-  */demo_model.py)
+case $1:$2 in # -c CODE, or module.py lib.FOLDER.MODULE
+  -c:*) exit 0 ;;
+  */module.py:*.hostfile) exec "$REAL_PYTHON" "$@" ;;
+  */module.py:*.demo_model)
     echo "converting" >&2
-    mkdir -p "$2/Demo-1B" && echo "progress" && echo "$2/Demo-1B"
+    mkdir -p "$3/Demo-1B" && echo "progress" && echo "$3/Demo-1B"
     ;;
-  */check_model.py)
-    [ -z "${CHECK_MODEL_CODE-}" ] || echo "9 heads cannot be shared by $3 ranks" >&2
+  */module.py:*.check_model)
+    [ -z "${CHECK_MODEL_CODE-}" ] || echo "9 heads cannot be shared by $4 ranks" >&2
     exit "${CHECK_MODEL_CODE:-0}"
     ;;
-  */supervise.py)
+  */module.py:*.supervise)
     env >"$CALLS.environment"
     exit "${SUPERVISE_CODE:-0}"
     ;;

@@ -18,7 +18,7 @@ teardown() {
   called "--env QUEUE_MAX=3"
   called "--env MAX_BATCH=6"
   called "--env REQ_TIMEOUT=7"
-  [ "$(called "supervise.py" | grep -o REQ_TIMEOUT= | grep -c .)" -eq 1 ]
+  [ "$(called "lib.supervise.supervise" | grep -o REQ_TIMEOUT= | grep -c .)" -eq 1 ]
   grep -qx QUEUE_MAX=3 "$CALLS.environment"
 }
 

@@ -65,9 +65,9 @@ teardown() {
   run "$RUN" --local 2 --detach --dry-run
   [ "$status" -eq 0 ]
   says "+ $CHECKOUT/.venv/bin/python -m pip install"
-  says "demo_model.py $CHECKOUT/models"
-  says "check_model.py"
-  says "supervise.py --run-dir $RUN_DIR"
+  says "lib.model.demo_model $CHECKOUT/models"
+  says "lib.model.check_model"
+  says "lib.supervise.supervise --run-dir $RUN_DIR"
   says "--detach"
   [ ! -e "$CHECKOUT/.venv" ]
   [ ! -e "$CHECKOUT/run" ]
@@ -77,7 +77,7 @@ teardown() {
 @test "local ranks get the launcher's command line as designed" {
   run "$RUN" --local 2
   [ "$status" -eq 0 ]
-  line=$(called "supervise.py --run-dir")
+  line=$(called "lib.supervise.supervise --run-dir")
   id=$(echo "$line" | sed 's/.*--run-dir [^ ]* --run-id \([^ ]*\) --log.*/\1/')
   expected="fakepython $CHECKOUT/scripts/lib/module.py lib.supervise.supervise --run-dir $RUN_DIR --run-id $id"
   expected="$expected --log $CHECKOUT/logs/server-18431.log"
@@ -102,7 +102,7 @@ teardown() {
   stub_ssh
   API_KEY=sk-one MODEL_DIR=/m/x run "$RUN"
   [ "$status" -eq 0 ]
-  called "supervise.py --run-dir $RUN_DIR"
+  called "lib.supervise.supervise --run-dir $RUN_DIR"
   [ ! -e "$CHECKOUT/run" ]
 }
 
@@ -174,7 +174,7 @@ STUB
   MODEL_DIR=./Big-70B/ run "$RUN" --local 2
   [ "$status" -eq 0 ]
   called "--env MODEL_DIR=$BATS_TEST_TMPDIR/my models/Big-70B --env MODEL_ID=Big-70B"
-  run called demo_model.py
+  run called lib.model.demo_model
   [ "$status" -ne 0 ]
 }
 
@@ -293,7 +293,7 @@ with_few_files() {
   [ "$status" -eq 1 ]
   says "127.0.0.1: the hard limit of open files is 1024: must be at least 4096"
   if [ "$(uname -s)" = Linux ]; then says "sudo tee -a /etc/security/limits.conf"; fi
-  run called demo_model.py
+  run called lib.model.demo_model
   [ "$status" -ne 0 ]
   run with_few_files "$RUN" --local 2 --dry-run
   [ "$status" -eq 0 ]
@@ -333,7 +333,7 @@ STUB
   called "--backend jaccl --hostfile $CHECKOUT/hostfiles/studio.local.json --starting-port auto:32323"
   called "--health-url http://192.0.2.1:18431/health"
   called "--env MODEL_DIR=/models/Big-70B --env MODEL_ID=Big-70B --env HTTP_HOST=0.0.0.0"
-  called "check_model.py /models/Big-70B 2 --parallel tensor"
+  called "lib.model.check_model /models/Big-70B 2 --parallel tensor"
   called "--host mac0 --host mac1 --started-with RUN_ID="
   run called "--keys-to"
   [ "$status" -ne 0 ]
@@ -504,15 +504,15 @@ STUB
 @test "of two starts for one port one serves, and the other has touched nothing" {
   # Real supervisors, over a launcher that waits: both have passed the look at the port.
   stub fakepython <<'STUB'
-case $1 in
-  -c) exit 0 ;;
-  */demo_model.py) echo "$2/Demo-1B" ;;
-  */supervise.py)
+case $1:$2 in
+  -c:*) exit 0 ;;
+  */module.py:*.demo_model) echo "$3/Demo-1B" ;;
+  */module.py:*.supervise)
     : >"$CALLS.$$"
     while [ "$(ls "$CALLS".[0-9]* | wc -l)" -lt 2 ]; do sleep 0.05; done
     exec "$REAL_PYTHON" "$@"
     ;;
-  */mlx_launch.py) exec sleep 60 ;;
+  */module.py:*.mlx_launch) exec sleep 60 ;;
 esac
 STUB
   cp -R "$REPO/server/." "$CHECKOUT/server/"
