@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 
 from server.observe.account import Texts
+from server.protocol.client import ClientGone
 from server.protocol.errors import ApiError
 from server.protocol.pieces import Dialect, Event, Piece
-from server.text.generation import ClientGone, Generation, Waiting
+from server.text.generation import Generation, Waiting
 from server.transport.http_server import Exchange
 
 PING_S = 5.0  # a stream with nothing to send begins, and says so, after this long

@@ -76,7 +76,7 @@ class GrammarQueue:
         """What compile says of the text; at once, if it is known.
 
         Raises ApiError: 429 or 503 where too many wait, 503 where nothing can be compiled, 504
-        when the client's time is up; ConnectionError when it is gone.
+        when the client's time is up; ClientGone when it is gone.
         """
         key = key_of(text)
         found = self._find(key)

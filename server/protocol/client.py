@@ -17,12 +17,17 @@ from server.protocol.errors import timed_out
 POLL_S = 0.1  # how often to look whether the client is still there
 
 
+class ClientGone(Exception):
+    """The client has left. Not an OSError: its connection may still take a last word."""
+
+
 @dataclass(frozen=True)
 class Client:
     """source: those who share what one client may take, an API key's label or an address.
 
     deadline: by the monotonic clock, timeout seconds after the request came in. gone: whether the
-    client has left. serving: raises ApiError once the server would not take the request any more.
+    client has left; ApiError when it sends what nobody asked for. serving: raises ApiError once the
+    server would not take the request any more.
     """
 
     source: str
@@ -34,9 +39,9 @@ class Client:
 
     def look(self) -> None:
         """Called every now and then by whatever has it wait. Raises ApiError 504 when time is up,
-        and ConnectionAbortedError when there is nobody left to answer."""
+        ClientGone when there is nobody left to answer, and what gone and serving raise."""
         if self.gone():
-            raise ConnectionAbortedError("the client left while its request waited")
+            raise ClientGone
         if time.monotonic() > self.deadline:
             raise timed_out(self.timeout)
         self.serving()

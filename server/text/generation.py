@@ -9,16 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from server.protocol.client import ClientGone
 from server.protocol.errors import timed_out
 from server.protocol.events import Failed, Score, Scored, Token
 from server.protocol.pieces import Parts, Piece, TextOut, TokenLogprob, Usage
 from server.scheduler.queue import Line, Ticket
 
 POLL_S = 0.1  # how often to look whether the client is still there
-
-
-class ClientGone(Exception):
-    """The client closed its connection."""
 
 
 @dataclass(frozen=True)

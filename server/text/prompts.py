@@ -9,7 +9,7 @@ import contextlib
 from typing import Any, Protocol
 
 from server.grammar.grammars import Grammars
-from server.protocol.client import SERVER, Client
+from server.protocol.client import SERVER, Client, ClientGone
 from server.protocol.errors import ApiError, bad_request, context_exceeded, show
 from server.protocol.events import Score
 from server.protocol.pieces import TextOut, TokenLogprob
@@ -144,7 +144,7 @@ class TokenizerPrompts:
                 with contextlib.suppress(Unavailable):
                     return encoder.encode(text, special_tokens, client, param)
             return list(self._tokenizer.encode(text, add_special_tokens=special_tokens))
-        except (ApiError, ConnectionError):
+        except (ApiError, ClientGone):
             raise
         except Exception as error:
             raise _refused(error, param, "the tokenizer") from error

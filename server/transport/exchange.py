@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from server.observe.account import Account
+from server.protocol.client import ClientGone
 from server.protocol.errors import ApiError, bad_request, engine_failed, unavailable
 from server.transport.incoming import MAX_HEADER_BYTES, Incoming, SlowClient
 from server.transport.places import BODY, BUSY, HEAD, IDLE, Place
@@ -157,6 +158,8 @@ class Exchange(BaseHTTPRequestHandler):
             self.send_api_error(error)
         except SlowClient:
             self._give_up(ApiError(408, "The body took too long to arrive."))
+        except ClientGone:
+            self.account.left = self.close_connection = True
         except (ConnectionError, TimeoutError):
             self.account.left = True
             raise  # the client's doing

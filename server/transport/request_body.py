@@ -9,6 +9,7 @@ from email import errors as email_errors
 from email.message import Message
 from io import BytesIO
 
+from server.protocol.client import ClientGone
 from server.protocol.errors import ApiError, bad_request
 from server.transport.incoming import Incoming
 
@@ -88,7 +89,7 @@ class _Part:
         while left := end - self.data.tell():
             more = self._incoming.read_some(left)
             if not more:
-                raise ConnectionAbortedError("the client left in the middle of its body")
+                raise ClientGone
             self.data.write(more)
             self.allow()
 

@@ -7,7 +7,7 @@ import pytest
 
 from server.api import lanes as lanes_module
 from server.api.lanes import LEAST_WAITING, SIZES, Lane, Lanes, give_back
-from server.protocol.client import SERVER, Client
+from server.protocol.client import SERVER, Client, ClientGone
 from server.protocol.errors import ApiError
 
 DEADLINE_S = 30.0
@@ -47,7 +47,7 @@ def test_who_leaves_waits_no_longer_and_leaves_its_place():
         try:
             with lane.enter(gone_when(gone)):
                 ended.append("got in")
-        except ConnectionAbortedError:
+        except ClientGone:
             ended.append("left")
 
     with lane.enter(SERVER):

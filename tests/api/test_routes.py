@@ -970,12 +970,31 @@ def test_a_half_closed_client_frees_its_place_and_is_told_why(start, monkeypatch
     service = start()
     service.engine.script = lambda ticket: iter(lambda: Token(ord("a"), None), None)
     with service.open("/v1/completions", {"prompt": "x", "stream": stream}) as client:
+        service.wait_for(lambda: service.status.running == 1)
         client.socket.shutdown(socket.SHUT_WR)
         answer = client.read()
         last = answer.chunks[-1] if stream else answer.body
         assert b"client_closed_request" in last
     service.wait_for(lambda: service.line.held() == 0)
     assert len(service.engine.dropped) == 1
+
+
+@pytest.mark.parametrize("waits", ["for its turn", "for its own body"])
+def test_a_half_closed_client_is_told_why_before_it_has_a_place_in_the_line(service, waits):
+    """The connection was closed without a word."""
+    lane = service.app.with_model._lanes._lanes[0][1]
+    with contextlib.ExitStack() as stack:
+        if waits == "for its turn":
+            while lane._turns.acquire(blocking=False):
+                stack.callback(lane._turns.release)
+        with RawClient(service.server.port) as client:
+            body = request("POST", "/v1/completions", {"prompt": "x"})
+            client.send(body if waits == "for its turn" else body[:-1])
+            client.socket.shutdown(socket.SHUT_WR)
+            answer = client.read()
+            assert (answer.status, answer.error["code"]) == (400, "client_closed_request")
+    service.wait_for(lambda: lane.inside == 0)
+    assert service.engine.seen == []
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -166,15 +166,22 @@ def test_a_stopped_child_is_replaced_and_the_request_answered(front_end, monkeyp
 
 def test_a_child_stopped_at_work_is_503_with_retry_after(front_end, monkeypatch):
     monkeypatch.setattr(grammar_process, "ANSWER_WALL_S", 5.0)
-    child = front_end.prompts._grammars._tools[1]._child
+    checker = front_end.prompts._grammars._tools[1]
+    child, ask_child, begun = checker._child, checker._ask, threading.Event()
     answers = []
+
+    def watched(child, question: bytes, seconds: float):
+        if b"grammar" in question:  # before, it is asked whether it is there, and replaced
+            begun.set()
+        return ask_child(child, question, seconds)
 
     def ask() -> None:
         answers.append(front_end.ask("POST", CHAT, chat(hostile()), bearer(KEYS[0])))
 
+    monkeypatch.setattr(checker, "_ask", watched)
     thread = threading.Thread(target=ask)
     thread.start()
-    wait_until(lambda: waiting(front_end) == (1, 1))
+    assert begun.wait(GUARD_S)
     os.killpg(child.pid, signal.SIGSTOP)
     thread.join(GUARD_S)
     assert answers[0].status == 503

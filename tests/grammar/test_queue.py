@@ -14,14 +14,13 @@ from server.grammar.queue import (
     GrammarQueue,
     NotNow,
 )
-from server.protocol.client import SERVER
-from server.protocol.client import Client as Asker
+from server.protocol.client import SERVER, Client, ClientGone
 from server.protocol.errors import ApiError, engine_failed
 
 GUARD_S = 30.0  # against a hang; nothing here waits for it
 
 
-class Client(threading.Thread):
+class Waiter(threading.Thread):
     """Asks for one grammar on a thread of its own, as a request does."""
 
     def __init__(self, queue: GrammarQueue, text: str, source: str, deadline: float = 1e12) -> None:
@@ -29,16 +28,16 @@ class Client(threading.Thread):
         self.left = threading.Event()
         self.result = self.error = None
         self._queue, self._text = queue, text
-        self._asker = Asker(source, timeout=600.0, deadline=deadline, gone=self.left.is_set)
+        self._client = Client(source, timeout=600.0, deadline=deadline, gone=self.left.is_set)
         self.start()
 
     def run(self) -> None:
         try:
-            self.result = self._queue.ask(self._text, self._asker)
-        except (ApiError, ConnectionError) as error:
+            self.result = self._queue.ask(self._text, self._client)
+        except (ApiError, ClientGone) as error:
             self.error = error
 
-    def end(self) -> "Client":
+    def end(self) -> "Waiter":
         self.join(GUARD_S)
         assert not self.is_alive()
         return self
@@ -57,7 +56,7 @@ class Desk:
         self._go = threading.Semaphore(0)
         self._now = 0.0
         self.queue = GrammarQueue(self._compile, self.cache.find, lambda: self._now)
-        self.clients: list[Client] = []
+        self.clients: list[Waiter] = []
 
     def _compile(self, text: str, source: str) -> str:
         self.order.append(text)
@@ -69,10 +68,10 @@ class Desk:
         self.cache.keep(key_of(text), text.upper(), 1, source)
         return text.upper()
 
-    def ask(self, text: str, source: str = "a", **more) -> Client:
+    def ask(self, text: str, source: str = "a", **more) -> Waiter:
         """Returns when the request waits, or has its answer. While nothing else moves."""
         waiting = self.queue.waiting()
-        client = Client(self.queue, text, source, **more)
+        client = Waiter(self.queue, text, source, **more)
         self.clients.append(client)
         wait_until(lambda: not client.is_alive() or self.queue.waiting() != waiting)
         return client
@@ -104,10 +103,10 @@ def desk():
     one.end()
 
 
-def crowd(desk: Desk, count: int, source: str) -> list[Client]:
+def crowd(desk: Desk, count: int, source: str) -> list[Waiter]:
     """So many requests, each for a grammar of its own, all waiting."""
     before = desk.queue.waiting()[1]
-    clients = [Client(desk.queue, f"{source} {n}", source) for n in range(count)]
+    clients = [Waiter(desk.queue, f"{source} {n}", source) for n in range(count)]
     desk.clients += clients
     wait_until(lambda: desk.queue.waiting()[1] == before + count)
     return clients
@@ -120,9 +119,9 @@ class TestKnown:
         desk.cache.refuse(key_of("bad"), "it is bad")
         crowd(desk, MAX_GRAMMARS_EACH, "a")
         desk.starts()
-        asker = Asker("a", deadline=0.0, gone=lambda: True)  # not even looked at
-        assert desk.queue.ask("known", asker) == "KNOWN"
-        assert desk.queue.ask("bad", asker) == "it is bad"
+        client = Client("a", deadline=0.0, gone=lambda: True)  # not even looked at
+        assert desk.queue.ask("known", client) == "KNOWN"
+        assert desk.queue.ask("bad", client) == "it is bad"
         assert len(desk.order) == 1
 
     def test_many_want_one_grammar_and_it_is_compiled_once(self, desk):
@@ -144,7 +143,7 @@ class TestLeaving:
         for client in (first, *others):
             client.left.set()
         for client in (first, *others):
-            assert isinstance(client.end().error, ConnectionError)
+            assert isinstance(client.end().error, ClientGone)
         assert desk.queue.waiting() == (1, 0)
         last = desk.ask("last", "b")
         desk.finish(2)
@@ -152,8 +151,8 @@ class TestLeaving:
         assert desk.order == ["first", "last"]
 
     def test_nothing_is_begun_for_a_client_that_has_left_before(self, desk):
-        with pytest.raises(ConnectionError):
-            desk.queue.ask("x", Asker("a", gone=lambda: True))
+        with pytest.raises(ClientGone):
+            desk.queue.ask("x", Client("a", gone=lambda: True))
         assert desk.queue.waiting() == (0, 0)
         assert not desk.order
 
@@ -186,7 +185,7 @@ class TestLeaving:
 
         def ask() -> None:
             with pytest.raises(ApiError) as caught:
-                desk.queue.ask("x", Asker("a", serving=serving))
+                desk.queue.ask("x", Client("a", serving=serving))
             told.append(caught.value)
 
         thread = threading.Thread(target=ask, daemon=True)
@@ -220,7 +219,7 @@ class TestBounds:
             for n in range(MAX_GRAMMARS // MAX_GRAMMARS_EACH)
         ]
         desk.starts()
-        newcomer = Client(desk.queue, "small", "new")
+        newcomer = Waiter(desk.queue, "small", "new")
         desk.clients.append(newcomer)
         wait_until(lambda: any(not one.is_alive() for one in sum(crowds, [])))
         (away,) = [one for one in sum(crowds, []) if not one.is_alive()]
@@ -231,7 +230,7 @@ class TestBounds:
     def test_requests_for_one_grammar_are_bounded_too(self, desk):
         for n in range(MAX_WAITING // MAX_WAITING_EACH):
             for _ in range(MAX_WAITING_EACH):
-                desk.clients.append(Client(desk.queue, "same", f"source {n}"))
+                desk.clients.append(Waiter(desk.queue, "same", f"source {n}"))
         wait_until(lambda: desk.queue.waiting() == (1, MAX_WAITING))
         assert desk.ask("same", "source 0").end().error.status == 429
         assert desk.ask("same", "new").end().error.status == 503

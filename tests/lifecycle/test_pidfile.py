@@ -3,6 +3,7 @@
 import errno
 import os
 import queue
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,21 +51,28 @@ REFUSALS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO]
 def test_a_disk_that_takes_no_file_is_named_and_asked_again(tmp_path, monkeypatch, refusal, step):
     """The rank died of it, five times in half a minute, and the service was over."""
     run_dir = tmp_path / "run"
-    plain = getattr(Path, step)
-    full = [True]
+    plain, write = getattr(Path, step), pidfile.write_pidfile
+    full, looked, first = [True], threading.Event(), threading.current_thread()
 
     def refuse(path, *rest, **named):
         if full[0]:
             raise OSError(refusal, os.strerror(refusal))
         return plain(path, *rest, **named)
 
+    def attempt(*arguments):
+        if threading.current_thread() is not first:
+            assert looked.wait(DEADLINE_S)  # the folder is not looked at in the midst of a write
+        return write(*arguments)
+
     monkeypatch.setattr(Path, step, refuse)
+    monkeypatch.setattr(pidfile, "write_pidfile", attempt)
     monkeypatch.setattr(pidfile, "TRY_AGAIN_S", 0.01)
     told: queue.Queue[str] = queue.Queue()
     path = keep_pidfile(run_dir, 2, "run-7", told.put)
     assert told.get(timeout=DEADLINE_S) == f"cannot write {path}: {os.strerror(refusal)}"
     assert not run_dir.exists() or list(run_dir.iterdir()) == []  # no half-written one
     remove_pidfile(path)  # there is none, and that does no harm
+    looked.set()
     full[0] = False
     assert told.get(timeout=DEADLINE_S) == ""
     assert path.read_text() == f"{os.getpid()}\nrun-7\n"

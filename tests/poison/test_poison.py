@@ -16,6 +16,7 @@ pytestmark = pytest.mark.ranks
 
 CASES = [*fields.cases(), *bodies.cases(), *wire.cases()]
 GOOD = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6, "temperature": 0}
+DEADLINE_S = 180
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset
 
 
@@ -72,6 +73,7 @@ def served(server) -> Served:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_poison_is_answered_and_hurts_nobody(served, case):
     with RawClient(served.cluster.port) as client:
+        client.socket.settimeout(DEADLINE_S)  # of a thousand tokens on a busy machine, too
         if case.leave is None:
             meet(client, case)
         else:

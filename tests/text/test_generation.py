@@ -5,13 +5,14 @@ import time
 
 import pytest
 
+from server.protocol.client import ClientGone
 from server.protocol.errors import ApiError, engine_failed
 from server.protocol.events import Failed, Prefilled, Score, Scored, Token
 from server.protocol.pieces import Parts, Piece, TokenLogprob, Usage
 from server.protocol.requests import Common
 from server.scheduler.queue import Line, Ticket
 from server.text import generation
-from server.text.generation import Choice, ClientGone, Generation, Waiting
+from server.text.generation import Choice, Generation, Waiting
 
 DEADLINE_S = 20
 
