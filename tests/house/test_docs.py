@@ -127,4 +127,4 @@ def test_every_module_that_the_architecture_names_is_there():
     modules = {path.stem for path in (ROOT / "server").rglob("*.py")}
     folders = {path.name for path in (ROOT / "server").rglob("*") if path.is_dir()}
     named = {name.strip("/").rpartition("/")[2] for name in re.findall(r"`([a-z_/]+)`", walk)}
-    assert sorted(named - modules - folders) == []
+    assert sorted(named - modules - folders - {"all_sum"}) == []  # MLX's, not ours

@@ -56,7 +56,8 @@ def test_options_in_commands_exist():
 
 
 def test_metrics_that_are_named_exist():
-    code = "".join(path.read_text("utf-8") for path in (ROOT / "server/observe").glob("metrics*.py"))
+    observe = ROOT / "server" / "observe"
+    code = "".join(path.read_text("utf-8") for path in observe.glob("metrics*.py"))
     names = {name.removesuffix("_total") for name in re.findall(r"mlx_cluster_(\w+)", PAGE)}
     assert len(names) > 10
     assert {name for name in names if f'"{name}"' not in code} == set()

@@ -48,16 +48,14 @@ def takes(setting, text):
 
 def test_every_name_stands_once_and_every_reader_is_a_script_or_the_ranks():
     assert len(BY_NAME) == len(TABLE)
-    scripts = {path.stem for path in ROOT.glob("scripts/*.*")} | {
-        path.stem for path in ROOT.glob("scripts/lib/*.sh")
-    }
+    scripts = {path.stem for path in ROOT.glob("scripts/**/*.*")}
     readers = {reader for setting in TABLE for reader in setting.readers} - {"rank", "launch"}
     assert sorted(readers - scripts) == []
 
 
 def test_every_script_that_checks_settings_is_a_reader():
     """One that the table does not know would check nothing."""
-    files = [*ROOT.glob("scripts/*.sh"), *ROOT.glob("scripts/lib/*.sh")]
+    files = [*ROOT.glob("scripts/**/*.sh")]
     checking = {
         path.stem for path in files if re.search(r"^  check_settings$", path.read_text(), re.M)
     }
@@ -232,7 +230,7 @@ def test_the_template_is_the_table():
 
 @pytest.mark.parametrize("script", sorted({*SCRIPTS}))
 def test_help_lists_what_the_script_reads(script):
-    (path,) = [*ROOT.glob(f"scripts/{script}.sh"), *ROOT.glob(f"scripts/lib/{script}.sh")]
+    (path,) = [*ROOT.glob(f"scripts/**/{script}.sh")]
     text = subprocess.run([path, "--help"], capture_output=True, text=True, check=True).stdout
     listed = re.findall(r"^  ([A-Z][A-Z_]+)  ", text, re.M)
     assert listed == [setting.name for setting in OF_USERS if setting.read_by(script)]
