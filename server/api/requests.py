@@ -47,7 +47,7 @@ def check_model(body: Body, served: Served) -> None:
     """Absent means the served model; any other name is a 404. The name is never looked up."""
     model = string(body, "model")
     if model is not None and model != served.model_id and model not in served.aliases:
-        raise model_not_found(show(model, 100)[1:-1], served.model_id)
+        raise model_not_found(model, served.model_id)
 
 
 def parse_common(body: Body, served: Served) -> Common:

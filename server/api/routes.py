@@ -166,7 +166,7 @@ class App:
 
     def _one_model(self, exchange: Exchange, name: str) -> None:
         if name != self._status.model_id:
-            raise model_not_found(name[:100], self._status.model_id)
+            raise model_not_found(name, self._status.model_id)
         exchange.send_json(200, self._card())
 
 

@@ -7,6 +7,8 @@ import math
 import reprlib
 from typing import Any
 
+from server.protocol.printable import printable
+
 NAME_CHARS = 120  # of a field's name in an error: some hold a key that the client has chosen
 
 
@@ -29,6 +31,7 @@ class ApiError(Exception):
         retry_after: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
+        message = printable(message)  # it may quote what a client wrote, or a library that does
         super().__init__(message)
         self.status = status
         self.message = message
@@ -70,7 +73,7 @@ def model_not_found(asked: str, served: str) -> ApiError:
     """404 for a model that is not the one being served."""
     return ApiError(
         404,
-        f"The model {asked!r} does not exist; this server serves {served!r}.",
+        f"The model {show(asked, 100)} does not exist; this server serves {served!r}.",
         param="model",
         code="model_not_found",
     )
