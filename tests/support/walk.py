@@ -111,6 +111,10 @@ class Episode:
         self._damages = rng.choice([0, 0, 0.02, 0.1])
         self._busy = rng.choice([0.05, 0.2, 0.5])
         self._leaving = rng.choice([0, 0.1, 0.4])
+        # Often it is about prompts of several choices whose kept beginning goes meanwhile.
+        self._hunts = rng.random() < 0.5
+        if self._hunts:
+            self._lengths, self._leaving, self._busy = [1, 3], 0.5, 0.2
 
     def _watch(self) -> None:
         """Looks at what would else be mended without a trace."""
@@ -170,7 +174,8 @@ class Episode:
             self._leave(one, one.tickets if rng.random() < 0.7 else [rng.choice(one.tickets)])
         in_use = any(entry in self.index._entries for _, entry in self._begun())
         # Now and then nothing kept has room, as when running requests need all of it.
-        self.index.room = 40 if in_use and rng.random() < 0.2 else self._room
+        often = 0.5 if self._hunts else 0.2
+        self.index.room = 40 if in_use and rng.random() < often else self._room
         if rng.random() < 0.02:
             self.scheduler._canary_due = 0
 
@@ -212,6 +217,9 @@ class Episode:
             return Ticket([*entry.tokens.tolist(), 5][: self.capacity - 1], 1, Common())
         count = min(rng.choice([1, 1, 1, 2, 2, 3, 4]), self.max_batch)
         prompt = self._prompt()
+        if self._hunts and self.max_batch > 1 and self.index._entries:
+            count = max(2, count)
+            prompt = rng.choice(list(self.index._entries.values())).tokens.tolist()
         if count > 1 and rng.random() < 0.5:
             # Long enough that much can happen before it is done.
             prompt = (prompt + rng.choices(range(4, VOCAB), k=250))[: self.capacity - 1]
