@@ -111,8 +111,7 @@ class Episode:
         self._damages = rng.choice([0, 0, 0.02, 0.1])
         self._busy = rng.choice([0.05, 0.2, 0.5])
         self._leaving = rng.choice([0, 0.1, 0.4])
-        # Often it is about prompts of several choices whose kept beginning goes meanwhile.
-        self._hunts = rng.random() < 0.5
+        self._hunts = rng.random() < 0.5  # prompts of several choices whose beginning goes
         if self._hunts:
             self._lengths, self._leaving, self._busy = [1, 3], 0.5, 0.2
 
@@ -174,8 +173,7 @@ class Episode:
             self._leave(one, one.tickets if rng.random() < 0.7 else [rng.choice(one.tickets)])
         in_use = any(entry in self.index._entries for _, entry in self._begun())
         # Now and then nothing kept has room, as when running requests need all of it.
-        often = 0.5 if self._hunts else 0.2
-        self.index.room = 40 if in_use and rng.random() < often else self._room
+        self.index.room = 40 if in_use and rng.random() < 0.2 + 0.3 * self._hunts else self._room
         if rng.random() < 0.02:
             self.scheduler._canary_due = 0
 
@@ -210,14 +208,13 @@ class Episode:
 
     def _request(self) -> Ticket:
         rng = self.rng
-        if self.index._entries and rng.random() < 0.3:
-            # Soon answered, and then an entry that this one contains is given up.
+        if self.index._entries and rng.random() < 0.3:  # its answer makes an entry redundant
             in_use = [entry for _, entry in self._begun() if entry in self.index._entries]
             entry = self.index._entries[rng.choice(in_use or list(self.index._entries))]
             return Ticket([*entry.tokens.tolist(), 5][: self.capacity - 1], 1, Common())
         count = min(rng.choice([1, 1, 1, 2, 2, 3, 4]), self.max_batch)
         prompt = self._prompt()
-        if self._hunts and self.max_batch > 1 and self.index._entries:
+        if self._hunts and self.index._entries:
             count = max(2, count)
             prompt = rng.choice(list(self.index._entries.values())).tokens.tolist()
         if count > 1 and rng.random() < 0.5:
