@@ -258,7 +258,7 @@ class Server:
         found = {
             pid
             for pid, command in self.left().items()
-            if "mlx_launch.py" in command and "supervise.py" not in command
+            if "lib.launch.mlx_launch" in command and "lib.supervise.supervise" not in command
         }
         (pid,) = found
         return pid

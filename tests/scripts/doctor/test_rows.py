@@ -1,7 +1,7 @@
 """A cluster for each thing that breaks, and the doctor names that, its fix, and nothing else.
 
 The rows are those of the failure catalogue. What a directory of stubs cannot stand for (ssh, the
-way over TCP, the environment) is in test_doctor_nodes.py, with real sshd.
+way over TCP, the environment) is in test_nodes.py, with real sshd.
 """
 
 import re
