@@ -14,13 +14,14 @@ from tests.support.tiny_models import tiny_llama
 
 pytestmark = pytest.mark.ranks
 
-SOAK = ROOT / "scripts" / "soak.py"
 SECONDS = 25
 
 
 def soak(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, SOAK, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    command = [sys.executable, "-m", "scripts.dev.soak", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,7 @@ def test_a_rank_that_never_comes_is_named_within_the_deadline_and_nothing_stays(
     python = tmp_path / "python"
     python.write_text(
         "#!/usr/bin/env bash\n"
-        'case "$1" in */link_ranks.py) echo $$ >"$PIDS/$MLX_RANK"\n'
+        'case "$2" in lib.link.link_ranks) echo $$ >"$PIDS/$MLX_RANK"\n'
         '  [ "$MLX_RANK" != 1 ] || exec sleep 600 ;; esac\n'
         f'exec {sys.executable} "$@"\n'
     )
@@ -184,7 +184,8 @@ def test_ending_the_check_ends_its_ranks(tmp_path):
     python = tmp_path / "python"
     python.write_text(
         "#!/usr/bin/env bash\n"
-        f'case "$1" in */link_ranks.py) echo $$ >"{tmp_path}/$MLX_RANK"; exec sleep 600 ;; esac\n'
+        f'case "$2" in lib.link.link_ranks) echo $$ >"{tmp_path}/$MLX_RANK"\n'
+        "  exec sleep 600 ;; esac\n"
         f'exec {sys.executable} "$@"\n'
     )
     python.chmod(0o755)
