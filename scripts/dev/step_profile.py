@@ -20,8 +20,8 @@ Parts are timed in a run of their own, in which each is waited for, so they add 
 step. The model is loaded twice, since our shards of it differ from mlx-lm's. For several ranks
 start it as every rank program; rank 0 prints:
 
-  scripts/lib/launch/mlx_launch.py -n 2 --backend ring --python PYTHON -- \\
-      scripts/dev/step_profile.py --model DIR
+  python scripts/lib/module.py lib.launch.mlx_launch -n 2 --backend ring --python PYTHON -- \\
+      scripts/lib/module.py dev.step_profile --model DIR
 
 The model should be one that does not end by itself, as models.py makes them.
 """
