@@ -54,7 +54,7 @@ STUBS = {
     "ps": ("/bin/ps", "*'-p {} '*"),
     "versions": (PYTHON, "*,mlx-lm,*"),
     "mlx": (PYTHON, "*mlx.core*"),
-    "check_model": (PYTHON, "*check_model.py*"),
+    "check_model": (PYTHON, "*lib.model.check_model*"),
 }
 _SEEN: dict[str, dict] = {}
 CONFIG = {
