@@ -59,7 +59,7 @@ choose_place() {
   else
     HTTP_HOST=${HTTP_HOST:-0.0.0.0}
   fi
-  use_default HTTP_HOST CLUSTER_PORT
+  use_default HTTP_HOST
   LOG_DIR=$(absolute_path "${LOG_DIR:-$ROOT/logs}")
   LOG=$LOG_DIR/server-$HTTP_PORT.log
   RUN_DIR=$ROOT/run/$HTTP_PORT

@@ -138,7 +138,8 @@ ARGUMENT=A=b c" ]
 unit = plistlib.load(open(sys.argv[1], "rb"))
 assert unit["UserName"] == "alice", unit
 assert unit["ProgramArguments"][1].startswith(sys.argv[2]), unit
-assert unit["ProgramArguments"][2] == sys.argv[3], unit
+assert unit["ProgramArguments"][2] == "lib.service.service_run", unit
+assert unit["ProgramArguments"][3] == sys.argv[3], unit
 assert unit["ExitTimeOut"] == 90, unit' "$unit" "$CHECKOUT/" "$SETTINGS"
   called "plutil -lint"
   called "launchctl enable system/mlx-cluster.server.18431"
