@@ -357,7 +357,7 @@ settings_of_run() {
   "$PYTHON" - "$REPO" "$MODEL" <<'CODE'
 import sys
 sys.path.insert(0, sys.argv[1])
-from server.settings_table import OF_USERS, RUN
+from server.protocol.settings_table import OF_USERS, RUN
 for setting in OF_USERS:
     if not setting.read_by(RUN) or setting.secret or setting.name in ("HOSTFILE", "CLUSTER_ENV"):
         continue

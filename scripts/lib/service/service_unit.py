@@ -107,8 +107,12 @@ def settings_of(unit: bytes) -> str:
     if first.startswith(SETTINGS_COMMENT):
         return first.removeprefix(SETTINGS_COMMENT)
     try:
-        _, program, settings, *_ = plistlib.loads(unit)["ProgramArguments"]
-        ours = program.endswith("/service_run.py")
+        _, program, *rest = plistlib.loads(unit)["ProgramArguments"]
+        if program.endswith("/module.py"):
+            ours = rest.pop(0) == SERVICE_RUN[1]
+        else:  # As units were before: an upgrade replaces them.
+            ours = program.endswith("/service_run.py")
+        settings = rest[0]
     except Exception:  # plistlib lets many kinds through.
         ours = False
     if not ours:

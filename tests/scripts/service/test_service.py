@@ -137,8 +137,21 @@ def test_a_unit_tells_whose_it_is(unit):
     assert settings_of(unit) == ODD
 
 
+def test_a_unit_from_before_service_run_was_a_module_is_ours_too():
+    words = ["/p", "/checkout/scripts/lib/service_run.py", ODD, "--give-up-code", "0"]
+    assert settings_of(plistlib.dumps({"ProgramArguments": words})) == ODD
+
+
 @pytest.mark.parametrize(
-    "unit", [b"", b"[Unit]\n", plistlib.dumps({"Label": "x"}), plistlib.dumps([]), b"<plist>"]
+    "unit",
+    [
+        b"",
+        b"[Unit]\n",
+        plistlib.dumps({"Label": "x"}),
+        plistlib.dumps([]),
+        b"<plist>",
+        plistlib.dumps({"ProgramArguments": ["/p", "/c/scripts/lib/module.py", "lib.other", "x"]}),
+    ],
 )
 def test_other_units_are_not_ours(unit):
     with pytest.raises(ValueError, match="not a unit of ours"):
