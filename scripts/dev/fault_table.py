@@ -10,7 +10,8 @@ everything is gone. A case takes 10 to 40 seconds.
   --cases NAME...   Only these (see --list); a name without a phase means all of its phases.
   --results FILE    Keep results there, one JSON a line, and make the table of all it holds.
   --markdown FILE   Write the table there.
-  --update FILE     Put it into FILE, between the two lines that mark its place.
+  --update FILE     Put it into FILE, between the two lines that mark its place. Rows of cases
+                    that were not run stay as they are.
   --list            Name the cases.
 
 Without --markdown or --update the table goes to stdout; progress always goes to stderr.
@@ -478,12 +479,40 @@ def describe_machine() -> str:
 
 
 def put_into(file: Path, table: str) -> None:
-    """Replaces what stands between the two marks."""
+    """Replaces what stands between the two marks, but for rows that the table does not have."""
     head, begin, rest = file.read_text("utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    old, end, tail = rest.partition(END)
     if not begin or not end:
         sys.exit(f"fault_table.py: {file} lacks the lines\n{BEGIN}\n{END}")
-    file.write_text(f"{head}{BEGIN}\n\n{table}\n{END}{tail}", "utf-8")
+    file.write_text(f"{head}{BEGIN}\n\n{merge(old, table)}\n{END}{tail}", "utf-8")
+
+
+def merge(old: str, new: str) -> str:
+    """The new tables, with the rows and cells of old ones that were not run this time."""
+    words, *tables = [part.splitlines() for part in new.strip().split("\n\n")]
+    _, *before = [part.splitlines() for part in old.strip().split("\n\n")] or [""]
+    since = min(re.findall(r"\d{4}-\d\d-\d\d", old.partition(" on ")[0] + words[0]))
+    until = max(re.findall(r"\d{4}-\d\d-\d\d", words[0].partition(" on ")[0]))
+    dates = " to ".join(dict.fromkeys([since, until]))
+    blocks = [f"Measured {dates} on {words[0].partition(' on ')[2]}"]
+    heads = list(dict.fromkeys(table[0] for table in (*before, *tables)))
+    for title in heads:
+        rows: dict[str, str] = {}
+        for table in (*before, *tables):
+            if table[0] == title:
+                for row in table[2:]:
+                    fault = row.split(" | ")[0]
+                    rows[fault] = _fill(row, rows.get(fault, row))
+        order = [f"| {fault.title}" for fault in FAULTS.values()]
+        first = [rows.pop(fault) for fault in order if fault in rows]
+        blocks.append("\n".join([title, re.sub(r"[^|]+", "---", title), *first, *rows.values()]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _fill(row: str, old: str) -> str:
+    """The row, with the old one's cells where it was not run."""
+    cells = zip(row.split(" | "), old.split(" | "), strict=False)
+    return " | ".join(before if cell == "not run" else cell for cell, before in cells)
 
 
 def parse_arguments() -> argparse.Namespace:
