@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,9 +11,10 @@ import pytest
 from mlx_lm.models import llama
 
 from scripts.lib.model import check_model, mlx_lm_source
+from tests.support.paths import ROOT
 from tests.support.tiny_models import tiny_llama, tiny_pipeline
 
-SCRIPT = Path(check_model.__file__)
+COMMAND = [sys.executable, ROOT / "scripts/lib/module.py", "lib.model.check_model"]
 PACKAGE = mlx_lm_source.mlx_lm_folder()
 
 # Sizes as in the published models, less what sharding does not look at.
@@ -406,7 +406,7 @@ def test_check_agrees_with_what_mlx_lm_can_cut(group_size):
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
 
 
 def test_command_passes_a_good_model_in_silence(model):
@@ -443,12 +443,12 @@ def test_help_is_the_header():
 
 def test_check_never_imports_mlx(model):
     code = (
-        "import sys, check_model, pathlib\n"
+        "import pathlib, sys\nfrom scripts.lib.model import check_model\n"
         "assert check_model.check(pathlib.Path(sys.argv[1]), 2).ok\n"
         "sys.exit(str(sorted({'mlx', 'mlx_lm', 'transformers', 'numpy'} & set(sys.modules))))\n"
     )
     command = [sys.executable, "-c", code, model]
-    done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.strip() == "[]"
 
 

@@ -13,9 +13,10 @@ import pytest
 from mlx_lm.utils import load_model, load_tokenizer
 
 from scripts.lib.model import check_model, demo_model, gguf_to_mlx
+from tests.support.paths import ROOT
 from tests.support.tiny_models import tiny_llama
 
-SCRIPT = Path(demo_model.__file__)
+COMMAND = [sys.executable, ROOT / "scripts/lib/module.py", "lib.model.demo_model"]
 PROMPT = "The three largest cities of France are Paris, Marseille and Lyon. In 2024, Paris"
 
 # Greatest difference of a logit (they reach to about 36). The padding adds exact zeros, and
@@ -51,7 +52,7 @@ def models_dir(wheel, tmp_path):
 
 def start(models_dir, *arguments, **options):
     return subprocess.Popen(
-        [sys.executable, SCRIPT, models_dir, *arguments],
+        [*COMMAND, models_dir, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -201,7 +202,7 @@ def test_finished_model_is_returned_without_mlx_and_without_pip(tmp_path):
     """Second start: this must take milliseconds, and work with no network."""
     tiny_llama(tmp_path / f"{demo_model.NAME}-float32")
     code = (
-        "import sys, demo_model, subprocess\n"
+        "import subprocess, sys\nfrom scripts.lib.model import demo_model\n"
         "subprocess.run = None\n"
         "code = demo_model.main(sys.argv[1:])\n"
         "heavy = {'mlx', 'mlx_lm', 'transformers', 'tokenizers', 'tqdm'} & set(sys.modules)\n"
@@ -209,7 +210,7 @@ def test_finished_model_is_returned_without_mlx_and_without_pip(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path],
-        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

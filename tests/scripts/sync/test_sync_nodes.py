@@ -207,7 +207,7 @@ def test_another_system_or_python_is_refused_with_what_to_do(site):
     said = lines(done)
     assert "it is Darwin arm64, this machine Linux" in said["node-2"]
     assert "make one there" in said["node-2"] and "--checkout-only" in said["node-2"]
-    assert (site.view("node-2") / "server" / "engine.py").exists()
+    assert (site.view("node-2") / "server" / "main.py").exists()
     assert not (site.view("node-2") / ".venv").exists()
     assert "is Python 3.11.0 there and" in said["node-3"]
 
