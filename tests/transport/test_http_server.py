@@ -627,6 +627,8 @@ def test_a_client_that_leaves_in_its_body_harms_nobody(port):
     with RawClient(port) as client:
         client.send(CHUNKED + "5\r\nhe")
         client.socket.shutdown(socket.SHUT_WR)
+        answer = client.read()  # for one that has closed its sending side only
+        assert (answer.status, answer.error["code"]) == (400, "client_closed_request")
         assert_closed(client)
     with RawClient(port) as client:
         assert client.ask(request("GET", "/ok")).status == 200
