@@ -1,6 +1,6 @@
 """What one request with a grammar costs the others in its batch.
 
-usage: bench_constrained.py --model DIR [--batch N] [--steps N] [--repeats N]
+usage: python -m scripts.dev.bench_constrained --model DIR [--batch N] [--steps N] [--repeats N]
 
 Decodes a batch of N requests on one rank with the server's own engine, without HTTP: once with no
 grammar in it, once with one request that must match a JSON schema, in turn. Prints medians over

@@ -1,6 +1,7 @@
 """Do to a real server what may happen to it, and write down what came of it.
 
-usage: fault_table.py [--cases NAME...] [--results FILE] [--markdown FILE | --update FILE] [--list]
+usage: python -m scripts.dev.fault_table [--cases NAME...] [--results FILE] [--list]
+                                         [--markdown FILE | --update FILE]
 
 Every case starts a server of its own on two local ranks with a tiny model, through
 scripts/run_openai_cluster_server.sh; holds requests in a phase (idle, in prefill, in decode,

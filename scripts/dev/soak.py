@@ -1,6 +1,6 @@
 """Load a running server for as long as you like, and see whether it stays whole.
 
-usage: soak.py --url URL [--minutes M] [--clients N] [--run-dir DIR] [--json]
+usage: python -m scripts.dev.soak --url URL [--minutes M] [--clients N] [--run-dir DIR] [--json]
 
 N clients send a mixture of whole answers, streams, requests that they give up, and rubbish (see
 scripts/dev/soak_load.py). Needs Python 3.11 and nothing else; the server may be anywhere, but the
@@ -21,8 +21,10 @@ It prints one name=value a line:
   verdict        ok, or what was wrong
 
 Memory is level when no rank's highest in the second half is more than 10% and 64 MB above its
-highest in the first half: whatever is kept for ever keeps growing. A run of ten minutes says more
-than a run of one. With --json the last line is one JSON object with the same names.
+highest in the first half: whatever is kept for ever keeps growing. So do kept prefixes until they
+have their part of the KV memory: start the server with a small KV_BUDGET_GB, such as 0.1 for a tiny
+model, that they have it in the first half. A run of ten minutes says more than a run of
+one. With --json the last line is one JSON object with the same names.
 
 Exit codes: 0 the server stayed whole, 1 it did not, or does not answer, 2 usage.
 """

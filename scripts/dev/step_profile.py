@@ -1,6 +1,7 @@
 """Where the time of a decode step goes: in our engine, and in mlx-lm's own batches.
 
-usage: step_profile.py --model DIR [--batch N...] [--mix greedy|mixed] [--steps N] [--json]
+usage: python -m scripts.dev.step_profile --model DIR [--batch N...] [--mix greedy|mixed]
+                                          [--steps N] [--json]
 
 Decodes batches of N requests (1 8 32) without HTTP, ours and mlx-lm's BatchGenerator in turn, and
 prints milliseconds of a step, medians over the steps:

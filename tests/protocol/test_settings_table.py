@@ -218,13 +218,13 @@ def test_the_runbook_s_table_is_the_table():
         r"^<!-- settings: made by [^\n]* docs -->\n(.*?)^<!-- end of settings",
         text, re.M | re.S,
     )  # fmt: skip
-    assert block == made("docs"), "scripts/lib/settings/settings.py docs prints what belongs there"
+    assert block == made("docs"), "module.py lib.settings.settings docs prints what belongs there"
 
 
 def test_the_template_is_the_table():
     text = (ROOT / "hostfiles" / "cluster.env.template").read_text("utf-8")
     assert text == made("template"), (
-        "scripts/lib/settings/settings.py template prints what belongs there"
+        "module.py lib.settings.settings template prints what belongs there"
     )
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The table of settings for scripts: checks, help, and what is made from it.
 
-Usage: settings.py check SCRIPT [--option NAME=VALUE]...
-       settings.py valid NAME VALUE
-       settings.py help SCRIPT | docs | template
+Usage: module.py lib.settings.settings check SCRIPT [--option NAME=VALUE]...
+       module.py lib.settings.settings valid NAME VALUE
+       module.py lib.settings.settings help SCRIPT | docs | template
 
 check     Every setting that SCRIPT (its name without .sh) reads, one a line: name, where it goes
           (rank, launch, secret or here), origin, default and value, with \\037 between; a value is
