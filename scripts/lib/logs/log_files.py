@@ -67,18 +67,20 @@ def inode(file: BinaryIO) -> tuple[int, int]:
 def open_parts(log: Path, stack: ExitStack) -> list[BinaryIO]:
     """Open every part, newest first, each once.
 
-    Newest first: if the log is turned meanwhile the same part is met twice, and none is missed.
-    Raises OSError if there is a log, but it may not be read.
+    In this order, as parts move the same way: if the log is turned meanwhile the same part is met
+    twice, and none is missed. Its place is then where it was met last: newer ones, which took its
+    first place, may have been met in between. Raises OSError if there is a log, but it may not be
+    read.
     """
-    files: list[BinaryIO] = []
+    files: dict[tuple[int, int], BinaryIO] = {}
     for number in range(KEPT + 1):
         try:
             file = stack.enter_context(open(part(log, number), "rb"))  # noqa: SIM115
         except FileNotFoundError:
             continue
-        if inode(file) not in [inode(other) for other in files]:
-            files.append(file)
-    return files
+        file = files.pop(inode(file), file)
+        files[inode(file)] = file
+    return list(files.values())
 
 
 def read_since(log: Path, mark: Mark, limit: int) -> list[bytes]:

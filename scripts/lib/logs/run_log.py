@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scripts.lib.logs.log_files import CONTINUES, part, turn
-
 from server.observe.line_queue import LineQueue, write_all
 
 FLUSH_S = 2.0  # At the end disk and terminal get this long each for what they have not taken.

@@ -15,9 +15,15 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from scripts.lib.logs.log_files import every_line, follow, last_lines, lines_of_last_run, of_rank, open_parts
+from scripts.lib.logs.log_files import (
+    every_line,
+    follow,
+    last_lines,
+    lines_of_last_run,
+    of_rank,
+    open_parts,
+)
 from scripts.lib.status.servers import Server, choose_one, find_servers, read_server
-
 from server.protocol.printable import printable_line
 
 

@@ -244,6 +244,31 @@ def test_following_starts_again_when_the_log_is_emptied(tmp_path):
         assert take(follow(log, file, sleep=empty), 2) == ["a long first line", "b"]
 
 
+def test_parts_are_in_order_though_the_log_is_turned_twice_while_they_are_opened(
+    tmp_path, monkeypatch
+):
+    """The part that was opened first stood before those that came after it, and was skipped."""
+    log = tmp_path / "server.log"
+    for number in range(2):
+        log_files.turn(log)
+        log.write_text(f"part {number}\n")
+    real = log_files.part
+    fresh = iter(range(2, 4))
+
+    def turn_twice(path, number):
+        if number == 1:  # the log itself is open by now
+            monkeypatch.setattr(log_files, "part", real)
+            for name in fresh:
+                log_files.turn(log)
+                log.write_text(f"part {name}\n")
+        return real(path, number)
+
+    monkeypatch.setattr(log_files, "part", turn_twice)
+    with ExitStack() as stack:
+        files = log_files.open_parts(log, stack)
+        assert [file.read() for file in files] == [b"part 2\n", b"part 1\n", b"part 0\n"]
+
+
 def test_following_beside_a_writer_misses_nothing(tmp_path):
     """A real race, with a part turned every few lines; fewer of them than are kept."""
     log = tmp_path / "server.log"
@@ -260,8 +285,13 @@ def test_following_beside_a_writer_misses_nothing(tmp_path):
         out.flush()
 
     writer = threading.Thread(target=write_all, daemon=True)
+    end = time.monotonic() + 200
+
+    def look(seconds: float) -> None:
+        assert time.monotonic() < end, "waits for lines that do not come"
+
     with log.open("rb") as file:
-        lines = follow(log, file, sleep=lambda seconds: None)
+        lines = follow(log, file, sleep=look)
         writer.start()
         found: list[str] = []
         while len(found) < count:
