@@ -5,7 +5,7 @@ import os
 from tests.support.walk import walk_for
 
 WALK_SECONDS = float(os.environ.get("WALK_SECONDS", "60"))
-MOST_EPISODES = 2000  # of a walk that cannot see what it must
+MOST_EPISODES = 200  # of a walk that cannot see what it must
 # Each of these would make the walk blind if it never happened.
 MUST_HAPPEN = [
     "answers", "left", "failures", "Cancel", "Evict", "Canary", "reuses",

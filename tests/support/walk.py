@@ -358,6 +358,7 @@ class Episode:
 
 def walks(seed: int, shards: dict) -> Iterator[tuple[int, Counter]]:
     """Episodes from seed on, each with what has happened in it. Memory must come back, too."""
+    gc.freeze()  # what other tests have left would be looked through twice an episode
     while True:
         gc.collect()
         before = mx.get_active_memory()
