@@ -9,7 +9,7 @@ import pytest
 from tests.poison import bodies, fields, wire
 from tests.poison.case import Case
 from tests.support.cluster import Cluster
-from tests.support.raw_http import RawClient, request
+from tests.support.raw_http import RawAnswer, RawClient, request
 from tests.support.tiny_models import tiny_llama
 
 pytestmark = pytest.mark.ranks
@@ -98,6 +98,14 @@ def test_good_requests_pass_by_a_hundred_half_ones(served):
     served.cluster.wait_idle()
 
 
+def check_error(answer: RawAnswer) -> None:
+    """The error says something, in OpenAI's shape or in that of the Messages API."""
+    if answer.json.get("type") == "error":
+        assert set(answer.json["error"]) == {"type", "message"} and answer.json["error"]["message"]
+    else:
+        assert answer.error["message"]
+
+
 def meet(client: RawClient, case: Case) -> None:
     """Sends the case; every answer that it should get comes, and no other."""
     answer = None
@@ -110,7 +118,7 @@ def meet(client: RawClient, case: Case) -> None:
         allowed = expected if isinstance(expected, tuple) else (expected,)
         assert answer.status in allowed, (answer.status, answer.body[:500])
         if answer.status >= 400 and not case.head:
-            assert answer.error["message"]
+            check_error(answer)
             assert len(answer.body) < 2000, "rubbish came back whole"
         if answer.headers.get("content-type", "").startswith("text/event-stream"):
             assert answer.chunks[-1] == b"data: [DONE]\n\n"

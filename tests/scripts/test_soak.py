@@ -35,6 +35,9 @@ def cluster(tmp_path_factory):
 
 def test_a_short_soak_finds_the_server_whole(cluster):
     pids = cluster.pids()
+    # What is kept (grammars, prefixes, the tokenizer's child) first comes to its size.
+    warmed = soak("--url", cluster.url, "--minutes", SECONDS / 60)
+    assert "errors=0" in warmed.stdout, warmed.stdout + warmed.stderr
     done = soak("--url", cluster.url, "--minutes", SECONDS / 60, "--run-dir", cluster.run_dir,
                 "--json")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr + cluster.log()[-3000:]
