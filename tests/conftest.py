@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,50 @@ def nodes(_all_nodes):
     """Several sshd's that stand for the hosts of a cluster; see tests/support/nodes.py."""
     yield _all_nodes
     _all_nodes.reset()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all", action="store_true", default=os.environ.get("CI") == "true",
+        help="also what is marked thorough, all cases of sweeps, and a minute of random walk",
+    )  # fmt: skip
+
+
+# Begun first, so that no core is left with one of them alone at the end.
+LONGEST = (
+    "scheduler/test_walk.py", "whole/test_cluster.py", "whole/test_faults.py",
+    "poison/test_poison.py", "sampling/test_lockstep.py", "scripts/test_soak.py", "engine/test_engine.py",
+    "scripts/test_bats_files.py", "scripts/supervise/test_supervise.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(config, items):
+    """Takes a sample where not all is asked for, and says which tests go to one worker together:
+    those of a file, as they share what it sets up, unless it is marked spread."""
+    left_out = set() if config.getoption("--all") else set(_beyond_the_sample(items))
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    place = {ROOT / "tests" / name: n for n, name in enumerate(LONGEST)}
+    items[:] = sorted(
+        (item for item in items if item not in left_out),
+        key=lambda item: place.get(item.path, len(place)),  # stable: else as collected
+    )
+    for n, item in enumerate(items):
+        together = str(item.path) + (f" {n}" if item.get_closest_marker("spread") else "")
+        item.add_marker(pytest.mark.xdist_group(together))
+
+
+def _beyond_the_sample(items):
+    cases = Counter()
+    for item in items:
+        sweep = item.get_closest_marker("sweep")
+        if sweep:
+            one_of = sweep.args[0]
+            if cases[item.originalname] % one_of:
+                yield item
+            cases[item.originalname] += 1
+        elif item.get_closest_marker("thorough"):
+            yield item
 
 
 def pytest_configure(config):

@@ -339,7 +339,7 @@ def _refused_start(server: Server, title: str) -> Result:
 
 def start_with_stranger(server: Server) -> Result:
     began = time.monotonic()
-    with Stranger(server.port + 1, "talks") as stranger:
+    with Stranger(server, "talks") as stranger:
         assert server.start() == 0, server.output
     assert stranger.called.is_set()
     seconds, seen = server.wait_good_answer(began)

@@ -147,6 +147,7 @@ def alone(shard, count: int, **fields) -> list[list[int]]:
     return [Desk(shard).run(ticket(choice=n, **fields))[0] for n in range(count)]
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("length", [1, 2, 3, 64, 65, 66, 200])
 def test_choices_from_one_prefill_are_what_they_are_alone(shard, length):
     fields = {"prompt": [n % 90 + 33 for n in range(length)]} | LIVELY
@@ -172,6 +173,7 @@ def test_a_prompt_is_prefilled_once_for_all_its_choices(shard, monkeypatch):
     assert prefill == [(1, 64), (1, 64)], "129 tokens: two chunks, and one of a single token"
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("score", [False, True])
 @pytest.mark.parametrize("turn", range(9))
 def test_a_choice_that_is_cancelled_at_any_time_leaves_the_others_as_they_are(shard, turn, score):

@@ -7,7 +7,10 @@ import time
 
 import pytest
 
+from server.lifecycle.shutdown import Drainer
+from server.observe.status import Status
 from server.protocol.exit_codes import OK, PEER_LOST, STALLED
+from server.scheduler.queue import Line
 from tests.support.paths import ROOT
 
 DEADLINE_S = 60
@@ -224,3 +227,19 @@ def test_signals_sent_before_anyone_listens_are_not_lost(start):
     )
     code, out = rank.end()
     assert code == OK and "stop drained" in out
+
+
+def test_a_signal_does_not_cut_last_words_short():
+    """The launcher's SIGTERM comes while rank 0 tells its clients of the fault: it used to end
+    there, 'before the model was ready', and some streams were cut."""
+    ended = []
+
+    class Watched(Drainer):
+        def end(self, code):
+            ended.append(code)
+
+    status = Status("demo", "run")
+    status.phase = "failed"
+    leaver = Watched(lambda: None, Line(1, 1), status, 30)
+    leaver.drain()
+    assert not ended

@@ -61,6 +61,7 @@ def lines(cluster: Cluster) -> list[dict]:
 
 
 def test_every_rank_shows_its_memory_and_how_it_was_loaded(pair):
+    pair.wait_for(lambda: all(rank["memory_used_bytes"] for rank in look(pair)["ranks"]))
     first, second = look(pair)["ranks"]
     for rank in (first, second):
         assert rank["loaded_bytes"] == rank["total_bytes"] > 0

@@ -70,6 +70,7 @@ def served(server) -> Served:
     return server
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_poison_is_answered_and_hurts_nobody(served, case):
     with RawClient(served.cluster.port) as client:

@@ -1,10 +1,8 @@
-"""The random walk, for a minute. tests/support/walk.py says what it does, and how to walk on."""
-
-import os
+"""The random walk, for a while. tests/support/walk.py says what it does, and how to walk on."""
 
 from tests.support.walk import walk_for
 
-WALK_SECONDS = float(os.environ.get("WALK_SECONDS", "60"))
+SECONDS, ALL_SECONDS = 10, 60  # without --all, and with it
 MOST_EPISODES = 200  # of a walk that cannot see what it must
 # Each of these would make the walk blind if it never happened.
 MUST_HAPPEN = [
@@ -13,6 +11,7 @@ MUST_HAPPEN = [
 ]  # fmt: skip
 
 
-def test_every_answer_of_a_random_walk_is_the_quiet_one_and_nothing_is_left_behind():
-    happened = walk_for(WALK_SECONDS, 1, MOST_EPISODES, MUST_HAPPEN)
+def test_every_answer_of_a_random_walk_is_the_quiet_one_and_nothing_is_left_behind(pytestconfig):
+    seconds = ALL_SECONDS if pytestconfig.getoption("--all") else SECONDS
+    happened = walk_for(seconds, 1, MOST_EPISODES, MUST_HAPPEN)
     assert all(happened[name] for name in MUST_HAPPEN)

@@ -400,12 +400,15 @@ class Server:
 
 
 class Stranger(threading.Thread):
-    """A scanner: connects to a port as soon as somebody listens there, and talks or leaves."""
+    """A scanner: connects to rank 0's port as soon as it listens there, and talks or leaves. Rank 1
+    is kept away until it has."""
 
-    def __init__(self, port: int, deed: str) -> None:
+    def __init__(self, server: Server, deed: str) -> None:
         super().__init__(daemon=True)
         self.called = threading.Event()
-        self._port, self._deed, self._over = port, deed, threading.Event()
+        self._port, self._deed, self._over = server.port + 1, deed, threading.Event()
+        self._absent = server.fault_dir / "hang-1"
+        self._absent.touch()
 
     def __enter__(self):
         self.start()
@@ -422,6 +425,7 @@ class Stranger(threading.Thread):
                 socket.create_connection(("127.0.0.1", self._port)) as s,
             ):
                 self.called.set()
+                self._absent.unlink()
                 if self._deed == "talks":
                     s.sendall(b"GET / HTTP/1.0\r\n\r\n" * 100)
                     self._over.wait()
