@@ -95,11 +95,12 @@ def pytest_addoption(parser):
 # Begun first, so that no core is left with one of them alone at the end.
 LONGEST = (
     "scheduler/test_walk.py", "whole/test_cluster.py", "whole/test_faults.py",
-    "poison/test_poison.py", "sampling/test_lockstep.py", "scripts/test_soak.py", "engine/test_engine.py",
-    "scripts/test_bats_files.py", "scripts/supervise/test_supervise.py",
+    "poison/test_poison.py", "sampling/test_lockstep.py", "scripts/test_soak.py",
+    "engine/test_engine.py", "scripts/test_bats_files.py", "scripts/supervise/test_supervise.py",
 )  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """Takes a sample where not all is asked for, and says which tests go to one worker together:
     those of a file, as they share what it sets up, unless it is marked spread."""
