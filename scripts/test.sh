@@ -5,8 +5,8 @@
 #
 #   --all         Everything: without it, of sweeps (hostile requests, faults of real ranks, a random
 #                 walk) a sample. CI asks for it.
-#   ARGUMENT...   For pytest: -k NAME, -x, or files and folders instead of all of tests/, which are
-#                 then run one after another; without, several processes share the tests.
+#   ARGUMENT...   For pytest: -k NAME, -x, --durations=20, or files and folders instead of all of
+#                 tests/. With nothing but options of two dashes several processes share the tests.
 #
 # Makes .venv with requirements.txt and requirements-dev.txt. Some tests also use shellcheck,
 # bats and sshd where they are installed, and are skipped, with the reason, where they aren't.
@@ -23,7 +23,7 @@ run_pytest() {
 }
 
 main() {
-  local argument setting paths=tests
+  local argument setting paths=tests shared=true
   case ${1-} in
     -h | --help)
       usage
@@ -36,15 +36,16 @@ main() {
   done < <(blas_environment)
   # Else every process works out the assertions of all test files anew.
   unset PYTHONDONTWRITEBYTECODE
-  if [ $# = 0 ] || [ "$*" = --all ]; then
+  for argument in "$@"; do
+    [ ! -e "${argument%%::*}" ] || paths=
+    case $argument in --*) ;; *) shared=false ;; esac
+  done
+  if "$shared"; then
     # One more than cores: many a test waits.
     run_pytest "$ROOT/tests" -n "$(($(getconf _NPROCESSORS_ONLN) + 1))" --dist loadgroup \
       --no-loadscope-reorder "$@"
     return
   fi
-  for argument in "$@"; do
-    [ ! -e "${argument%%::*}" ] || paths=
-  done
   # Paths are meant from where the user stands, so only the default one is made absolute.
   run_pytest ${paths:+"$ROOT/$paths"} "$@"
 }
