@@ -16,8 +16,10 @@ import errno
 import logging
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
 from server.api.routes import App
 from server.lifecycle.file_limit import TooFewFiles, allow_files
@@ -25,23 +27,28 @@ from server.lifecycle.lease import watch_lifeline
 from server.lifecycle.pidfile import keep_pidfile, remove_pidfile
 from server.lifecycle.shutdown import (
     Drainer,
+    Leaver,
     Worker,
     block_signals,
     handle_signals,
     signals_end_at_once,
 )
 from server.lifecycle.watchdog import Watchdog, limit_native
-from server.observe.event_file import keep_events
-from server.observe.fleet import SILENT_S
+from server.observe.files import Files, open_files
+from server.observe.fleet import SILENT_S, Fleet
 from server.observe.rank_log import RankLog
-from server.observe.request_log import RequestLog
+from server.observe.recorder import Recorder
 from server.observe.status import Status
+from server.observe.views import Group, Trouble
 from server.protocol.exit_codes import CONFIG, GARBLED, INTERNAL, NOT_JOINED, OK, PEER_LOST
 from server.protocol.printable import PrintableFormatter, log_what_python_prints
 from server.protocol.settings import SettingError, Settings, read_settings
 from server.scheduler.queue import Line
 from server.startup.stages import Stages
 from server.transport.http_server import Server
+
+if TYPE_CHECKING:
+    from server.wire.link import Link
 
 log = logging.getLogger("server")
 
@@ -64,53 +71,45 @@ def main() -> None:
     why = f", restart {settings.restarts} after: {settings.last_failure}" * bool(settings.restarts)
     log.info("start: pid %d, run %s%s", os.getpid(), arguments.run_id or "-", why)
 
-    status = Status(settings.model_id, arguments.run_id, settings.restarts, settings.last_failure)
-    status.log_dropped = lambda: rank_log.dropped
-    status.fleet.silent_after = min(SILENT_S, settings.stall_timeout / 2)
-    line = Line(settings.max_batch, settings.queue_max)
+    record = Recorder()
+    files = Files()
+    if rank == 0:
+        files = open_files(settings, arguments.run_id, arguments.run_dir, record)
+    status = Status(
+        settings.model_id,
+        arguments.run_id,
+        settings.restarts,
+        settings.last_failure,
+        fleet=Fleet(min(SILENT_S, settings.stall_timeout / 2)),
+        record=record,
+        events=files.events,
+        log_dropped=lambda: rank_log.dropped,
+    )
+    line = Line(settings.max_batch, settings.queue_max, lambda: status.load.slot_free_s)
     pidfile = _keep_pidfile(arguments, rank, status)
 
-    files = _open_files(settings, status, arguments.run_dir) if rank == 0 else []
-
-    def close_files() -> None:
-        for file in files:
-            file.close()
-
     def on_end() -> None:
-        close_files()
+        files.close()
         remove_pidfile(pidfile)
 
     if rank == 0:
-        leaver = Drainer(on_end, line, status, settings.drain_timeout)
+        leaver = Drainer(on_end, line, status, settings.drain_timeout, on_fail=files.close)
     else:
-        leaver = Worker(on_end, settings.drain_timeout)
-
-    def tell_clients(reason: str) -> None:
-        status.phase, status.detail = "failed", reason
-        status.note(f"ending: {reason}")
-        leaver.last_words(f"The server is restarting: {reason}.")
-        close_files()  # the watchdog leaves no time after this
-
-    def leave(code: int, reason: str) -> NoReturn:
-        log.error("ending with code %d: %s", code, reason)
-        tell_clients(reason)
-        leaver.end(code)
-
-    watch_lifeline(lambda reason: leave(PEER_LOST, reason))
-    watchdog = Watchdog(settings.load_timeout, on_stall=tell_clients)
+        leaver = Worker(on_end, status, settings.drain_timeout)
+    watch_lifeline(partial(leaver.leave, PEER_LOST))
+    watchdog = Watchdog(settings.load_timeout, on_stall=leaver.fail)
     watchdog.start()
-    app = App(settings, status, line)
+    app = App(settings, status, line, files.request_ended)
     if rank == 0:
-        _open_door(settings, app, leave)
+        _listen(settings, app, leaver)
         status.series.start()
-
-    tell = Stages(status, watchdog.progress).tell
     try:
+        tell = Stages(status.phases, watchdog.progress).tell
         link = _join(settings, arguments.run_id, status, tell)
         handle_signals(leaver)
-        reason = _live(settings, link, tell, app, status, line, leaver, watchdog)
+        reason = _live(settings, link, tell, app, status, line, watchdog)
     except Exception as error:
-        leave(*_explain(error))
+        leaver.leave(*_explain(error))
     log.info("left the loop: %s", reason)
     leaver.end(OK)
 
@@ -121,62 +120,55 @@ def _keep_pidfile(arguments: argparse.Namespace, rank: int, status: Status) -> P
             log.warning("%s; going on without a pid file, trying again", problem)
         else:
             log.info("the pid file is written")
-        status.trouble = problem
+        status.publish(Trouble(problem))
 
     if arguments.run_dir is None:
         return None
     return keep_pidfile(arguments.run_dir, rank, arguments.run_id, tell)
 
 
-def _open_files(settings: Settings, status: Status, run_dir: Path | None) -> list:
-    """What rank 0 writes beside its log: the run's events, and the request log."""
-    files: list = [] if run_dir is None else [keep_events(status, run_dir)]
-    if settings.log_dir is not None:
-        path = settings.log_dir / f"requests-{settings.http_port}.jsonl"
-        size = int(settings.log_max_mb * 1e6)
-        files.append(RequestLog(path, status.model_id, size, status.record.line_dropped))
-        status.record.on_closed = files[-1].add
-        if settings.log_prompts:
-            log.warning("LOG_PROMPTS=1: prompts and answers are written to %s", path)
-    elif settings.log_prompts:
-        log.warning("LOG_PROMPTS=1 has no effect without a LOG_DIR: there is no request log")
-    return files
+def _listen(settings: Settings, app: App, leaver: Leaver) -> None:
+    try:
+        Server(settings.http_host, settings.http_port, app).start()
+    except OSError as error:
+        hint = "; something else listens there" if error.errno == errno.EADDRINUSE else ""
+        leaver.leave(
+            CONFIG,
+            f"HTTP_HOST={settings.http_host!r} HTTP_PORT={settings.http_port}: cannot listen: "
+            f"{error.strerror}{hint}",
+        )
 
 
-def _join(settings: Settings, run_id: str, status: Status, tell):
+def _join(settings: Settings, run_id: str, status: Status, tell: Callable[[str], None]) -> "Link":
     # mlx and mlx-lm take seconds to import; the port is open by now. Then MLX waits for the other
     # ranks in native code, for ever, and no other thread of ours can run meanwhile.
     with limit_native(settings.join_timeout), signals_end_at_once():
         from server import rank  # noqa: F401  # its imports are slow, too
         from server.startup import joining
 
-        status.backend = joining.name_backend(os.environ)
+        status.publish(Group(joining.name_backend(os.environ)))
         tell("joining the other ranks")
         for handler in logging.getLogger().handlers:
             handler.flush()  # the log's thread cannot run meanwhile, either
         return joining.join(os.environ, run_id)
 
 
-def _live(settings, link, tell, app, status, line, leaver, watchdog) -> str:
+def _live(
+    settings: Settings,
+    link: "Link",
+    tell: Callable[[str], None],
+    app: App,
+    status: Status,
+    line: Line,
+    watchdog: Watchdog,
+) -> str:
     from server import rank
 
     ready = rank.prepare(settings, link, status, tell)
     watchdog.follow(settings.stall_timeout, ready.times)
-    if isinstance(leaver, Drainer):
-        return rank.lead(ready, line, app, status, leaver, watchdog)
-    return rank.follow(ready, leaver, watchdog)
-
-
-def _open_door(settings: Settings, app: App, leave) -> None:
-    try:
-        Server(settings.http_host, settings.http_port, app).start()
-    except OSError as error:
-        hint = "; something else listens there" if error.errno == errno.EADDRINUSE else ""
-        leave(
-            CONFIG,
-            f"HTTP_HOST={settings.http_host!r} HTTP_PORT={settings.http_port}: cannot listen: "
-            f"{error.strerror}{hint}",
-        )
+    if link.rank == 0:
+        return rank.lead(ready, line, app, status, watchdog)
+    return rank.follow(ready, status, watchdog)
 
 
 def _explain(error: Exception) -> tuple[int, str]:

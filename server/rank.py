@@ -10,17 +10,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from server.api.model_routes import Model
 from server.api.routes import App
 from server.engine.engine import Engine
 from server.engine.prefix_store import REUSE_CUT, reuse_kind
-from server.lifecycle.shutdown import Drainer, Worker
 from server.lifecycle.turn_times import TurnTimes
 from server.lifecycle.watchdog import Watchdog
 from server.loop import run_lockstep
-from server.observe.fleet import Loaded, Member
 from server.observe.status import Status
+from server.observe.views import Capacity
 from server.protocol.fingerprint import fingerprint
 from server.protocol.settings import Settings
 from server.sampling.choosers import Chooser, ChoosesForAll, Follows
@@ -29,18 +29,15 @@ from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import PrefixIndex
 from server.scheduler.queue import Line
 from server.scheduler.scheduler import Scheduler, Spectator
-from server.startup.canary import check_link, check_model
-from server.startup.handshake import Mismatch, introduce, shake_hands
+from server.startup.canary import check_link
+from server.startup.handshake import introduce, shake_hands
 from server.startup.loading import Shard, Unloadable, load_shard
+from server.startup.proof import Proof
 from server.text.prompts import TokenizerPrompts
 from server.wire.heartbeat import Heartbeat
 from server.wire.link import Link
-from server.wire.link_speed import measure_link
 from server.wire.mailbox import Mailbox, bundle_bytes_most
-from server.wire.seal import Garbled
 
-SLOW_CANARY = 3  # times what is usual
-CANARY_BEYOND_CHUNK = 24  # tokens of the canary's prompt after its first full chunk
 LINK_CHECK_VALUES_MOST = 2**24  # 64 MB of int32
 
 log = logging.getLogger(__name__)
@@ -48,57 +45,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ready:
-    """A rank that can serve. members are all ranks; system names model and versions."""
+    """A rank that can serve. engine makes an empty one over this rank's shard, canary proves that
+    all ranks compute the same; system names model and versions; prefixes are rank 0's to use."""
 
     settings: Settings
     link: Link
     shard: Shard
-    members: tuple[Member, ...]
     budget: KvBudget
-    prefixes: PrefixIndex  # rank 0's is used
+    prefixes: PrefixIndex
     system: str
-    status: Status
-    longest: int  # numbers in the longest message
     times: TurnTimes
-
-    def engine(self, chooser: Chooser) -> Engine:
-        """An empty engine over this rank's shard."""
-        return Engine(
-            self.shard.last,
-            self.link,
-            chooser,
-            max_batch=self.settings.max_batch,
-            prefill_step=self.settings.prefill_step,
-            eos=sorted(self.shard.tokenizer.eos_token_ids),
-        )
+    engine: Callable[[Chooser], Engine]
+    canary: Callable[[Callable[[str], None]], None]
 
     @property
     def bundle_most(self) -> int:
         """Bytes of rank 0's longest bundle of messages."""
         return bundle_bytes_most(self.settings.max_batch, self.budget.capacity)
-
-    def canary(self, progress: Callable[[str], None]) -> None:
-        """Proves that all ranks still compute the same. Every rank calls it, with empty engines."""
-        length = min(self.settings.prefill_step + CANARY_BEYOND_CHUNK, self.shard.context // 2)
-        prompt = [i * 7919 % self.shard.vocab for i in range(1, length + 1)]
-        began = time.monotonic()
-        status = self.status
-        try:
-            tokens = check_model(self.engine, self.link, prompt, progress, self.times.observe)
-        except Mismatch as mismatch:
-            if status.canary_seconds or self.settings.restarts:
-                # The same ranks have agreed before, on the same prompt.
-                raise Garbled("canary", str(mismatch)) from None
-            raise
-        seconds = time.monotonic() - began
-        log.info("canary: %d ranks agree on %s after %d tokens", self.link.size, tokens, length)
-        usual = status.canary_seconds or seconds
-        if seconds > SLOW_CANARY * usual + 1:
-            status.note(f"slow canary: {seconds:.1f} s, where {usual:.1f} s is usual")
-        status.canary_seconds = min(usual, seconds)
-        progress("measuring the link")
-        status.link = measure_link(self.link, self.longest, self.shard.sums)
-        status.fleet.hear()
 
 
 def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str], None]) -> Ready:
@@ -107,17 +70,12 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
     Raises Mismatch or Unloadable, on every rank alike.
     """
     tell("handshake")
-    introduction = introduce(settings, link, status.run_id)
-    members = status.fleet.members = shake_hands(introduction, link)
-    status.fleet.hear()
+    introduction = introduce(settings, link)
+    members = shake_hands(introduction, link)
+    status.fleet.join(members)
     tell(f"loading on {link.size} ranks")
-
-    def on_loaded(loaded: tuple[Loaded, ...]) -> None:
-        status.fleet.loaded = loaded
-        status.fleet.hear()
-
     shard = load_shard(
-        settings.model_dir, settings.parallel, link, settings.context_max, tell, on_loaded
+        settings.model_dir, settings.parallel, link, settings.context_max, tell, status.fleet.load
     )
     tell("waiting for all ranks to load")
     link.share_ints([0])
@@ -127,43 +85,55 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
     check_link(link, longest)
     tell("measuring the KV cache")
     ranks_here = sum(m.host == members[link.rank].host for m in members)
+    budget, prefixes = _share_memory(settings, link, shard, ranks_here)
+    times = TurnTimes(settings.stall_timeout)
+    engine = partial(_make_engine, settings, link, shard)
+    proof = Proof(engine, settings, link, shard, longest, status, times.observe)
+    tell("canary")
+    proof.run(tell)
+    system = "fp_" + fingerprint(introduction["same"])
+    return Ready(settings, link, shard, budget, prefixes, system, times, engine, proof.run)
+
+
+def _make_engine(settings: Settings, link: Link, shard: Shard, chooser: Chooser) -> Engine:
+    return Engine(
+        shard.last,
+        link,
+        chooser,
+        max_batch=settings.max_batch,
+        prefill_step=settings.prefill_step,
+        eos=sorted(shard.tokenizer.eos_token_ids),
+    )
+
+
+def _share_memory(
+    settings: Settings, link: Link, shard: Shard, ranks_here: int
+) -> tuple[KvBudget, PrefixIndex]:
+    """What all ranks have room for, and what of it kept prefixes may take: by the smallest rank."""
     memory = measure_capacity(shard.model, settings.kv_budget_gb, ranks_here)
-    status.kv_token_bytes = memory.token_bytes
     mine = [memory.capacity, reuse_kind(shard.model), -memory.row_cost]
     capacity, reuse, row_cost = map(
         min, zip(*map(json.loads, link.gather_bytes(json.dumps(mine).encode())), strict=True)
     )
-    budget, kept = KvBudget(capacity), capacity * settings.prefix_cache_percent // 100
+    budget = KvBudget(capacity, memory.token_bytes)
     log.info("KV memory: room for %d tokens, %d bytes each here", capacity, memory.token_bytes)
     if not budget.reach:
         raise Unloadable(
             f"no memory left for the KV cache: the smallest rank has room for {budget.capacity} "
             "tokens; set KV_BUDGET_GB, or use a smaller model or more ranks"
         )
-    system = "fp_" + fingerprint(introduction["same"])
-    prefixes = PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, -row_cost)
-    times = TurnTimes(settings.stall_timeout)
-    ready = Ready(settings, link, shard, members, budget, prefixes, system, status, longest, times)
-    tell("canary")
-    ready.canary(tell)
-    return ready
+    kept = capacity * settings.prefix_cache_percent // 100
+    return budget, PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, -row_cost)
 
 
-def lead(
-    ready: Ready,
-    line: Line,
-    app: App,
-    status: Status,
-    leaver: Drainer,
-    watchdog: Watchdog,
-) -> str:
+def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog) -> str:
     """Rank 0: serves until told to stop; returns the reason."""
-    shard, settings = ready.shard, ready.settings
+    shard, settings, budget = ready.shard, ready.settings, ready.budget
     scheduler = Scheduler(
         line,
         status,
         shard.vocab,
-        ready.budget,
+        budget,
         PrefillPace(settings.prefill_pause_ms / 1000, settings.prefill_step),
         ready.prefixes,
         tuple(sorted(shard.tokenizer.eos_token_ids)),
@@ -175,27 +145,26 @@ def lead(
         heartbeat, compose, scheduler.nap_ms, scheduler.chunk, scheduler.late, ready.bundle_most
     )
     engine = ready.engine(ChoosesForAll(scheduler.row, mailbox.header, scheduler.failed))
-    context = min(shard.context, ready.budget.reach)
+    context = min(shard.context, budget.reach)
     prompts = TokenizerPrompts(shard.tokenizer, shard.vocab)
     threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
-    app.with_model.model = Model(prompts, context, shard.sampling, ready.system)
-    status.context = context
-    status.kv_capacity = ready.budget.capacity
-    leaver.stop = scheduler.stop
-    status.phase, status.detail = "ok", "serving"
-    status.note(f"ready after {time.time() - status.started:.0f} s")
+    app.model_loaded(Model(prompts, context, shard.sampling, ready.system))
+    status.publish(Capacity(context, budget.capacity, budget.token_bytes))
+    status.phases.serve()
+    start = status.start
+    status.note(f"ready after {time.time() - start.at:.0f} s")
     log.info(
-        "ready: %s on %d ranks, http port %d", status.model_id, ready.link.size, settings.http_port
+        "ready: %s on %d ranks, http port %d", start.model_id, ready.link.size, settings.http_port
     )
     return run_lockstep(
         engine, mailbox, scheduler, ready.canary, watchdog.progress, ready.times.observe
     )
 
 
-def follow(ready: Ready, leaver: Worker, watchdog: Watchdog) -> str:
+def follow(ready: Ready, status: Status, watchdog: Watchdog) -> str:
     """A worker: computes until told to stop; returns the reason."""
     spectator = Spectator()
-    heartbeat = Heartbeat(ready.link, ready.status.fleet, ready.status.record)
+    heartbeat = Heartbeat(ready.link, status.fleet, status.record)
     mailbox = Mailbox(
         heartbeat,
         spectator.compose,
@@ -204,13 +173,9 @@ def follow(ready: Ready, leaver: Worker, watchdog: Watchdog) -> str:
         spectator.late,
         ready.bundle_most,
     )
-    leaver.serving = True
+    engine = ready.engine(Follows())
+    status.phases.serve()
     log.info("ready: rank %d of %d", ready.link.rank, ready.link.size)
     return run_lockstep(
-        ready.engine(Follows()),
-        mailbox,
-        spectator,
-        ready.canary,
-        watchdog.progress,
-        ready.times.observe,
+        engine, mailbox, spectator, ready.canary, watchdog.progress, ready.times.observe
     )

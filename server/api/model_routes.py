@@ -18,6 +18,7 @@ from server.api.lanes import Lanes
 from server.api.requests import check_vocabulary, parse_json
 from server.api.responder import answer
 from server.observe.account import Texts
+from server.observe.phases import LOADING, OK
 from server.observe.status import Status
 from server.protocol.client import Client
 from server.protocol.errors import context_exceeded, unavailable, wrong
@@ -52,14 +53,18 @@ class Job:
 
 
 class ModelRoutes:
-    """Handlers by name. `model` is None until it is loaded."""
+    """Handlers by name. None of them answers before the model is loaded."""
 
     def __init__(self, settings: Settings, status: Status, line: Line) -> None:
         self._settings = settings
         self._status = status
         self._line = line
         self._lanes = Lanes(line.max_running + line.max_waiting)
-        self.model: Model | None = None
+        self._model: Model | None = None
+
+    def model_loaded(self, model: Model) -> None:
+        """From now on this is what answers."""
+        self._model = model
 
     def chat(self, exchange: Exchange) -> None:
         model, served = self._ready()
@@ -225,7 +230,7 @@ class ModelRoutes:
                 self._line.cancel(ticket)
                 self._line.answered(ticket)
             raise
-        exchange.account.generation, exchange.account.stream = generation, common.stream
+        exchange.admitted(generation, common.stream)
         self._status.record.admitted(generation)
         answer(exchange, dialect, generation, common.stream)
 
@@ -255,7 +260,7 @@ class ModelRoutes:
 
     def _frame(self, model: Model, common: Common, prompts: int) -> tuple:
         return (
-            self._status.model_id,
+            self._status.start.model_id,
             model.fingerprint,
             prompts * common.n,
             common.logprobs is not None,
@@ -274,12 +279,12 @@ class ModelRoutes:
         )
 
     def _ready(self) -> tuple[Model, Served]:
-        phase = self._status.phase
-        if phase == "loading" or self.model is None:
-            raise unavailable(f"The model is loading: {self._status.detail}.", "loading")
-        if phase != "ok":
-            raise unavailable(f"The server is {phase}.", phase)
-        return self.model, Served(self._status.model_id, sampling=self.model.sampling)
+        state, model = self._status.state, self._model
+        if state.phase == LOADING or model is None:
+            raise unavailable(f"The model is loading: {state.detail}.", "loading")
+        if state.phase != OK:
+            raise unavailable(f"The server is {state.phase}.", state.phase)
+        return model, Served(self._status.start.model_id, sampling=model.sampling)
 
     def _clamp(self, common: Common, prompt_tokens: int, context: int, param: str) -> int:
         """The limit on generated tokens, so that prompt and answer fit the context."""

@@ -9,11 +9,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from server.api.dialects import messages
-from server.api.model_routes import ModelRoutes
+from server.api.model_routes import Model, ModelRoutes
 from server.api.openapi.document import describe
 from server.observe.account import UNREADABLE, Account
 from server.observe.cluster_state import describe_cluster
+from server.observe.health import describe_health
 from server.observe.metrics import Metrics
+from server.observe.phases import OK
 from server.observe.status import Status
 from server.protocol.errors import ApiError, bad_request, model_not_found
 from server.protocol.settings import Settings
@@ -32,17 +34,24 @@ BARE = ("/", "/health", "/queue", "/cluster", "/metrics", "/openapi.json")
 
 
 class App:
-    """Answers requests. `with_model` is told when the model is loaded."""
+    """Answers requests. on_closed hears of each that is over: the request log's."""
 
-    def __init__(self, settings: Settings, status: Status, line: Line) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        status: Status,
+        line: Line,
+        on_closed: Callable[[Account], None] = lambda account: None,
+    ) -> None:
         self._settings = settings
         self._status = status
         self._line = line
+        self._on_closed = on_closed
         names = (settings.http_host, *settings.allowed_hosts)
         self._cross_site = CrossSite(settings.allowed_origins, names, bool(settings.api_keys))
         self._page = Page()
         self._metrics = Metrics(settings, status)
-        self.with_model = ModelRoutes(settings, status, line)
+        self._with_model = with_model = ModelRoutes(settings, status, line)
         self._routes: dict[str, dict[str, Callable[[Exchange], None]]] = {
             "/": {"GET": self._send_page},
             "/health": {"GET": self._health},
@@ -50,15 +59,19 @@ class App:
             "/cluster": {"GET": self._cluster},
             "/metrics": {"GET": self._send_metrics},
             "/models": {"GET": self._models},
-            "/chat/completions": {"POST": self.with_model.chat},
-            "/completions": {"POST": self.with_model.completions},
-            "/responses": {"POST": self.with_model.responses},
-            "/messages": {"POST": self.with_model.messages},
-            "/messages/count_tokens": {"POST": self.with_model.count_tokens},
-            "/tokenize": {"POST": self.with_model.tokenize},
-            "/detokenize": {"POST": self.with_model.detokenize},
+            "/chat/completions": {"POST": with_model.chat},
+            "/completions": {"POST": with_model.completions},
+            "/responses": {"POST": with_model.responses},
+            "/messages": {"POST": with_model.messages},
+            "/messages/count_tokens": {"POST": with_model.count_tokens},
+            "/tokenize": {"POST": with_model.tokenize},
+            "/detokenize": {"POST": with_model.detokenize},
             "/openapi.json": {"GET": self._openapi},
         }
+
+    def model_loaded(self, model: Model) -> None:
+        """From now on this is what answers."""
+        self._with_model.model_loaded(model)
 
     def __call__(self, exchange: Exchange) -> None:
         """Routes one request. Raises ApiError for the transport to render."""
@@ -107,10 +120,11 @@ class App:
             account.route = UNREADABLE
             self._status.record.received(account)
         self._status.record.closed(account)
+        self._on_closed(account)
 
     def connection_refused(self) -> None:
         """Hears of a connection beyond the most that can be open."""
-        self._status.record.connections_refused += 1
+        self._status.record.connection_refused()
 
     def _name(self, path: str) -> str:
         """A route's name for the record: one of few, whatever clients ask for."""
@@ -124,17 +138,19 @@ class App:
         exchange.send_body(200, Page.content_type, self._page.body, self._page.headers)
 
     def _health(self, exchange: Exchange) -> None:
-        ok = self._status.phase == "ok"
+        view = self._status.look()
+        ok = view.state.phase == OK
         headers = {} if ok else {"Retry-After": "5"}
-        exchange.send_json(200 if ok else 503, self._status.health(), headers)
+        exchange.send_json(200 if ok else 503, describe_health(view), headers)
 
     def _queue(self, exchange: Exchange) -> None:
+        load = self._status.load
         exchange.send_json(
             200,
             {
-                "size": self._status.waiting,
+                "size": load.waiting,
                 "max": self._line.max_waiting,
-                "running": self._status.running,
+                "running": load.running,
                 "max_running": self._line.max_running,
             },
         )
@@ -149,24 +165,25 @@ class App:
         exchange.send_body(200, content_type, data)
 
     def _openapi(self, exchange: Exchange) -> None:
-        exchange.send_json(200, describe(self._status.model_id))
+        exchange.send_json(200, describe(self._status.start.model_id))
 
     def _card(self) -> dict[str, Any]:
-        status = self._status
+        view = self._status.look()
         return {
-            "id": status.model_id,
+            "id": view.start.model_id,
             "object": "model",
-            "created": int(status.started),
+            "created": int(view.start.at),
             "owned_by": "mlx-cluster",
-            "max_model_len": status.context or None,
+            "max_model_len": view.capacity.context or None,
         }
 
     def _models(self, exchange: Exchange) -> None:
         exchange.send_json(200, {"object": "list", "data": [self._card()]})
 
     def _one_model(self, exchange: Exchange, name: str) -> None:
-        if name != self._status.model_id:
-            raise model_not_found(name, self._status.model_id)
+        served = self._status.start.model_id
+        if name != served:
+            raise model_not_found(name, served)
         exchange.send_json(200, self._card())
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from server.lifecycle.watchdog import end_soon
+from server.observe import phases
 from server.observe.status import Status
 from server.protocol.errors import unavailable
 from server.protocol.exit_codes import OK, PEER_LOST, STALLED
@@ -29,17 +30,51 @@ log = logging.getLogger(__name__)
 
 
 class Leaver:
-    """What a rank does when told to end. on_end() runs just before the process ends."""
+    """What a rank does when told to end, and when it has to. on_end() runs just before the process
+    ends, on_fail() as soon as a failure is known: whoever found it may leave no time after that."""
 
-    def __init__(self, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_end: Callable[[], None],
+        status: Status,
+        on_fail: Callable[[], None] = lambda: None,
+    ) -> None:
         self._on_end = on_end
+        self._on_fail = on_fail
+        self._status = status
 
     def drain(self) -> None:
         """Ends in good order; returns never, or after the loop was told to end."""
+        before = self._status.phases.drain()
+        if before == phases.FAILED:
+            # Whoever found the failure is telling the clients, and ends the process after that.
+            log.info("asked to end; ending already")
+            return
+        self._status.note("draining: asked to end")
+        if before != phases.OK:
+            log.info("ending: asked to, before the model was ready")
+            self.end(OK)
+        self._finish()
+
+    def _finish(self) -> NoReturn:
+        """What is left to do for a rank that serves. Ends the process, if the loop has not."""
         raise NotImplementedError
 
     def last_words(self, reason: str) -> None:
         """Answers whoever still waits for this rank."""
+
+    def fail(self, reason: str) -> None:
+        """Tells everybody of the failure that ends this rank. Any thread."""
+        self._status.phases.fail(reason)
+        self._status.note(f"ending: {reason}")
+        self.last_words(f"The server is restarting: {reason}.")
+        self._on_fail()
+
+    def leave(self, code: int, reason: str) -> NoReturn:
+        """Ends this rank for a failure."""
+        log.error("ending with code %d: %s", code, reason)
+        self.fail(reason)
+        self.end(code)
 
     def end(self, code: int) -> NoReturn:
         """Ends the process now, even while the main thread sits in native code."""
@@ -50,32 +85,26 @@ class Leaver:
 
 
 class Drainer(Leaver):
-    """Finishes what it holds, then lets all ranks leave together through stop(reason)."""
+    """Rank 0's: finishes what it holds, then lets all ranks leave together."""
 
     def __init__(
-        self, on_end: Callable[[], None], line: Line, status: Status, drain_timeout: float
+        self,
+        on_end: Callable[[], None],
+        line: Line,
+        status: Status,
+        drain_timeout: float,
+        on_fail: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(on_end)
+        super().__init__(on_end, status, on_fail)
         self._line = line
-        self._status = status
         self._timeout = drain_timeout
-        self.stop: Callable[[str], None] | None = None  # set when the loop runs
 
-    def drain(self) -> None:
-        if self._status.phase == "failed":
-            # Whoever found the failure is telling the clients, and ends the process after that.
-            log.info("asked to end; ending already")
-            return
-        serving, self._status.phase = self._status.phase == "ok", "draining"
-        self._status.note("draining: asked to end")
-        if not serving or self.stop is None:
-            log.info("ending: asked to, before the model was ready")
-            self.end(OK)
+    def _finish(self) -> NoReturn:
         self._line.close(unavailable("The server is draining.", "draining"))
         log.info("draining: %d requests, up to %g s", self._line.unanswered(), self._timeout)
         self._wait_answered(self._timeout)
         self.last_words("The server is shutting down.")
-        self.stop("drained")
+        self._line.stop("drained")
         time.sleep(LEAVE_S)
         log.error("a rank did not leave the loop within %g s", LEAVE_S)
         self.end(STALLED)
@@ -94,15 +123,13 @@ class Drainer(Leaver):
 class Worker(Leaver):
     """Waits for rank 0's Shutdown; leaves by itself when that does not come."""
 
-    def __init__(self, on_end: Callable[[], None], drain_timeout: float) -> None:
-        super().__init__(on_end)
+    def __init__(self, on_end: Callable[[], None], status: Status, drain_timeout: float) -> None:
+        super().__init__(on_end, status)
         self._patience = drain_timeout + LEAVE_S + FLUSH_S
-        self.serving = False
 
-    def drain(self) -> None:
-        if self.serving:
-            log.info("asked to end; waiting for rank 0, up to %g s", self._patience)
-            time.sleep(self._patience)
+    def _finish(self) -> NoReturn:
+        log.info("asked to end; waiting for rank 0, up to %g s", self._patience)
+        time.sleep(self._patience)
         self.end(OK)
 
 

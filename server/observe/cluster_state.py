@@ -5,65 +5,61 @@ mlx.
 """
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from server.observe.account import ANSWERED, CUT, FAILED, GENERATING, REFUSED
+from server.observe.phases import OK
 from server.observe.series import INTERVAL_S
 from server.observe.status import Status
 from server.observe.versions import versions
+from server.observe.views import View
 from server.protocol.settings import Settings
 
 
 def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
     """Everything that is known now. Sizes in bytes, times in seconds; t and now: Unix time."""
-    now = time.time()
-    loading = status.phase == "loading"
-    fleet, link = status.fleet, status.link
+    now, view = time.time(), status.look()
+    ranks, load, link = view.ranks, view.load, view.link
     return {
-        "status": status.phase,
-        "detail": _detail(status),
-        "model": status.model_id,
-        "run_id": status.run_id,
-        "uptime_s": round(now - status.started, 1),
+        "status": view.state.phase,
+        "detail": _detail(view),
+        "model": view.start.model_id,
+        "run_id": view.start.run_id,
+        "uptime_s": round(now - view.start.at, 1),
         "now": round(now, 3),
-        "world_size": len(fleet.members) or status.world_size,
+        "world_size": len(ranks.members),
         "parallel": settings.parallel,
-        "backend": status.backend,
+        "backend": view.group.backend,
         "versions": versions(),
         "limits": {
             "max_batch": settings.max_batch,
             "queue_max": settings.queue_max,
-            "context": status.context or None,
+            "context": view.capacity.context or None,
             "req_timeout_s": settings.req_timeout,
         },
-        "ranks": fleet.describe(loading),
+        "ranks": ranks.describe(view.loading),
         "link": {
             "latency_us": link and round(link.latency * 1e6, 1),
             "bandwidth_gb_s": link and round(link.bandwidth / 1e9, 3),
         },
-        "running": status.running,
-        "queued": status.waiting,
-        "paused": status.paused,
-        "kv_tokens": {"used": status.kv_used, "capacity": status.kv_capacity},
-        "prefix_cache": {
-            "entries": status.prefix_entries,
-            "tokens": status.prefix_tokens,
-            "hit_tokens": status.prefix_hit_tokens,
-            "miss_tokens": status.prefix_miss_tokens,
-            "evicted_tokens": status.prefix_evicted_tokens,
-        },
+        "running": load.running,
+        "queued": load.waiting,
+        "paused": load.paused,
+        "kv_tokens": {"used": load.kv_used, "capacity": view.capacity.kv_tokens},
+        "prefix_cache": asdict(load.prefixes),
         "series": {"interval_s": INTERVAL_S, "points": status.series.points()},
         "totals": _totals(status),
-        "restarts": status.restarts,
-        "last_failure": status.last_failure or None,
-        "events": [{"t": t, "text": text} for t, text in list(status.events)],
+        "restarts": view.start.restarts,
+        "last_failure": view.start.last_failure or None,
+        "events": [{"t": t, "text": text} for t, text in status.events.events],
     }
 
 
-def _detail(status: Status) -> str:
-    if status.phase == "ok" and status.fleet.silent():
-        return f"no step has ended for {status.fleet.age():.0f} s: a rank does not answer"
-    return status.with_trouble(status.detail)
+def _detail(view: View) -> str:
+    if view.state.phase == OK and view.ranks.silent():
+        return f"no step has ended for {view.ranks.age():.0f} s: a rank does not answer"
+    return view.detail
 
 
 def _totals(status: Status) -> dict[str, int]:

@@ -1,40 +1,35 @@
 """Events outlive the process: after a restart /cluster still tells of the failures before it.
 
 Kept in RUN_DIR/events.jsonl of rank 0's host, for one run: from a start by hand to the stop, with
-all restarts between. Read once at the start, on the main thread; written by a LineFile's thread.
+all restarts between. Read once at the start, on the main thread; written by the RotatingFile's
+thread.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from server.observe.rotating_file import LineFile
-from server.observe.status import EVENT_CHARS, EVENTS_KEPT, Status
+from server.observe.event_log import EVENT_CHARS, EVENTS_KEPT, EventLog, Noted
+from server.observe.rotating_file import RotatingFile
 
 FILE = "events.jsonl"
 MAX_BYTES = 10**6
 READ_BACK = 2 * EVENTS_KEPT * (EVENT_CHARS + 200)  # bytes that hold the newest of them
 
 
-def keep_events(status: Status, run_dir: Path) -> LineFile:
-    """Puts the run's earlier events before those of status, and keeps what is noted from now on."""
+def keep_events(run_id: str, run_dir: Path) -> tuple[EventLog, RotatingFile]:
+    """The events, which begin with the run's earlier ones, and the file that keeps what is noted
+    from now on."""
     path = run_dir / FILE
-    earlier = _read(path, status.run_id)
-    ours = list(status.events)
-    status.events.clear()
-    status.events.extend([*earlier, *ours])
-    file = LineFile(path, lambda event: _write(event, status.run_id), MAX_BYTES)
-    for event in ours:
-        file.add(event)
-    status.on_note = file.add
-    return file
+    file = RotatingFile(path, lambda event: _write(event, run_id), MAX_BYTES)
+    return EventLog(_read(path, run_id), file.add), file
 
 
-def _write(event: tuple[float, str], run_id: str) -> str:
+def _write(event: Noted, run_id: str) -> str:
     return json.dumps({"run": run_id, "t": event[0], "text": event[1]})
 
 
-def _read(path: Path, run_id: str) -> list[tuple[float, str]]:
+def _read(path: Path, run_id: str) -> list[Noted]:
     """What can be read of the run's events; those of other runs are not ours to tell."""
     try:
         with path.open("rb") as file:

@@ -1,13 +1,13 @@
 """What rank 0 knows of each rank: who it is, its memory, how far it has loaded, when it was heard.
 
-Written by rank 0's main thread, each attribute replaced whole; read by its HTTP threads. The ranks
+Told by rank 0's main thread; read by its HTTP threads, as a view that never changes. The ranks
 move in lockstep, so a collective that ends has heard from all of them. One that does not end says
 only that some rank is missing, not which: then every rank but rank 0, which still answers, counts
 as silent.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 SILENT_S = 10.0
@@ -51,19 +51,16 @@ class Loaded:
     total: int
 
 
-class Fleet:
-    """All ranks. silent_after: seconds without a collective."""
+@dataclass(frozen=True)
+class Ranks:
+    """All ranks at one moment. heard: time.monotonic() of the last collective that ended;
+    silent_after: seconds without one."""
 
-    def __init__(self, silent_after: float = SILENT_S) -> None:
-        self.silent_after = silent_after
-        self.members: tuple[Member, ...] = ()
-        self.vitals: tuple[Vitals, ...] = ()
-        self.loaded: tuple[Loaded, ...] = ()
-        self.heard: float | None = None  # time.monotonic() of the last collective that ended
-
-    def hear(self) -> None:
-        """A collective has ended. The main thread, once a turn."""
-        self.heard = time.monotonic()
+    silent_after: float = SILENT_S
+    members: tuple[Member, ...] = ()
+    vitals: tuple[Vitals, ...] = ()
+    loaded: tuple[Loaded, ...] = ()
+    heard: float | None = None
 
     def age(self) -> float | None:
         """Seconds since all ranks were heard."""
@@ -109,3 +106,30 @@ class Fleet:
                 }
             )
         return described
+
+
+class Fleet:
+    """ranks: what is known now. All else is called by the main thread, after a collective that has
+    ended."""
+
+    def __init__(self, silent_after: float = SILENT_S) -> None:
+        self.ranks = Ranks(silent_after)
+
+    def join(self, members: tuple[Member, ...]) -> None:
+        """The ranks have introduced themselves."""
+        self._hear(members=members)
+
+    def load(self, loaded: tuple[Loaded, ...]) -> None:
+        """Each has come so far."""
+        self._hear(loaded=loaded)
+
+    def measure(self, vitals: tuple[Vitals, ...]) -> None:
+        """Each has told its memory."""
+        self._hear(vitals=vitals)
+
+    def hear(self) -> None:
+        """They are there. Once a turn."""
+        self._hear()
+
+    def _hear(self, **news: Any) -> None:
+        self.ranks = replace(self.ranks, heard=time.monotonic(), **news)

@@ -1,7 +1,7 @@
 """GET /metrics: everything that is counted, in Prometheus' words, put together when asked for.
 
 Called on rank 0's HTTP threads. Nothing is kept here: prometheus-client only writes the text, from
-what the Recorder and the Status hold, so that being measured costs the engine next to nothing.
+what the Recorder and the views hold, so that being measured costs the engine next to nothing.
 Imports no mlx.
 
 Names that vLLM has, with the same meaning, are vLLM's behind our prefix, so that its dashboards
@@ -33,10 +33,11 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Every family, as things stand."""
-        words = Words(self._status.model_id)
-        yield from describe_requests(words, self._status)
-        yield from describe_work(words, self._status)
-        yield from describe_ranks(words, self._settings, self._status)
+        status, view = self._status, self._status.look()
+        words = Words(view.start.model_id)
+        yield from describe_requests(words, status.record, view.load, status.log_dropped())
+        yield from describe_work(words, status.record, view)
+        yield from describe_ranks(words, self._settings, view)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The text, and its content type: the best that the Accept header allows."""

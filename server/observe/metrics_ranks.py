@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import Metric
 
 from server.observe.metric_words import Words
-from server.observe.status import Status
+from server.observe.phases import PHASES
 from server.observe.versions import versions
+from server.observe.views import View
 from server.protocol.settings import Settings
 
-PHASES = ("loading", "ok", "draining", "failed")
-# Metric, field of Fleet.describe, help.
+# Metric, field of Ranks.describe, help.
 RANK_SIZES = (
     ("rank_memory_used_bytes", "memory_used_bytes", "MLX's arrays on the rank."),
     ("rank_memory_peak_bytes", "memory_peak_bytes", "The most that MLX's arrays took so far."),
@@ -26,14 +26,14 @@ RANK_SIZES = (
 )
 
 
-def describe_ranks(words: Words, settings: Settings, status: Status) -> Iterator[Metric]:
+def describe_ranks(words: Words, settings: Settings, view: View) -> Iterator[Metric]:
     """Each rank's memory and heartbeat, and what kind of server this is."""
-    ranks = status.fleet.describe(loading=status.phase == "loading")
+    ranks = view.ranks.describe(view.loading)
     names = [(str(rank["rank"]), rank["host"]) for rank in ranks]
     for metric, field, text in RANK_SIZES:
         sizes = [(name, rank[field]) for name, rank in zip(names, ranks, strict=True)]
         yield words.gauges(metric, text, ("rank", "host"), sizes)
-    age = status.fleet.age()
+    age = view.ranks.age()
     heard = None if age is None else time.time() - age
     yield words.gauges(
         "rank_last_heartbeat_timestamp_seconds",
@@ -46,11 +46,11 @@ def describe_ranks(words: Words, settings: Settings, status: Status) -> Iterator
         "server_state",
         "1 for the state that the server is in.",
         ("state",),
-        [((phase,), int(phase == status.phase)) for phase in PHASES],
+        [((phase,), int(phase == view.state.phase)) for phase in PHASES],
     )
-    yield words.gauge("start_time_seconds", "When rank 0 started, in Unix time.", status.started)
+    yield words.gauge("start_time_seconds", "When rank 0 started, in Unix time.", view.start.at)
     yield words.counter(
-        "restarts", "Restarts by the supervisor, since it was started.", status.restarts
+        "restarts", "Restarts by the supervisor, since it was started.", view.start.restarts
     )
     built = versions()
     yield words.gauges(
@@ -58,10 +58,10 @@ def describe_ranks(words: Words, settings: Settings, status: Status) -> Iterator
         tuple(built), [(tuple(built.values()), 1)],
     )  # fmt: skip
     facts = {
-        "world_size": str(len(ranks) or status.world_size),
+        "world_size": str(len(ranks)),
         "parallel": settings.parallel,
-        "backend": status.backend,
-        "context": str(status.context),
+        "backend": view.group.backend,
+        "context": str(view.capacity.context),
     }
     yield words.gauges(
         "model_info", "How the model is served; context is in tokens.",

@@ -10,7 +10,8 @@ from prometheus_client.metrics_core import Metric
 
 from server.observe.account import ANSWERED, CUT, FAILED, GENERATING, REFUSED
 from server.observe.metric_words import Words
-from server.observe.status import Status
+from server.observe.recorder import Recorder
+from server.observe.views import Load
 
 TOO_MANY = 429
 # Shown from the start, at 0: what appears only with its first event is invisible to rate().
@@ -18,9 +19,10 @@ EXPECTED = ((200, ANSWERED), (TOO_MANY, REFUSED), (500, FAILED), (0, CUT))
 FINISHES = ("stop", "length", "tool_calls")
 
 
-def describe_requests(words: Words, status: Status) -> Iterator[Metric]:
-    """Requests, waits and tokens."""
-    record = status.record
+def describe_requests(
+    words: Words, record: Recorder, load: Load, log_dropped: int
+) -> Iterator[Metric]:
+    """Requests, waits and tokens. log_dropped: lines of rank 0's log."""
     received, closed = record.requests()
     known = [("POST", route, code, outcome) for route in GENERATING for code, outcome in EXPECTED]
     yield words.counters(
@@ -57,17 +59,17 @@ def describe_requests(words: Words, status: Status) -> Iterator[Metric]:
         record.connections_refused,
     )
     yield words.gauge(
-        "num_requests_running", "Choices that the ranks work on. As vLLM's.", status.running
+        "num_requests_running", "Choices that the ranks work on. As vLLM's.", load.running
     )
     yield words.gauge(
         "num_requests_waiting",
         "Choices in the queue, paused ones included. As vLLM's.",
-        status.waiting,
+        load.waiting,
     )
     yield words.gauge(
         "num_requests_paused",
         "Choices that had begun and went back to the queue for want of KV memory.",
-        status.paused,
+        load.paused,
     )
     yield words.counter(
         "num_preemptions",
@@ -104,7 +106,7 @@ def describe_requests(words: Words, status: Status) -> Iterator[Metric]:
         "Between two tokens of a choice on rank 0, pauses included. As vLLM's.",
         record.inter_token.snapshot(),
     )
-    yield from _tokens(words, status)
+    yield from _tokens(words, record)
     yield words.counter(
         "request_log_dropped",
         "Lines of the request log that were lost: the disk was full or too slow.",
@@ -113,12 +115,12 @@ def describe_requests(words: Words, status: Status) -> Iterator[Metric]:
     yield words.counter(
         "log_dropped",
         "Lines of rank 0's own log that were lost: the launcher did not read them.",
-        status.log_dropped(),
+        log_dropped,
     )
 
 
-def _tokens(words: Words, status: Status) -> Iterator[Metric]:
-    tokens = status.record.tokens()
+def _tokens(words: Words, record: Recorder) -> Iterator[Metric]:
+    tokens = record.tokens()
     counted = "the sum of the answers' usage, of those that were cut or failed, too. As vLLM's."
     yield words.counter(
         "prompt_tokens", f"Tokens of prompts that brought at least one token: {counted}",

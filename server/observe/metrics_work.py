@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import Metric
 
 from server.observe.metric_words import Words
-from server.observe.status import Status
+from server.observe.recorder import Recorder
+from server.observe.views import Capacity, LinkSpeed, Load, PrefixUse, View
 
 
-def describe_work(words: Words, status: Status) -> Iterator[Metric]:
+def describe_work(words: Words, record: Recorder, view: View) -> Iterator[Metric]:
     """What the ranks do together."""
-    record = status.record
     yield words.histogram(
         "step_batch_size",
         "Choices that got a token in a decode step.",
@@ -36,13 +36,13 @@ def describe_work(words: Words, status: Status) -> Iterator[Metric]:
         "after a pause.",
         record.prefilled_tokens,
     )
-    yield from _kv(words, status)
-    yield from _prefix_cache(words, status)
-    yield from _link(words, status)
+    yield from _kv(words, view.load, view.capacity)
+    yield from _prefix_cache(words, view.load.prefixes)
+    yield from _link(words, record, view.link)
 
 
-def _kv(words: Words, status: Status) -> Iterator[Metric]:
-    used, capacity, size = status.kv_used, status.kv_capacity, status.kv_token_bytes
+def _kv(words: Words, load: Load, room: Capacity) -> Iterator[Metric]:
+    used, capacity, size = load.kv_used, room.kv_tokens, room.token_bytes
     yield words.gauge(
         "kv_cache_usage_perc",
         "Share of the KV budget that running requests use, 0 to 1; prefixes kept beside them give "
@@ -57,8 +57,8 @@ def _kv(words: Words, status: Status) -> Iterator[Metric]:
     )
 
 
-def _prefix_cache(words: Words, status: Status) -> Iterator[Metric]:
-    hits, misses = status.prefix_hit_tokens, status.prefix_miss_tokens
+def _prefix_cache(words: Words, prefixes: PrefixUse) -> Iterator[Metric]:
+    hits, misses = prefixes.hit_tokens, prefixes.miss_tokens
     yield words.counter(
         "prefix_cache_queries", "Prompt tokens looked up in the prefix cache. As vLLM's.",
         hits + misses,
@@ -70,19 +70,14 @@ def _prefix_cache(words: Words, status: Status) -> Iterator[Metric]:
     yield words.counter(
         "prefix_cache_evicted_tokens",
         "Tokens thrown out of the prefix cache for want of room.",
-        status.prefix_evicted_tokens,
+        prefixes.evicted_tokens,
     )
-    yield words.gauge(
-        "prefix_cache_entries", "Prompts kept in the prefix cache.", status.prefix_entries
-    )
-    yield words.gauge(
-        "prefix_cache_tokens", "Tokens kept in the prefix cache.", status.prefix_tokens
-    )
+    yield words.gauge("prefix_cache_entries", "Prompts kept in the prefix cache.", prefixes.entries)
+    yield words.gauge("prefix_cache_tokens", "Tokens kept in the prefix cache.", prefixes.tokens)
 
 
-def _link(words: Words, status: Status) -> Iterator[Metric]:
+def _link(words: Words, record: Recorder, link: LinkSpeed | None) -> Iterator[Metric]:
     """Inside a step collectives cannot be timed without stopping the pipeline; these can."""
-    record, link = status.record, status.link
     yield words.gauge(
         "link_latency_seconds",
         "Sum of one number over all ranks: median of 20, measured at the start and with each "

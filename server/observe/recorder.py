@@ -9,7 +9,6 @@ whoever asks adds them up. Imports no mlx, keeps no text.
 import collections
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.observe.account import ANSWERED, Account, Answering, Timed
@@ -49,7 +48,6 @@ class Recorder:
         self.pauses = 0
         self.first_tokens: collections.deque[float] = collections.deque(maxlen=4096)  # newest waits
         # The HTTP threads', under the lock.
-        self.on_closed: Callable[[Account], None] = lambda account: None  # the request log's
         self._lock = threading.Lock()
         self._received: collections.Counter = collections.Counter()
         self._closed: collections.Counter = collections.Counter()
@@ -57,7 +55,7 @@ class Recorder:
         self._whole = Histogram(WHOLE)
         self._live: set[Answering] = set()
         self._ended = Tokens()
-        self.connections_refused = 0  # by the accepting thread alone
+        self.connections_refused = 0  # the accepting thread's
         self.log_lines_dropped = 0  # under the lock, too
 
     # The main thread of rank 0.
@@ -77,6 +75,10 @@ class Recorder:
             self.time_to_first_token.observe(now - ticket.accepted)
             self.first_tokens.append(now - ticket.accepted)
         ticket.last_token = now
+
+    def paused(self) -> None:
+        """A running ticket went back to the queue for want of memory."""
+        self.pauses += 1
 
     def turn(self, rows: int, computed: int, chunk_s: float, step_s: float) -> None:
         """A chunk of prompts, with its tokens and seconds, or a decode step with its seconds and
@@ -112,7 +114,10 @@ class Recorder:
                 if outcome == ANSWERED:
                     self._whole.observe(account.seconds)
                     self._finishes.update(filter(None, generation.finish_reasons()))
-        self.on_closed(account)
+
+    def connection_refused(self) -> None:
+        """One more than can be open. By the accepting thread alone."""
+        self.connections_refused += 1
 
     def line_dropped(self) -> None:
         """The request log has lost a line."""

@@ -1,6 +1,6 @@
 """The request log: one line of JSON for each request that has ended, on rank 0.
 
-HTTP threads hand accounts over; a LineFile's thread writes them to LOG_DIR/requests-PORT.jsonl.
+HTTP threads hand accounts over; a RotatingFile's thread writes them to LOG_DIR/requests-PORT.jsonl.
 Prompts and answers are in it only if the operator said so (LOG_PROMPTS).
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from server.observe.account import Account
-from server.observe.rotating_file import LineFile
+from server.observe.rotating_file import RotatingFile
 
 
 class RequestLog:
@@ -24,7 +24,7 @@ class RequestLog:
         def write(account: Account) -> str:
             return json.dumps(describe(account, model_id), separators=(",", ":"))
 
-        self._file = LineFile(path, write, max_bytes, on_drop)
+        self._file = RotatingFile(path, write, max_bytes, on_drop)
         self.close = self._file.close
 
     def add(self, account: Account) -> None:

@@ -23,7 +23,7 @@ CLOSE_S = 1.0  # at the end, for what has not been written
 log = logging.getLogger(__name__)
 
 
-class LineFile:
+class RotatingFile:
     """write(item) makes a line, without its end. max_bytes: of a part; 0 is no limit. on_drop
     hears of each line that is lost."""
 

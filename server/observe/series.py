@@ -7,17 +7,22 @@ import collections
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
+
+from server.observe.recorder import Recorder
+from server.observe.views import Load
 
 INTERVAL_S = 5
 KEEP_S = 600
 
 
 class Series:
-    """Points of the load, oldest first. status is the Status that it looks at."""
+    """Points of the load, oldest first. record and load are what it looks at."""
 
-    def __init__(self, status: Any) -> None:
-        self._status = status
+    def __init__(self, record: Recorder, load: Callable[[], Load]) -> None:
+        self._record = record
+        self._load = load
         self._points: collections.deque[dict[str, Any]] = collections.deque(
             maxlen=KEEP_S // INTERVAL_S
         )
@@ -33,7 +38,7 @@ class Series:
 
     def tick(self, now: float) -> None:
         """Adds the point for the time since the last one. now: time.monotonic()."""
-        record = self._status.record
+        record, load = self._record, self._load()
         before, generated, prefilled = self._last
         self._last = (now, record.tokens().generated, record.prefilled_tokens)
         seconds = max(now - before, 1e-9)
@@ -44,8 +49,8 @@ class Series:
                 "generated_tokens_per_s": round((self._last[1] - generated) / seconds, 2),
                 "prompt_tokens_per_s": round((self._last[2] - prefilled) / seconds, 2),
                 "ttft_p50_s": round(statistics.median(waits), 4) if waits else None,
-                "running": self._status.running,
-                "queued": self._status.waiting,
+                "running": load.running,
+                "queued": load.waiting,
             }
         )
 

@@ -1,99 +1,79 @@
-"""What /health, /queue, /cluster and /v1/models say: one object, written by rank 0's main thread.
+"""What a rank knows of itself, for whoever asks: /health, /queue, /cluster, /metrics, the page.
 
-Single attributes are replaced whole, so HTTP threads may read them without a lock.
+Holds the newest of each view (views.py), and what counts: the record, the events, the series. Those
+who write publish views, from threads of their own; HTTP threads look, and wait for nobody.
 """
 
-import collections
-import time
 from collections.abc import Callable
-from typing import Any
 
-from server.observe.fleet import Fleet, Member
+from server.observe.event_log import EventLog
+from server.observe.fleet import Fleet
+from server.observe.phases import Phases
 from server.observe.recorder import Recorder
 from server.observe.series import Series
-from server.protocol.printable import printable
-
-EVENTS_KEPT = 50
-EVENT_CHARS = 500
-RANK_IN_HEALTH = ("rank", "host", "pid", "loaded_bytes", "total_bytes")
+from server.observe.views import Capacity, Group, LinkSpeed, Load, Start, State, Trouble, View
 
 
 class Status:
-    """phase: "loading", then "ok", then "draining"; "failed" just before the process ends.
+    """phases says where this rank is, fleet knows the ranks, record counts what happens, events
+    tells what happened, series the last minutes. log_dropped: lines of rank 0's log that were lost
+    so far."""
 
-    record counts what happens, fleet knows the ranks, series the last minutes.
-    """
-
-    def __init__(self, model_id: str, run_id: str, restarts: int = 0, last_failure: str = ""):
-        self.model_id = model_id
-        self.run_id = run_id
-        self.restarts = restarts
-        self.last_failure = last_failure
-        self.started = time.time()
-        self.phase = "loading"
-        self.detail = "starting"
-        self.trouble = ""  # what is wrong beside that, and does not keep it from serving
-        self.record = Recorder()
-        self.fleet = Fleet()
-        self.series = Series(self)
-        self.world_size = 0  # as the launcher promises; the members are those that have joined
-        self.backend = "none"
-        self.context = 0  # tokens; 0 until the model is loaded
-        self.running = 0
-        self.waiting = 0
-        self.paused = 0  # of those that wait: how many had begun
-        self.kv_capacity = 0  # tokens
-        self.kv_used = 0
-        self.kv_token_bytes = 0  # that a token costs rank 0
-        self.canary_seconds = 0.0  # of the fastest so far
-        self.link: Any = None  # a LinkSpeed, once it is measured; None for one rank
-        self.prefix_entries = 0
-        self.prefix_tokens = 0  # in the entries
-        self.prefix_hit_tokens = 0  # of prompts, that need not be computed; so far
-        self.prefix_miss_tokens = 0  # that had to be
-        self.prefix_evicted_tokens = 0
-        self.events: collections.deque[tuple[float, str]] = collections.deque(maxlen=EVENTS_KEPT)
-        self.log_dropped: Callable[[], int] = lambda: 0  # lines of rank 0's log, so far
-        self.on_note: Callable[[tuple[float, str]], None] = lambda event: None
+    def __init__(
+        self,
+        model_id: str,
+        run_id: str,
+        restarts: int = 0,
+        last_failure: str = "",
+        *,
+        fleet: Fleet | None = None,
+        record: Recorder | None = None,
+        events: EventLog | None = None,
+        log_dropped: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.start = Start(model_id, run_id, restarts, last_failure)
+        self.phases = Phases()
+        self.fleet = fleet or Fleet()
+        self.record = record or Recorder()
+        self.events = events or EventLog()
+        self.log_dropped = log_dropped
+        # By type; the last published one each.
+        self._published: dict[type, object] = {
+            type(view): view for view in (Trouble(), Group(), Capacity(), Load())
+        }
+        self.series = Series(self.record, lambda: self.load)
         if restarts:
-            self.note(
-                f"restarted (restart {restarts}); the end before: {last_failure or 'unknown'}"
-            )
+            before = last_failure or "unknown"
+            self.note(f"restarted (restart {restarts}); the end before: {before}")
         else:
             self.note("started")
 
-    @property
-    def members(self) -> tuple[Member, ...]:
-        """The ranks, once they have introduced themselves."""
-        return self.fleet.members
-
-    def with_trouble(self, detail: str) -> str:
-        """detail, and what else is wrong on rank 0."""
-        return f"{detail}; {self.trouble}" if self.trouble else detail
+    def publish(self, view: Trouble | Group | Capacity | Load | LinkSpeed) -> None:
+        """Puts a view in the place of the last of its kind. Each kind has one writer."""
+        self._published[type(view)] = view
 
     def note(self, text: str) -> None:
-        """Remembers an event, for whoever looks at the cluster. Any thread of rank 0."""
-        event = (round(time.time(), 1), printable(text[:EVENT_CHARS])[:EVENT_CHARS])
-        self.events.append(event)
-        self.on_note(event)
+        """Remembers an event. Any thread."""
+        self.events.note(text)
 
-    def health(self) -> dict[str, Any]:
-        """The body of GET /health."""
-        return {
-            "status": self.phase,
-            "detail": self.with_trouble(self.detail),
-            "model": self.model_id,
-            "model_dir": self.members[0].model_dir if self.members else None,
-            "world_size": len(self.members),
-            "ranks": [
-                {name: rank[name] for name in RANK_IN_HEALTH}
-                for rank in self.fleet.describe(loading=self.phase == "loading")
-            ],
-            "running": self.running,
-            "queued": self.waiting,
-            "kv_tokens": {"used": self.kv_used, "capacity": self.kv_capacity},
-            "uptime_s": round(time.time() - self.started, 1),
-            "restarts": self.restarts,
-            "last_failure": self.last_failure or None,
-            "run_id": self.run_id,
-        }
+    @property
+    def state(self) -> State:
+        return self.phases.state
+
+    @property
+    def load(self) -> Load:
+        return self._published[Load]
+
+    def look(self) -> View:
+        """Everything that is known now. What it shows as served has been published before: the
+        state is read first, and serving begins last."""
+        return View(
+            start=self.start,
+            state=self.phases.state,
+            trouble=self._published[Trouble],
+            group=self._published[Group],
+            ranks=self.fleet.ranks,
+            capacity=self._published[Capacity],
+            load=self._published[Load],
+            link=self._published.get(LinkSpeed),
+        )

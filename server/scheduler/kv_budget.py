@@ -22,9 +22,11 @@ SPARE_SHARE = 0.7  # of the memory left after the weights; the rest is for activ
 
 @dataclass(frozen=True)
 class KvBudget:
-    """capacity: tokens that all ranks can hold. reach: tokens that a lone request may have."""
+    """capacity: tokens that all ranks can hold; token_bytes: what one costs this rank. reach:
+    tokens that a lone request may have."""
 
     capacity: int
+    token_bytes: int = 0
 
     @property
     def reach(self) -> int:

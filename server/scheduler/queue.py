@@ -64,14 +64,21 @@ class Line:
     """The bounded queue between HTTP threads and the engine.
 
     A ticket counts from admit() to release(), so that at most max_running + max_waiting are held,
-    however a burst falls between two turns of the engine.
+    however a burst falls between two turns of the engine. estimate_wait: seconds until a slot is
+    likely to be free, for Retry-After.
     """
 
-    def __init__(self, max_running: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        max_running: int,
+        max_waiting: int,
+        estimate_wait: Callable[[], float] = lambda: DEFAULT_RETRY_S,
+    ) -> None:
         self.max_running = max_running
         self.max_waiting = max_waiting
         self.arrived = threading.Event()  # set when the engine's side has something to look at
-        self.estimate_wait: Callable[[], float] = lambda: DEFAULT_RETRY_S
+        self.stopping: str | None = None  # why the engine's side is to end, once it is
+        self._estimate_wait = estimate_wait
         self._queue: queue.Queue[Ticket] = queue.Queue(maxsize=max_running + max_waiting)
         self._lock = threading.Lock()
         self._held: dict[int, Ticket] = {}
@@ -115,7 +122,7 @@ class Line:
         if len(self._held) + choices > self.max_running + self.max_waiting:
             running = min(len(self._held), self.max_running)
             raise queue_full(
-                len(self._held) - running, running, min(60.0, max(1.0, self.estimate_wait()))
+                len(self._held) - running, running, min(60.0, max(1.0, self._estimate_wait()))
             )
 
     def cancel(self, ticket: Ticket) -> None:
@@ -142,6 +149,11 @@ class Line:
         """From now on admit() raises error. Tickets already held go on."""
         with self._lock:
             self._closed = error
+        self.arrived.set()
+
+    def stop(self, reason: str) -> None:
+        """The engine's next bundle tells every rank to leave the loop."""
+        self.stopping = reason
         self.arrived.set()
 
     def fail_all(self, error: ApiError) -> None:

@@ -19,7 +19,8 @@ from dataclasses import replace
 
 from server.engine.engine import Turn
 from server.observe.status import Status
-from server.protocol.errors import ApiError, engine_failed
+from server.observe.views import Load, PrefixUse
+from server.protocol.errors import engine_failed
 from server.protocol.events import Failed, Prefilled, Scored, Token
 from server.protocol.failures import is_shared
 from server.protocol.requests import Common, Sampling
@@ -66,14 +67,13 @@ class Scheduler:
         # Choices of one prompt wait together, to share its prefill.
         self._waiting: collections.deque[list[Running]] = collections.deque()
         self._running: dict[int, Running] = {}
-        self._shutdown: str | None = None
         self._broken: set[int] = set()
         self._canary_interval = canary_interval
         self._canary_due = time.monotonic() + canary_interval
         self._idle_ms = NAP_FIRST_MS
         self._slow = False  # MLX, to take in a decode step
         self._answer_tokens = 128.0  # running average, for Retry-After and for admission
-        line.estimate_wait = self._estimate_wait
+        self._count()
 
     # What the loop asks of it.
 
@@ -88,8 +88,8 @@ class Scheduler:
         messages += self._start()
         messages += self._make_room()
         messages += self._prove()
-        if self._shutdown is not None:
-            messages.append(Shutdown(self._shutdown))
+        if self._line.stopping is not None:
+            messages.append(Shutdown(self._line.stopping))
         if messages:
             self._idle_ms = NAP_FIRST_MS
         self._count()
@@ -191,17 +191,6 @@ class Scheduler:
                 self._fail(uid, f"Sampling failed: {error}")
                 self._broken.add(uid)
 
-    # What ends it.
-
-    def stop(self, reason: str) -> None:
-        """Thread-safe: the next bundle tells every rank to leave the loop."""
-        self._shutdown = reason
-        self._line.arrived.set()
-
-    def fail_all(self, error: ApiError) -> None:
-        """Answers everything held with error. For the end of the process; thread-safe."""
-        self._line.fail_all(error)
-
     def _fresh(self, ticket: Ticket) -> Running | None:
         """None for one that cannot begin, which has its answer then."""
         try:
@@ -255,7 +244,7 @@ class Scheduler:
                 self._end(one.ticket, f"Sampling failed: {error}")
                 continue
             self._waiting.appendleft([one])
-            self._status.record.pauses += 1
+            self._status.record.paused()
             log.info("request %d paused after %d tokens: no KV memory", uid, len(one.generated))
         return paused
 
@@ -347,26 +336,34 @@ class Scheduler:
     def _forget(self, uid: int) -> None:
         self._line.release(self._running.pop(uid).ticket)
 
-    def _estimate_wait(self) -> float:
-        """Seconds until a slot is likely to be free, from what is running. Any thread."""
+    def _slot_free_s(self) -> float:
+        """Seconds until a slot is likely to be free, from what is running."""
         left = [
             max(1.0, min(one.ticket.max_tokens, self._answer_tokens) - len(one.generated))
-            for one in list(self._running.values())
+            for one in self._running.values()
         ]
         return min(left, default=1.0) * self._pace.step_s
 
     def _count(self) -> None:
-        self._status.kv_used = self._budget.cost(r.length for r in self._running.values())
-        self._status.running = len(self._running)
-        self._status.prefix_entries = len(self._prefixes)
-        self._status.prefix_tokens = self._prefixes.used
-        self._status.prefix_hit_tokens = self._prefixes.hit_tokens
-        self._status.prefix_miss_tokens = self._prefixes.miss_tokens
-        self._status.prefix_evicted_tokens = self._prefixes.evicted_tokens
-        self._status.waiting = max(0, self._line.held() - len(self._running))
+        """Shows what there is now."""
+        running, prefixes = self._running.values(), self._prefixes
         # The paused ones are at the head of the line.
         begun = itertools.takewhile(lambda group: group[0].generated, self._waiting)
-        self._status.paused = sum(1 for _ in begun)
+        load = Load(
+            running=len(running),
+            waiting=max(0, self._line.held() - len(running)),
+            paused=sum(1 for _ in begun),
+            kv_used=self._budget.cost(one.length for one in running),
+            prefixes=PrefixUse(
+                entries=len(prefixes),
+                tokens=prefixes.used,
+                hit_tokens=prefixes.hit_tokens,
+                miss_tokens=prefixes.miss_tokens,
+                evicted_tokens=prefixes.evicted_tokens,
+            ),
+            slot_free_s=self._slot_free_s(),
+        )
+        self._status.publish(load)
 
 
 class Spectator:

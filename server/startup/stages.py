@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from server.observe.status import Status
+from server.observe.phases import Phases
 
 LOG_EVERY_S = 5.0
 
@@ -18,15 +18,17 @@ log = logging.getLogger(__name__)
 class Stages:
     """feed(stage) is the watchdog's."""
 
-    def __init__(self, status: Status, feed: Callable[[str], None]) -> None:
-        self._status = status
+    def __init__(self, phases: Phases, feed: Callable[[str], None]) -> None:
+        self._phases = phases
         self._feed = feed
+        self._last = ""
         self._logged_at = 0.0
 
     def tell(self, stage: str) -> None:
         """stage comes next, or has got so far."""
         self._feed(stage)
-        before, self._status.detail = self._status.detail, stage
+        self._phases.stage(stage)
+        before, self._last = self._last, stage
         if stage == before:
             return
         now = time.monotonic()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
-from server.observe.account import Account
+from server.observe.account import Account, Answering
 from server.protocol.client import ClientGone
 from server.protocol.errors import ApiError, bad_request, engine_failed, unavailable
 from server.transport.incoming import MAX_HEADER_BYTES, Incoming, SlowClient
@@ -52,7 +52,6 @@ class Exchange(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.rfile = Incoming(self.connection, self.place.hold)
-        self.place.admitted = lambda: self.account.generation is not None
 
     def handle(self) -> None:
         self.close_connection = self._unread = False
@@ -242,6 +241,11 @@ class Exchange(BaseHTTPRequestHandler):
         self._finish_headers()
         if self.command != "HEAD":
             self._write(data)
+
+    def admitted(self, generation: Answering, stream: bool) -> None:
+        """The request has its place in the queue, and this will be its answer."""
+        self.account.generation, self.account.stream = generation, stream
+        self.place.admit()
 
     def send_api_error(self, error: ApiError) -> None:
         """An error, whatever has been sent so far: a JSON answer, or the end of a stream."""

@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 
 from server.protocol.errors import ApiError, unavailable
 
@@ -39,13 +38,15 @@ class Place:
         self.gave_way: ApiError | None = None
         self.read = 0  # bytes of the request in hand
         self.counted = 0  # those of them that the server's limit is about
-        self.admitted: Callable[[], bool] = lambda: False
+        self.admitted = False  # the request in hand: its bytes are no longer held
         self._places = places
         self._connection = connection
 
     def enter(self, phase: str) -> None:
         """Raises ApiError 503 if the place was taken away meanwhile."""
         with self._places.lock:
+            if phase == IDLE:
+                self.admitted = False  # whatever was is over
             if phase != self.phase:
                 self.phase, self.since = phase, time.monotonic()
             if self.gave_way is not None and phase != IDLE:
@@ -57,6 +58,10 @@ class Place:
         if more > 0:
             self._places.hold(self, more)
         self.read += count
+
+    def admit(self) -> None:
+        """The request in hand has a place in the queue, where its bytes count no more."""
+        self.admitted = True
 
     def drop(self) -> None:
         """What was held is no longer."""
@@ -125,9 +130,9 @@ class Places:
             place.counted += more
 
     def _forget_admitted(self) -> None:
-        """The bytes of an admitted request are gone; it need not say so itself."""
+        """The bytes of an admitted request are gone."""
         for place in self._taken:
-            if place.counted and place.admitted():
+            if place.counted and place.admitted:
                 self.held -= place.counted
                 place.counted = 0
 

@@ -87,5 +87,4 @@ class Heartbeat:
         self._heard = time.monotonic()
         numbers = [n * UNIT for n in slots]
         starts = range(0, len(numbers), SLOTS)
-        self._fleet.vitals = tuple(Vitals(*numbers[i : i + SLOTS]) for i in starts)
-        self._fleet.hear()
+        self._fleet.measure(tuple(Vitals(*numbers[i : i + SLOTS]) for i in starts))

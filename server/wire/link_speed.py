@@ -13,23 +13,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from server.observe.views import LinkSpeed
 from server.wire.link import Link
 
 LARGE_LEAST = 2**22  # numbers: with fewer the latency would count for bandwidth
 ROUNDS = 20
 STEP_ROUNDS = 5
 WARM_UPS = 5
-
-
-@dataclass(frozen=True)
-class LinkSpeed:
-    """latency: seconds of a sum of one number. bandwidth: bytes a second of a large one, the size
-    of its message over its time, whatever the backend sends for it. step: seconds of the sums of
-    a decode step of one row; None where a step does not consist of sums (pipelines)."""
-
-    latency: float
-    bandwidth: float
-    step: float | None
 
 
 @dataclass

@@ -15,6 +15,7 @@ from server.api import responder as answering
 from server.api.model_routes import Model
 from server.api.routes import App
 from server.observe.status import Status
+from server.observe.views import Capacity
 from server.protocol.client import SERVER
 from server.protocol.errors import engine_failed, unavailable
 from server.protocol.events import Failed, Token
@@ -36,7 +37,11 @@ class Service:
     def __init__(self, model_dir, **env: str) -> None:
         self.settings = read_settings({"MODEL_DIR": str(model_dir), "MODEL_ID": MODEL} | env)
         self.status = Status(MODEL, "run-1")
-        self.line = Line(self.settings.max_batch, self.settings.queue_max)
+        self.line = Line(
+            self.settings.max_batch,
+            self.settings.queue_max,
+            lambda: self.status.load.slot_free_s,
+        )
         self.app = App(self.settings, self.status, self.line)
         self.engine = StubEngine(self.line, self.status)
         self.server = Server("127.0.0.1", 0, self.app)
@@ -44,9 +49,10 @@ class Service:
         self.port = self.server.port
 
     def finish_loading(self) -> "Service":
-        self.status.context = CONTEXT
-        self.app.with_model.model = Model(StubPrompts(), CONTEXT, Sampling(), "fp_stub")
-        self.status.phase, self.status.detail = "ok", "serving"
+        self.prompts = StubPrompts()
+        self.app.model_loaded(Model(self.prompts, CONTEXT, Sampling(), "fp_stub"))
+        self.status.publish(Capacity(CONTEXT))
+        self.status.phases.serve()
         return self
 
     def end(self) -> None:
@@ -564,7 +570,7 @@ def test_a_token_id_outside_the_vocabulary_is_400(service, client, prompt):
 
 
 def tokenized(service) -> list[str]:
-    return service.app.with_model.model.prompts.texts
+    return service.prompts.texts
 
 
 COSTLY = [
@@ -629,7 +635,7 @@ def test_text_beyond_the_context_that_tokens_could_stand_for_is_counted(service)
 
 def test_a_client_that_leaves_while_it_waits_for_its_lane_is_not_worked_for(start):
     service = start()
-    lane = service.app.with_model._lanes._lanes[1][1]
+    lane = service.app._with_model._lanes._lanes[1][1]
     body = {"prompt": "x", "user": "y" * 20_000}
     with contextlib.ExitStack() as stack:
         for _ in range(2):
@@ -645,7 +651,7 @@ def test_what_reads_an_answer_is_made_after_admission_and_its_stop_words_once(st
     """64 strings of 1,024 characters and n = 16 made a trie a choice, before a 429 as well."""
     service = start(MAX_BATCH="4", QUEUE_MAX="4")
     made = []
-    prompts = service.app.with_model.model.prompts
+    prompts = service.prompts
     plain_out = prompts.plain_out
     monkeypatch.setattr(
         prompts,
@@ -668,7 +674,7 @@ def test_a_failure_between_admission_and_answer_leaves_no_place_taken(start, mon
     def fail(common):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(service.app.with_model.model.prompts, "plain_out", fail)
+    monkeypatch.setattr(service.prompts, "plain_out", fail)
     assert service.ask("POST", "/v1/completions", {"prompt": "hi", "n": 2}).status == 500
     service.wait_for(lambda: service.line.held() == 0 and service.line.unanswered() == 0)
 
@@ -759,7 +765,7 @@ def test_a_full_queue_answers_429_with_retry_after(start):
 
 def test_the_openai_client_gets_through_a_full_queue_by_itself(start):
     service = start(MAX_BATCH="1", QUEUE_MAX="0")
-    service.line.estimate_wait = lambda: 0.1
+    service.engine.slot_free_s = 0.1
     with service.filled(1):
         threading.Timer(0.3, service.engine.go.set).start()
         answer = chat(service.client(max_retries=5))
@@ -772,7 +778,7 @@ def test_the_openai_client_gets_through_a_full_queue_by_itself(start):
 def test_while_loading_only_small_questions_are_answered(tmp_path):
     service = Service(tmp_path)
     try:
-        service.status.detail = "loading: 1.0 of 4.0 GB"
+        service.status.phases.stage("loading: 1.0 of 4.0 GB")
         health = service.ask("GET", "/health")
         assert (health.status, health.headers["retry-after"]) == (503, "5")
         assert (health.json["status"], health.json["detail"]) == (
@@ -796,7 +802,7 @@ def test_while_draining_newcomers_are_503_and_the_others_finish(start):
     service.engine.go.clear()
     with service.open("/v1/completions", {"prompt": "hello"}) as early:
         service.wait_for(lambda: service.line.held() == 1)
-        service.status.phase = "draining"
+        service.status.phases.drain()
         service.line.close(unavailable("The server is draining.", "draining"))
         assert service.ask("GET", "/health").json["status"] == "draining"
         with pytest.raises(openai.InternalServerError) as caught:
@@ -932,7 +938,7 @@ def test_a_client_that_leaves_frees_its_slot(start, monkeypatch, phase, stream):
     with contextlib.ExitStack() as stack:
         if phase == "queued":
             stack.enter_context(service.open("/v1/completions", {"prompt": "first"}))
-            service.wait_for(lambda: service.status.running == 1)
+            service.wait_for(lambda: service.status.load.running == 1)
         leaving = service.open("/v1/completions", {"prompt": "hello", "stream": stream})
         before = 1 if phase == "queued" else 0
         service.wait_for(lambda: service.line.held() == before + 1)
@@ -970,7 +976,7 @@ def test_a_half_closed_client_frees_its_place_and_is_told_why(start, monkeypatch
     service = start()
     service.engine.script = lambda ticket: iter(lambda: Token(ord("a"), None), None)
     with service.open("/v1/completions", {"prompt": "x", "stream": stream}) as client:
-        service.wait_for(lambda: service.status.running == 1)
+        service.wait_for(lambda: service.status.load.running == 1)
         client.socket.shutdown(socket.SHUT_WR)
         answer = client.read()
         last = answer.chunks[-1] if stream else answer.body
@@ -982,7 +988,7 @@ def test_a_half_closed_client_frees_its_place_and_is_told_why(start, monkeypatch
 @pytest.mark.parametrize("waits", ["for its turn", "for its own body"])
 def test_a_half_closed_client_is_told_why_before_it_has_a_place_in_the_line(service, waits):
     """The connection was closed without a word."""
-    lane = service.app.with_model._lanes._lanes[0][1]
+    lane = service.app._with_model._lanes._lanes[0][1]
     with contextlib.ExitStack() as stack:
         if waits == "for its turn":
             while lane._turns.acquire(blocking=False):
@@ -1006,7 +1012,7 @@ def test_a_client_that_leaves_cancels_all_its_choices(start, monkeypatch, kind, 
     service.engine.script = lambda ticket: iter(lambda: Token(ord("a"), None), None)
     several = {"prompt": "x", "n": 4} if kind == "n" else {"prompt": ["x", "y", "z", "w"]}
     leaving = service.open("/v1/completions", several | {"stream": stream})
-    service.wait_for(lambda: service.status.running == 2 and service.line.held() == 4)
+    service.wait_for(lambda: service.status.load.running == 2 and service.line.held() == 4)
     leaving.close()
     service.wait_for(lambda: service.line.held() == 0)
     assert len(service.engine.dropped) == 4

@@ -117,7 +117,7 @@ def test_many_prefixes_are_cut_at_once_and_their_memory_is_free_without_another_
         index = desk.scheduler._prefixes._entries[entry]
         index.shared, index.shared_used = 20, 10**6
     desk.scheduler._prefixes.room = 100
-    desk.scheduler.stop(None)  # the end of the run before
+    desk.line.stopping = None  # the end of the run before
     turn(desk.engine, desk.mailbox, desk.scheduler, lambda tell: None, lambda stage: None)
     assert list(desk.engine.prefixes.lengths().values()) == [20] * 4
     monkeypatch.undo()

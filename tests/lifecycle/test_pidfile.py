@@ -10,7 +10,9 @@ import pytest
 
 from server.lifecycle import pidfile
 from server.lifecycle.pidfile import keep_pidfile, remove_pidfile, write_pidfile
+from server.observe.health import describe_health
 from server.observe.status import Status
+from server.observe.views import Trouble
 
 DEADLINE_S = 60
 
@@ -80,7 +82,9 @@ def test_a_disk_that_takes_no_file_is_named_and_asked_again(tmp_path, monkeypatc
 
 def test_health_tells_of_it_beside_what_it_does():
     status = Status("m", "run")
-    status.detail, status.trouble = "serving", "cannot write rank-0.pid: No space left on device"
-    assert status.health()["detail"] == "serving; cannot write rank-0.pid: No space left on device"
-    status.trouble = ""
-    assert status.health()["detail"] == "serving"
+    status.phases.serve()
+    status.publish(Trouble("cannot write rank-0.pid: No space left on device"))
+    told = describe_health(status.look())["detail"]
+    assert told == "serving; cannot write rank-0.pid: No space left on device"
+    status.publish(Trouble(""))
+    assert describe_health(status.look())["detail"] == "serving"

@@ -29,7 +29,7 @@ shutdown.FLUSH_S = 0.1
 say = lambda *words: os.write(1, (" ".join(map(str, words)) + chr(10)).encode())
 block_signals()
 line, status = Line(2, 2), Status("demo", "run")
-status.phase = "ok"
+status.phases.serve()
 ticket = Ticket([1], 10, Common())
 
 def main_thread():
@@ -47,7 +47,7 @@ def tell_state():
             line.admit([Ticket([1], 10, Common())])
             say("admitted")
         except ApiError as error:
-            say(status.phase, error.status, error.code)
+            say(status.state.phase, error.status, error.code)
         event = None if ticket.events.empty() else ticket.events.get()[1]
         say(event.error.code if event else "nothing")
 threading.Thread(target=tell_state, daemon=True).start()
@@ -108,7 +108,7 @@ def start():
 
 SERVING = """
 leaver = Drainer(on_end, line, status, {drain})
-leaver.stop = lambda reason: (say("stop", reason), {leave})
+line.stop = lambda reason: (say("stop", reason), {leave})
 handle_signals(leaver)
 """
 
@@ -153,7 +153,7 @@ line.admit([ticket])
 def stop(reason):
     say(ticket.events.get(timeout=5)[1].error.code, "then", reason)
     leaver.end(0)
-leaver.stop = stop
+line.stop = stop
 """
     rank = start(serving(drain=0.2) + body)
     rank.signal(signal.SIGTERM)
@@ -177,7 +177,7 @@ def test_a_hangup_ends_at_once_and_says_that_the_launcher_is_gone(start):
 
 
 def test_before_the_model_is_ready_a_signal_ends_at_once(start):
-    rank = start("status.phase = 'loading'; handle_signals(Drainer(on_end, line, status, 60))")
+    rank = start("handle_signals(Drainer(on_end, line, Status('demo', 'run'), 60))")
     rank.signal(signal.SIGTERM)
     assert rank.end() == (OK, "on_end\n")
 
@@ -192,27 +192,25 @@ def test_a_rank_that_does_not_leave_the_loop_is_ended(start):
 
 WORKER = """
 shutdown.LEAVE_S = {patience}
-leaver = Worker(on_end, 0)
-leaver.serving = {serving}
-handle_signals(leaver)
+handle_signals(Worker(on_end, {status}, 0))
 """
 
 
 def test_a_worker_that_is_loading_ends_at_once(start):
-    rank = start(WORKER.format(patience=60, serving=False))
+    rank = start(WORKER.format(patience=60, status="Status('demo', 'run')"))
     rank.signal(signal.SIGTERM)
     assert rank.end() == (OK, "on_end\n")
 
 
 def test_a_serving_worker_waits_for_rank_zero_but_not_for_ever(start):
-    rank = start(WORKER.format(patience=0.3, serving=True))
+    rank = start(WORKER.format(patience=0.3, status="status"))
     rank.signal(signal.SIGTERM)
     assert rank.end() == (OK, "on_end\n")
     assert "waiting for rank 0" in rank.log
 
 
 def test_a_serving_worker_ends_at_once_at_the_second_signal(start):
-    rank = start(WORKER.format(patience=600, serving=True))
+    rank = start(WORKER.format(patience=600, status="status"))
     rank.signal(signal.SIGTERM)
     time.sleep(0.2)
     rank.signal(signal.SIGTERM)

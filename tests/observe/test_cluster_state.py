@@ -2,16 +2,21 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from server.api.openapi.document import describe
 from server.observe.event_file import keep_events
-from server.observe.fleet import Fleet, Loaded, Machine, Member, Vitals
+from server.observe.event_log import EVENTS_KEPT
+from server.observe.fleet import Fleet, Loaded, Machine, Member, Ranks, Vitals
+from server.observe.rotating_file import RotatingFile
 from server.observe.series import KEEP_S
-from server.observe.status import EVENTS_KEPT, Status
+from server.observe.status import Status
+from server.observe.views import Load
 from tests.support.front_end import MODEL, FrontEnd
+from tests.support.phase import in_phase
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 SCHEMAS = describe(MODEL)["components"]["schemas"]
@@ -63,11 +68,8 @@ def test_it_shows_the_settings_and_that_the_server_serves(front_end):
 def test_it_answers_while_loading_and_after_a_failure(front_end):
     status = front_end.status
     for phase in ("loading", "draining", "failed"):
-        status.phase = phase
-        try:
+        with in_phase(status, phase):
             assert look(front_end)["status"] == phase
-        finally:
-            status.phase = "ok"
 
 
 def test_totals_add_up_and_tokens_are_those_of_the_usages(front_end):
@@ -90,10 +92,10 @@ def test_totals_add_up_and_tokens_are_those_of_the_usages(front_end):
 
 def test_a_restart_is_told_with_its_reason_and_old_events_make_room():
     status = Status("demo", "run", 2, "rank 1 ended with code 75")
-    assert "rank 1 ended with code 75" in status.events[0][1]
+    assert "rank 1 ended with code 75" in status.events.events[0][1]
     for n in range(EVENTS_KEPT):
         status.note(f"event {n}")
-    assert [text for _, text in status.events] == [f"event {n}" for n in range(EVENTS_KEPT)]
+    assert [text for _, text in status.events.events] == [f"event {n}" for n in range(EVENTS_KEPT)]
 
 
 def test_the_series_counts_between_its_ticks(front_end):
@@ -102,7 +104,7 @@ def test_the_series_counts_between_its_ticks(front_end):
     status.series.tick(began)
     status.record.prefilled_tokens += 50
     status.record.first_tokens.extend([0.1, 0.5, 0.2])
-    status.running, status.waiting = 2, 1
+    status.publish(Load(running=2, waiting=1))
     status.series.tick(began + 5)
     status.series.tick(began + 10)
     _, point, quiet = status.series.points()
@@ -120,22 +122,27 @@ def test_the_series_counts_between_its_ticks(front_end):
 def fleet_of(count: int, **fields) -> Fleet:
     fleet = Fleet(**fields)
     machine = Machine("chip", "os", 2**36, None)
-    fleet.members = tuple(Member(n, f"mac{n}", 100 + n, "/m", machine) for n in range(count))
+    fleet.join(tuple(Member(n, f"mac{n}", 100 + n, "/m", machine) for n in range(count)))
     return fleet
+
+
+def aged(fleet: Fleet, seconds: float) -> Ranks:
+    """As they would be seen so much later, with nothing heard meanwhile."""
+    return replace(fleet.ranks, heard=fleet.ranks.heard - seconds)
 
 
 def test_ranks_are_shown_as_soon_as_they_are_known(front_end):
     status = front_end.status
-    before, status.fleet = status.fleet, fleet_of(2)
-    status.fleet.loaded = (Loaded(5, 10), Loaded(4, 10))
-    status.fleet.vitals = (Vitals(1, 2, 3), Vitals(4, 5, 6))
+    before, fleet = status.fleet.ranks, fleet_of(2)
+    fleet.load((Loaded(5, 10), Loaded(4, 10)))
+    fleet.measure((Vitals(1, 2, 3), Vitals(4, 5, 6)))
+    status.fleet.ranks = replace(fleet.ranks, heard=None)
     try:
-        status.phase = "loading"
-        first, second = look(front_end)["ranks"]
-        status.phase = "ok"
+        with in_phase(status, "loading"):
+            first, second = look(front_end)["ranks"]
         assert [rank["state"] for rank in look(front_end)["ranks"]] == ["ok", "ok"]
     finally:
-        status.phase, status.fleet = "ok", before
+        status.fleet.ranks = before
     assert (first["host"], second["host"]) == ("mac0", "mac1")
     assert (first["state"], first["loaded_bytes"], first["total_bytes"]) == ("loading", 5, 10)
     assert (second["memory_used_bytes"], second["memory_peak_bytes"], second["rss_bytes"]) == (
@@ -147,48 +154,51 @@ def test_ranks_are_shown_as_soon_as_they_are_known(front_end):
 def test_when_nothing_is_heard_the_other_ranks_are_silent():
     fleet = fleet_of(3, silent_after=10)
     fleet.hear()
-    assert fleet.states(loading=False) == ["ok", "ok", "ok"]
-    fleet.heard -= 11
-    assert fleet.states(loading=False) == ["ok", "silent", "silent"]
-    assert fleet.states(loading=True) == ["loading"] * 3
-    assert fleet.describe(loading=False)[1]["heartbeat_age_s"] >= 11
+    assert fleet.ranks.states(loading=False) == ["ok", "ok", "ok"]
+    later = aged(fleet, 11)
+    assert later.states(loading=False) == ["ok", "silent", "silent"]
+    assert later.states(loading=True) == ["loading"] * 3
+    assert later.describe(loading=False)[1]["heartbeat_age_s"] >= 11
 
 
 def test_a_rank_alone_is_silent_when_its_own_loop_stands_still():
     fleet = fleet_of(1)
     fleet.hear()
-    fleet.heard -= 60
-    assert fleet.states(loading=False) == ["silent"]
+    assert aged(fleet, 60).states(loading=False) == ["silent"]
 
 
 # Events over restarts.
 
 
+def kept(run_dir, run_id: str, *restart) -> tuple[Status, RotatingFile]:
+    """A process of the run, with the file of its events."""
+    events, file = keep_events(run_id, run_dir)
+    return Status("demo", run_id, *restart, events=events), file
+
+
 def test_events_of_the_run_outlive_a_restart(tmp_path):
-    first = Status("demo", "run-1")
-    file = keep_events(first, tmp_path)
+    first, file = kept(tmp_path, "run-1")
     first.note('rank 1 said "no" – ✗')
     file.close()
-    second = Status("demo", "run-1", 1, "rank 1 ended")
-    keep_events(second, tmp_path).close()
-    third = Status("demo", "run-1", 2, "rank 0 ended")
-    keep_events(third, tmp_path).close()
-    texts = [text for _, text in third.events]
+    kept(tmp_path, "run-1", 1, "rank 1 ended")[1].close()
+    third, file = kept(tmp_path, "run-1", 2, "rank 0 ended")
+    file.close()
+    texts = [text for _, text in third.events.events]
     assert texts[:2] == ["started", 'rank 1 said "no" – ✗']
     assert "rank 1 ended" in texts[2] and "rank 0 ended" in texts[3]
     assert len(texts) == 4
-    other = Status("demo", "run-2")
-    keep_events(other, tmp_path).close()
-    assert [text for _, text in other.events] == ["started"]
+    other, file = kept(tmp_path, "run-2")
+    file.close()
+    assert [text for _, text in other.events.events] == ["started"]
 
 
 def test_the_newest_events_are_kept_and_broken_lines_skipped(tmp_path):
     lines = [json.dumps({"run": "r", "t": n, "text": f"event {n}"}) for n in range(2000)]
     broken = ["{", "[]", '{"run": "r", "t": "soon", "text": ""}', '{"run": "r", "t": 1}', "\x00"]
     (tmp_path / "events.jsonl").write_text("\n".join([*lines, *broken]) + "\n")
-    status = Status("demo", "r", 1, "gone")
-    keep_events(status, tmp_path).close()
-    texts = [text for _, text in status.events]
+    status, file = kept(tmp_path, "r", 1, "gone")
+    file.close()
+    texts = [text for _, text in status.events.events]
     assert len(texts) == EVENTS_KEPT
     assert texts[0] == f"event {2000 - EVENTS_KEPT + 1}"
     assert texts[-1].startswith("restarted")
@@ -196,8 +206,7 @@ def test_the_newest_events_are_kept_and_broken_lines_skipped(tmp_path):
 
 def test_events_need_no_file_to_be_told(tmp_path):
     (tmp_path / "file").write_text("")
-    status = Status("demo", "r")
-    file = keep_events(status, tmp_path / "file")
+    status, file = kept(tmp_path / "file", "r")
     status.note("told")
     file.close()
-    assert [text for _, text in status.events] == ["started", "told"]
+    assert [text for _, text in status.events.events] == ["started", "told"]

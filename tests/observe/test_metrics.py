@@ -12,6 +12,7 @@ from server.protocol.events import Failed, Token
 from server.protocol.requests import Common
 from server.scheduler.queue import Ticket
 from tests.support.front_end import FrontEnd
+from tests.support.phase import in_phase
 from tests.support.prom_lint import lint, parse, value
 from tests.support.raw_http import RawClient, request
 
@@ -71,11 +72,8 @@ def test_it_needs_the_key_when_there_is_one(front_end):
 
 
 def test_it_answers_while_the_model_loads(front_end):
-    front_end.status.phase = "loading"
-    try:
+    with in_phase(front_end.status, "loading"):
         text = scrape(front_end)
-    finally:
-        front_end.status.phase = "ok"
     assert value(text, "mlx_cluster_server_state", state="loading") == 1
     assert value(text, "mlx_cluster_server_state", state="ok") == 0
 

@@ -29,12 +29,11 @@ class Logged:
     def __init__(self, model_dir, folder, **env: str) -> None:
         (folder / "keys").write_text("sk-alice Alice's laptop\n\nsk-bob\n")
         env["API_KEY_FILE"] = str(folder / "keys")
-        self.front_end = FrontEnd(model_dir, **env)
         self.path = folder / "logs" / "requests-1.jsonl"
-        record = self.front_end.status.record
+        record = Recorder()
         self._log = RequestLog(self.path, MODEL, 0, record.line_dropped)
         self._seen = 0
-        record.on_closed = self._log.add
+        self.front_end = FrontEnd(model_dir, record, self._log.add, **env)
 
     def lines(self, count: int) -> list[dict]:
         """The next lines, at least so many, by when their requests began: an answer is sent before

@@ -149,7 +149,7 @@ def test_a_request_s_target_and_headers_reach_no_line_of_ours_raw(tmp_path, capl
 def test_events_are_printable():
     status = Status("x", "run", restarts=1, last_failure="\x1b[2J\u202e")
     status.note("request failed: \r\x9b")
-    assert all(text.isprintable() for _, text in status.events)
+    assert all(text.isprintable() for _, text in status.events.events)
 
 
 def test_what_the_launcher_and_the_supervisor_relay_is_printable():

@@ -56,8 +56,7 @@ def test_a_full_line_is_429_until_a_ticket_is_released():
 
 @pytest.mark.parametrize(("estimate", "said"), [(0.01, "1"), (7.2, "8"), (1e9, "60")])
 def test_retry_after_is_the_estimate_within_bounds(estimate, said):
-    line = Line(1, 0)
-    line.estimate_wait = lambda: estimate
+    line = Line(1, 0, lambda: estimate)
     line.admit([ticket()])
     with pytest.raises(ApiError) as caught:
         line.admit([ticket()])

@@ -32,8 +32,8 @@ class Desk:
     """A scheduler with its line and status."""
 
     def __init__(self, max_running: int = 2, max_waiting: int = 4, capacity: int = 10**9) -> None:
-        self.line = Line(max_running, max_waiting)
         self.status = Status("demo", "run")
+        self.line = Line(max_running, max_waiting, lambda: self.status.load.slot_free_s)
         self.pace = PrefillPace(0.25, 512)
         self.scheduler = Scheduler(
             self.line,
@@ -72,7 +72,8 @@ class Desk:
         self.scheduler.deliver(Turn(events, [], computed, chunk_s, step_s))
 
     def counts(self) -> tuple[int, int]:
-        return self.status.running, self.status.waiting
+        load = self.status.load
+        return load.running, load.waiting
 
 
 @pytest.fixture
@@ -203,7 +204,7 @@ def test_stop_is_a_shutdown_message_after_the_drops(desk):
     desk.compose()
     desk.line.cancel(ticket)
     desk.line.arrived.clear()
-    desk.scheduler.stop("drained")
+    desk.line.stop("drained")
     assert desk.line.arrived.is_set()  # an idle scheduler wakes for it
     assert desk.compose() == [Cancel(ticket.uid), Shutdown("drained")]
 
@@ -211,7 +212,7 @@ def test_stop_is_a_shutdown_message_after_the_drops(desk):
 def test_fail_all_answers_waiting_and_running(desk):
     tickets = desk.admit(4)
     desk.compose()
-    desk.scheduler.fail_all(unavailable("restarting", "shutting_down"))
+    desk.line.fail_all(unavailable("restarting", "shutting_down"))
     assert all(isinstance(next_event(ticket), Failed) for ticket in tickets)
 
 
@@ -554,9 +555,9 @@ def retry_after(desk: Desk) -> int:
 def test_retry_after_grows_with_what_is_left_to_generate():
     short, long = Desk(1, 0), Desk(1, 0)
     for desk, tokens in ((short, 5), (long, 2000)):
+        desk.pace.step_s = 0.5
         desk.admit(max_tokens=tokens)
         desk.compose()
-        desk.pace.step_s = 0.5
     assert retry_after(short) == 3  # 5 steps of half a second, rounded up
     assert 10 < retry_after(long) <= 60
 
@@ -564,12 +565,13 @@ def test_retry_after_grows_with_what_is_left_to_generate():
 def test_retry_after_falls_as_tokens_come():
     desk = Desk(1, 0)
     (ticket,) = desk.admit(max_tokens=100)
-    desk.compose()
     desk.pace.step_s = 0.5
+    desk.compose()
     before = retry_after(desk)
     for _ in range(60):
         desk.deliver([(ticket.uid, Token(1, None))])
     desk.pace.step_s = 0.5
+    desk.compose()
     assert retry_after(desk) < before
 
 

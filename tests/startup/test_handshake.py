@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("mlx.core")
 
-from server.observe.status import Member
+from server.observe.fleet import Member
 from server.protocol.settings import read_settings
 from server.startup.handshake import (
     Mismatch,

@@ -83,12 +83,12 @@ def test_progress_is_told_in_words():
 def test_each_piece_feeds_the_watchdog_and_few_are_logged(caplog):
     caplog.set_level(logging.INFO)
     fed, status = [], Status("demo", "run")
-    tell = Stages(status, fed.append).tell
+    tell = Stages(status.phases, fed.append).tell
     stages = ["handshake", *(f"loading: {n}%" for n in range(50)), "loaded: 100%", "loaded: 100%"]
     for stage in stages:
         tell(stage)
     assert fed == stages
-    assert status.detail == "loaded: 100%"
+    assert status.state.detail == "loaded: 100%"
     assert caplog.messages == ["handshake", "loading: 0%", "loaded: 100%"]
 
 

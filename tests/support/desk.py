@@ -71,7 +71,7 @@ class Desk:
 
     def events(self, *tickets: Ticket, act=lambda turn: None) -> list[list[Event]]:
         """Each choice's events."""
-        self.scheduler.stop(None)  # forgets the end of the run before
+        self.line.stopping = None  # forgets the end of the run before
         self.line.admit(list(tickets))
         turns = 0
 
@@ -82,7 +82,7 @@ class Desk:
                 turns += 1
                 assert turns < 3000, "it does not end"
             if not self.line.held():
-                self.scheduler.stop("done")
+                self.line.stop("done")
 
         run_lockstep(self.engine, self.mailbox, self.scheduler, lambda tell: None, progress)
         queues = {one.uid: all_events(one) for one in tickets}

@@ -7,7 +7,7 @@ forced calls and structured output are as real as with a model, and as quick as 
 import contextlib
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ import numpy as np
 
 from server.api.model_routes import Model
 from server.api.routes import App
+from server.observe.account import Account
+from server.observe.recorder import Recorder
 from server.observe.status import Status
+from server.observe.views import Capacity
 from server.protocol.events import Event, Score, Scored, Token
 from server.protocol.requests import Sampling
 from server.protocol.settings import read_settings
@@ -93,7 +96,13 @@ def _score(token: int, alternatives: int | None) -> Score:
 class FrontEnd:
     """App, server and engine, wired as rank 0 wires them, ready to be asked."""
 
-    def __init__(self, model_dir: Path, **env: str) -> None:
+    def __init__(
+        self,
+        model_dir: Path,
+        record: Recorder | None = None,
+        on_closed: Callable[[Account], None] = lambda account: None,
+        **env: str,
+    ) -> None:
         from mlx_lm.tokenizer_utils import load
 
         from server.text.prompts import TokenizerPrompts
@@ -101,16 +110,17 @@ class FrontEnd:
         settings = read_settings({"MODEL_DIR": str(model_dir), "MODEL_ID": MODEL} | env)
         tokenizer = load(model_dir)
         vocab = len(tokenizer.get_vocab())
-        status = self.status = Status(MODEL, "run-1")
-        self.line = Line(settings.max_batch, settings.queue_max)
+        status = self.status = Status(MODEL, "run-1", record=record)
+        self.line = Line(settings.max_batch, settings.queue_max, lambda: status.load.slot_free_s)
         self.speaker = Speaker(tokenizer, vocab)
-        self.app = App(settings, status, self.line)
+        self.app = App(settings, status, self.line, on_closed)
         self.prompts = TokenizerPrompts(tokenizer, vocab)
-        self.app.with_model.model = Model(self.prompts, CONTEXT, Sampling(), "fp_demo")
+        self.app.model_loaded(Model(self.prompts, CONTEXT, Sampling(), "fp_demo"))
         self.engine = StubEngine(self.line, status, self.speaker)
         self.server = Server("127.0.0.1", 0, self.app)
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        status.context, status.phase, status.detail = CONTEXT, "ok", "serving"
+        status.publish(Capacity(CONTEXT))
+        status.phases.serve()
 
     @property
     def root(self) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from server.observe.status import Status
+from server.observe.views import Load
 from server.protocol.client import Client
 from server.protocol.errors import bad_request
 from server.protocol.events import Event, Failed, Score, Scored, Token
@@ -51,6 +52,7 @@ class StubEngine:
         self.script = script
         self.seen: list[Ticket] = []
         self.dropped: list[int] = []
+        self.slot_free_s = Load().slot_free_s
         self._line, self._status = line, status
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -78,8 +80,7 @@ class StubEngine:
                 ticket = waiting.pop(0)
                 self._status.record.started(ticket, time.monotonic())
                 running[ticket] = self.script(ticket)
-            self._status.running = len(running)
-            self._status.waiting = len(waiting)
+            self._status.publish(Load(len(running), len(waiting), slot_free_s=self.slot_free_s))
             if not self.go.is_set():
                 continue
             for ticket, events in list(running.items()):

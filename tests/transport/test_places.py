@@ -165,7 +165,7 @@ def test_a_request_gives_back_what_it_held_when_it_is_admitted_answered_or_gone(
     asking = take(table, A, BODY)
     with pytest.raises(ApiError):
         asking.hold(3 * MIB)  # nobody who is worked for gives way
-    admitted.admitted = lambda: True
+    admitted.admit()
     asking.hold(3 * MIB)
     answered.drop()
     asking.hold(3 * MIB)

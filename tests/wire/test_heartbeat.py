@@ -29,7 +29,7 @@ def on_heartbeats(life) -> list:
     def run(link):
         fleet = Fleet()
         beat = Heartbeat(link, fleet, Recorder(), lambda: TOLD[link.rank])
-        return life(beat, fleet), fleet.vitals, fleet.age(), link.wire.sums[link.rank]
+        return life(beat, fleet), fleet.ranks.vitals, fleet.ranks.age(), link.wire.sums[link.rank]
 
     return on_links(2, run)
 
@@ -68,7 +68,7 @@ def test_a_bundle_comes_whole_with_the_memory_behind_it(length):
 def test_memory_beyond_the_counter_is_told_as_the_most_there_is():
     beat, fleet = heartbeat(rss=2**50)
     beat.share_ints([])
-    assert fleet.vitals[0].rss == (2**31 - 1) * KIB
+    assert fleet.ranks.vitals[0].rss == (2**31 - 1) * KIB
 
 
 def test_a_beat_is_sent_only_when_nothing_was_heard_for_long():

@@ -12,9 +12,7 @@ pytest.importorskip("mlx.core")
 import mlx.core as mx
 import numpy as np
 
-from server import rank
 from server.api.requests import MAX_TOKEN_IDS
-from server.lifecycle.turn_times import TurnTimes
 from server.observe.fleet import Fleet, Vitals
 from server.observe.recorder import Recorder
 from server.observe.status import Status
@@ -24,8 +22,10 @@ from server.sampling.choosers import Step
 from server.sampling.random_state import Chances
 from server.sampling.row_state import Row
 from server.sampling.sampler import sample
+from server.startup import proof
 from server.startup.canary import check_link
 from server.startup.handshake import Mismatch
+from server.startup.proof import Proof
 from server.wire.heartbeat import Heartbeat
 from server.wire.link import GATHER_MOST
 from server.wire.mailbox import BUNDLE_MOST, Header, Mailbox, bundle_bytes_most
@@ -397,11 +397,11 @@ def test_a_link_that_spoils_long_sums_is_named_on_every_rank():
 
 
 @pytest.mark.parametrize(
-    ("restarts", "agreed_s", "expected"),
-    [(0, 0.0, Mismatch), (1, 0.0, Garbled), (0, 2.5, Garbled)],
+    ("restarts", "agreed", "expected"),
+    [(0, False, Mismatch), (1, False, Garbled), (0, True, Garbled)],
 )
 def test_ranks_that_agreed_before_and_do_not_now_have_a_bad_link(
-    monkeypatch, restarts, agreed_s, expected
+    monkeypatch, restarts, agreed, expected
 ):
     """A wrong sum in the canary of a restart, or between requests, used to end the service for
     good, as a model that cannot be served."""
@@ -409,16 +409,16 @@ def test_ranks_that_agreed_before_and_do_not_now_have_a_bad_link(
     def disagree(*arguments):
         raise Mismatch("rank 1 does not agree with rank 0")
 
-    monkeypatch.setattr(rank, "check_model", disagree)
-    status = Status("m", "run")
-    status.canary_seconds = agreed_s
     settings = read_settings({"MODEL_DIR": "/", "SUPERVISOR_RESTARTS": str(restarts)})
-    shard = SimpleNamespace(context=1000, vocab=VOCAB)
-    ready = rank.Ready(
-        settings, None, shard, (), None, None, "fp", status, 1, TurnTimes(settings.stall_timeout)
-    )
+    shard = SimpleNamespace(context=1000, vocab=VOCAB, sums=None)
+    link = SimpleNamespace(size=1)
+    canary = Proof(None, settings, link, shard, 1, Status("m", "run"), lambda turn: None)
+    if agreed:
+        monkeypatch.setattr(proof, "check_model", lambda *arguments: [1, 2])
+        canary.run(lambda stage: None)
+    monkeypatch.setattr(proof, "check_model", disagree)
     with pytest.raises(expected, match="rank 1 does not agree with rank 0") as caught:
-        ready.canary(lambda stage: None)
+        canary.run(lambda stage: None)
     assert isinstance(caught.value, expected)
 
 
