@@ -177,15 +177,13 @@ def _explain(error: Exception) -> tuple[int, str]:
         # The next start would not find it, either; nor do the classes below have to be there.
         log.error("an import failed", exc_info=error)
         return CONFIG, f"a package is missing or broken: {error}"
-    from server.startup.handshake import Mismatch, Strangers
+    from server.startup.handshake import Mismatch
     from server.startup.joining import NotJoined, ToBeMended
     from server.startup.loading import Unloadable
     from server.wire.seal import Garbled
 
     if isinstance(error, Garbled):
         return GARBLED, str(error)
-    if isinstance(error, Strangers):
-        return PEER_LOST, str(error)
     if isinstance(error, Mismatch | Unloadable | SettingError):
         return CONFIG, str(error)
     if isinstance(error, NotJoined):

@@ -28,10 +28,6 @@ class Mismatch(Exception):
     """Ranks differ in something that must be the same. Restarting would not help."""
 
 
-class Strangers(Mismatch):
-    """Ranks of different servers have joined each other. Another start may find its own."""
-
-
 def promised_group(env: Mapping[str, str]) -> tuple[str, int]:
     """The backend and the number of ranks that the launcher's files promise; ("any", 1) if none.
 
@@ -51,8 +47,8 @@ def promised_group(env: Mapping[str, str]) -> tuple[str, int]:
     return "any", 1
 
 
-def introduce(settings: Settings, link: Link, run_id: str = "") -> dict[str, Any]:
-    """This rank's introduction: who it is, of which run, and under "same" what all must share.
+def introduce(settings: Settings, link: Link) -> dict[str, Any]:
+    """This rank's introduction: who it is, and under "same" what all must share.
 
     A file that this rank cannot read is a difference like any other: all ranks see it and leave.
     """
@@ -63,7 +59,6 @@ def introduce(settings: Settings, link: Link, run_id: str = "") -> dict[str, Any
     return {
         "rank": link.rank,
         "host": socket.gethostname(),
-        "run": run_id,
         "pid": os.getpid(),
         "model_dir": str(settings.model_dir),
         "machine": asdict(describe_machine()),
@@ -81,7 +76,7 @@ def introduce(settings: Settings, link: Link, run_id: str = "") -> dict[str, Any
 
 
 def shake_hands(mine: dict[str, Any], link: Link) -> tuple[Member, ...]:
-    """Gathers all introductions. Raises Mismatch, naming the rank and both values, or Strangers."""
+    """Gathers all introductions. Raises Mismatch, naming the rank and both values."""
     gathered = [json.loads(data) for data in link.gather_bytes(json.dumps(mine).encode())]
     compare(gathered)
     return tuple(
@@ -91,18 +86,7 @@ def shake_hands(mine: dict[str, Any], link: Link) -> tuple[Member, ...]:
 
 
 def compare(gathered: list[dict[str, Any]]) -> None:
-    """Raises Mismatch for the differences to rank 0, the first few of them; Strangers where ranks
-    are of another run: nothing else about them matters then."""
-    strangers = [other for other in gathered if other.get("run") != gathered[0].get("run")]
-    if strangers:
-        raise Strangers(
-            "ranks of different runs have joined: "
-            + ", ".join(
-                f"rank {one['rank']} ({one['host']}) is of run {one.get('run') or '-'}"
-                for one in [gathered[0], *strangers]
-            )
-            + ": two servers meet at the same ports; give each a CLUSTER_PORT of its own"
-        )
+    """Raises Mismatch for the differences to rank 0, the first few of them."""
     first = gathered[0]["same"]
     differences = []
     for other in gathered[1:]:

@@ -10,7 +10,6 @@ from server.observe.fleet import Member
 from server.protocol.settings import read_settings
 from server.startup.handshake import (
     Mismatch,
-    Strangers,
     compare,
     introduce,
     promised_group,
@@ -64,27 +63,6 @@ def test_what_only_one_rank_has_is_missing_on_the_other(rank):
     with pytest.raises(Mismatch, match="extra.json") as caught:
         compare(ranks)
     assert "missing" in str(caught.value) and "abc" in str(caught.value)
-
-
-def test_ranks_of_another_run_are_told_apart_from_ranks_that_differ():
-    """With the same model and code nothing else would notice."""
-    mine, other = (introduction(n, mlx=str(n)) | {"run": f"run-{n}"} for n in range(2))
-    with pytest.raises(Strangers) as caught:
-        shake_hands(mine, FakeLink(other))
-    assert str(caught.value) == (
-        "ranks of different runs have joined: rank 0 (mac0) is of run run-0, "
-        "rank 1 (mac1) is of run run-1: two servers meet at the same ports; "
-        "give each a CLUSTER_PORT of its own"
-    )
-
-
-def test_ranks_started_by_hand_are_of_one_run_and_of_no_others(tmp_path):
-    settings = read_settings({"MODEL_DIR": str(tmp_path)})
-    named, unnamed = (introduce(settings, FakeLink(), run) for run in ("run-1", ""))
-    compare([unnamed, introduce(settings, FakeLink())])
-    compare([named, introduce(settings, FakeLink(), "run-1")])
-    with pytest.raises(Strangers, match="is of run run-1, rank 0 .* is of run -:"):
-        compare([named, unnamed])
 
 
 def test_every_differing_rank_is_named():
