@@ -21,7 +21,6 @@ How ranks come to an end:
 """
 
 import contextlib
-import errno
 import heapq
 import itertools
 import os
@@ -30,12 +29,21 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
+from scripts.lib.launch.causes import (
+    CAUSE_PREFIX,
+    SSH_FAILED,
+    TAIL_PREFIX,
+    disk_words,
+    explain_end,
+    own_words,
+    weigh,
+)
+from scripts.lib.launch.output import Output
 from scripts.lib.launch.rank_process import RankProcess
 from scripts.lib.launch.signal_pipe import SignalPipe
-from server.observe.line_queue import LineQueue, write_all
-from server.protocol.exit_codes import INTERNAL, NOT_JOINED, OK, PEER_LOST, explain
+from server.protocol.exit_codes import INTERNAL, NOT_JOINED, OK, PEER_LOST
 from server.protocol.settings_table import BY_NAME, SettingError, parse
 
 LEASE_PERIOD_S = 5.0  # Between two newlines on a rank's stdin.
@@ -49,17 +57,9 @@ FLUSH_S = 2.0  # At the end, for our output. Longer only for a supervisor that m
 GIVE_UP_S = 5.0  # After SIGKILL a process that is still there is stuck in the kernel.
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-CAUSE_PREFIX = "mlx_launch: cause: "  # supervise.py looks for these two in the output.
-TAIL_PREFIX = "  | "
 
 _OURS = {128 + signal.SIGTERM, 128 + signal.SIGKILL}  # Codes of ranks that we ended.
-_SSH_FAILED = 255
 _FAULTHANDLERS = 1  # How a rank ends whose native code outlasted its limit.
-# What a disk or a file system at its end says. A rank that fails beside such a line may well say
-# something else last: MLX's launcher brings the hostfile in a temporary file, and goes on without.
-_DISK_WORDS = tuple(
-    os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-)
 
 
 def read_drain_timeout(env: Mapping[str, str]) -> float:
@@ -69,45 +69,6 @@ def read_drain_timeout(env: Mapping[str, str]) -> float:
         return float(parse(setting, env.get(setting.name, "")))
     except SettingError:
         return float(setting.default)
-
-
-class Output:
-    """Writes lines to stdout and stderr, in order, on a thread of its own.
-
-    One thread for both, as they are often one pipe. A reader that is gone, or does not read, stops
-    nothing.
-    """
-
-    def __init__(self):
-        self._fds = {1: 1, 2: 2}
-        self._gone: set[int] = set()
-        self._queue = LineQueue(self._write, name="output", note=_note)
-
-    def write(self, fd: int, lines: Iterable[bytes], must: bool = False) -> None:
-        for line in lines:
-            self._queue.put(b"%d%s\n" % (fd, line), must=must)
-
-    def move(self, fd: int) -> None:
-        """From now on all goes there."""
-        self._fds, self._gone = dict.fromkeys((1, 2), fd), set()
-
-    def flush(self, within_s: float) -> bool:
-        return self._queue.flush(within_s)
-
-    def _write(self, line: bytes) -> None:
-        fd = self._fds[line[0] - ord("0")]
-        if fd in self._gone:
-            return
-        try:
-            write_all(fd, line[1:])
-        except (BrokenPipeError, ConnectionError):
-            self._gone.add(fd)
-        except OSError:  # A full disk, say. There may be space for later lines.
-            pass
-
-
-def _note(count: int) -> bytes:
-    return b"2mlx_launch: %d lines of the ranks dropped: nobody read them\n" % count
 
 
 class Launch:
@@ -242,7 +203,7 @@ class Launch:
             self._finish_output(rank)
             if rank.code == _FAULTHANDLERS and rank.timed_out:
                 rank.code = NOT_JOINED
-        for rank in sorted(ended, key=_weigh, reverse=True):
+        for rank in sorted(ended, key=weigh, reverse=True):
             self._on_exit(rank)
 
     def _finish_output(self, rank: RankProcess) -> None:
@@ -258,12 +219,12 @@ class Launch:
     # -- what to do when a rank has ended
 
     def _on_exit(self, rank: RankProcess) -> None:
-        lost_ssh = not rank.is_local and rank.code == _SSH_FAILED
+        lost_ssh = not rank.is_local and rank.code == SSH_FAILED
         by_us = self._asked and rank.signals_sent and (rank.code in _OURS or lost_ssh)
         failed = rank.code != OK and not by_us
         if failed:
-            self._say(f"{rank} exited with {_explain(rank)}")
-            if self._failed is None or _weigh(rank) > _weigh(self._failed):
+            self._say(f"{rank} exited with {explain_end(rank)}")
+            if self._failed is None or weigh(rank) > weigh(self._failed):
                 self._failed = rank
         if any(other.running for other in self._ranks):
             if not failed:
@@ -335,7 +296,7 @@ class Launch:
             return
 
         def done() -> None:
-            if errand.returncode < 0 or errand.returncode == _SSH_FAILED:
+            if errand.returncode < 0 or errand.returncode == SSH_FAILED:
                 self._say(f"could not reach {rank.host} to send {signal.Signals(signum).name}")
             if signum == signal.SIGKILL and rank.running:
                 rank.process.kill()  # Our end of the connection.
@@ -363,8 +324,8 @@ class Launch:
     def _name_the_cause(self) -> None:
         if self._failed is None:
             return
-        text = f"{CAUSE_PREFIX}{self._failed} exited with {_explain(self._failed)}"
-        for reason in filter(None, (_own_words(self._failed), _disk_words(self._failed))):
+        text = f"{CAUSE_PREFIX}{self._failed} exited with {explain_end(self._failed)}"
+        for reason in filter(None, (own_words(self._failed), disk_words(self._failed))):
             text += f": {reason}"
         tail = [TAIL_PREFIX.encode() + line for line in self._failed.tail]
         self._out.write(2, [text.encode(), *tail], must=True)
@@ -380,40 +341,3 @@ class Launch:
         if self._lease_lost:
             return PEER_LOST
         return codes[0] if codes else OK
-
-
-def _weigh(rank: RankProcess) -> int:
-    """How likely its exit is the cause of the others', rather than the other way round.
-
-    Sockets close before a process is gone, so the victims may well be seen to end first.
-    """
-    if rank.code == 128 + signal.SIGKILL and signal.SIGKILL not in rank.signals_sent:
-        return 3  # Out of memory, or somebody's doing. Never for want of a peer.
-    if not rank.is_local and rank.code == _SSH_FAILED:
-        return 2
-    if rank.code == PEER_LOST or rank.signals_sent:
-        return 0
-    return 1
-
-
-def _own_words(rank: RankProcess) -> str:
-    """The reason that a rank gave when it left, if it gave one."""
-    mark = f"ending with code {rank.code}: "
-    for line in reversed([line.decode(errors="replace") for line in rank.tail]):
-        if mark in line:
-            return line.partition(mark)[2]
-    return "the other ranks did not join it within JOIN_TIMEOUT" if rank.timed_out else ""
-
-
-def _disk_words(rank: RankProcess) -> str:
-    """The line in which the rank, or the shell that started it, complained of a disk."""
-    for line in [line.decode(errors="replace").strip() for line in rank.tail]:
-        if any(words in line for words in _DISK_WORDS):
-            return f"its output has: {line}"
-    return ""
-
-
-def _explain(rank: RankProcess) -> str:
-    if not rank.is_local and rank.code == _SSH_FAILED:
-        return f"code {_SSH_FAILED} (ssh failed, or a signal ended the rank)"
-    return explain(rank.code)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from scripts.lib.launch.launch_ranks import CAUSE_PREFIX, TAIL_PREFIX
+from scripts.lib.launch.causes import CAUSE_PREFIX, TAIL_PREFIX
 from scripts.lib.logs.log_files import Mark, read_since
 from server.protocol.printable import printable, printable_line
 

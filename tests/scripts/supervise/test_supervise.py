@@ -33,7 +33,7 @@ class Server(StubRanks):
         """Start supervise.py; `tweak` is Python that changes its modules first."""
         program = [*MODULE, "lib.supervise.supervise"]
         if tweak:
-            imports = "from scripts.lib.supervise import restart_policy, supervise"
+            imports = "from scripts.lib.supervise import restart_policy, supervise, supervisor"
             program = ["-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{imports}\n{tweak}\n"
                        "sys.exit(supervise.main())"]  # fmt: skip
         command = [
@@ -350,8 +350,8 @@ def test_failed_starts_in_a_row_come_to_an_end(server):
 def test_one_that_gets_ready_each_time_is_not_given_up(server):
     tweak = """
 import dataclasses
-plain = supervise.judge
-supervise.judge = lambda *a, **k: dataclasses.replace(plain(*a, **k), pause_s=0.0)
+plain = supervisor.judge
+supervisor.judge = lambda *a, **k: dataclasses.replace(plain(*a, **k), pause_s=0.0)
 """
     supervisor = server.supervise("--max-failures", "2", tweak=tweak)
     for restarts in range(4):
@@ -378,8 +378,8 @@ def test_one_that_ends_as_soon_as_it_is_ready_was_ready(server):
 def test_asked_to_stop_during_the_pause_it_does_not_start_again(server):
     tweak = """
 import dataclasses
-plain = supervise.judge
-supervise.judge = lambda *a, **k: dataclasses.replace(plain(*a, **k), pause_s=60.0)
+plain = supervisor.judge
+supervisor.judge = lambda *a, **k: dataclasses.replace(plain(*a, **k), pause_s=60.0)
 """
     supervisor = server.supervise(tweak=tweak)
     server.wait_ready()
@@ -401,7 +401,7 @@ def test_a_launcher_that_does_not_end_is_killed_and_cleaned_up_after(server, tmp
     )
     launcher = [sys.executable, str(stuck), *server.rank_command("--port", str(server.port))]
     supervisor = server.supervise(
-        tweak="supervise.STUCK_AFTER_S = 0.5",
+        tweak="supervisor.STUCK_AFTER_S = 0.5",
         launcher=launcher,
         env={**os.environ, "DRAIN_TIMEOUT": "0"},
     )
@@ -793,14 +793,14 @@ def test_a_remote_rank_is_replaced_too(server, tmp_path):
 
 # Every look for hosts that are away is noted, and the next comes soon.
 LOOKS = """
-supervise.AWAY_PAUSE_S = supervise.AWAY_LONGEST_PAUSE_S = 0.1
-plain = supervise.find_away
+supervisor.AWAY_PAUSE_S = supervisor.AWAY_LONGEST_PAUSE_S = 0.1
+plain = supervisor.find_away
 def find_away(run_dir):
     away = plain(run_dir)
     with open(run_dir / "looked", "a") as file:
         file.write(f"{len(away)}\\n")
     return away
-supervise.find_away = find_away
+supervisor.find_away = find_away
 """
 
 
