@@ -8,7 +8,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from server.protocol.fingerprint import fingerprint
+from server.protocol.fingerprint import fingerprint_code
 
 
 @functools.cache
@@ -25,9 +25,7 @@ def versions() -> dict[str, str]:
 @functools.cache
 def code_fingerprint() -> str:
     """One hash of all source files of the server."""
-    folder = Path(__file__).resolve().parents[1]
-    paths = sorted(folder.rglob("*.py"))
-    return fingerprint([(str(p.relative_to(folder)), p.read_text("utf-8")) for p in paths])
+    return fingerprint_code(Path(__file__).resolve().parents[1])
 
 
 def _version(package: str) -> str:

@@ -61,3 +61,58 @@ def test_metrics_that_are_named_exist():
     names = {name.removesuffix("_total") for name in re.findall(r"mlx_cluster_(\w+)", PAGE)}
     assert len(names) > 10
     assert {name for name in names if f'"{name}"' not in code} == set()
+
+
+# The tests that it names, as `test_file`, `room/test_file`, `test_of_something`, and behind a file
+# and a colon those in it. "faults" stands for tests/whole/test_faults.py.
+NAME = r"`((?:[\w./]+/)?test_\w+)(?:\.py)?`"
+OF_A_FILE = rf"(?:{NAME}|(faults)):\s+((?:`test_\w+`[,\s]*(?:and\s+)?)+)"
+
+
+def read_tests() -> dict[str, set[str]]:
+    """By path below tests/, without the ending."""
+    return {
+        str(path.relative_to(ROOT / "tests").with_suffix("")): set(
+            re.findall(r"^ *def (test_\w+)", path.read_text("utf-8"), re.M)
+        )
+        for path in ROOT.glob("tests/**/test_*.py")
+    }
+
+
+def wrong_names(page: str) -> list[str]:
+    """Test files and tests that a page names, and that are not there, or not in that file."""
+    files = read_tests()
+    every = set().union(*files.values())
+
+    def of(file: str) -> list[set[str]]:
+        return [tests for path, tests in files.items() if f"/tests/{path}".endswith(f"/{file}")]
+
+    wrong = [name for name in re.findall(NAME, page) if name not in every and not of(name)]
+    for file, faults, tests in re.findall(OF_A_FILE, page):
+        held = of("whole/test_faults" if faults else file)
+        for name in re.findall(r"`(test_\w+)`", tests):
+            if not any(name in own for own in held):
+                wrong.append(f"{file or faults}: {name}")
+    return wrong
+
+
+def test_every_test_that_it_names_is_there():
+    assert len(re.findall(NAME, PAGE)) > 100
+    assert wrong_names(PAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ("(`test_gone`.)", ["test_gone"]),
+        ("(`grammar/test_queue`; `wire/test_queue`.)", ["wire/test_queue"]),
+        ("`tests/whole/test_faults.py`, `tests/test_faults.py`", ["tests/test_faults"]),
+        (
+            "(`test_lint`: `test_ruff_finds_nothing`,\n`test_no_such_thing`; more.)",
+            ["test_no_such_thing", "test_lint: test_no_such_thing"],
+        ),
+        ("(faults: `test_ruff_finds_nothing`.)", ["faults: test_ruff_finds_nothing"]),
+    ],
+)
+def test_a_test_that_is_not_there_is_found(words, wrong):
+    assert wrong_names(words) == wrong
