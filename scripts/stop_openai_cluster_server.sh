@@ -100,6 +100,13 @@ recall_hosts() {
   HOSTS=$(printf '%s\n' "$HOSTS" | awk 'NF && !seen[$0]++')
 }
 
+# note_stopped RUN_ID: for status.sh. The supervisor's last word in the log says it otherwise, but one
+# that was killed had none.
+note_stopped() {
+  [ -n "$1" ] || return 0
+  printf '%s\n' "$1" >"$RUN_DIR/stopped" || true
+}
+
 # end_ranks SECONDS: on every host at the same time, since ranks leave together.
 end_ranks() {
   local host command count=0 i status pids names
@@ -146,7 +153,9 @@ main() {
   SCRATCH=$(mktemp -d)
   trap 'rm -rf "$SCRATCH"' EXIT
 
-  local grace=$RANK_GRACE_S
+  local grace=$RANK_GRACE_S run_id=''
+  # Now: by the end another server may have been started.
+  [ ! -f "$RUN_DIR/started_with" ] || run_id=$(sed -n 's/^RUN_ID=//p' "$RUN_DIR/started_with")
   stop_supervisor
   # Nobody asked these ranks to drain yet, if they run without a supervisor.
   [ -n "$STOPPED" ] || grace=$((DRAIN_S + RANK_GRACE_S))
@@ -156,6 +165,7 @@ main() {
   # Of a supervisor that was killed. It may by now be that of a server that was just started.
   ours "$RUN_DIR/supervisor.pid" || rm -f "$RUN_DIR/supervisor.pid"
   if [ -n "$STOPPED" ]; then
+    note_stopped "$run_id"
     log "the server on port $HTTP_PORT has stopped"
   else
     log "nothing is running on port $HTTP_PORT"

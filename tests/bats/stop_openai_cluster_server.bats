@@ -112,6 +112,20 @@ gone() {
   gone "$PROCESS"
 }
 
+@test "what was ended for a dead supervisor is on record as stopped, and nothing else is" {
+  mkdir -p "$RUN_DIR"
+  printf 'RUN_ID=some-run\nMODEL_ID=tiny\n' >"$RUN_DIR/started_with"
+  run "$STOP"
+  says "nothing is running"
+  [ ! -e "$RUN_DIR/stopped" ]
+  start_process some-run "$RUN_DIR/rank-0.pid"
+  run "$STOP" --dry-run
+  [ ! -e "$RUN_DIR/stopped" ]
+  DRAIN_TIMEOUT=1 run "$STOP"
+  [ "$status" -eq 0 ]
+  [ "$(cat "$RUN_DIR/stopped")" = some-run ]
+}
+
 @test "every host of the run is cleaned, each once, over ssh that never asks" {
   stub_ssh
   mkdir -p "$RUN_DIR"

@@ -82,16 +82,16 @@ def _places(gathered: Gathered) -> list[tuple[int, str]]:
 
 def _state(gathered: Gathered, log: LogFacts, ranks: list[dict[str, Any]]) -> tuple[str, str]:
     """A word and a sentence."""
-    told = gathered.told
+    server, told = gathered.server, gathered.told
     alive = [rank for rank in ranks if rank["pid"] is not None]
-    if not gathered.server.hosts and not gathered.service:
+    if not server.hosts and not gathered.service:
         if not alive:
             return NOTHING, "no rank runs here"
         return "elsewhere", "started on another machine: run status.sh there for all of it"
     if gathered.supervisor is None and gathered.service and not alive:
         return "waiting", f"its service says: {gathered.service}"
     if gathered.supervisor is None:
-        return _state_unsupervised(log, alive)
+        return _state_unsupervised(log, alive, server.stopped)
     if told.body is not None:
         status = str(told.body.get("status"))
         detail = str(told.body.get("detail") or status)
@@ -105,7 +105,9 @@ def _state(gathered: Gathered, log: LogFacts, ranks: list[dict[str, Any]]) -> tu
     return "silent", f"rank 0 does not answer: {told.problem}"
 
 
-def _state_unsupervised(log: LogFacts, alive: list[dict[str, Any]]) -> tuple[str, str]:
+def _state_unsupervised(
+    log: LogFacts, alive: list[dict[str, Any]], stopped: bool
+) -> tuple[str, str]:
     if alive:
         numbers = ", ".join(str(rank["rank"]) for rank in alive)
         return "orphaned", (
@@ -114,6 +116,8 @@ def _state_unsupervised(log: LogFacts, alive: list[dict[str, Any]]) -> tuple[str
         )
     if log.over.startswith(("stopped as asked", "the ranks ended as planned")):
         return NOTHING, log.over
+    if stopped:
+        return NOTHING, "stopped as asked, its supervisor being gone"
     if log.over:
         return "gave up", f"it gave up: {log.over}"
     if log.last_line:

@@ -26,6 +26,7 @@ class Server:
     log: Path
     key_file: str  # on the host of rank 0; empty: none
     started: float  # Unix seconds; 0: unknown
+    stopped: bool = False  # the stop script has ended what its supervisor did not
 
 
 def find_servers(root: Path) -> list[Server]:
@@ -42,17 +43,19 @@ def read_server(root: Path, port: int) -> Server | None:
         return None
     record = run_dir / "started_with"
     told = dict(line.partition("=")[::2] for line in read_lines(record))
+    run_id = told.get("RUN_ID", "")
     log = told.get("LOG") or root / "logs" / f"server-{port}.log"
     return Server(
         port=port,
         run_dir=run_dir,
         hosts=tuple(name for name in read_lines(run_dir / "hosts") if name),
-        run_id=told.get("RUN_ID", ""),
+        run_id=run_id,
         model=told.get("MODEL_ID", ""),
         url=told.get("URL") or f"http://{LOCAL_HOST}:{port}",
         log=Path(log),
         key_file=told.get("API_KEY_FILE", ""),
         started=record.stat().st_mtime if record.exists() else 0.0,
+        stopped=bool(run_id) and read_lines(run_dir / "stopped") == [run_id],
     )
 
 

@@ -275,6 +275,30 @@ def test_a_server_that_does_not_serve_says_why(what, state, words):
 NOBODY = {host: HostFacts(host) for host in HOSTS}
 
 
+def test_a_server_whose_orphans_were_stopped_is_stopped_and_not_lost():
+    """It was said to have ended without a word, after the stop script had ended what was left."""
+    log = LogFacts(RUN, last_line="x")
+    known = gathered(told=REFUSED, log=log, hosts=NOBODY, supervisor=None)
+    one = report(replace(known, server=replace(SERVER, stopped=True)))
+    assert (one["state"], one["problems"], exit_code([one])) == ("stopped", [], 3)
+    assert "nothing runs (port 8080: stopped as asked" in render([one])
+    alive = replace(gathered(told=REFUSED, log=log, supervisor=None), server=known.server)
+    one = report(replace(alive, server=replace(SERVER, stopped=True)))
+    assert one["state"] == "orphaned"  # whatever was asked
+
+
+@pytest.mark.parametrize(
+    ("recorded", "stopped"), [(RUN, True), ("an earlier run", False), ("", False), (None, False)]
+)
+def test_a_stop_counts_for_the_run_that_it_ended(tmp_path, recorded, stopped):
+    folder = tmp_path / "run" / "9000"
+    folder.mkdir(parents=True)
+    (folder / "started_with").write_text(f"RUN_ID={RUN}\n")
+    if recorded is not None:
+        (folder / "stopped").write_text(f"{recorded}\n")
+    assert [one.stopped for one in find_servers(tmp_path)] == [stopped]
+
+
 @pytest.mark.parametrize(
     ("log", "state", "code"),
     [
