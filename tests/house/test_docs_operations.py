@@ -64,7 +64,7 @@ def test_metrics_that_are_named_exist():
 
 
 # The tests that it names, as `test_file`, `room/test_file`, `test_of_something`, and behind a file
-# and a colon those in it. "faults" stands for tests/whole/test_faults.py.
+# and a colon those in it. "faults" stands for the folder tests/whole/.
 NAME = r"`((?:[\w./]+/)?test_\w+)(?:\.py)?`"
 OF_A_FILE = rf"(?:{NAME}|(faults)):\s+((?:`test_\w+`[,\s]*(?:and\s+)?)+)"
 
@@ -87,9 +87,11 @@ def wrong_names(page: str) -> list[str]:
     def of(file: str) -> list[set[str]]:
         return [tests for path, tests in files.items() if f"/tests/{path}".endswith(f"/{file}")]
 
+    whole = [tests for path, tests in files.items() if path.startswith("whole/")]
+
     wrong = [name for name in re.findall(NAME, page) if name not in every and not of(name)]
     for file, faults, tests in re.findall(OF_A_FILE, page):
-        held = of("whole/test_faults" if faults else file)
+        held = whole if faults else of(file)
         for name in re.findall(r"`(test_\w+)`", tests):
             if not any(name in own for own in held):
                 wrong.append(f"{file or faults}: {name}")
@@ -116,3 +118,8 @@ def test_every_test_that_it_names_is_there():
 )
 def test_a_test_that_is_not_there_is_found(words, wrong):
     assert wrong_names(words) == wrong
+
+
+def test_the_table_of_faults_is_whole():
+    table = PAGE.partition("<!-- fault table")[2].partition("<!-- end of fault table -->")[0]
+    assert "SIGKILL of rank 0" in table and "not run" not in table

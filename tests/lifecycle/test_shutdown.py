@@ -237,7 +237,7 @@ def test_a_signal_does_not_cut_last_words_short():
             ended.append(code)
 
     status = Status("demo", "run")
-    status.phase = "failed"
+    status.phases.fail("rank 1 is gone")
     leaver = Watched(lambda: None, Line(1, 1), status, 30)
     leaver.drain()
     assert not ended
