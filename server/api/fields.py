@@ -1,89 +1,153 @@
-"""Readers for single JSON fields: the type, the range, and an error that names all of it.
+"""Objects of a request: their fields by name, each with its kind and what there is to say of it.
 
-`null` means absent, as openai-python sends it for every optional field. A boolean is never taken
-for a number, though Python would. JSON has one kind of number: 64.0 is the whole number 64.
+Pure; called on rank 0's HTTP threads. `null` means absent, as openai-python sends it for every
+optional field; fields that no table names are ignored. **To add a field, add it to its API's
+table**: it is then read, refused with words, described at /openapi.json and listed in docs/ (tests
+say which rows change). What two fields say together is for the API's own file in dialects/.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from server.protocol.errors import wrong
-
-Body = Mapping[str, Any]
-
-
-def number(body: Body, name: str, least: float, most: float, *, above: bool = False):
-    """A finite number in [least, most], or None. With above, least itself is not allowed."""
-    value = body.get(name)
-    if value is None:
-        return None
-    low = "above" if above else "from"
-    allowed = f"a number {low} {least:g} to {most:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise wrong(name, value, allowed)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise wrong(name, value, allowed)
-    if not least <= value <= most or (above and value == least):
-        raise wrong(name, value, allowed)
-    return float(value)
+from server.api.kinds import Kind, Refused, Unsupported
+from server.api.openapi.words import Schema, any_of, enum, note, optional
 
 
-def integer(body: Body, name: str, least: int, most: int) -> int | None:
-    """A whole number in [least, most], or None."""
-    value = body.get(name)
-    if value is None:
-        return None
-    whole = int(value) if isinstance(value, float) and value.is_integer() else value
-    if isinstance(whole, bool) or not isinstance(whole, int) or not least <= whole <= most:
-        raise wrong(name, value, f"a whole number from {least} to {most}")
-    return whole
+@dataclass(frozen=True)
+class Field:
+    """note: more than the kind says, for the description and the docs. cost: what its largest
+    value takes before the request has a place, for docs/operations.md; "": next to nothing.
+    needed: it must be there. nullable: null means something, though the field is needed."""
+
+    kind: Kind
+    note: str = ""
+    cost: str = ""
+    needed: bool = False
+    nullable: bool = False
+
+    @property
+    def schema(self) -> Schema:
+        """What stands in the description of the object."""
+        schema = self.kind.described
+        if not self.needed or self.nullable:
+            schema = optional(schema)
+        return note(schema, self.note) if self.note else schema
 
 
-def boolean(body: Body, name: str) -> bool:
-    """A boolean; absent is False."""
-    value = body.get(name)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise wrong(name, value, "true or false")
-    return value
+# By name. A kind alone is a field of which there is no more to say, and which may be absent.
+Fields = Mapping[str, Field | Kind]
 
 
-def string(body: Body, name: str) -> str | None:
-    """A string that can be encoded as UTF-8, or None."""
-    value = body.get(name)
-    if value is None:
-        return None
-    return check_text(value, name)
+def needed(kind: Kind, note: str = "", cost: str = "") -> Field:
+    """A field that must be there."""
+    return Field(kind, note, cost, needed=True)
 
 
-def check_text(value: Any, name: str) -> str:
-    """Refuses what is not a string, and strings with lone surrogates (no tokenizer takes them)."""
-    if not isinstance(value, str):
-        raise wrong(name, value, "a string")
+def described(fields: Fields) -> dict[str, Field]:
+    """All of them as Fields."""
+    return {name: f if isinstance(f, Field) else Field(f) for name, f in fields.items()}
+
+
+def record(fields: Fields, allowed: str = "an object", name: str = "") -> Kind:
+    """An object with these fields. What it reads is a dict of those that are there."""
+    every = described(fields)
+    readers = {key: field.kind.read for key, field in every.items()}
+    must = [key for key, field in every.items() if field.needed]
+
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise Refused(value, allowed)
+        found: dict[str, Any] = {}
+        key = ""
+        try:
+            # The shorter of the two: a client may send a hundred thousand fields.
+            for key in value if len(value) < len(readers) else readers:
+                if (given := value.get(key)) is not None and key in readers:
+                    found[key] = readers[key](given)
+            for key in must:
+                if key not in found and not (every[key].nullable and key in value):
+                    raise Refused(None, every[key].kind.allowed)
+        except Refused as refused:
+            refused.within(key)
+            raise
+        return found
+
+    return Kind(read, object_schema(every), allowed, name)
+
+
+def tagged(
+    tag: str,
+    kinds: Mapping[str, Fields],
+    allowed: str,
+    *,
+    default: str | None = None,
+    objects: str | None = None,
+    whole: bool = False,
+    ignored: str = "",
+    never: Mapping[str, str] | None = None,
+    name: str = "",
+) -> Kind:
+    """An object whose field `tag` says which others it has; read, the tag is among them.
+
+    default: the tag of an object without one. objects: what to say of what is no object; else it
+    is told as one without a tag. whole: another tag is told as the object's fault, not its own.
+    ignored: what objects with another tag are; they are read as None. never: tags that are known
+    and not supported, and why.
+    """
+    readers = {key: record(fields).read for key, fields in kinds.items()}
+    why = never or {}
+
+    def read(value: Any) -> Any:
+        kind = None
+        if isinstance(value, dict):
+            kind = value.get(tag)
+            if kind is None:
+                kind = default
+            if isinstance(kind, str) and kind in readers:
+                found = readers[kind](value)
+                found[tag] = kind
+                return found
+        elif objects is not None:
+            raise Refused(value, objects)
+        if ignored and isinstance(value, dict):
+            return None
+        if isinstance(kind, str) and kind in why:
+            raise Unsupported(why[kind]).within(tag)
+        raise Refused(value, allowed) if whole else Refused(kind, allowed).within(tag)
+
+    cases = any_of(*_cases(tag, kinds, default, ignored))
+    return Kind(read, cases, objects or allowed, name)
+
+
+def _cases(
+    tag: str, kinds: Mapping[str, Fields], default: str | None, ignored: str
+) -> Iterator[Schema]:
+    for key, fields in kinds.items():
+        own = described(fields)
+        own = {tag: Field(Kind(_unread, enum(key), ""), needed=key != default)} | own
+        yield object_schema(own)
+    if ignored:
+        known = [*kinds] if default is None else [*kinds, None]
+        other = Field(Kind(_unread, {"not": enum(*known)}, ""), needed=default is not None)
+        yield note(object_schema({tag: other}), f"{ignored} Ignored.")
+
+
+def _unread(value: Any) -> Any:
+    raise AssertionError("the tag is read by what it tells apart")
+
+
+def object_schema(fields: Mapping[str, Field]) -> Schema:
+    """JSON Schema of an object with these fields, and any others."""
+    must = [name for name, field in fields.items() if field.needed]
+    properties = {name: field.schema for name, field in fields.items()}
+    schema: Schema = {"type": "object", "properties": properties}
+    return schema | ({"required": must} if must else {})
+
+
+def read(kind: Kind, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a body that are there, typed. Raises ApiError that names what is wrong."""
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise wrong(name, value, "valid Unicode (it has a lone surrogate)") from None
-    return value
-
-
-def mapping(body: Body, name: str) -> Mapping[str, Any] | None:
-    """A JSON object, or None."""
-    value = body.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise wrong(name, value, "an object")
-    return value
-
-
-def array(body: Body, name: str) -> list[Any] | None:
-    """A JSON array, or None."""
-    value = body.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, list):
-        raise wrong(name, value, "an array")
-    return value
+        return kind.read(body)
+    except Refused as refused:
+        raise refused.error() from None

@@ -1,15 +1,34 @@
 """The client's JSON, checked and typed: what a request may ask for, before any work is done.
 
 Called on rank 0's HTTP threads. Imports no mlx. Everything that can be refused is refused before
-the queue, with an ApiError that names the field. Unknown fields are ignored, as OpenAI's clients
-expect. What each API adds of its own is in dialects/.
+the queue, with an ApiError that names the field. Here are the fields that several APIs share, in
+tables (fields.py); what each adds of its own is in dialects/.
+
+A sampling parameter is a line in SAMPLING and a field of protocol.requests.Sampling of the same
+name; whatever else the engine is told is a line in COMMON and a field of Common.
 """
 
+import re
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
-from server.api.fields import Body, array, boolean, check_text, integer, mapping, number, string
+from server.api.fields import Field, Fields, record
 from server.api.json_limits import MAX_JSON_DEPTH, TooManyValues, check_depth, loads
-from server.protocol.errors import ApiError, bad_request, model_not_found, show, wrong
+from server.api.kinds import (
+    FLAG,
+    TEXT,
+    Refused,
+    array,
+    as_one,
+    either,
+    number,
+    table,
+    text,
+    then,
+    whole,
+)
+from server.protocol.errors import bad_request, model_not_found, show, wrong
 from server.protocol.requests import Common, Sampling, Served
 
 MAX_STOP_STRINGS = 64
@@ -22,6 +41,8 @@ MAX_CHOICES = 128
 MAX_TOKEN_IDS = 1024
 MAX_TURNS = 10_000  # of a conversation; a template takes some 10 us for each
 MAX_TOOLS = 512
+OF_SAMPLING = {one.name for one in fields(Sampling)}
+OF_COMMON = {one.name for one in fields(Common)}
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
@@ -43,57 +64,150 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def check_model(body: Body, served: Served) -> None:
+# Kinds that several fields have.
+
+
+def _first_of_each(items: list[Any]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(items))
+
+
+def stop_strings(given: str | list[str]) -> tuple[str, ...]:
+    """Without doubles, if they are not too long together."""
+    items = [given] if isinstance(given, str) else given
+    chars = sum(map(len, items))
+    if chars > MAX_STOP_CHARS_IN_ALL:
+        raise Refused(
+            f"{len(items)} strings of {chars} characters",
+            f"of at most {MAX_STOP_CHARS_IN_ALL} characters in all",
+        )
+    # An empty stop string can stop nothing; some clients send one for "none".
+    return _first_of_each([item for item in items if item])
+
+
+def _limit(value: int) -> int:
+    if value == 0:
+        raise Refused(value, "")
+    return AS_MANY_AS_FIT if value == -1 else value
+
+
+def _biases(given: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    return tuple((int(token), bias) for token, bias in given.items())
+
+
+TOKEN_ID = whole(0, MAX_INT, point=False)
+TOKEN_IDS = then(
+    as_one(array(TOKEN_ID, most=MAX_TOKEN_IDS), f"an array of at most {MAX_TOKEN_IDS} token ids"),
+    _first_of_each,
+)
+STOP_STRINGS = as_one(
+    array(text(most=MAX_STOP_CHARS), most=MAX_STOP_STRINGS),
+    f"an array of at most {MAX_STOP_STRINGS} strings of at most {MAX_STOP_CHARS} characters, "
+    f"{MAX_STOP_CHARS_IN_ALL} in all",
+)
+STOP = then(
+    as_one(
+        either({str: text(most=MAX_STOP_CHARS), list: STOP_STRINGS}, ""),
+        f"a string or {STOP_STRINGS.allowed}",
+    ),
+    stop_strings,
+)
+STOP_COST = "10 ms thread, once a request, with the first token"
+LIMIT = as_one(
+    then(whole(-1, MAX_INT), _limit).showing({"not": {"const": 0}}),
+    f"a whole number from 1 to {MAX_INT}, or -1 or null: as many as fit",
+)
+BIASES = table(
+    number(-100, 100),
+    MAX_TOKEN_IDS,
+    re.compile("[0-9]{1,10}"),
+    "an object whose keys are token ids",
+    of="token ids",
+)
+
+# Fields that several APIs have.
+
+MODEL: Fields = {
+    "model": Field(TEXT, "The served model's id; absent means the same. Others are a 404.")
+}
+SAMPLING: Fields = {
+    "temperature": Field(number(0, 2), "Default: the model's own, else 1."),
+    "top_p": Field(number(0, 1, above=True), "Default: the model's own, else 1."),
+    "top_k": Field(then(whole(-1, MAX_INT), lambda k: max(k, 0)), "0 and -1: no limit."),
+    "min_p": number(0, 1),
+    "seed": Field(
+        whole(INT64_MIN, INT64_MAX),
+        "Same request, same seed: same tokens, alone or in a batch.",
+    ),
+    "presence_penalty": Field(number(-2, 2), "Over the generated tokens."),
+    "frequency_penalty": Field(number(-2, 2), "Over the generated tokens."),
+    "repetition_penalty": Field(number(0, 10, above=True), "Over prompt and generated tokens."),
+}
+COMMON: Fields = {
+    "stream": FLAG,
+    "min_tokens": Field(whole(0, MAX_INT), "No end token before."),
+    "ignore_eos": Field(
+        FLAG, "The model's end tokens are tokens like any other; no effect where a grammar holds."
+    ),
+    "stop_token_ids": Field(
+        TOKEN_IDS, "They end the answer, and are not part of its text.", cost="1 ms thread"
+    ),
+    "logit_bias": Field(
+        then(BIASES, _biases), "Ids of the model's vocabulary.", cost="1 ms thread"
+    ),
+}
+GENERATING: Fields = {**MODEL, **SAMPLING, **COMMON}
+STOPS: Fields = {
+    "stop": Field(STOP, "Not part of the text; found across token edges.", cost=STOP_COST)
+}
+# What chat and completions have beside it.
+CHOICES: Fields = {
+    "max_completion_tokens": Field(LIMIT, "Comes before max_tokens, unless it is null."),
+    "max_tokens": Field(LIMIT, "Cut to what the context leaves. Default: DEFAULT_MAX_TOKENS."),
+    "n": Field(
+        whole(1, MAX_CHOICES),
+        "The choices share one prefill; each takes a place in the queue.",
+        cost="a reader of the answer each, after it has a place",
+    ),
+    **STOPS,
+    "stream_options": Field(
+        record({"include_usage": FLAG}), "`include_usage`: true or false. Others are ignored."
+    ),
+}
+
+
+def check_model(asked: Mapping[str, Any], served: Served) -> None:
     """Absent means the served model; any other name is a 404. The name is never looked up."""
-    model = string(body, "model")
+    model = asked.get("model")
     if model is not None and model != served.model_id and model not in served.aliases:
         raise model_not_found(model, served.model_id)
 
 
-def parse_common(body: Body, served: Served) -> Common:
-    """The fields that chat and completions share; logprobs differ and are the caller's."""
-    check_model(body, served)
-    options = mapping(body, "stream_options") or {}
-    return Common(
-        sampling=_sampling(body, served.sampling),
-        max_tokens=parse_max_tokens(body, "max_completion_tokens", "max_tokens"),
-        min_tokens=integer(body, "min_tokens", 0, MAX_INT) or 0,
-        n=integer(body, "n", 1, MAX_CHOICES) or 1,
-        stop=parse_stop(body.get("stop")),
-        stop_token_ids=_token_ids(body, "stop_token_ids"),
-        ignore_eos=boolean(body, "ignore_eos"),
-        logit_bias=_logit_bias(body),
-        stream=boolean(body, "stream"),
-        include_usage=boolean(options, "include_usage"),
-    )
+def common_of(asked: Mapping[str, Any], served: Served, **own: Any) -> Common:
+    """What the engine is asked for: of fields that have been read those that have the same name
+    there. own: what the API tells in a way of its own. Raises ApiError for another model."""
+    check_model(asked, served)
+    sampling = {name: asked[name] for name in OF_SAMPLING & asked.keys()}
+    given = {name: asked[name] for name in OF_COMMON & asked.keys()}
+    return Common(sampling=replace(served.sampling, **sampling), **given | own)
 
 
-def check_turns(items: list[Any], name: str) -> None:
-    """Refuses more turns than a template is to be kept busy with; each is several tokens."""
-    if len(items) > MAX_TURNS:
-        raise wrong(name, f"{len(items)} items", f"of at most {MAX_TURNS}")
-
-
-def parse_max_tokens(body: Body, *names: str) -> int | None:
+def limit_of(asked: Mapping[str, Any], body: Mapping[str, Any], *names: str) -> int | None:
     """The limit on generated tokens, from the first of names that has one; None: none is there.
 
     -1 and null ask for as many as fit; a null gives way to the other field's number.
     """
-    found = [_max_tokens(body, name) for name in names if body.get(name) is not None]
+    found = [asked[name] for name in names if name in asked]
     if not found and any(name in body for name in names):
         return AS_MANY_AS_FIT
     return found[0] if found else None
 
 
-def _max_tokens(body: Body, name: str) -> int:
-    try:
-        value = integer(body, name, -1, MAX_INT)
-    except ApiError:
-        value = 0
-    if not value:
-        allowed = f"a whole number from 1 to {MAX_INT}, or -1 or null: as many as fit"
-        raise wrong(name, body[name], allowed)
-    return AS_MANY_AS_FIT if value == -1 else value
+def choices_of(asked: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of CHOICES that Common knows by other names."""
+    return {
+        "max_tokens": limit_of(asked, body, "max_completion_tokens", "max_tokens"),
+        "include_usage": asked.get("stream_options", {}).get("include_usage", False),
+    }
 
 
 def check_vocabulary(common: Common, vocab: int) -> None:
@@ -105,71 +219,6 @@ def check_vocabulary(common: Common, vocab: int) -> None:
         for token in ids:
             if token >= vocab:
                 raise wrong(name, token, f"made of token ids from 0 to {vocab - 1}")
-
-
-def _token_ids(body: Body, name: str) -> tuple[int, ...]:
-    ids = array(body, name) or []
-    allowed = f"an array of at most {MAX_TOKEN_IDS} token ids"
-    if len(ids) > MAX_TOKEN_IDS:
-        raise wrong(name, f"{len(ids)} ids", allowed)
-    for token in ids:
-        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token <= MAX_INT:
-            raise wrong(name, token, allowed)
-    return tuple(dict.fromkeys(ids))
-
-
-def _logit_bias(body: Body) -> tuple[tuple[int, float], ...]:
-    given = mapping(body, "logit_bias") or {}
-    if len(given) > MAX_TOKEN_IDS:
-        raise wrong("logit_bias", f"{len(given)} ids", f"at most {MAX_TOKEN_IDS} token ids")
-    biases = []
-    for key in given:
-        if not (key.isascii() and key.isdigit() and len(key) <= 10):
-            raise wrong("logit_bias", key, "an object whose keys are token ids")
-        name = f"logit_bias.{key}"
-        value = number({name: given[key]}, name, -100, 100)
-        if value is None:
-            raise wrong(name, value, "a number from -100 to 100")
-        biases.append((int(key), value))
-    return tuple(biases)
-
-
-def _sampling(body: Body, default: Sampling) -> Sampling:
-    def given(value, fallback):
-        return fallback if value is None else value
-
-    top_k = integer(body, "top_k", -1, MAX_INT)
-    return Sampling(
-        temperature=given(number(body, "temperature", 0, 2), default.temperature),
-        top_p=given(number(body, "top_p", 0, 1, above=True), default.top_p),
-        top_k=default.top_k if top_k is None else max(top_k, 0),  # vLLM's -1: no limit
-        min_p=given(number(body, "min_p", 0, 1), default.min_p),
-        seed=integer(body, "seed", INT64_MIN, INT64_MAX),
-        presence_penalty=given(number(body, "presence_penalty", -2, 2), 0.0),
-        frequency_penalty=given(number(body, "frequency_penalty", -2, 2), 0.0),
-        repetition_penalty=given(
-            number(body, "repetition_penalty", 0, 10, above=True), default.repetition_penalty
-        ),
-    )
-
-
-def parse_stop(value: Any, name: str = "stop") -> tuple[str, ...]:
-    """Stop strings, as a tuple without doubles."""
-    if value is None:
-        return ()
-    items = [value] if isinstance(value, str) else value
-    most = f"{MAX_STOP_CHARS_IN_ALL} characters in all"
-    allowed = f"a string or an array of at most {MAX_STOP_STRINGS} strings, with {most}"
-    if not isinstance(items, list) or len(items) > MAX_STOP_STRINGS:
-        raise wrong(name, value, allowed)
-    for item in items:
-        if len(check_text(item, name)) > MAX_STOP_CHARS:
-            raise wrong(name, item, f"at most {MAX_STOP_CHARS} characters long")
-    chars = sum(map(len, items))
-    if chars > MAX_STOP_CHARS_IN_ALL:
-        raise wrong(name, f"{len(items)} strings of {chars} characters", f"of at most {most}")
-    # An empty stop string can stop nothing; some clients send one for "none".
-    return tuple(dict.fromkeys(item for item in items if item))
 
 
 def _refuse_constant(text: str) -> None:

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from server.api.dialects.turns import Conversation
+from server.api.fields import read, record
 from server.api.json_limits import MAX_VALUES
 from server.api.requests import (
     MAX_CHOICES,
@@ -18,7 +19,7 @@ from server.api.requests import (
     MAX_TOKEN_IDS,
     MAX_TOOLS,
     MAX_TURNS,
-    parse_stop,
+    STOP,
 )
 from server.protocol.errors import ApiError
 from tests.api.test_openapi import MINIMAL, POSTS, fields_of
@@ -194,9 +195,10 @@ def test_a_turn_of_many_items_is_copied_once():
 
 def test_stop_strings_have_a_limit_in_all():
     most = ["a" * 1024] * 4
-    assert parse_stop(most) == ("a" * 1024,)
+    body = record({"stop": STOP})
+    assert read(body, {"stop": most}) == {"stop": ("a" * 1024,)}
     for value in ([*most, "a"], [f"{i:02}" + "a" * 63 for i in range(MAX_STOP_STRINGS)]):
         with pytest.raises(ApiError) as caught:
-            parse_stop(value)
+            read(body, {"stop": value})
         assert caught.value.param == "stop"
         assert f"{MAX_STOP_CHARS_IN_ALL} characters in all" in caught.value.message

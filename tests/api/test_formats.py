@@ -4,12 +4,21 @@ import json
 
 import pytest
 
-from server.api.formats import parse_format, parse_tools
+from server.api.fields import read, record
+from server.api.formats import FORMATS, TOOLS, format_of, tools_of
 from server.api.requests import MAX_TOOLS
 from server.protocol.errors import ApiError
 from server.protocol.requests import Format, ToolChoice
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+def parse_format(body: dict) -> Format | None:
+    return format_of(read(record(FORMATS), body))
+
+
+def parse_tools(body: dict) -> tuple[list, ToolChoice, bool]:
+    return tools_of(read(record(TOOLS), body))
 
 
 def refused(parse, body: dict, field: str) -> str:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.dialects.chat import NOT_TEMPLATE_VARIABLES
 from server.api.dialects.chat import parse as parse_chat
+from server.api.dialects.chat_request import NOT_TEMPLATE_VARIABLES
 from server.api.dialects.completions import MAX_PROMPTS
 from server.api.dialects.completions import parse as parse_completion
 from server.api.json_limits import MAX_JSON_DEPTH
@@ -253,7 +253,8 @@ def test_stream_options_ask_for_usage(parse):
     assert parse(stream=True, stream_options=options).common.include_usage
     assert not parse(stream=True, stream_options={"include_usage": None}).common.include_usage
     for value in [[], "usage", 1, {"include_usage": 1}, {"include_usage": "yes"}]:
-        assert refusal(parse, stream_options=value).param in ("stream_options", "include_usage")
+        param = "stream_options" + (".include_usage" if isinstance(value, dict) else "")
+        assert refusal(parse, stream_options=value).param == param
 
 
 @pytest.mark.parametrize("parse", [chat, completion])
@@ -412,7 +413,7 @@ def test_arguments_that_are_no_json_stay_as_they_are():
         ([*MESSAGES, {"role": "user", "name": 5}], "messages[1].name"),
         ([{"role": "tool", "tool_call_id": {}}], "messages[0].tool_call_id"),
         ([{"role": "assistant", "reasoning": []}], "messages[0].reasoning"),
-        ([{"role": "assistant", "tool_calls": {}}], "tool_calls"),
+        ([{"role": "assistant", "tool_calls": {}}], "messages[0].tool_calls"),
         ([{"role": "assistant", "tool_calls": [5]}], "messages[0].tool_calls[0]"),
         ([{"role": "assistant", "tool_calls": [{"function": 5}]}], "messages[0].tool_calls[0]"),
     ],

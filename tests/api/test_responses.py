@@ -158,8 +158,10 @@ def test_text_format():
 
 def test_limits_sampling_and_effort():
     request = request_of(
-        max_output_tokens=9, temperature=0, top_p=0.5, reasoning={"effort": "low"}, stream=True
-    )
+        max_output_tokens=9, temperature=0, top_p=0.5, reasoning={"effort": "low"}, stream=True,
+        stop=["a", "b", "a"],
+    )  # fmt: skip
+    assert request.common.stop == ("a", "b")
     assert request.common.max_tokens == 9 and request.common.stream
     assert (request.common.sampling.temperature, request.common.sampling.top_p) == (0, 0.5)
     assert request.template_kwargs == {"reasoning_effort": "low"}

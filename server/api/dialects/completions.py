@@ -2,34 +2,29 @@
 
 import time
 import uuid
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
-from server.api.fields import Body, boolean, check_text, integer, string
-from server.api.formats import parse_format
-from server.api.requests import MAX_INT, parse_common
-from server.protocol.errors import ApiError, bad_request, wrong
+from server.api.fields import Field, Fields, needed, read, record
+from server.api.formats import FORMATS, format_of
+from server.api.kinds import FLAG, Kind, Refused, array, as_one, text, whole
+from server.api.openapi.words import any_of
+from server.api.openapi.words import array as array_schema
+from server.api.requests import (
+    CHOICES,
+    GENERATING,
+    MAX_CHOICES,
+    TOKEN_ID,
+    choices_of,
+    common_of,
+)
+from server.protocol.errors import ApiError, wrong
 from server.protocol.pieces import Event, Piece, TokenLogprob, Usage
 from server.protocol.requests import CompletionRequest, Served
 
 MAX_PROMPTS = 128
 LOWEST = -9999.0  # JSON has no -Infinity
-
-
-def parse(body: Body, served: Served) -> CompletionRequest:
-    """Checks a completion request. Raises ApiError."""
-    common = parse_common(body, served)
-    if string(body, "suffix"):
-        raise bad_request("'suffix' is not supported; it must be absent.", "suffix")
-    best_of = integer(body, "best_of", 1, MAX_INT)
-    if best_of not in (None, common.n):
-        raise wrong("best_of", best_of, f"absent, or equal to n ({common.n})")
-    return CompletionRequest(
-        prompts=_prompts(body.get("prompt")),
-        echo=boolean(body, "echo"),
-        format=parse_format(body),
-        common=replace(common, logprobs=integer(body, "logprobs", 0, 20)),
-    )
+NO_PROMPT = "non-empty text, or a non-empty array of token ids"
 
 
 def _prompts(value: Any) -> list[str | list[int]]:
@@ -37,19 +32,58 @@ def _prompts(value: Any) -> list[str | list[int]]:
     single = isinstance(value, str) or (isinstance(value, list) and _is_ids(value))
     prompts = [value] if single else value
     if not isinstance(prompts, list) or not 0 < len(prompts) <= MAX_PROMPTS:
-        raise wrong(
-            "prompt", value, f"text, token ids, or an array of 1 to {MAX_PROMPTS} of either"
-        )
+        raise Refused(value, PROMPT_WORDS)
     for prompt in prompts:
-        if isinstance(prompt, str) and prompt:
-            check_text(prompt, "prompt")
-        elif not (isinstance(prompt, list) and prompt and _is_ids(prompt)):
-            raise wrong("prompt", prompt, "non-empty text, or a non-empty array of token ids")
+        if isinstance(prompt, str):
+            TEXT_PROMPT.read(prompt)
+        elif not (isinstance(prompt, list) and _is_ids(prompt)):
+            raise Refused(prompt, NO_PROMPT)
     return prompts
 
 
 def _is_ids(value: list) -> bool:
+    # Whether they are the model's is for later; there may be a million of them.
     return bool(value) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
+
+
+PROMPT_WORDS = f"text, token ids, or an array of 1 to {MAX_PROMPTS} of either"
+TEXT_PROMPT, IDS_PROMPT = text(least=1), array(TOKEN_ID, least=1)
+ONE_PROMPT = any_of(TEXT_PROMPT.schema, IDS_PROMPT.schema)
+PROMPT_SCHEMA = any_of(
+    TEXT_PROMPT.schema, IDS_PROMPT.schema, array_schema(ONE_PROMPT, 1, MAX_PROMPTS)
+)
+COMPLETION: Fields = {
+    **GENERATING,
+    **CHOICES,
+    **FORMATS,
+    "prompt": needed(
+        Kind(_prompts, PROMPT_SCHEMA, PROMPT_WORDS),
+        "Choice index = prompt index x n + j.",
+        cost="as text. Token ids: 0.1 s thread a million",
+    ),
+    "echo": Field(FLAG, "With `logprobs`: the prompt's log-probabilities, too."),
+    "logprobs": Field(
+        whole(0, 20), "How many alternatives to tell.", cost="nothing before the answer"
+    ),
+    "best_of": Field(whole(1, MAX_CHOICES), "The same as n, or absent."),
+    "suffix": as_one(text(most=0), "empty or absent: it is not supported"),
+}
+BODY = record(COMPLETION, name="CompletionRequest")
+
+
+def parse(body: Mapping[str, Any], served: Served) -> CompletionRequest:
+    """Checks a completion request. Raises ApiError."""
+    asked = read(BODY, body)
+    common = common_of(asked, served, **choices_of(asked, body))
+    best_of = asked.get("best_of", common.n)
+    if best_of != common.n:
+        raise wrong("best_of", best_of, f"absent, or equal to n ({common.n})")
+    return CompletionRequest(
+        prompts=asked["prompt"],
+        echo=asked.get("echo", False),
+        format=format_of(asked),
+        common=common,
+    )
 
 
 class CompletionDialect:

@@ -1,32 +1,134 @@
-"""POST /v1/messages and /v1/messages/count_tokens, the way in: a ChatRequest from a Messages one.
+"""POST /v1/messages and /v1/messages/count_tokens, the way in: their fields, and a ChatRequest.
 
 Pure; called on rank 0's HTTP threads. Tools that Anthropic itself would run are ignored, as are
 `thinking`, `output_config`, `context_management`, `metadata` and every `cache_control`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from server.api.dialects.turns import (
+    NAME,
     Conversation,
     check_choice,
     check_tools,
-    flag_in,
     function_tool,
-    text_in,
-    text_of,
+    texts,
 )
-from server.api.fields import Body, array, mapping, string
-from server.api.requests import MAX_INT, check_model, check_turns, parse_common, parse_stop
+from server.api.fields import Field, Fields, needed, read, record, tagged
+from server.api.kinds import FLAG, OBJECT, SCHEMA, TEXT, array, either, then
+from server.api.requests import (
+    GENERATING,
+    LIMIT,
+    MAX_TOOLS,
+    MAX_TURNS,
+    MODEL,
+    STOP_COST,
+    STOP_STRINGS,
+    check_model,
+    common_of,
+    limit_of,
+    stop_strings,
+)
 from server.protocol.errors import bad_request, wrong
 from server.protocol.requests import ChatRequest, Served, ToolChoice
 
-ROLES = ("user", "assistant", "system")
-TEXT = {"text": "text"}
 # Claude Code begins its system blocks with this line, different in each session: no two sessions
 # would share a prefix.
 SESSION_LINE = "x-anthropic-billing-header"
+CHOICES = {"auto": "auto", "any": "required", "tool": "named", "none": "none"}
+
+BLOCK: Mapping[str, Fields] = {"text": {"text": needed(TEXT)}}
+CONTENT = texts({"text": "text"})
+USER_BLOCK = tagged(
+    "type",
+    {**BLOCK, "tool_result": {"tool_use_id": needed(TEXT), "content": CONTENT}},
+    "'text' or 'tool_result' (this server takes text only)",
+)
+ASSISTANT_BLOCK = tagged(
+    "type",
+    {
+        **BLOCK,
+        "tool_use": {"input": needed(OBJECT), "id": needed(TEXT), "name": needed(TEXT)},
+        "thinking": {"thinking": needed(TEXT)},
+        "redacted_thinking": {},  # sealed: only who made it can read it
+    },
+    "'text', 'thinking' or 'tool_use'",
+)
+BLOCKS_WORDS = "a string, null or an array of blocks"
+TURN = tagged(
+    "role",
+    {
+        "user": {"content": either({str: TEXT, list: array(USER_BLOCK)}, BLOCKS_WORDS)},
+        "assistant": {"content": either({str: TEXT, list: array(ASSISTANT_BLOCK)}, BLOCKS_WORDS)},
+        "system": {"content": CONTENT},
+    },
+    "one of user, assistant, system",
+    name="MessagesTurn",
+)
+SYSTEM = either(
+    {
+        str: then(TEXT, lambda text: [{"text": text}]),
+        list: array(tagged("type", BLOCK, "'text' (this server takes text only)")),
+    },
+    "a string or an array of text blocks",
+)
+TOOL = tagged(
+    "type",
+    {
+        "custom": {
+            "input_schema": needed(SCHEMA),
+            "name": needed(NAME),
+            "description": TEXT,
+            "strict": FLAG,
+        }
+    },
+    "",
+    default="custom",
+    objects="an object",
+    ignored="A tool that the server would have to run.",
+    name="MessagesTool",
+)
+TOOL_CHOICE = tagged(
+    "type",
+    {
+        kind: {"disable_parallel_tool_use": FLAG}
+        | ({"name": needed(TEXT)} if kind == "tool" else {})
+        for kind in CHOICES
+    },
+    f"one of {', '.join(CHOICES)}",
+    objects="an object with a type",
+)
+TOOLS_WORDS = f"tools, at most {MAX_TOOLS} of them functions"
+# What a prompt is made of.
+CONVERSATION: Fields = {
+    **MODEL,
+    "messages": needed(
+        array(TURN, 1, MAX_TURNS, of="messages"),
+        "Of text, or of `text`, `tool_use`, `tool_result` and `thinking` blocks; "
+        "`redacted_thinking` is ignored. Images and documents: 400. The last one must not be the "
+        "assistant's.",
+        cost="0.1 s thread, to render",
+    ),
+    "system": Field(
+        SYSTEM,
+        f"Also as a role inside messages. A first block that begins with `{SESSION_LINE}` is "
+        "dropped: it differs in each session.",
+    ),
+    "tools": Field(array(TOOL, of=TOOLS_WORDS), "Server tools are ignored.", cost="0.01 s thread"),
+    "tool_choice": Field(
+        TOOL_CHOICE, f"Its type: {', '.join(CHOICES)}. With `disable_parallel_tool_use`."
+    ),
+}
+MESSAGES: Fields = {
+    **GENERATING,
+    **CONVERSATION,
+    "max_tokens": Field(LIMIT, "Cut to what the context leaves.", needed=True, nullable=True),
+    "stop_sequences": Field(then(STOP_STRINGS, stop_strings), "As `stop` in chat.", cost=STOP_COST),
+}
+BODY = record(MESSAGES, name="MessagesRequest")
+COUNT_BODY = record(CONVERSATION, name="CountTokensRequest")
 
 
 @dataclass(frozen=True)
@@ -36,130 +138,86 @@ class Echo:
     model: str
 
 
-def parse(body: Body, served: Served) -> tuple[ChatRequest, Echo]:
+def parse(body: Mapping[str, Any], served: Served) -> tuple[ChatRequest, Echo]:
     """Checks a request for a message. Raises ApiError that names the field."""
-    common = parse_common(body, served)
-    if common.max_tokens is None:
-        allowed = f"a whole number from 1 to {MAX_INT}, or -1 or null: as many as fit"
-        raise bad_request(f"'max_tokens' is required; it must be {allowed}.", "max_tokens")
-    request = _conversation(body)
+    if "max_tokens" not in body:
+        raise bad_request(f"'max_tokens' is required; it must be {LIMIT.allowed}.", "max_tokens")
+    asked = read(BODY, body)
+    stop = asked.get("stop_sequences", ())
+    common = common_of(asked, served, max_tokens=limit_of(asked, body, "max_tokens"), stop=stop)
+    request = _conversation(asked, common=common)
     if request.messages[-1]["role"] == "assistant":
         # An answer would begin a new turn, where such a client wants its own begun one continued.
         raise wrong("messages", "assistant", "ended by a message that is not the assistant's")
-    stop = parse_stop(array(body, "stop_sequences"), "stop_sequences")
-    common = replace(common, n=1, stop=stop)
-    return replace(request, common=common), Echo(string(body, "model") or served.model_id)
+    return request, Echo(asked.get("model", served.model_id))
 
 
-def parse_count(body: Body, served: Served) -> ChatRequest:
+def parse_count(body: Mapping[str, Any], served: Served) -> ChatRequest:
     """Checks a request to count a prompt's tokens. Raises ApiError that names the field."""
-    check_model(body, served)
-    return _conversation(body)
+    asked = read(COUNT_BODY, body)
+    check_model(asked, served)
+    return _conversation(asked)
 
 
-def _conversation(body: Body) -> ChatRequest:
-    tools = _tools(body)
-    choice, parallel = _tool_choice(body, tools)
+def _conversation(asked: Mapping[str, Any], **more: Any) -> ChatRequest:
+    tools = [function_tool(tool, "input_schema") for tool in asked.get("tools", ()) if tool]
+    choice, parallel = _choice(asked.get("tool_choice"), check_tools(tools))
     return ChatRequest(
-        messages=_messages(body), tools=tools, tool_choice=choice, parallel_tool_calls=parallel
+        messages=_messages(asked),
+        tools=tools,
+        tool_choice=choice,
+        parallel_tool_calls=parallel,
+        **more,
     )
 
 
-def _messages(body: Body) -> list[dict[str, Any]]:
+def _messages(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     talk = Conversation()
-    _add_system(talk, body.get("system"))
-    messages = array(body, "messages")
-    if not messages:
-        raise wrong("messages", messages, "a non-empty array of messages")
-    check_turns(messages, "messages")
-    for i, message in enumerate(messages):
-        name = f"messages[{i}]"
-        role = message.get("role") if isinstance(message, dict) else None
-        if role not in ROLES:
-            raise wrong(f"{name}.role", role, f"one of {', '.join(ROLES)}")
-        content, name = message.get("content"), f"{name}.content"
-        if role == "system" or not isinstance(content, list):
-            talk.say(role, text_of(content, name, TEXT))
+    for i, block in enumerate(asked.get("system", ())):
+        in_blocks = "type" in block
+        if block["text"] and not (in_blocks and i == 0 and block["text"].startswith(SESSION_LINE)):
+            talk.say("system", block["text"])
+    for message in asked["messages"]:
+        role, content = message["role"], message.get("content", "")
+        if isinstance(content, str):
+            talk.say(role, content)
         elif role == "user":
-            _add_user(talk, content, name)
+            _add_user(talk, content)
         else:
-            _add_assistant(talk, content, name)
+            _add_assistant(talk, content)
     return talk.turns
 
 
-def _add_system(talk: Conversation, system: Any) -> None:
-    if system is None:
-        return
-    blocks = [{"type": "text", "text": system}] if isinstance(system, str) else system
-    if not isinstance(blocks, list):
-        raise wrong("system", system, "a string or an array of text blocks")
-    text_of(blocks, "system", TEXT)  # checks them all, so that what follows need not
-    if system is blocks and blocks and blocks[0]["text"].startswith(SESSION_LINE):
-        blocks = blocks[1:]
-    for block in blocks:
-        if block["text"]:
-            talk.say("system", block["text"])
-
-
-def _add_user(talk: Conversation, blocks: list[Any], name: str) -> None:
+def _add_user(talk: Conversation, blocks: list[dict[str, Any]]) -> None:
     said = []
-    for i, block in enumerate(blocks):
-        at = f"{name}[{i}]"
-        kind = block.get("type") if isinstance(block, dict) else None
-        if kind == "text":
-            said.append(text_in(block, "text", at))
-        elif kind == "tool_result":
-            # Before what is said, wherever it stands: templates want results next to their calls.
-            result = text_of(block.get("content"), f"{at}.content", TEXT)
-            talk.result(text_in(block, "tool_use_id", at), result)
+    for block in blocks:
+        if block["type"] == "text":
+            said.append(block["text"])
         else:
-            raise wrong(f"{at}.type", kind, "'text' or 'tool_result' (this server takes text only)")
+            # Before what is said, wherever it stands: templates want results next to their calls.
+            talk.result(block["tool_use_id"], block.get("content", ""))
     if said or not blocks:
         talk.say("user", "\n".join(said))
 
 
-def _add_assistant(talk: Conversation, blocks: list[Any], name: str) -> None:
+def _add_assistant(talk: Conversation, blocks: list[dict[str, Any]]) -> None:
     talk.say("assistant", "")
-    for i, block in enumerate(blocks):
-        at = f"{name}[{i}]"
-        kind = block.get("type") if isinstance(block, dict) else None
-        if kind == "text":
-            talk.say("assistant", text_in(block, "text", at))
-        elif kind == "thinking":
-            talk.think(text_in(block, "thinking", at))
-        elif kind == "tool_use":
-            given = block.get("input")
-            if not isinstance(given, dict):
-                raise wrong(f"{at}.input", given, "an object")
-            talk.call(text_in(block, "id", at), text_in(block, "name", at), given)
-        elif kind != "redacted_thinking":  # sealed: only who made it can read it
-            raise wrong(f"{at}.type", kind, "'text', 'thinking' or 'tool_use'")
+    for block in blocks:
+        if block["type"] == "text":
+            talk.say("assistant", block["text"])
+        elif block["type"] == "thinking":
+            talk.think(block["thinking"])
+        elif block["type"] == "tool_use":
+            talk.call(block["id"], block["name"], block["input"])
 
 
-def _tools(body: Body) -> list[dict[str, Any]]:
-    tools = []
-    for i, tool in enumerate(array(body, "tools") or []):
-        name = f"tools[{i}]"
-        if not isinstance(tool, dict):
-            raise wrong(name, tool, "an object")
-        if tool.get("type") in (None, "custom"):
-            if not isinstance(tool.get("input_schema"), dict):
-                schema = tool.get("input_schema")
-                raise wrong(f"{name}.input_schema", schema, "a JSON schema (an object)")
-            tools.append(function_tool(tool, "input_schema", name))
-    return check_tools(tools)
-
-
-def _tool_choice(body: Body, tools: list[Mapping[str, Any]]) -> tuple[ToolChoice, bool]:
+def _choice(
+    asked: Mapping[str, Any] | None, tools: list[dict[str, Any]]
+) -> tuple[ToolChoice, bool]:
     """The choice, and whether several calls may come at once."""
-    value = mapping(body, "tool_choice")
-    if value is None:
+    if asked is None:
         return ToolChoice(), True
-    modes = {"auto": "auto", "any": "required", "tool": "named", "none": "none"}
-    kind = value.get("type")
-    if not isinstance(kind, str) or kind not in modes:
-        raise wrong("tool_choice.type", kind, "one of auto, any, tool, none")
-    name = text_in(value, "name", "tool_choice") if kind == "tool" else None
-    at = "tool_choice.name" if kind == "tool" else "tool_choice"
-    choice = check_choice(ToolChoice(modes[kind], name), tools, at)
-    return choice, not flag_in(value, "disable_parallel_tool_use", "tool_choice")
+    name = asked.get("name")
+    at = "tool_choice" if name is None else "tool_choice.name"
+    choice = check_choice(ToolChoice(CHOICES[asked["type"]], name), tools, at)
+    return choice, not asked.get("disable_parallel_tool_use", False)

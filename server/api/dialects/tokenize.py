@@ -3,12 +3,17 @@
 Pure; called on rank 0's HTTP threads. Nothing here takes a place in the queue.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from server.api.dialects import chat
-from server.api.fields import Body, array, boolean, check_text
-from server.api.requests import check_model
+from server.api.dialects import chat_request
+from server.api.dialects.chat_request import CHAT
+from server.api.fields import Field, Fields, needed, read, record
+from server.api.kinds import ANYTHING, FLAG, Kind, array, as_one, never, one_of
+from server.api.kinds import TEXT as STRING
+from server.api.openapi.words import any_of
+from server.api.requests import MODEL, TOKEN_ID, check_model
 from server.protocol.client import Client
 from server.protocol.errors import bad_request, wrong
 from server.protocol.requests import ChatRequest, Served
@@ -31,23 +36,43 @@ class TokenizeRequest:
     strings: bool
 
 
-def parse_tokenize(body: Body, served: Served) -> TokenizeRequest:
+EITHER = "Either 'prompt' or 'messages' is required, and not both."
+BOTH: Fields = {
+    **MODEL,
+    "add_generation_prompt": Field(FLAG, "Of `messages`. Default: true."),
+    "return_token_strs": Field(FLAG, "Adds `token_strs`: each token's name in the vocabulary."),
+}
+TEXT: Fields = {
+    **BOTH,
+    "prompt": needed(STRING, "Or `messages`."),
+    "add_special_tokens": Field(FLAG, "Default: true. With `messages`: false or absent."),
+}
+# What a template adds is all that a conversation gets; vLLM's default, too.
+FALSE = as_one(one_of(False), "false or absent with 'messages'")
+TURNS: Fields = {
+    **BOTH,
+    **{name: CHAT[name] for name in ("messages", "tools", "chat_template_kwargs")},
+    "continue_final_message": FALSE,
+}
+TEXT_BODY = record({**TEXT, "messages": never(why=" beside 'prompt'")})
+TURNS_BODY = record(
+    {**TURNS, "add_special_tokens": FALSE, "prompt": never(why=" beside 'messages'")}
+)
+BODY = Kind(ANYTHING.read, any_of(TEXT_BODY.schema, TURNS_BODY.schema), EITHER, "TokenizeRequest")
+
+
+def parse_tokenize(body: Mapping[str, Any], served: Served) -> TokenizeRequest:
     """Checks a request to tokenize. Raises ApiError that names the field."""
-    check_model(body, served)
     prompt = body.get("prompt")
     if (prompt is None) == (body.get("messages") is None):
-        raise bad_request("Either 'prompt' or 'messages' is required, and not both.", "prompt")
-    source = chat.parse(body, served) if prompt is None else check_text(prompt, "prompt")
-    if prompt is None:
-        # What a template adds is all that a conversation gets; vLLM's default, too.
-        for name in ("add_special_tokens", "continue_final_message"):
-            if boolean(body, name):
-                raise wrong(name, True, "false or absent with 'messages'")
+        raise bad_request(EITHER, "prompt")
+    asked = read(TURNS_BODY if prompt is None else TEXT_BODY, body)
+    check_model(asked, served)
     return TokenizeRequest(
-        source=source,
-        special_tokens=_yes(body, "add_special_tokens"),
-        open_turn=_yes(body, "add_generation_prompt"),
-        strings=boolean(body, "return_token_strs"),
+        source=chat_request.parse(body, served) if prompt is None else asked["prompt"],
+        special_tokens=asked.get("add_special_tokens", True),
+        open_turn=asked.get("add_generation_prompt", True),
+        strings=asked.get("return_token_strs", False),
     )
 
 
@@ -69,25 +94,33 @@ def tokenize(
     }
 
 
-def parse_detokenize(body: Body, served: Served, vocab: int, context: int) -> list[int]:
+IDS: Fields = {
+    **MODEL,
+    "tokens": needed(
+        array(TOKEN_ID, of=f"token ids: as many as the context takes, or {LEAST_TOKENS}"),
+        cost="0.02 s held",
+    ),
+}
+IDS_BODY = record(IDS, name="DetokenizeRequest")
+
+
+def parse_detokenize(
+    body: Mapping[str, Any], served: Served, vocab: int, context: int
+) -> list[int]:
     """Checks a request for text; the token ids. Raises ApiError that names the field."""
     most = max(context, LEAST_TOKENS)
-    check_model(body, served)
-    ids = array(body, "tokens")
     allowed = f"an array of at most {most} token ids from 0 to {vocab - 1}"
-    if ids is None or len(ids) > most:
-        raise wrong("tokens", ids, allowed)
-    for i, token in enumerate(ids):
-        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:
+    given = body.get("tokens")
+    if isinstance(given, list) and len(given) > most:
+        raise wrong("tokens", f"{len(given)} ids", allowed)
+    asked = read(IDS_BODY, body)
+    check_model(asked, served)
+    for i, token in enumerate(asked["tokens"]):
+        if token >= vocab:
             raise wrong(f"tokens[{i}]", token, allowed)
-    return ids
+    return asked["tokens"]
 
 
 def detokenize(ids: list[int], prompts: Prompts) -> dict[str, str]:
     """The body of the answer."""
     return {"prompt": prompts.decode(ids)}
-
-
-def _yes(body: Body, name: str) -> bool:
-    """A boolean; absent is True."""
-    return body.get(name) is None or boolean(body, name)

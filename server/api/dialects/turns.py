@@ -1,19 +1,22 @@
-"""What the Responses and the Messages API need to put their requests as a ChatRequest.
+"""What several APIs need to put their requests as a ChatRequest.
 
-Pure; called on rank 0's HTTP threads. Both APIs tell a conversation in smaller items than chat
-templates take: Conversation joins these, so that templates which insist on one system message at
-the start and on turns that alternate take them.
+Pure; called on rank 0's HTTP threads. Responses and Messages tell a conversation in smaller items
+than chat templates take: Conversation joins these, so that templates which insist on one system
+message at the start and on turns that alternate take them.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
-from server.api.fields import boolean, check_text
+from server.api.fields import Fields, needed, tagged
+from server.api.kinds import TEXT, Kind, Refused, array, either, text, then
 from server.api.requests import MAX_TOOLS
 from server.protocol.errors import wrong
 from server.protocol.requests import ToolChoice
 
 JOINT = "\n\n"  # between messages that become one turn
+NAME = text(least=1)  # of a function
 
 
 class Conversation:
@@ -84,52 +87,39 @@ class _Texts:
         return "".join(self._parts)
 
 
-def text_of(content: Any, name: str, kinds: Mapping[str, str]) -> str:
-    """The text of a string, null or array of parts. kinds: part type -> its field with the text.
-
-    Raises ApiError 400 for other parts: an answer that had not seen the image would be wrong.
+def texts(kinds: Mapping[str, str], joint: str = "\n") -> Kind:
+    """A string or an array of parts, read as one string. kinds: part type -> its field with the
+    text. Other parts are refused: an answer that had not seen the image would be wrong.
     """
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return check_text(content, name)
-    if not isinstance(content, list):
-        raise wrong(name, content, "a string, null or an array of text parts")
-    texts = []
-    for i, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
+    fields: Mapping[str, Fields] = {kind: {name: needed(TEXT)} for kind, name in kinds.items()}
+    words = " or ".join(map(repr, kinds)) + " (this server takes text only)"
+
+    def read(value: Any) -> str:
+        kind = value.get("type") if isinstance(value, dict) else None
         if not isinstance(kind, str) or kind not in kinds:
-            allowed = " or ".join(map(repr, kinds))
-            raise wrong(f"{name}[{i}].type", kind, f"{allowed} (this server takes text only)")
-        texts.append(check_text(part.get(kinds[kind]), f"{name}[{i}].{kinds[kind]}"))
-    return "\n".join(texts)
+            raise Refused(kind, words).within("type")
+        try:
+            return TEXT.read(value.get(kinds[kind]))
+        except Refused as refused:
+            refused.within(kinds[kind])
+            raise
+
+    # There may be many, so a part is read as its text at once; as tagged would read it else.
+    part = replace(tagged("type", fields, words), read=read)
+    return either(
+        {str: TEXT, list: then(array(part), joint.join)},
+        "a string, null or an array of text parts",
+    )
 
 
-def text_in(item: Mapping[str, Any], key: str, name: str) -> str:
-    """A string that the item must have; name is the item's own."""
-    return check_text(item.get(key), f"{name}.{key}")
-
-
-def flag_in(item: Mapping[str, Any], key: str, name: str) -> bool:
-    """A boolean of the item; absent is False."""
-    path = f"{name}.{key}"
-    return boolean({path: item.get(key)}, path)
-
-
-def function_tool(tool: Mapping[str, Any], schema_key: str, name: str) -> dict[str, Any]:
+def function_tool(tool: Mapping[str, Any], schema_key: str) -> dict[str, Any]:
     """A tool in chat's format, from one whose fields lie flat. Absent fields stay absent."""
-    title = text_in(tool, "name", name)
-    if not title:
-        raise wrong(f"{name}.name", title, "a name")
-    function: dict[str, Any] = {"name": title}
-    if tool.get("description") is not None:
-        function["description"] = text_in(tool, "description", name)
-    schema = tool.get(schema_key)
-    if schema is not None:
-        if not isinstance(schema, dict):
-            raise wrong(f"{name}.{schema_key}", schema, "a JSON schema (an object)")
-        function["parameters"] = schema
-    if flag_in(tool, "strict", name):
+    function: dict[str, Any] = {"name": tool["name"]}
+    if "description" in tool:
+        function["description"] = tool["description"]
+    if schema_key in tool:
+        function["parameters"] = tool[schema_key]
+    if tool.get("strict"):
         function["strict"] = True
     return {"type": "function", "function": function}
 

@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 description of every route, which the server shows at /openapi.json.
 
-Pure data, built from the parsers' own constants where they have them. Called on rank 0's HTTP
+Pure data; the requests' part is made of the tables that they are read by. Called on rank 0's HTTP
 threads. tests/api/test_openapi.py holds the routes to it.
 """
 

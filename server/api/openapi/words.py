@@ -1,7 +1,7 @@
 """The few words of JSON Schema that the description of the routes is written in.
 
-Pure data; every function makes a fresh dict. Requests are open and say "or null", as null means
-absent there; answers are closed and have all their fields.
+Pure data; every function makes a fresh dict. Requests (api/fields) are open and say "or null", as
+null means absent there; answers are closed and have all their fields.
 """
 
 from typing import Any
@@ -18,10 +18,8 @@ def integer(least: int | None = None, most: int | None = None) -> Schema:
     return {"type": "integer", **_present(minimum=least, maximum=most)}
 
 
-def number(least: float | None = None, most: float | None = None, *, above: bool = False) -> Schema:
-    """With above, least itself is not allowed."""
-    low = {"exclusiveMinimum" if above else "minimum": least}
-    return {"type": "number", **_present(**low, maximum=most)}
+def number(least: float | None = None, most: float | None = None) -> Schema:
+    return {"type": "number", **_present(minimum=least, maximum=most)}
 
 
 def string(**limits: Any) -> Schema:
@@ -57,15 +55,6 @@ def optional(schema: Schema) -> Schema:
     if "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     return any_of(schema, {"type": "null"})
-
-
-def given(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
-    """An object in a request: what is not required may be null, unknown fields are ignored."""
-    fields = {
-        name: schema if name in required else optional(schema)
-        for name, schema in properties.items()
-    }
-    return {"type": "object", "properties": fields, **_present(required=list(required) or None)}
 
 
 def told(optional: tuple[str, ...] = (), **properties: Schema) -> Schema:

@@ -1,0 +1,149 @@
+"""POST /v1/chat/completions, the way in: its fields, and a ChatRequest from them.
+
+Pure; called on rank 0's HTTP threads.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.api.dialects.turns import texts
+from server.api.fields import Field, Fields, needed, read, record
+from server.api.formats import FORMATS, TOOLS, format_of, tools_of
+from server.api.json_limits import InnerJson, TooManyValues
+from server.api.kinds import (
+    FLAG,
+    OBJECT,
+    TEXT,
+    Refused,
+    array,
+    as_given,
+    as_one,
+    one_of,
+    then,
+    whole,
+)
+from server.api.requests import CHOICES, GENERATING, MAX_TURNS, choices_of, common_of
+from server.protocol.errors import bad_request
+from server.protocol.requests import ChatRequest, Served
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+# Arguments of the call that renders a template, not variables of the template: with them a client
+# could run a template of its own, or get something other than token ids back.
+NOT_TEMPLATE_VARIABLES = {
+    "conversation", "messages", "tools", "chat_template", "add_generation_prompt",
+    "continue_final_message", "tokenize", "tokenizer_kwargs", "sanitize_control_tokens",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask",
+}  # fmt: skip
+
+
+def _variables(given: dict[str, Any]) -> dict[str, Any]:
+    for name in sorted(NOT_TEMPLATE_VARIABLES & given.keys()):
+        raise Refused(name, "variables of the template: an argument of the rendering is none")
+    return dict(given)
+
+
+CONTENT = texts({"text": "text"}, joint="")
+CALL = as_one(as_given(record({"function": needed(OBJECT)})), "an object with a function")
+MESSAGE = record(
+    {
+        "role": needed(one_of(*ROLES)),
+        "content": CONTENT,
+        "name": TEXT,
+        "tool_call_id": TEXT,
+        "tool_calls": Field(
+            array(CALL, of="tool calls"), "Functions with a name, and arguments as JSON text."
+        ),
+        "reasoning_content": TEXT,
+        "reasoning": TEXT,
+    },
+    "an object with role and content",
+    name="ChatMessage",
+)
+VARIABLES = then(OBJECT, _variables).showing(
+    {"propertyNames": {"not": {"enum": sorted(NOT_TEMPLATE_VARIABLES)}}}
+)
+# What a prompt is made of.
+CONVERSATION: Fields = {
+    "messages": needed(
+        array(MESSAGE, 1, MAX_TURNS, of="messages"),
+        f"Roles: {', '.join(ROLES)}. Content is text, null or text parts; others (images, audio): "
+        "400. `reasoning_content`, `reasoning` and `tool_calls` of earlier turns go into the "
+        "template.",
+        cost="0.1 s thread, to render",
+    ),
+    "chat_template_kwargs": Field(
+        VARIABLES,
+        "Variables of the chat template; arguments of the rendering itself (`tokenize`, "
+        "`chat_template`...): 400.",
+        cost="as a conversation",
+    ),
+    "reasoning_effort": Field(TEXT, "Handed to the chat template."),
+    **TOOLS,
+}
+CHAT: Fields = {
+    **GENERATING,
+    **CHOICES,
+    **CONVERSATION,
+    **FORMATS,
+    "logprobs": FLAG,
+    "top_logprobs": Field(whole(0, 20), "Needs logprobs.", cost="nothing before the answer"),
+}
+BODY = record(CHAT, name="ChatRequest")
+
+
+def parse(body: Mapping[str, Any], served: Served) -> ChatRequest:
+    """Checks a chat request. Raises ApiError."""
+    asked = read(BODY, body)
+    common = common_of(asked, served, logprobs=_alternatives(asked), **choices_of(asked, body))
+    tools, choice, parallel = tools_of(asked)
+    kwargs = asked.get("chat_template_kwargs", {})
+    if "reasoning_effort" in asked:
+        kwargs.setdefault("reasoning_effort", asked["reasoning_effort"])
+    return ChatRequest(
+        messages=_turns(asked["messages"]),
+        tools=tools,
+        tool_choice=choice,
+        parallel_tool_calls=parallel,
+        template_kwargs=kwargs,
+        format=format_of(asked),
+        common=common,
+    )
+
+
+def _alternatives(asked: Mapping[str, Any]) -> int | None:
+    """How many alternatives to tell beside each token; None for no log-probabilities."""
+    top = asked.get("top_logprobs", 0)
+    if asked.get("logprobs"):
+        return top
+    if top:
+        raise bad_request("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
+    return None
+
+
+def _turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As chat templates expect them: text content, tool arguments as objects."""
+    inner = InnerJson()
+    for i, message in enumerate(messages):
+        if "content" not in message:
+            # In the order in which it is written: a template may print a turn as it is.
+            message = messages[i] = {"role": message["role"], "content": ""} | message
+        if "tool_calls" in message:
+            message["tool_calls"] = [
+                _tool_call(call, f"messages[{i}].tool_calls[{j}]", inner)
+                for j, call in enumerate(message["tool_calls"])
+            ]
+    return messages
+
+
+def _tool_call(call: dict[str, Any], name: str, inner: InnerJson) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = inner.loads(arguments)
+        except TooManyValues as error:
+            raise bad_request(f"{name + '.function.arguments'!r} {error}", name) from None
+        except (ValueError, RecursionError):
+            pass  # the model's own malformed call, sent back to it: the template shows it as text
+    return {**call, "function": {**function, "arguments": arguments}}
