@@ -49,6 +49,13 @@ class Unsupported(Refused):
         return bad_request(message, name, "unsupported_parameter")
 
 
+class LoneSurrogate(Refused):
+    """Text that cannot be encoded, so that no tokenizer takes it."""
+
+    def __init__(self, value: str) -> None:
+        super().__init__(value, "valid Unicode (it has a lone surrogate)")
+
+
 @dataclass(frozen=True)
 class Kind:
     """read: the value as the server wants it, or Refused. schema: the same as JSON Schema.
@@ -102,7 +109,8 @@ def whole(least: int, most: int, *, point: bool = True) -> Kind:
 
 def text(least: int = 0, most: int | None = None) -> Kind:
     """A string that can be encoded as UTF-8, of so many characters."""
-    allowed = "a non-empty string" if least else f"a string of at most {most} characters"
+    count = f"{least} to {most}" if least else f"at most {most}"
+    allowed = "a non-empty string" if most is None else f"a string of {count} characters"
 
     def read(value: Any) -> str:
         if len(_text(value)) < least or (most is not None and len(value) > most):
@@ -228,6 +236,9 @@ def as_one(kind: Kind, allowed: str) -> Kind:
     def read(value: Any) -> Any:
         try:
             return read_parts(value)
+        except LoneSurrogate as refused:
+            refused.path = ""
+            raise
         except Refused:
             raise Refused(value, allowed) from None
 
@@ -256,8 +267,8 @@ def _text(value: Any) -> str:
     if not value.isascii():
         try:
             value.encode("utf-8")
-        except UnicodeEncodeError:  # no tokenizer takes it
-            raise Refused(value, "valid Unicode (it has a lone surrogate)") from None
+        except UnicodeEncodeError:
+            raise LoneSurrogate(value) from None
     return value
 
 

@@ -116,12 +116,13 @@ def test_the_path_leads_to_what_is_wrong(body, param):
 
 
 def test_lone_surrogates_are_refused_wherever_text_is_read_and_nowhere_else():
-    kind = record({"a": TEXT, "o": OBJECT, "l": array(text(1, 9))})
+    kind = record({"a": TEXT, "o": OBJECT, "l": array(text(1, 9)), "w": as_one(array(TEXT), "")})
     odd = parse_json(b'{"o": {"\\ud800": "\\udfff"}, "unknown": "\\ud800", "\\ud800": 1}')
     assert read(kind, odd) == {"o": {"\ud800": "\udfff"}}
-    for body in ({"a": "\ud800"}, {"l": ["ok", "\ud800"]}):
-        with pytest.raises(ApiError, match="valid Unicode"):
-            read(kind, body)
+    for name, body in (("a", "\ud800"), ("l[1]", ["ok", "\ud800"]), ("w", ["ok", "\ud800"])):
+        with pytest.raises(ApiError, match="valid Unicode") as caught:
+            read(kind, {name[0]: body})
+        assert caught.value.param == name
 
 
 def test_the_first_that_is_wrong_ends_the_reading():
