@@ -1,27 +1,40 @@
 """A chat answer's tokens to content, reasoning and tool calls, as the model's family marks them.
 
 Called on rank 0's HTTP threads, one ChatText for each choice. What it gives does not depend on
-where tokens end: every character passes the same two machines in turn, mlx-lm's for the family's
-markers, then one for the request's stop strings.
+where tokens end: text waits while it may be the beginning of a marker, and from where a call may
+begin until its format's reader (calls/) can say for certain what it is.
 
 - Stop strings act on the content that the client sees, not on reasoning or calls.
 - Newlines that only set reasoning, content and calls apart are left out.
 - Reasoning comes before the content: where its marker is a single token, the same word later on
   is content, as in an answer that speaks about <think>.
-- Text that looks like a call and is none (cut, malformed) comes back as it was written, to where
-  it stood. No exception comes of what a model writes.
+- A call in a block of code is an example. One in a thought is part of it, if the thought ends and
+  there is an answer after it; else it is meant.
+- Text that looks like a call and is none (cut, malformed, of no tool) comes back as it was written,
+  to where it stood. No exception comes of what a model writes.
 """
 
+import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from server.protocol.pieces import CallPiece, Parts
 from server.text.call_text import CallText
+from server.text.calls.reader import Finish, Found, More
+from server.text.calls.tools import Tools
+from server.text.code_spans import CodeSpans
+from server.text.marker_search import MarkerSearch
 from server.text.markup import initial_state, markup_of
 from server.text.stop_strings import StopStrings, StopWords
 
 NEWLINES = "\r\n"
 HEADERS = ("<|", "to=", "assistant")  # how the header of a message may begin
+RECIPIENT, FUNCTION = "to=", "to=functions."  # in a header; other recipients are no tools of ours
+# What may be a call is read again when it has grown by so much.
+GROWTH, GROWTH_CHARS = 4, 16
+# Readings of text that turns out to be no call, for each character of it: more is not looked at.
+READINGS, READINGS_CHARS = 64, 2**20
 
 
 class ChatText:
@@ -30,7 +43,6 @@ class ChatText:
     tokenizer: an mlx_lm TokenizerWrapper. hidden: token ids that are no text, as those that end
     the answer. prompt_ids tell whether the prompt has opened the thinking. tools: OpenAI function
     tools. parse_calls: else calls are plain text. parallel: else only the first call counts.
-    live: see CallText.
     """
 
     def __init__(
@@ -42,27 +54,30 @@ class ChatText:
         tools: Sequence[dict[str, Any]] = (),
         parse_calls: bool = True,
         parallel: bool = True,
-        live: bool = False,
     ) -> None:
-        from mlx_lm.generate import make_text_state_machine
-
         self.stopped: str | None = None
         self.reasoning_tokens = 0
         markup = markup_of(tokenizer)
         self._markup = markup if parse_calls else markup.without_calls()
         self._detokenizer = tokenizer.detokenizer
         self._hidden = hidden
-        self._machine = make_text_state_machine(self._markup)
         self._in = self._origin = initial_state(tokenizer, self._markup, prompt_ids)
-        self._state = self._machine.make_state(self._in)
-        self._stop = StopStrings(stop)
-        self._calls = CallText(self._markup, list(tools), parallel, live)
+        self._searches: dict[tuple[str, bool], tuple[MarkerSearch, dict[str, str]]] = {}
+        self._text = ""  # what is not told yet, in a call from its opening marker on
+        self._more: list[str] = []  # what comes after it, while a call is read
+        self._next_size = 0  # when to read the call again
+        self._readings = READINGS_CHARS  # characters that may still be read
         self._marker = ""  # what opened the call that is being read
+        self._stop = StopStrings(stop)
+        self._tools = Tools(list(tools))
+        self._calls = CallText(parallel, self._markup.short_ids)
+        self._code = CodeSpans()
         self._header = ""  # text outside of any message
         self._space = ""  # white space that is content only if content follows
         self._strip = self._markup.has_thinking  # newlines that come next are layout
         self._begun = False  # there is content, or a call
         self._reasoned = False
+        self._called_in_thought = False
         self._reasoning_space = ""  # as _space; it is left out at both ends
         self._reasoning_strip = True
         self._parts = Parts()
@@ -82,13 +97,8 @@ class ChatText:
         """What was held back, and "tool_calls" for "stop" if there are any."""
         if self.stopped is None:
             self._detokenizer.finalize()
-            self._read(self._detokenizer.last_segment)
+            self._read(self._detokenizer.last_segment, "length" if reason == "length" else "stop")
         if self.stopped is None:
-            # A beginning of a marker that does not go on is text.
-            self._state, rest, _ = self._machine.flush(self._state)
-            self._segment(self._in, rest)
-            if self._in == "tool":
-                self._end_call(whole=not self._markup.tool_call_end)
             self._content_ends()
             if not self._calls.count:
                 self._tell(text=self._space)
@@ -96,97 +106,151 @@ class ChatText:
             reason = "stop"
         return self._take(), "tool_calls" if self._calls.count and reason == "stop" else reason
 
-    def _read(self, text: str) -> None:
-        state, segments = self._machine.split(self._state, text)
-        if len(segments) == 1 and self._in != "header":
-            self._state = state
-            self._segment(*segments[0])
-            return
-        # A marker ends in this text, or may. Character by character, as what is found may put the
-        # machine into another state, and so that nothing depends on how the text was cut.
-        for char in text:
-            self._state, segments = self._machine.split(self._state, char)
-            for name, part in segments:
-                self._segment(name, part)
+    def _read(self, text: str, finish: Finish | None = None) -> None:
+        self._readings += READINGS * len(text)
+        self._more.append(text)
+        # Not joined for every token: a call may be long.
+        if self._in == "tool" and finish is None:
+            self._next_size -= len(text)
+            if self._next_size > 0:
+                return
+        self._text += "".join(self._more)
+        self._more.clear()
+        while self.stopped is None:
+            if not (self._read_call(finish) if self._in == "tool" else self._read_text(finish)):
+                break
 
-    def _segment(self, name: str, text: str) -> None:
-        """Some text of a state, perhaps of another than the last."""
-        if self.stopped is not None:
-            return
-        if name != self._in:
-            self._enter(name)
-        # Entering may have refused the new state.
-        if self._in == "tool":
-            self._tell(calls=self._calls.add(text))
-        elif self._in == "reasoning":
+    def _read_text(self, finish: Finish | None) -> bool:
+        """Tells text up to a marker and goes where that leads; False if there is none."""
+        if self._begins_bare():
+            return True
+        search, targets = self._search()
+        found = search.search(self._text)
+        held = 0 if finish else search.held(self._text)
+        end = found.start() if found else len(self._text) - held
+        state = self._in
+        text, self._text = self._text[:end], self._text[end:]
+        self._plain(text)
+        if self._in != state:
+            return True
+        if found is None or self.stopped is not None:
+            return False
+        if found[0] not in self._search()[1]:
+            return True  # not a marker any more, after this text
+        self._marker = found[0]
+        if targets[self._marker] == "tool":
+            self._origin, self._in, self._next_size = state, "tool", 0
+        else:
+            self._text = self._text[len(self._marker) :]
+            self._go(targets[self._marker])
+        return True
+
+    def _begins_bare(self) -> bool:
+        """Whether a call without any marker may begin the answer here."""
+        rest = self._text.lstrip()
+        if self._begun or self._in != "normal" or not self._markup.bare_json or rest[:1] != "{":
+            return False
+        self._content(self._text[: len(self._text) - len(rest)])
+        self._text, self._marker = rest, "{"
+        self._origin, self._in, self._next_size = "normal", "tool", 0
+        return True
+
+    def _search(self) -> tuple[MarkerSearch, dict[str, str]]:
+        thinks = not self._begun or self._markup.reopens
+        key = (self._in, thinks)
+        if key not in self._searches:
+            targets = self._markup.markers(*key)
+            if self._called_in_thought and self._in == "normal":
+                targets[self._markup.think_end] = "normal"
+            self._searches[key] = (MarkerSearch(targets), targets)
+        return self._searches[key]
+
+    def _go(self, state: str) -> None:
+        left, self._in = self._in, state
+        if left == "normal" and state != "normal":
+            self._content_ends()
+        elif left == "reasoning":
+            self._strip = True
+        if state == "reasoning":
+            self._reasoning_space = "\n" if self._reasoned else ""
+            self._reasoning_strip = True
+
+    def _plain(self, text: str) -> None:
+        """Text of the state."""
+        if self._in == "reasoning":
             self._reasoning(text)
         elif self._in == "header":
             self._outside(text)
         else:
             self._content(text)
 
-    def _enter(self, name: str) -> None:
-        left, self._in = self._in, name
-        if left == "tool":
-            self._end_call(whole=True)
-        elif left == "normal":
-            if name == "reasoning" and self._begun and not self._markup.reopens:
-                self._go_to("normal")
-                self._content(self._markup.think_start or "")
-                return
+    # Calls.
+
+    def _read_call(self, finish: Finish | None) -> bool:
+        """Finds out what the text from a marker of calls on is; False if there must be more."""
+        if self._origin == "normal":
+            end = self._code.quoted_until(self._text, finish is not None)
+        else:
+            end = self._thought_until()
+        if end > 0:
+            return self._give_back(end)
+        found = None
+        try:
+            # A call in a thought is told at the end, as the thought may go on.
+            if not end:
+                found = self._reading(finish)
+        except More:
+            end = -1
+        except Exception as error:
+            logging.info("no tool call: %s", error or type(error).__name__)
+            return self._give_back(len(self._marker))
+        if finish is None and (end < 0 or self._origin == "reasoning"):
+            self._next_size = max(GROWTH_CHARS, len(self._text) // GROWTH)
+            return False
+        if found is None:
+            return self._give_back(len(self._marker))
+        self._text = self._text[found.end :]
+        self._called(found)
+        return True
+
+    def _reading(self, finish: Finish | None) -> Found:
+        self._readings -= len(self._text)
+        if self._readings < 0:
+            raise ValueError("too much was read in vain")
+        return self._markup.reader.read(self._text, self._tools, finish)
+
+    def _thought_until(self) -> int:
+        """Where the thought ends that the call is in, if an answer comes after it; else 0."""
+        end = self._markup.think_end if self._origin == "reasoning" else None
+        found = re.search(rf"{re.escape(end)}\s*\S", self._text) if end else None
+        return found.start() if found else 0
+
+    def _give_back(self, size: int) -> bool:
+        """So much of what was taken for a call is text where it stood."""
+        text, self._text = self._text[:size], self._text[size:]
+        self._in = self._origin
+        if self._origin == "header":
+            if text == RECIPIENT and not (text + self._text).startswith(FUNCTION):
+                self._header += text
+                return True
+            self._in = "normal"
+        self._plain(text)
+        return True
+
+    def _called(self, found: Found) -> None:
+        if self._origin == "normal":
             self._content_ends()
-        elif left == "reasoning":
-            self._strip = True
-        if self._in == "tool":
-            self._begin_call(left, self._markup.tool_call_start or "")
-        elif self._in == "reasoning" and left != "tool":
-            self._reasoning_space = "\n" if self._reasoned else ""
-            self._reasoning_strip = True
-
-    def _go_to(self, name: str) -> None:
-        held, self._in = self._state[3], name
-        self._state, segments = self._machine.split(self._machine.make_state(name), held)
-        for inner, text in segments:
-            self._segment(inner, text)
-
-    def _begin_call(self, origin: str, marker: str) -> None:
-        self._origin, self._marker = origin, marker
-        self._calls.open()
-
-    def _end_call(self, whole: bool) -> None:
-        pieces = self._calls.close(whole)
-        before, marker, inner = self._calls.text.rpartition(self._marker or "\0")
-        if pieces is None and marker:
-            # A word about calls, then a call.
-            written, self._calls.text = self._calls.text, inner
-            pieces = self._calls.close(whole)
-            self._calls.text = written
-            if pieces is not None:
-                self._give_back(before)
-                self._content_ends()
-                if self._in == "reasoning":
-                    self._go_to("normal")  # as after any call, in mlx-lm
-        if pieces is None:
-            self._give_back(self._calls.text + (self._markup.tool_call_end or "") * whole)
-            return
-        self._tell(calls=pieces)
+            if self.stopped is not None:
+                return
+        self._in = self._origin
+        if self._origin == "reasoning":
+            self._in, self._called_in_thought = "normal", True
+            self._searches.clear()
+        self._tell(calls=self._calls.tell(found.calls))
         self._begun = self._strip = True
         self._space = ""
-        self._content(self._calls.after.strip())
 
-    def _give_back(self, text: str) -> None:
-        """What was taken for a call is text where it stood."""
-        text = self._marker + text
-        if self._origin == "reasoning":
-            # A thought about calls; the thinking may have ended after it.
-            text, ended, rest = text.partition(self._markup.think_end or "\0")
-            self._reasoning(text)
-            if not ended:
-                self._go_to("reasoning")
-                return
-            self._reasoning_space, self._strip = "", True
-            text = rest
-        self._content(text)
+    # Text.
 
     def _outside(self, text: str) -> None:
         """A header, which is dropped; or an answer without any, as under a grammar."""
@@ -195,8 +259,7 @@ class ChatText:
         headed = any(word.startswith(start) or start.startswith(word) for word in HEADERS)
         if not (headed or self._begun or self._reasoned):
             self._in = "normal"
-            self._content(self._header)
-            self._go_to("normal")
+            self._text, self._header = self._header + self._text, ""
 
     def _reasoning(self, text: str) -> None:
         if self._reasoning_strip:
@@ -215,13 +278,8 @@ class ChatText:
             self._strip = not text
         if not text:
             return
-        if not self._begun and self._markup.bare_json and text.lstrip().startswith("{"):
-            self._begun = True
-            self._begin_call("normal", "")
-            self._tell(calls=self._calls.add(text))
-            self._go_to("tool")
-            return
         self._begun = self._begun or not text.isspace()
+        self._code.add(text)
         self._shown(self._stop.add(text))
         self.stopped = self._stop.stopped
         if self.stopped is not None:
@@ -235,7 +293,7 @@ class ChatText:
         """Content that no stop string can cut any more. White space waits, as before a call it is
         layout."""
         text = self._space + text
-        kept = text.rstrip() if self._markup.has_tool_calling else text
+        kept = text.rstrip() if self._markup.reader is not None else text
         self._space = text[len(kept) :]
         self._tell(text=kept)
 

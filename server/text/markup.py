@@ -1,111 +1,98 @@
 """How a model family marks reasoning and tool calls in the text that it writes.
 
-What mlx-lm infers from the tokenizer comes first. Added here are the families that mlx-lm 0.32
-has no markers for: gpt-oss (harmony), DeepSeek's calls, Llama 3's calls, Magistral's thinking.
+What mlx-lm infers from the tokenizer comes first. Added here are thinking that mlx-lm 0.32 has no
+markers for (gpt-oss's harmony, Magistral's), and the readers of calls (calls/).
 Called on rank 0's HTTP threads; only looks at the tokenizer.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from server.text.call_parsers import parse_deepseek, parse_dsml, parse_harmony, parse_llama
+from server.text.calls.formats import reader_of
+from server.text.calls.headed import HARMONY, MISTRAL
+from server.text.calls.llama import LLAMA_3
+from server.text.calls.reader import Reader
 
-# Parsers that refuse a call whose end is missing, so that they can be asked without its end marker.
-STRICT = {"json_tools", "mistral", "kimi_k3"}
 # Turn markers have a few tokens; a section that was opened further back is not the template's.
 OPENED_WITHIN = 4096
 
+_MESSAGE_ENDS = [("<|end|>", "header"), ("<|start|>", "header"), ("<|return|>", "header")]
 HARMONY_EDGES = {
-    "header": [
-        ("<|channel|>analysis<|message|>", "reasoning"),
-        ("to=functions.", "tool"),
-        ("<|message|>", "normal"),
-    ],
-    "reasoning": [("<|end|>", "header"), ("<|start|>", "header")],
-    "normal": [("<|end|>", "header"), ("<|start|>", "header")],
-    "tool": [("<|end|>", "header"), ("<|start|>", "header")],
+    "header": [("<|channel|>analysis<|message|>", "reasoning"), ("<|message|>", "normal")],
+    "reasoning": _MESSAGE_ENDS,
+    "normal": _MESSAGE_ENDS,
 }
 
 
 @dataclass(frozen=True)
 class Markup:
-    """Named as in mlx_lm's TokenizerWrapper, for its make_text_state_machine.
+    """States are "normal" (content), "reasoning", "tool" and "header" (text that is dropped).
 
-    States are "normal" (content), "reasoning", "tool" and "header" (text that is dropped).
+    edges: state -> markers in it, and the states that they lead to; beside those of thinking and
+    calls.
     """
 
     think_start: str | None = None
     think_end: str | None = None
-    tool_call_start: str | None = None
-    tool_call_end: str | None = None
-    structural_markers: tuple[str, ...] = ()
-    response_transitions: Mapping[str, list[tuple[str, str]]] = field(default_factory=dict)
+    edges: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     initial: str = "normal"
-    parser: Callable[[str, Any], Any] | None = None
-    strict: bool = False  # the parser refuses cut calls
-    plain_json: bool = False  # a call is a {"name", "arguments"} object and nothing else
-    bare_json: bool = False  # an answer that begins with { is a call, without any marker
+    reader: Reader | None = None
     reopens: bool = True  # there may be reasoning after content
-    short_ids: bool = False  # the template takes back only ids of nine letters and digits
 
     @property
     def has_thinking(self) -> bool:
         return self.think_start is not None
 
     @property
-    def has_tool_calling(self) -> bool:
-        return self.tool_call_start is not None
+    def bare_json(self) -> bool:
+        """An answer that begins with { is a call, without any marker."""
+        return self.reader is LLAMA_3
+
+    @property
+    def short_ids(self) -> bool:
+        """The template takes back only ids of nine letters and digits."""
+        return self.reader is MISTRAL
 
     def without_calls(self) -> "Markup":
         """The same where calls are not asked for, and what looks like one is text."""
-        edges = {
-            state: [(text, to) for text, to in edges if to != "tool"]
-            for state, edges in self.response_transitions.items()
-            if state != "tool"
-        }
-        return replace(
-            self,
-            tool_call_start=None,
-            tool_call_end=None,
-            response_transitions=edges,
-            parser=None,
-            plain_json=False,
-            bare_json=False,
-        )
+        return replace(self, reader=None)
+
+    def markers(self, state: str, thinks: bool) -> dict[str, str]:
+        """The markers that count in a state, and the state that each leads to. thinks: whether
+        content may be left for reasoning."""
+        found = {}
+        if self.has_thinking and state == "normal" and thinks:
+            found[self.think_start] = "reasoning"
+        if self.has_thinking and state == "reasoning":
+            found[self.think_end] = "normal"
+        found |= {text: to for text, to in self.edges.get(state, ()) if to != "tool"}
+        # Where messages have headers, calls have some, too.
+        if self.reader is not None and (state == "header" or self.initial != "header"):
+            found |= dict.fromkeys(self.reader.openers, "tool")
+        return found
 
 
 def markup_of(tokenizer: Any) -> Markup:
     """What the family of this mlx_lm TokenizerWrapper uses. Cheap enough for every request."""
-    harmony = all(_has(tokenizer, token) for token in ("<|channel|>", "<|message|>", "<|start|>"))
-    if harmony and not tokenizer.response_transitions:
-        return Markup(
-            tool_call_start="to=functions.",
-            tool_call_end="<|call|>",
-            response_transitions=HARMONY_EDGES,
-            initial="header",
-            parser=parse_harmony,
-            strict=True,
-        )
-    kind = getattr(tokenizer.tool_parser, "__module__", "").rpartition(".")[2]
+    reader = reader_of(tokenizer, lambda token: _has(tokenizer, token))
+    if reader is HARMONY and not tokenizer.response_transitions:
+        return Markup(edges=HARMONY_EDGES, initial="header", reader=reader)
+    structural = [(marker, "normal") for marker in tokenizer.structural_markers]
+    edges = dict(tokenizer.response_transitions)
+    edges["normal"] = [*structural, *edges.get("normal", ())]
     found = Markup(
         think_start=tokenizer.think_start,
         think_end=tokenizer.think_end,
-        tool_call_start=tokenizer.tool_call_start,
-        tool_call_end=tokenizer.tool_call_end,
-        structural_markers=tuple(tokenizer.structural_markers),
-        response_transitions=tokenizer.response_transitions,
+        edges=edges,
         initial=tokenizer.response_initial_state or "normal",
-        parser=tokenizer.tool_parser,
-        strict=kind in STRICT,
-        plain_json=kind == "json_tools",
+        reader=reader,
         # A marker of one token is a word that answers can speak about; longer ones are not.
         reopens=len(tokenizer.think_start_tokens or ()) != 1,
-        short_ids=kind == "mistral",
     )
     if not found.has_thinking and _has(tokenizer, "[THINK]"):
         found = replace(found, think_start="[THINK]", think_end="[/THINK]", reopens=False)
-    return found if found.has_tool_calling else replace(found, **_calls_of(tokenizer))
+    return found
 
 
 def initial_state(tokenizer: Any, markup: Markup, prompt_ids: Sequence[int]) -> str:
@@ -130,25 +117,6 @@ def initial_state(tokenizer: Any, markup: Markup, prompt_ids: Sequence[int]) -> 
 def thinking_is_open(tokenizer: Any, prompt_ids: Sequence[int]) -> bool:
     """Whether an answer to this prompt begins as reasoning."""
     return initial_state(tokenizer, markup_of(tokenizer), prompt_ids) == "reasoning"
-
-
-def _calls_of(tokenizer: Any) -> dict[str, Any]:
-    """Markers and parser of calls, for families that mlx-lm does not know."""
-    if _has(tokenizer, "｜DSML｜"):
-        start, end, parser = "<｜DSML｜function_calls>", "</｜DSML｜function_calls>", parse_dsml
-    elif _has(tokenizer, "<｜tool▁calls▁begin｜>"):
-        start, end, parser = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", parse_deepseek
-    elif _has(tokenizer, "<|python_tag|>"):
-        start, end, parser = "<|python_tag|>", "", parse_llama
-    else:
-        return {}
-    return {
-        "tool_call_start": start,
-        "tool_call_end": end,
-        "parser": parser,
-        "strict": True,
-        "bare_json": parser is parse_llama,
-    }
 
 
 def _has(tokenizer: Any, token: str) -> bool:

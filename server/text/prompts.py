@@ -177,7 +177,6 @@ class TokenizerPrompts:
             request.tools,
             parse_calls=bool(request.tools) and request.tool_choice.mode == "auto",
             parallel=request.parallel_tool_calls,
-            live=common.stream,
         )
 
     def plain_out(self, common: Common) -> TextOut:

@@ -22,6 +22,7 @@ from tests.support.families import END, FAMILIES, write_tokenizer
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "x\\n1", "b": [2]}}\n</tool_call>'
 ARGUMENTS = '{"a": "x\\n1", "b": [2]}'
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 CORPUS = [f"<think>\nhm\n</think>\n\nyes {CALL}"] * 3
 
 
@@ -46,6 +47,7 @@ def qwen(tokenizers):
 
 def run(tokenizer, text: str, reason: str = "stop", **options) -> Folded:
     """The answer to text that comes in one piece; the same however it is cut."""
+    options = {"tools": TOOLS, **options}
     whole = fold(ChatText(Cut(tokenizer, [text]), **options), [0], reason)
     for pieces in cuts(text):
         out = ChatText(Cut(tokenizer, pieces), **options)
@@ -213,35 +215,22 @@ def test_harmony_without_its_headers_is_text(tokenizers):
 def test_a_call_comes_as_id_and_name_then_arguments_in_pieces(qwen):
     long = json.dumps({"a": "é" * 300}, ensure_ascii=False)
     text = f'<tool_call>{{"name": "f", "arguments": {long}}}</tool_call>'
-    for live in (False, True):
-        parts, finish = parts_of(ChatText(qwen, live=live), encoded(qwen, text))
-        first, *rest = sum(parts, Parts()).calls
-        assert re.fullmatch(r"call_[0-9a-f]{32}", first.id)
-        assert (first.index, first.name, first.arguments) == (0, "f", "")
-        assert len(rest) > 2 and all(piece.id is piece.name is None for piece in rest)
-        assert "".join(piece.arguments for piece in rest) == long and finish == "tool_calls"
+    parts, finish = parts_of(ChatText(qwen, tools=TOOLS), encoded(qwen, text))
+    first, *rest = sum(parts, Parts()).calls
+    assert re.fullmatch(r"call_[0-9a-f]{32}", first.id)
+    assert (first.index, first.name, first.arguments) == (0, "f", "")
+    assert len(rest) > 2 and all(piece.id is piece.name is None for piece in rest)
+    assert "".join(piece.arguments for piece in rest) == long and finish == "tool_calls"
 
 
-def test_live_arguments_go_out_as_they_arrive(qwen):
-    text = '<tool_call>\n{"name": "f", "arguments": {"a": 1'
-    tokens = [*encoded(qwen, text), *encoded(qwen, "}}\n</tool_call>")]
-    out = ChatText(qwen, live=True)
-    early = sum((out.add(token) for token in tokens[: len(encoded(qwen, text))]), Parts())
-    assert [piece.name for piece in early.calls][0] == "f"
-    assert "".join(piece.arguments for piece in early.calls) == '{"a": 1'
-
-
-def test_a_live_call_that_is_cut_stays_a_call_and_says_length(qwen):
+def test_a_call_that_is_cut_is_text_and_says_length(qwen):
+    """Its arguments were once told as they came, and stood though no end of them ever came."""
     text = 'I <tool_call>\n{"name": "f", "arguments": {"a": 1'
-    got = run(qwen, text, "length", live=True)
-    assert got == Folded("I", "", (("f", '{"a": 1'),), "length")
-    before = 'I <tool_call>\n{"name": "f", "argum'
-    assert run(qwen, before, "length", live=True) == Folded(before, finish="length")
+    assert run(qwen, text, "length") == Folded(text, finish="length")
 
 
-def test_what_follows_a_live_call_without_an_end_is_not_lost(qwen):
+def test_what_follows_a_call_without_an_end_is_not_lost(qwen):
     text = '<tool_call>{"name": "f", "arguments": {"a": 1}} and more'
-    assert run(qwen, text, live=True) == Folded("and more", "", (("f", '{"a": 1}'),), "tool_calls")
     assert run(qwen, text) == Folded(text)
 
 
@@ -255,16 +244,14 @@ def test_what_follows_a_live_call_without_an_end_is_not_lost(qwen):
     ],
 )
 def test_json_calls_in_any_order(qwen, call):
-    for live in (False, True):
-        got = run(qwen, f"<tool_call>{call}</tool_call>", live=live)
-        assert got.calls == (("f", '{"a": 1}'),)
+    got = run(qwen, f"<tool_call>{call}</tool_call>")
+    assert got.calls == (("f", '{"a": 1}'),)
 
 
 @pytest.mark.parametrize("call", ['{"name": "f"}', '{"name": "f", "arguments": {}}'])
 def test_a_call_without_arguments_has_an_empty_object(qwen, call):
-    for live in (False, True):
-        got = run(qwen, f"<tool_call>{call}</tool_call>", live=live)
-        assert got == Folded("", "", (("f", "{}"),), "tool_calls")
+    got = run(qwen, f"<tool_call>{call}</tool_call>")
+    assert got == Folded("", "", (("f", "{}"),), "tool_calls")
 
 
 @pytest.mark.parametrize(
@@ -278,7 +265,7 @@ def test_a_call_without_arguments_has_an_empty_object(qwen, call):
 )  # fmt: skip
 def test_what_is_no_call_is_text(qwen, body):
     text = f"See:\n<tool_call>{body}</tool_call>\nthere"
-    assert fold(ChatText(Cut(qwen, [text])), [0]) == Folded(text)
+    assert fold(ChatText(Cut(qwen, [text]), tools=TOOLS), [0]) == Folded(text)
 
 
 def test_a_call_after_one_that_is_none(qwen):
@@ -335,13 +322,14 @@ def test_white_space_before_a_call_is_layout_only_if_one_follows(qwen):
 def test_kimi_keeps_its_own_ids_once_each(tokenizers):
     one = "<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{}<|tool_call_end|>"
     text = f"<|tool_calls_section_begin|>{one}{one}<|tool_calls_section_end|>"
-    parts, _ = parts_of(ChatText(Cut(tokenizers("kimi-k2"), [text])), [0])
+    parts, _ = parts_of(ChatText(Cut(tokenizers("kimi-k2"), [text]), tools=TOOLS), [0])
     first, second = [piece.id for piece in sum(parts, Parts()).calls if piece.id]
     assert first == "functions.f:0" and second.startswith("call_")
 
 
 def test_mistral_gets_ids_that_its_template_takes_back(tokenizers):
-    parts, _ = parts_of(ChatText(Cut(tokenizers("mistral"), ["[TOOL_CALLS]f[ARGS]{}"])), [0])
+    cut = Cut(tokenizers("mistral"), ["[TOOL_CALLS]f[ARGS]{}"])
+    parts, _ = parts_of(ChatText(cut, tools=TOOLS), [0])
     assert re.fullmatch(r"[A-Za-z0-9]{9}", sum(parts, Parts()).calls[0].id)
 
 
@@ -374,19 +362,18 @@ SOUP = st.lists(
     text=SOUP,
     stop=st.sampled_from([(), ("END",), ("\n\n",), ("aE", "N")]),
     reason=st.sampled_from(["stop", "length"]),
-    live=st.booleans(),
     parallel=st.booleans(),
     size=st.integers(1, 9),
 )
-def test_any_text_gives_the_same_in_any_pieces(qwen, text, stop, reason, live, parallel, size):
-    options = {"stop": stop, "live": live, "parallel": parallel}
+def test_any_text_gives_the_same_in_any_pieces(qwen, text, stop, reason, parallel, size):
+    options = {"stop": stop, "tools": TOOLS, "parallel": parallel}
     whole = fold(ChatText(Cut(qwen, [text]), **options), [0], reason)
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     out = ChatText(Cut(qwen, pieces), **options)
     assert fold(out, range(len(pieces)), reason) == whole
     # Across a call, content that met a stop string only together would stand on both sides.
     assert whole.calls or not any(word in whole.text for word in stop)
-    if not (stop or live):
+    if not stop:
         # Nothing is lost but markers, white space and what calls are made of.
         told = "".join([whole.text, whole.reasoning, *(arguments for _, arguments in whole.calls)])
         assert told.count("é") == text.count("é")
@@ -395,5 +382,5 @@ def test_any_text_gives_the_same_in_any_pieces(qwen, text, stop, reason, live, p
 def test_a_long_answer_full_of_beginnings_takes_no_longer_than_its_text(qwen):
     text = "<tool_call>{" * 5_000
     started = time.monotonic()
-    assert fold(ChatText(Cut(qwen, list(text))), range(len(text))) == Folded(text)
+    assert fold(ChatText(Cut(qwen, list(text)), tools=TOOLS), range(len(text))) == Folded(text)
     assert time.monotonic() - started < 10

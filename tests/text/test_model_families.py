@@ -160,23 +160,14 @@ def test_one_token_a_byte(family, name, folder):
     same(fold(out_of(family, tokenizer), tokens, reason), expected)
 
 
-# Where calls are not plain JSON, live changes nothing.
-LIVE_OR_NOT = [
-    pytest.param(*case.values, live, id=f"{case.id}{'-live' * live}")
-    for case in CASES
-    for live in (False, True)[: 1 + (case.values[0].parser == "json_tools")]
-]
-
-
-@pytest.mark.parametrize(("family", "name", "live"), LIVE_OR_NOT)
-def test_text_cut_at_every_position(family, name, live, folder):
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_text_cut_at_every_position(family, name, folder):
     tokenizer = tokenizer_of(family.name, folder)
     text, expected, reason = transcripts(family)[name]
-    whole = fold(out_of(family, Cut(tokenizer, [text]), live=live), [0], reason)
-    if not (live and name in ("cut call", "malformed call")):
-        same(whole, expected)
+    whole = fold(out_of(family, Cut(tokenizer, [text])), [0], reason)
+    same(whole, expected)
     for pieces in cuts(text):
-        out = out_of(family, Cut(tokenizer, pieces), live=live)
+        out = out_of(family, Cut(tokenizer, pieces))
         assert fold(out, range(len(pieces)), reason) == whole, pieces
 
 
@@ -185,9 +176,8 @@ def test_only_the_first_call_where_one_is_allowed(family, folder):
     tokenizer = tokenizer_of(family.name, folder)
     text, expected, _ = transcripts(family)["two calls"]
     tokens = tokenizer.encode(text, add_special_tokens=False)
-    for live in (False, True):
-        got = fold(out_of(family, tokenizer, parallel=False, live=live), tokens)
-        same(got, Folded("", expected.reasoning, expected.calls[:1], "tool_calls"))
+    got = fold(out_of(family, tokenizer, parallel=False), tokens)
+    same(got, Folded("", expected.reasoning, expected.calls[:1], "tool_calls"))
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -230,9 +220,8 @@ def test_any_text_gives_the_same_in_any_pieces(family, data, folder):
     text = data.draw(words.map("".join), label="text")
     reason = data.draw(st.sampled_from(["stop", "length"]), label="reason")
     size = data.draw(st.integers(1, 9), label="size")
-    live = data.draw(st.booleans(), label="live")
-    whole = fold(out_of(family, Cut(tokenizer, [text]), live=live), [0], reason)
+    whole = fold(out_of(family, Cut(tokenizer, [text])), [0], reason)
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    got = fold(out_of(family, Cut(tokenizer, pieces), live=live), range(len(pieces)), reason)
+    got = fold(out_of(family, Cut(tokenizer, pieces)), range(len(pieces)), reason)
     assert got == whole
     assert got.finish == ("tool_calls" if got.calls and reason == "stop" else reason)

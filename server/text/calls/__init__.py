@@ -1,0 +1,1 @@
+"""What a model wrote, read as tool calls: one reader for each format, none that guesses."""

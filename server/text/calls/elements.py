@@ -1,0 +1,312 @@
+"""Calls as elements of markup: a call's element with one for each argument, values as plain text.
+
+    BLOCK CALL(name) ARGUMENT(key) value /ARGUMENT ... /CALL /BLOCK
+
+Nothing quotes the values, so the text of an argument may hold any of the markers. What decides:
+
+- An argument ends where its closing marker is followed by what can follow: another argument that
+  the tool has and that was not there yet, or the end of the call.
+- Inside of a value, an argument's opening marker and the next closing one belong together.
+- A closing of a whole call that no other call opens belongs to the value before it, so of several
+  the last is the call's.
+- Where that leads nowhere, pairs are not counted, and then a forgotten closing marker is forgiven.
+
+Only the first reading is tried while the answer goes on; the others need its end. Pure; rank 0's
+HTTP threads.
+"""
+
+import re
+from dataclasses import dataclass
+
+from server.text.calls.json_text import as_object, is_json, read_object
+from server.text.calls.reader import Call, Finish, Found, NotACall, Scan, make_call
+from server.text.calls.tools import Tool, Tools
+
+MAX_ARGUMENTS = 1000  # of a call
+MAX_CHOICES = 64  # closing markers that are tried as text once they were taken as markers
+CDATA = re.compile(r"\s*<!\[CDATA\[(.*)\]\]>\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The markers of a format. call_open has a group name; argument_open has a group key, and may
+    have one said, which is "true" or "string" where the model says that the value is a string.
+
+    *_head: what the marker begins with. blocks: what may stand around calls, opened and closed.
+    lines: a line break at both ends of a value is layout. call_close: None where the block's end is
+    the call's. cdata: values may be wrapped as XML does.
+    """
+
+    blocks: tuple[tuple[str, str], ...]
+    call_head: str
+    call_open: re.Pattern[str]
+    call_close: str | None
+    argument_head: str
+    argument_open: re.Pattern[str]
+    argument_close: str
+    lines: bool = False
+    cdata: bool = False
+
+
+@dataclass
+class _Argument:
+    """An argument that is being read: its marker, and from where its end is looked for."""
+
+    marker: re.Match[str]
+    at: int
+    depth: int = 0
+    end: int = 0  # of its value
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """Where a value ends, what comes next (an argument, or where the call ends), and how to go on
+    if this was no end after all."""
+
+    end: int
+    argument: re.Match[str] | None
+    call: int
+    at: int
+    depth: int
+
+
+class Elements:
+    """A Reader for one Shape."""
+
+    def __init__(self, shape: Shape, bare: bool = True) -> None:
+        """bare: a call may stand without a block."""
+        self.shape = shape
+        self.openers = tuple(opener for opener, _ in shape.blocks)
+        self.openers += (shape.call_head,) if bare else ()
+        closers = "|".join(re.escape(closer) for _, closer in shape.blocks)
+        argument, call = re.escape(shape.argument_close), re.escape(shape.call_close or "")
+        marks = rf"(?P<close>{argument})|(?P<open>{_ungrouped(shape.argument_open)})"
+        self._marks = re.compile(marks + (rf"|(?P<call>{call})" if call else ""))
+        opening = "|".join(map(re.escape, self.openers))
+        closing = rf"{argument}\s*{call}\s*"
+        # After a bare call, the end of another is as good as with its block.
+        self._edges = re.compile(rf"(?P<close>{closing}(?:{closers or '(?!)'}))|{opening}")
+        self._bare_edges = re.compile(rf"(?P<close>{closing}(?:{closers})?)|{opening}")
+
+    def read(self, text: str, tools: Tools, finish: Finish | None) -> Found:
+        """As in Reader."""
+        scan = Scan(text, finish)
+        block = next((block for block in self.shape.blocks if text.startswith(block[0])), None)
+        return self.read_calls(scan, len(block[0]) if block else 0, tools, block)
+
+    def read_calls(self, scan: Scan, at: int, tools: Tools, block: tuple[str, str] | None) -> Found:
+        """The calls from at on, which is inside of the block, if there is one."""
+        calls: list[Call] = []
+        while True:
+            start = scan.space(at)
+            opened = self.open_call(scan, start, tools)
+            tool = tools.find(opened["name"]) if opened else None
+            if tool is None:
+                break
+            read = _OneCall(self, scan, tool, block)
+            at = read.read(opened.end())
+            calls.append(read.call())
+            if not block:
+                break
+        if not calls:
+            raise NotACall("no call of a tool")
+        if block:
+            closer = scan.literal(scan.space(at), block[1])
+            at = scan.space(at) + len(closer) if closer else at
+        elif self.shape.blocks:
+            # The end of a block that was never opened.
+            closer = scan.literal(scan.space(at), *(closer for _, closer in self.shape.blocks))
+            at = scan.space(at) + len(closer) if closer else at
+        while read.goes_on and not self._ends(scan, at, block):
+            later = read.further()
+            if later is None:
+                break
+            at = later
+        calls[-1] = read.call()
+        return Found(tuple(calls), at)
+
+    def open_call(self, scan: Scan, at: int, tools: Tools) -> re.Match[str] | None:
+        """The marker of a call."""
+        return scan.match(self.shape.call_open, at, self.shape.call_head)
+
+    def argument(self, scan: Scan, at: int, tool: Tool, seen: set[str]) -> re.Match[str] | None:
+        """The marker of an argument that may come here."""
+        found = scan.match(self.shape.argument_open, at, self.shape.argument_head)
+        key = found["key"].strip() if found else ""
+        return found if key not in seen and tool.takes(key) else None
+
+    def call_end(self, scan: Scan, at: int, block: tuple[str, str] | None) -> int | None:
+        """Where a call ends that may end here; its block's end is not part of it."""
+        shape = self.shape
+        if shape.call_close and scan.literal(at, shape.call_close):
+            end = at + len(shape.call_close)
+            if not block:
+                return end
+            after = scan.space(end)
+            if after >= len(scan.text):
+                scan.more()
+                # Without the block's end it may be a value that was cut.
+                return end if scan.finish == "stop" else None
+            return end if scan.literal(after, block[1], shape.call_head) else None
+        if block and scan.literal(at, block[1]):
+            return at
+        return None
+
+    def _ends(self, scan: Scan, at: int, block: tuple[str, str] | None) -> bool:
+        """Whether the calls end here; if not, the last value goes on to a later end."""
+        edges = self._edges if block else self._bare_edges
+        edge = edges.search(scan.text, at)
+        if edge is None:
+            scan.more()
+            rest = scan.text[at:].strip()
+            if scan.finish == "length" and not any(o.startswith(rest) for o in self.openers):
+                raise NotACall("a value that may have been cut")
+            return True
+        if edge["close"] is not None:
+            return False
+        if not scan.text[at : edge.start()].strip():
+            return True
+        scan.more()
+        found = [mark["close"] is not None for mark in edges.finditer(scan.text, at)]
+        return 2 * sum(found) <= len(found)
+
+
+class _OneCall:
+    """Reads one call: the arguments so far, and where it could have decided otherwise."""
+
+    def __init__(
+        self, format: Elements, scan: Scan, tool: Tool, block: tuple[str, str] | None
+    ) -> None:
+        self._format = format
+        self._scan = scan
+        self._tool = tool
+        self._block = block
+        self._arguments: list[_Argument] = []
+        self._json: object = None
+        self._last: _Ended | None = None
+        self._pairs, self._forgiving = True, False
+
+    def read(self, at: int) -> int:
+        """Where the call ends that has its arguments from at on. Raises NotACall, More."""
+        at = self._scan.space(at)
+        close = self._format.shape.call_close
+        if close and is_json(self._scan, at):
+            self._json, at = read_object(self._scan, at)
+            end = self._scan.space(at)
+            if not self._scan.literal(end, close):
+                raise NotACall("JSON that is no arguments")
+            return end + len(close)
+        readings = [(True, False), (False, False), (True, True), (False, True)]
+        for pairs, forgiving in readings if self._scan.finish else readings[:1]:
+            self._pairs, self._forgiving, self._arguments = pairs, forgiving, []
+            first = self._format.argument(self._scan, at, self._tool, set())
+            if first is None:
+                end = self._format.call_end(self._scan, at, self._block)
+            else:
+                end = self._follow(_Argument(first, first.end()))
+            if end is not None:
+                return end
+        raise NotACall("arguments without an end")
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a value that may go on after what was taken for its end."""
+        return self._last is not None
+
+    def further(self) -> int | None:
+        """Takes the end of the last value for text. Where the call then ends, with its block."""
+        before, last = list(self._arguments), self._arguments.pop()
+        ended = self._end(_Argument(last.marker, self._last.at, self._last.depth))
+        if ended is None or ended.argument is not None:
+            self._arguments = before
+            return None
+        self._arguments.append(_Argument(last.marker, 0, end=ended.end))
+        self._last = ended
+        closers = [self._block[1]] if self._block else [c for _, c in self._format.shape.blocks]
+        after = self._scan.space(ended.call)
+        closer = self._scan.literal(after, *closers) if closers else None
+        return after + len(closer) if closer else ended.call
+
+    def call(self) -> Call:
+        """What was read. Raises NotACall."""
+        if self._json is not None:
+            return make_call(self._tool, as_object(self._json))
+        return make_call(self._tool, dict(self._value(argument) for argument in self._arguments))
+
+    def _follow(self, argument: _Argument) -> int | None:
+        """From the first argument to the end of the call; None if there is none."""
+        undone: list[tuple[int, _Argument]] = []  # how many arguments stand, and the next to retry
+        for _ in range(MAX_CHOICES):
+            while True:
+                ended = self._end(argument)
+                if ended is None:
+                    break
+                # If this was no end, the value goes on after it.
+                retry = _Argument(argument.marker, ended.at, ended.depth)
+                undone.append((len(self._arguments), retry))
+                argument.end = ended.end
+                self._arguments.append(argument)
+                if ended.argument is None:
+                    self._last = ended
+                    return ended.call
+                argument = _Argument(ended.argument, ended.argument.end())
+            if not undone:
+                return None
+            stands, argument = undone.pop()
+            del self._arguments[stands:]
+        return None
+
+    def _end(self, argument: _Argument) -> _Ended | None:
+        """Where the argument's value ends."""
+        scan, format = self._scan, self._format
+        if len(self._arguments) > MAX_ARGUMENTS:
+            raise NotACall("too many arguments")
+        seen = {known.marker["key"].strip() for known in self._arguments}
+        seen.add(argument.marker["key"].strip())
+        depth = argument.depth
+        for mark in format._marks.finditer(scan.text, argument.at):
+            at = mark.end()
+            if mark["open"] is not None:
+                if self._forgiving and scan.text[mark.start() - 1] == "\n":
+                    new = format.argument(scan, mark.start(), self._tool, seen)
+                    if new:
+                        return _Ended(mark.start(), new, 0, at, depth)
+                depth += self._pairs
+                continue
+            if mark["close"] is None:
+                if self._forgiving:
+                    end = format.call_end(scan, mark.start(), self._block)
+                    if end is not None and (self._block or scan.space(end) == len(scan.text)):
+                        return _Ended(mark.start(), None, end, at, depth)
+                continue
+            if depth:
+                depth -= 1
+                continue
+            after = scan.space(at)
+            new = format.argument(scan, after, self._tool, seen)
+            if new:
+                return _Ended(mark.start(), new, 0, at, depth)
+            end = format.call_end(scan, after, self._block)
+            if end is not None:
+                return _Ended(mark.start(), None, end, at, depth)
+        scan.more()
+        return None
+
+    def _value(self, argument: _Argument) -> tuple[str, object]:
+        marker, shape = argument.marker, self._format.shape
+        text = self._scan.text[marker.end() : argument.end]
+        if shape.lines:
+            text = text[text.startswith("\n") :]
+            text = text[: len(text) - text.endswith("\n")]
+        wrapped = CDATA.fullmatch(text) if shape.cdata else None
+        if wrapped:
+            text = wrapped[1]
+        said = marker.groupdict().get("said")
+        key = marker["key"].strip()
+        said_string = None if said is None else said in ("true", "string")
+        return key, self._tool.value(key, text, said_string)
+
+
+def _ungrouped(pattern: re.Pattern[str]) -> str:
+    """The pattern's text without names of groups, to stand inside of another."""
+    return re.sub(r"\(\?P<\w+>", "(?:", pattern.pattern)
