@@ -28,6 +28,8 @@ from server.text.marker_search import MarkerSearch
 from server.text.markup import initial_state, markup_of
 from server.text.stop_strings import StopStrings, StopWords
 
+log = logging.getLogger(__name__)
+
 NEWLINES = "\r\n"
 HEADERS = ("<|", "to=", "assistant")  # how the header of a message may begin
 RECIPIENT, FUNCTION = "to=", "to=functions."  # in a header; other recipients are no tools of ours
@@ -202,7 +204,7 @@ class ChatText:
         except More:
             end = -1
         except Exception as error:
-            logging.info("no tool call: %s", error or type(error).__name__)
+            log.info("no tool call: %s", error or type(error).__name__)
             return self._give_back(len(self._marker))
         if finish is None and (end < 0 or self._origin == "reasoning"):
             self._next_size = max(GROWTH_CHARS, len(self._text) // GROWTH)

@@ -76,6 +76,22 @@ PARSERS: dict[str, Reader] = {
 }  # fmt: skip
 
 
+NAMES: tuple[tuple[Reader, str], ...] = (
+    (TAGS, "tags"), (LONGCAT, "longcat"), (MINIMAX_M2, "minimax-m2"), (MINIMAX_M3, "minimax-m3"),
+    (DSML, "dsml"), (DEEPSEEK_V3, "deepseek-v3"), (GEMMA_4, "gemma-4"),
+    (FUNCTION_GEMMA, "function-gemma"), (LFM2, "pythonic"), (LLAMA_4, "llama-4"),
+    (KIMI_K2, "kimi-k2"), (KIMI_K3, "kimi-k3"), (MINICPM5, "minicpm5"), (MISTRAL, "mistral"),
+    (MUSE_SPARK, "muse-spark"), (HARMONY, "harmony"), (LLAMA_3, "llama-3"),
+)  # fmt: skip
+
+
+def name_of(reader: Reader | None) -> str:
+    """What people call the format of a reader."""
+    if reader is None:
+        return "none"
+    return next((name for known, name in NAMES if known is reader), "mlx-lm's own")
+
+
 def reader_of(tokenizer: Any, has: Callable[[str], bool]) -> Reader | None:
     """The reader for this mlx_lm TokenizerWrapper. has: whether the vocabulary has a token."""
     template = _template(tokenizer)
