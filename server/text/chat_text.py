@@ -21,7 +21,7 @@ from typing import Any
 
 from server.protocol.pieces import CallPiece, Parts
 from server.text.call_text import CallText
-from server.text.calls.reader import Finish, Found, More
+from server.text.calls.reader import Finish, Found, More, NotACall, Scan
 from server.text.calls.tools import Tools
 from server.text.code_spans import CodeSpans
 from server.text.marker_search import MarkerSearch
@@ -35,8 +35,8 @@ HEADERS = ("<|", "to=", "assistant")  # how the header of a message may begin
 RECIPIENT, FUNCTION = "to=", "to=functions."  # in a header; other recipients are no tools of ours
 # What may be a call is read again when it has grown by so much.
 GROWTH, GROWTH_CHARS = 4, 16
-# Readings of text that turns out to be no call, for each character of it: more is not looked at.
-READINGS, READINGS_CHARS = 64, 2**20
+# Characters that are read for calls and turn out to be none; what comes after them is text.
+READ_IN_VAIN = 2**20
 
 
 class ChatText:
@@ -68,7 +68,7 @@ class ChatText:
         self._text = ""  # what is not told yet, in a call from its opening marker on
         self._more: list[str] = []  # what comes after it, while a call is read
         self._next_size = 0  # when to read the call again
-        self._readings = READINGS_CHARS  # characters that may still be read
+        self._vain = 0  # characters that were read for a call and were none
         self._marker = ""  # what opened the call that is being read
         self._stop = StopStrings(stop)
         self._tools = Tools(list(tools))
@@ -109,7 +109,6 @@ class ChatText:
         return self._take(), "tool_calls" if self._calls.count and reason == "stop" else reason
 
     def _read(self, text: str, finish: Finish | None = None) -> None:
-        self._readings += READINGS * len(text)
         self._more.append(text)
         # Not joined for every token: a call may be long.
         if self._in == "tool" and finish is None:
@@ -196,15 +195,18 @@ class ChatText:
             end = self._thought_until()
         if end > 0:
             return self._give_back(end)
-        found = None
+        found, scan = None, Scan(self._text, finish)
         try:
+            if self._vain > READ_IN_VAIN:
+                raise NotACall("too much was read in vain")
             # A call in a thought is told at the end, as the thought may go on.
             if not end:
-                found = self._reading(finish)
+                found = self._markup.reader.read(scan, self._tools)
         except More:
             end = -1
         except Exception as error:
             log.info("no tool call: %s", error or type(error).__name__)
+            self._vain += scan.reached
             return self._give_back(len(self._marker))
         if finish is None and (end < 0 or self._origin == "reasoning"):
             self._next_size = max(GROWTH_CHARS, len(self._text) // GROWTH)
@@ -214,12 +216,6 @@ class ChatText:
         self._text = self._text[found.end :]
         self._called(found)
         return True
-
-    def _reading(self, finish: Finish | None) -> Found:
-        self._readings -= len(self._text)
-        if self._readings < 0:
-            raise ValueError("too much was read in vain")
-        return self._markup.reader.read(self._text, self._tools, finish)
 
     def _thought_until(self) -> int:
         """Where the thought ends that the call is in, if an answer comes after it; else 0."""

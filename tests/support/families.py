@@ -7,6 +7,7 @@ just enough for mlx-lm to know the family by.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -70,6 +71,60 @@ def _dsml_call(name: str, arguments: str) -> str:
         )
     )
     return f'<｜DSML｜invoke name="{name}">\n{body}\n</｜DSML｜invoke>'
+
+
+def _invoke(open_: str, parameter: str, close: str, name: str, arguments: str) -> str:
+    """A call as elements with name attributes. open_, parameter, close: the elements' tags."""
+    end = parameter.partition(" ")[0]
+    body = "".join(f'<{parameter}="{key}">{value}</{end}>\n' for key, value in _texts(arguments))
+    return f'<{open_}="{name}">\n{body}</{close}>'
+
+
+def _longcat_call(name: str, arguments: str) -> str:
+    body = "".join(
+        f"<longcat_arg_key>{key}</longcat_arg_key>\n<longcat_arg_value>{value}</longcat_arg_value>\n"
+        for key, value in _texts(arguments)
+    )
+    return f"<longcat_tool_call>{name}\n{body}</longcat_tool_call>"
+
+
+M3 = "]<]minimax[>["
+
+
+def _m3_call(name: str, arguments: str) -> str:
+    body = "".join(f"{M3}<{key}>{value}{M3}</{key}>\n" for key, value in _texts(arguments))
+    return f'{M3}<invoke name="{name}">\n{body}{M3}</invoke>'
+
+
+def _gemma_call(name: str, arguments: str) -> str:
+    return f"<|tool_call>call:{name}{_gemma_value(json.loads(arguments))}<tool_call|>"
+
+
+def _gemma_value(value) -> str:
+    if isinstance(value, str):
+        return f'<|"|>{value}<|"|>'
+    if isinstance(value, list):
+        return f"[{','.join(map(_gemma_value, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_gemma_value(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
+
+
+def _python_call(name: str, arguments: str) -> str:
+    values = json.loads(arguments).items()
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in values)})"
+
+
+def _k3_call(name: str, arguments: str) -> str:
+    kinds = {str: "string", int: "integer", dict: "object"}
+    body = "".join(
+        f'<|open|>argument key="{key}" type="{kinds[type(value)]}"<|sep|>{text}'
+        "<|close|>argument<|sep|>"
+        for (key, text), value in zip(
+            _texts(arguments), json.loads(arguments).values(), strict=True
+        )
+    )
+    return f'<|open|>call tool="{name}" index="1"<|sep|>{body}<|close|>call<|sep|>'
 
 
 def _texts(arguments: str) -> list[tuple[str, str]]:
@@ -220,6 +275,64 @@ FAMILIES = [
         lambda calls: f"[TOOL_CALLS] [{', '.join(calls)}]",
         cut='[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Zü',
         broken='[TOOL_CALLS] [{"tool": "weather"}]',
+    ),
+    Family(
+        "deepseek-v4", ("<think>", "</think>", "<｜Assistant｜>", "｜DSML｜"), "<｜Assistant｜>",
+        None, _dsml_call,
+        lambda calls: f"<｜DSML｜tool_calls>\n{_lines(calls)}\n</｜DSML｜tool_calls>",
+        cut='<｜DSML｜tool_calls>\n<｜DSML｜invoke name="weather">\n<｜DSML｜parameter nam',
+        broken="<｜DSML｜tool_calls>weather</｜DSML｜tool_calls>",
+        think=lambda text: f"{text}</think>", prompt="<｜Assistant｜><think>",
+    ),
+    Family(
+        "minimax-m2", ("<think>", "</think>", "<minimax:tool_call>", "</minimax:tool_call>"),
+        "<minimax:tool_call>", "minimax_m2",
+        partial(_invoke, "invoke name", "parameter name", "invoke"),
+        lambda calls: f"<minimax:tool_call>\n{_lines(calls)}\n</minimax:tool_call>",
+        cut='<minimax:tool_call>\n<invoke name="weather">\n<parameter name="city">Zü',
+        broken="<minimax:tool_call>\nweather\n</minimax:tool_call>",
+        think=_tags,
+    ),
+    Family(
+        "minimax-m3", ("<think>", "</think>", M3), f"{M3} <tool_call>", None, _m3_call,
+        lambda calls: f"{M3}<tool_call>\n{_lines(calls)}\n{M3}</tool_call>",
+        cut=f'{M3}<tool_call>\n{M3}<invoke name="weather">\n{M3}<city>Zü',
+        broken=f"{M3}<tool_call>\nweather\n{M3}</tool_call>",
+        think=_tags,
+    ),
+    Family(
+        "gemma4", ("<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"),
+        "<|tool_call> <tool_call|>", "gemma4", _gemma_call, "".join,
+        cut='<|tool_call>call:weather{city:<|"|>Zü',
+        broken="<|tool_call>call:weather in town<tool_call|>",
+        think=lambda text: f"<|channel>thought\n{text}\n<channel|>",
+    ),
+    Family(
+        "lfm2", ("<|tool_call_start|>", "<|tool_call_end|>"), "<|tool_list_start|>", "pythonic",
+        _python_call, lambda calls: f"<|tool_call_start|>[{', '.join(calls)}]<|tool_call_end|>",
+        cut="<|tool_call_start|>[weather(city='Zü",
+        broken="<|tool_call_start|>[weather in town]<|tool_call_end|>",
+    ),
+    Family(
+        "longcat", ("<longcat_think>", "</longcat_think>"), "<longcat_tool_call>", "longcat",
+        _longcat_call, _lines,
+        cut="<longcat_tool_call>weather\n<longcat_arg_key>city</longcat_arg_key>\n<longcat_arg_v",
+        broken="<longcat_tool_call>it would be nice</longcat_tool_call>",
+        think=lambda text: f"<longcat_think>{text}</longcat_think>\n",
+    ),
+    Family(
+        "minicpm5", ("<think>", "</think>"), '<function name="x"><param name="y">', "minicpm5",
+        partial(_invoke, "function name", "param name", "function"), _lines,
+        cut='<function name="weather">\n<param name="city">Zü',
+        broken='<function name="weather">in town</function>',
+        think=_tags,
+    ),
+    Family(
+        "kimi-k3", ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"), "none", "kimi_k3",
+        _k3_call, lambda calls: f"<|open|>tools<|sep|>{''.join(calls)}<|close|>tools<|sep|>",
+        cut='<|open|>tools<|sep|><|open|>call tool="weather" index="1"<|sep|><|open|>argument',
+        broken="<|open|>tools<|sep|>weather<|close|>tools<|sep|>",
+        think=lambda text: f"<|open|>think<|sep|>{text}<|close|>think<|sep|>",
     ),
 ]  # fmt: skip
 

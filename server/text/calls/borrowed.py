@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.text.calls.json_text import as_object
-from server.text.calls.reader import Call, Finish, Found, NotACall, Scan, make_call
+from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tools
 
 MAX_TRIES = 16  # closing markers that are tried
@@ -28,9 +28,9 @@ class Borrowed:
         """As in Reader."""
         return (self.opener,)
 
-    def read(self, text: str, tools: Tools, finish: Finish | None) -> Found:
+    def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
-        scan = Scan(text, finish)
+        text = scan.text
         at = start = len(self.opener)
         for _ in range(MAX_TRIES if self.closer else 0):
             end = text.find(self.closer, at)

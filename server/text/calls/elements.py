@@ -19,11 +19,11 @@ import re
 from dataclasses import dataclass
 
 from server.text.calls.json_text import as_object, is_json, read_object
-from server.text.calls.reader import Call, Finish, Found, NotACall, Scan, make_call
+from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tool, Tools
 
 MAX_ARGUMENTS = 1000  # of a call
-MAX_CHOICES = 64  # closing markers that are tried as text once they were taken as markers
+MAX_CHOICES = 4  # closing markers that are tried as text once they were taken as markers
 CDATA = re.compile(r"\s*<!\[CDATA\[(.*)\]\]>\s*", re.DOTALL)
 
 
@@ -88,15 +88,17 @@ class Elements:
         self._edges = re.compile(rf"(?P<close>{closing}(?:{closers or '(?!)'}))|{opening}")
         self._bare_edges = re.compile(rf"(?P<close>{closing}(?:{closers})?)|{opening}")
 
-    def read(self, text: str, tools: Tools, finish: Finish | None) -> Found:
+    def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
-        scan = Scan(text, finish)
-        block = next((block for block in self.shape.blocks if text.startswith(block[0])), None)
+        block = next((block for block in self.shape.blocks if scan.text.startswith(block[0])), None)
         return self.read_calls(scan, len(block[0]) if block else 0, tools, block)
 
     def read_calls(self, scan: Scan, at: int, tools: Tools, block: tuple[str, str] | None) -> Found:
         """The calls from at on, which is inside of the block, if there is one."""
         calls: list[Call] = []
+        ends = [end for end in (self.shape.call_close, block and block[1]) if end]
+        if scan.finish and all(scan.text.find(end, at) < 0 for end in ends):
+            raise NotACall("no end of a call")
         while True:
             start = scan.space(at)
             opened = self.open_call(scan, start, tools)
@@ -134,6 +136,11 @@ class Elements:
         found = scan.match(self.shape.argument_open, at, self.shape.argument_head)
         key = found["key"].strip() if found else ""
         return found if key not in seen and tool.takes(key) else None
+
+    def is_stranger(self, scan: Scan, at: int, seen: set[str]) -> bool:
+        """Whether a marker of an argument stands there whose name was not there yet."""
+        found = scan.match(self.shape.argument_open, at, self.shape.argument_head)
+        return found is not None and found["key"].strip() not in seen
 
     def call_end(self, scan: Scan, at: int, block: tuple[str, str] | None) -> int | None:
         """Where a call ends that may end here; its block's end is not part of it."""
@@ -265,7 +272,7 @@ class _OneCall:
         seen.add(argument.marker["key"].strip())
         depth = argument.depth
         for mark in format._marks.finditer(scan.text, argument.at):
-            at = mark.end()
+            at = scan.reached = mark.end()
             if mark["open"] is not None:
                 if self._forgiving and scan.text[mark.start() - 1] == "\n":
                     new = format.argument(scan, mark.start(), self._tool, seen)
@@ -286,6 +293,8 @@ class _OneCall:
             new = format.argument(scan, after, self._tool, seen)
             if new:
                 return _Ended(mark.start(), new, 0, at, depth)
+            if not self._pairs and format.is_stranger(scan, after, seen):
+                raise NotACall("an argument that the tool does not have")
             end = format.call_end(scan, after, self._block)
             if end is not None:
                 return _Ended(mark.start(), None, end, at, depth)

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from server.text.calls.reader import Call, Finish, Found, NotACall, Scan, make_call
+from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tool, Tools
 
 MAX_DEPTH = 64  # of containers in containers
@@ -37,9 +37,8 @@ class Gemma:
         """As in Reader."""
         return (self.opener,)
 
-    def read(self, text: str, tools: Tools, finish: Finish | None) -> Found:
+    def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
-        scan = Scan(text, finish)
         calls: list[Call] = []
         at = scan.space(len(self.opener))
         while True:
@@ -55,7 +54,7 @@ class Gemma:
             if scan.text[at : at + 1] == ",":
                 at = scan.space(at + 1)
             closer = scan.literal(at, self.closer)
-            if closer or at >= len(text):
+            if closer or at >= len(scan.text):
                 return Found(tuple(calls), at + len(closer or ""))
 
     def _object(
@@ -134,7 +133,7 @@ class Gemma:
 
     def _next(self, scan: Scan, at: int, end: str) -> int:
         """After a value: the next one, or the end."""
-        at = scan.space(at)
+        at = scan.reached = scan.space(at)
         if scan.literal(at, ","):
             return scan.space(at + 1)
         if not scan.literal(at, end):

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from server.text.calls.json_text import as_object, calls_of, is_json, read_object
-from server.text.calls.reader import Call, Finish, Found, NotACall, Scan, make_call
+from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tool, Tools, read_json
 
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -36,11 +36,10 @@ class Headed:
         """As in Reader."""
         return (self.section[0], self.start) if self.section else (self.start,)
 
-    def read(self, text: str, tools: Tools, finish: Finish | None) -> Found:
+    def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
-        scan = Scan(text, finish)
         calls: list[Call] = []
-        inside = bool(self.section) and text.startswith(self.section[0])
+        inside = bool(self.section) and scan.text.startswith(self.section[0])
         at = len(self.section[0]) if inside else 0
         while True:
             after = scan.space(at)
@@ -138,12 +137,11 @@ class Mistral:
         others=None,
     )
 
-    def read(self, text: str, tools: Tools, finish: Finish | None) -> Found:
+    def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
-        scan = Scan(text, finish)
         at = scan.space(len(self.openers[0]))
         if not is_json(scan, at):
-            return self._named.read(text, tools, finish)
+            return self._named.read(scan, tools)
         value, at = read_object(scan, at)
         calls = calls_of(value, tools)
         if not calls:

@@ -26,7 +26,7 @@ def json_end(scan: Scan, at: int) -> int:
         raise NotACall("no JSON")
     stack = []
     for token in _TOKEN.finditer(scan.text, at):
-        mark = token[0]
+        mark, scan.reached = token[0], token.end()
         if mark in ("{", "["):
             stack.append(mark)
         elif mark in _PAIRS:

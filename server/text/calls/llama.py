@@ -2,7 +2,7 @@
 <|python_tag|>; or <function=name>{...}</function>. Pure; rank 0's HTTP threads."""
 
 from server.text.calls.json_text import read_block
-from server.text.calls.reader import Finish, Found, NotACall, Scan
+from server.text.calls.reader import Found, NotACall, Scan
 from server.text.calls.tags import XML
 from server.text.calls.tools import Tools
 
@@ -14,14 +14,13 @@ class Llama:
 
     openers = (TAG, XML.shape.call_head)
 
-    def read(self, text: str, tools: Tools, finish: Finish | None) -> Found:
+    def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
-        if text.startswith(XML.shape.call_head):
-            return XML.read(text, tools, finish)
-        scan = Scan(text, finish)
-        at = scan.space(len(TAG) if text.startswith(TAG) else 0)
+        if scan.text.startswith(XML.shape.call_head):
+            return XML.read(scan, tools)
+        at = scan.space(len(TAG) if scan.text.startswith(TAG) else 0)
         found = read_block(scan, at, tools, END)
-        if scan.space(found.end) < len(text):
+        if scan.space(found.end) < len(scan.text):
             raise NotACall("text after the calls")
         return found
 

@@ -6,7 +6,7 @@ Containers are elements in elements, a list's being named item. Pure; rank 0's H
 import re
 from typing import Any
 
-from server.text.calls.reader import Call, Finish, Found, NotACall, Scan, make_call
+from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tool, Tools
 
 MARK = "]<]minimax[>["
@@ -23,17 +23,16 @@ class MiniMaxM3:
 
     openers = (_OPEN, f"{MARK}<invoke name=")
 
-    def read(self, text: str, tools: Tools, finish: Finish | None) -> Found:
+    def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
-        scan = Scan(text, finish)
-        inside = text.startswith(_OPEN)
+        inside = scan.text.startswith(_OPEN)
         at = len(_OPEN) if inside else 0
         calls: list[Call] = []
         while True:
             after = scan.space(at)
             if calls and scan.literal(after, _CLOSE):
                 return Found(tuple(calls), after + len(_CLOSE))
-            if calls and after >= len(text):
+            if calls and after >= len(scan.text):
                 scan.more()
             opened = scan.match(_INVOKE, after, f"{MARK}<invoke name=")
             tool = tools.find(opened["name"]) if opened else None
@@ -61,6 +60,7 @@ def _argument(scan: Scan, tag: re.Match[str], tool: Tool, seen: dict[str, Any]) 
     """The value of an argument: text, unless it is made of elements and may be."""
     name, depth = tag["name"], 0
     for inner in _TAG.finditer(scan.text, tag.end()):
+        scan.reached = inner.end()
         if inner["name"] != name:
             continue
         if not inner["close"]:

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from server.text.calls.json_text import read_block
-from server.text.calls.reader import Call, Finish, Found, NotACall, Scan, make_call
+from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tools
 
 _NAME = re.compile(r"(?P<name>[\w.:/-]{1,256})\s*\(")
@@ -27,9 +27,8 @@ class Pythonic:
         self.openers = (opener,)
         self._closer = closer
 
-    def read(self, text: str, tools: Tools, finish: Finish | None) -> Found:
+    def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
-        scan = Scan(text, finish)
         at = scan.space(len(self.openers[0]))
         if not scan.literal(at, "["):
             if scan.literal(at, "{"):
@@ -47,7 +46,7 @@ class Pythonic:
             if scan.literal(at, ","):
                 at = scan.space(at + 1)
         closer = scan.literal(scan.space(at + 1), self._closer)
-        if closer is None and scan.space(at + 1) < len(text):
+        if closer is None and scan.space(at + 1) < len(scan.text):
             raise NotACall("text after the list")
         return Found(tuple(calls), scan.space(at + 1) + len(closer or ""))
 
@@ -64,7 +63,7 @@ def _call(scan: Scan, at: int, tools: Tools) -> tuple[Call, int]:
     opened, stack, source = name.end() - 1, [], []
     last = opened
     for token in _TOKEN.finditer(scan.text, opened):
-        mark = token[0]
+        mark, scan.reached = token[0], token.end()
         source.append(scan.text[last : token.start()])
         last = token.end()
         # A string in Python has no line breaks; one of a model may.

@@ -43,38 +43,16 @@ class Found:
     end: int
 
 
-class Reader(Protocol):
-    """openers: what calls of this format may begin with."""
-
-    openers: tuple[str, ...]
-
-    def read(self, text: str, tools: Tools, finish: Finish | None) -> Found:
-        """The calls that text begins with. finish: how the answer ended, None while it goes on.
-
-        Raises NotACall, or More where finish is None. Any other exception is as NotACall.
-        """
-
-
-def make_call(tool: Tool, arguments: Any, id: str | None = None) -> Call:
-    """The call, if the tool takes the arguments. Raises NotACall."""
-    if not isinstance(arguments, dict):
-        raise NotACall("arguments that are no object")
-    missing = tool.required - arguments.keys()
-    if missing:
-        raise NotACall(f"{len(missing)} required arguments are missing")
-    if not (tool.open or arguments.keys() <= tool.properties.keys()):
-        raise NotACall("arguments that the tool does not have")
-    # Not NaN: it is no JSON.
-    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    return Call(tool.name, text, id)
-
-
 class Scan:
-    """Text that may go on. What asks for something here raises More if the text ends in it."""
+    """Text that may go on. What asks for something here raises More if the text ends in it.
+
+    finish: how the answer ended, None while it goes on. reached: how far a search went.
+    """
 
     def __init__(self, text: str, finish: Finish | None) -> None:
         self.text = text
         self.finish = finish
+        self.reached = 0
 
     def more(self) -> None:
         """Raises More if the answer goes on, else nothing."""
@@ -103,3 +81,29 @@ class Scan:
             if len(rest) < MAX_MARKER and (rest.startswith(head) or head.startswith(rest)):
                 self.more()
         return found
+
+
+class Reader(Protocol):
+    """openers: what calls of this format may begin with."""
+
+    openers: tuple[str, ...]
+
+    def read(self, scan: Scan, tools: Tools) -> Found:
+        """The calls that the text begins with.
+
+        Raises NotACall, or More where the answer goes on. Any other exception is as NotACall.
+        """
+
+
+def make_call(tool: Tool, arguments: Any, id: str | None = None) -> Call:
+    """The call, if the tool takes the arguments. Raises NotACall."""
+    if not isinstance(arguments, dict):
+        raise NotACall("arguments that are no object")
+    missing = tool.required - arguments.keys()
+    if missing:
+        raise NotACall(f"{len(missing)} required arguments are missing")
+    if not (tool.open or arguments.keys() <= tool.properties.keys()):
+        raise NotACall("arguments that the tool does not have")
+    # Not NaN: it is no JSON.
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    return Call(tool.name, text, id)

@@ -9,7 +9,7 @@ import re
 
 from server.text.calls.elements import Elements, Shape
 from server.text.calls.json_text import as_object, is_json, read_block, read_object
-from server.text.calls.reader import Finish, Found, NotACall, Scan, make_call
+from server.text.calls.reader import Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tools
 
 # The word after which pairs, JSON or the end may come.
@@ -68,12 +68,11 @@ class Tags:
         self._block = self._pairs.shape.blocks[0]
         self.openers = (self._block[0], XML.shape.call_head)
 
-    def read(self, text: str, tools: Tools, finish: Finish | None) -> Found:
+    def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
-        scan = Scan(text, finish)
         opener, closer = self._block
-        if not text.startswith(opener):
-            return XML.read(text, tools, finish)
+        if not scan.text.startswith(opener):
+            return XML.read(scan, tools)
         at = scan.space(len(opener))
         if is_json(scan, at):
             return read_block(scan, at, tools, closer)
