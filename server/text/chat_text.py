@@ -5,7 +5,8 @@ where tokens end: text waits while it may be the beginning of a marker, and from
 begin until its format's reader (calls/) can say for certain what it is.
 
 - Stop strings act on the content that the client sees, not on reasoning or calls.
-- Newlines that only set reasoning, content and calls apart are left out.
+- White space that only sets reasoning, content and calls apart is left out; between two texts it
+  stays, calls or not.
 - Reasoning comes before the content: where its marker is a single token, the same word later on
   is content, as in an answer that speaks about <think>.
 - A call in a block of code is an example. One in a thought is part of it, if the thought ends and
@@ -78,6 +79,7 @@ class ChatText:
         self._space = ""  # white space that is content only if content follows
         self._strip = self._markup.has_thinking  # newlines that come next are layout
         self._begun = False  # there is content, or a call
+        self._said = False  # there is content
         self._reasoned = False
         self._called_in_thought = False
         self._reasoning_space = ""  # as _space; it is left out at both ends
@@ -245,8 +247,9 @@ class ChatText:
             self._in, self._called_in_thought = "normal", True
             self._searches.clear()
         self._tell(calls=self._calls.tell(found.calls))
-        self._begun = self._strip = True
-        self._space = ""
+        self._begun = True
+        if not self._said:
+            self._strip, self._space = True, ""
 
     # Text.
 
@@ -288,11 +291,12 @@ class ChatText:
         self._shown(self._stop.flush())
 
     def _shown(self, text: str) -> None:
-        """Content that no stop string can cut any more. White space waits, as before a call it is
-        layout."""
+        """Content that no stop string can cut any more. White space waits: where only calls come
+        after it, it is layout."""
         text = self._space + text
         kept = text.rstrip() if self._markup.reader is not None else text
         self._space = text[len(kept) :]
+        self._said = self._said or bool(kept)
         self._tell(text=kept)
 
     def _tell(self, text: str = "", reasoning: str = "", calls: tuple[CallPiece, ...] = ()) -> None:

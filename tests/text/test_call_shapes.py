@@ -208,7 +208,7 @@ def test_text_around_calls_stays(family, folder):
     call = one(family, "now")
     text = f"  Before <x>.\n\n{call}\n\nBetween `y`\n{call}\n  After.  z"
     got = read(folder, family.name, text)
-    assert got.text == "  Before <x>.Between `y`  After.  z"
+    assert got.text == "  Before <x>.\n\n\n\nBetween `y`\n\n  After.  z"
     assert values(got) == [("now", {})] * 2
 
 
@@ -370,6 +370,7 @@ def test_a_cut_value_that_holds_a_closing_is_no_call(folder):
         ("qwen3", '<tool_call>[{"name": "now"}, {"name": "now", "arguments": {}}]</tool_call>'),
         ("qwen3", '<tool_call>{"name": "now"}\n{"name": "now", "arguments": "{}"}</tool_call>'),
         ("qwen3", "<tool_call>\n<function=now>\n</function><function=now></function></tool_call>"),
+        ("qwen3", "<tool_call>[{'name': 'now'}, {'name': 'now', 'arguments': {}}]</tool_call>"),
         ("glm-4.x", "<tool_call>now\n{}</tool_call><tool_call>now</tool_call>"),
         ("mistral", '[TOOL_CALLS]now{}[TOOL_CALLS]now[CALL_ID]abc[ARGS]{}'),
         ("gemma4", "<|tool_call>call:now{}call:now{}<tool_call|>"),
@@ -383,6 +384,20 @@ def test_a_cut_value_that_holds_a_closing_is_no_call(folder):
 def test_ways_to_write_two_calls(name, text, folder):
     got = read(folder, name, text, prompt=family_prompt(BY_NAME[name]))
     assert (values(got), got.text) == ([("now", {})] * 2, "")
+
+
+@pytest.mark.parametrize(
+    "value", [repr("it's ) ] <|tool_call_end|>"), "'''it's ) ok\n'''", '"""a "b" )]\n"""', "'a\nb'"]
+)
+def test_strings_of_python(value, folder):
+    got = read(
+        folder, "lfm2", f"<|tool_call_start|>[write(path='/a', text={value})]<|tool_call_end|>"
+    )
+    text = value.strip("'\"")
+    assert values(got) == [("write", {"path": "/a", "text": text})]
+    call = f"{{'name': 'write', 'arguments': {{'path': '/a', 'text': {value}}}}}"
+    got = read(folder, "qwen3", f"<tool_call>{call}</tool_call>")
+    assert values(got) == [("write", {"path": "/a", "text": text})]
 
 
 def test_minimax_m3_containers_are_elements_in_elements(folder):

@@ -1,11 +1,12 @@
-"""Calls that are written as JSON, and where JSON in other text ends. Pure; rank 0's HTTP threads.
+"""Calls that are written as JSON, or as dicts of Python, which some models make of it.
 
-Quotes tell what is inside of a string, so that no marker in an argument ends a call.
+Pure; rank 0's HTTP threads.
 """
 
 import re
 from typing import Any
 
+from server.text.calls.brackets import JSON, PYTHON, bracket_end, read_python
 from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tools, read_json
 
@@ -13,36 +14,19 @@ ARGUMENTS = ("arguments", "parameters", "args", "input")
 BESIDE = {"name", "id", "type", "index"}  # what a call without arguments may have
 SEPARATORS = ",;"
 
-# A string, a bracket, or a quote that opens a string without an end.
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]|"', re.DOTALL)
-_PAIRS = {"}": "{", "]": "["}
-
-
-def json_end(scan: Scan, at: int) -> int:
-    """Where the object or array that begins there ends. Raises NotACall, More."""
-    if scan.text[at : at + 1] not in ("{", "["):
-        if at >= len(scan.text):
-            scan.more()
-        raise NotACall("no JSON")
-    stack = []
-    for token in _TOKEN.finditer(scan.text, at):
-        mark, scan.reached = token[0], token.end()
-        if mark in ("{", "["):
-            stack.append(mark)
-        elif mark in _PAIRS:
-            if stack.pop() != _PAIRS[mark]:
-                raise NotACall("brackets that do not match")
-            if not stack:
-                return token.end()
-        elif mark == '"':
-            break
-    scan.more()
-    raise NotACall("cut JSON")
+# Up to the first key or value, which tells whether this is JSON or Python.
+_OPENING = re.compile(r"[{\[\s]*")
 
 
 def read_object(scan: Scan, at: int) -> tuple[Any, int]:
-    """The JSON value that begins there, and where it ends."""
-    end = json_end(scan, at)
+    """The object or array that begins there, and where it ends. Raises NotACall, More."""
+    if not is_json(scan, at):
+        raise NotACall("no JSON")
+    first = _OPENING.match(scan.text, at).end()
+    if scan.text[first : first + 1] == "'":
+        end = bracket_end(scan, at, PYTHON)
+        return read_python(scan.text[at:end]), end
+    end = bracket_end(scan, at, JSON)
     return read_json(scan.text[at:end]), end
 
 

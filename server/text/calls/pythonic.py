@@ -4,20 +4,12 @@ import ast
 import re
 from typing import Any
 
+from server.text.calls.brackets import PYTHON, bracket_end, python_tree
 from server.text.calls.json_text import read_block
 from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tools
 
 _NAME = re.compile(r"(?P<name>[\w.:/-]{1,256})\s*\(")
-# A string, a bracket, or a quote that opens a string without an end.
-_TOKEN = re.compile(
-    r'"""(?:[^"\\]|\\.|"(?!""))*"""|' r"'''(?:[^'\\]|\\.|'(?!''))*'''|"
-    r'"[^"\\]*(?:\\.[^"\\]*)*"|' r"'[^'\\]*(?:\\.[^'\\]*)*'|[()\[\]{}]|[\"']",
-    re.DOTALL,
-)  # fmt: skip
-_PAIRS = {")": "(", "]": "[", "}": "{"}
-# Templates write what is inside of containers as JSON.
-_WORDS = {"true": True, "false": False, "null": None}
 
 
 class Pythonic:
@@ -60,37 +52,16 @@ def _call(scan: Scan, at: int, tools: Tools) -> tuple[Call, int]:
     tool = tools.find(name["name"])
     if tool is None:
         raise NotACall("no such tool")
-    opened, stack, source = name.end() - 1, [], []
-    last = opened
-    for token in _TOKEN.finditer(scan.text, opened):
-        mark, scan.reached = token[0], token.end()
-        source.append(scan.text[last : token.start()])
-        last = token.end()
-        # A string in Python has no line breaks; one of a model may.
-        source.append(mark.replace("\r", "\\r").replace("\n", "\\n") if len(mark) > 1 else mark)
-        if mark in _PAIRS.values():
-            stack.append(mark)
-        elif mark in _PAIRS:
-            if stack.pop() != _PAIRS[mark]:
-                raise NotACall("brackets that do not match")
-            if not stack:
-                return make_call(tool, _arguments("f" + "".join(source))), last
-        elif len(mark) == 1:
-            break
-    scan.more()
-    raise NotACall("a cut call")
+    opened = name.end() - 1
+    end = bracket_end(scan, opened, PYTHON)
+    return make_call(tool, _arguments("f" + scan.text[opened:end])), end
 
 
 def _arguments(source: str) -> dict[str, Any]:
-    call = ast.parse(source, mode="eval").body
+    call = python_tree(source)
     if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
         raise NotACall("arguments without names")
-    return {k.arg: ast.literal_eval(_JsonWords().visit(k.value)) for k in call.keywords}
-
-
-class _JsonWords(ast.NodeTransformer):
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return ast.Constant(_WORDS[node.id]) if node.id in _WORDS else node
+    return {k.arg: ast.literal_eval(k.value) for k in call.keywords}
 
 
 LFM2 = Pythonic("<|tool_call_start|>", "<|tool_call_end|>")

@@ -1,0 +1,163 @@
+"""read_answer.py: a raw answer as the server would tell it, and errors that name what is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mlx_lm")
+
+from scripts.lib.model import read_answer
+from tests.support.families import FAMILIES, write_tokenizer
+from tests.support.paths import ROOT
+
+CASES = [
+    json.loads(line)
+    for line in (ROOT / "tests/text/cases/tool_calls.jsonl").read_text("utf-8").splitlines()
+]
+QWEN = next(family for family in FAMILIES if family.name == "qwen3.5")
+CALL = (
+    "<tool_call>\n<function=weather>\n<parameter=city>\nA\n</parameter>\n</function>\n</tool_call>"
+)
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_tokenizer(QWEN, tmp_path_factory.mktemp("model") / "qwen", [CALL] * 3)
+
+
+@pytest.fixture
+def run(model, tmp_path, monkeypatch, capsys):
+    """run(text, *options, request=...) -> exit code, what it printed, its errors."""
+
+    def run(text: str | bytes, *options: str, request: object = None, folder: Path = model):
+        path = tmp_path / "answer.txt"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        arguments = ["--model", str(folder), "--text", str(path), *options]
+        if request is not None:
+            body = tmp_path / "request.json"
+            body.write_text(request if isinstance(request, str) else json.dumps(request))
+            arguments += ["--request", str(body)]
+        monkeypatch.setattr(sys, "argv", ["read_answer.py", *arguments])
+        code = read_answer.main()
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_content_reasoning_calls_and_finish_of_an_answer(run):
+    text = f"<think>\nHm\n</think>\n\nI look.\n{CALL}"
+    code, out, _ = run(text, "--json", request={"tools": [TOOL]})
+    answer = json.loads(out)
+    (call,) = answer.pop("calls")
+    assert code == 0 and call.pop("id").startswith("call_")
+    assert call == {"name": "weather", "arguments": {"city": "A"}}
+    assert answer == {
+        "content": "I look.", "reasoning": "Hm", "finish": "tool_calls", "format": "tags",
+    }  # fmt: skip
+    code, out, _ = run(text, request={"tools": [TOOL]})
+    assert code == 0 and 'call: weather {"city": "A"}\n' in out and 'content: "I look."\n' in out
+
+
+def test_without_tools_calls_are_text(run):
+    code, out, _ = run(CALL, "--json")
+    assert (code, json.loads(out)["content"]) == (0, CALL)
+
+
+def test_why_something_is_no_call_is_told(run):
+    tool = {**TOOL, "function": {**TOOL["function"], "name": "other"}}
+    code, out, err = run(CALL, "--json", request={"tools": [tool]})
+    assert (code, json.loads(out)["content"]) == (0, CALL)
+    assert "no tool call: no call of a tool" in err
+
+
+def test_a_cut_answer_says_length(run):
+    code, out, _ = run(CALL[:-30], "--json", "--finish", "length", request={"tools": [TOOL]})
+    answer = json.loads(out)
+    assert (answer["content"], answer["calls"], answer["finish"]) == (CALL[:-30], [], "length")
+
+
+def test_a_forced_call_is_read_as_the_server_forces_it(run):
+    choice = {"type": "function", "function": {"name": "weather"}}
+    request = {"tools": [TOOL], "tool_choice": choice}
+    answer = json.loads(run('{"city": "A"}', "--json", request=request)[1])
+    assert [call["arguments"] for call in answer["calls"]] == [{"city": "A"}]
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "words"),
+    [
+        ("{", 2, "request.json: no JSON"),
+        ("[1]", 2, "not a JSON object"),
+        ({"tools": 5}, 1, "'tools'"),
+        ({"messages": []}, 1, "'messages'"),
+    ],
+)
+def test_a_bad_request_is_refused_with_its_reason(run, request_, code, words):
+    got, out, err = run("x", request=request_)
+    assert (got, out) == (code, "") and words in err
+
+
+def test_missing_and_bad_files_are_named(run, tmp_path):
+    assert "there is no such folder" in run("x", folder=tmp_path / "none")[2]
+    (tmp_path / "empty").mkdir()
+    code, out, err = run("x", folder=tmp_path / "empty")
+    assert (code, out) == (1, "") and "no tokenizer" in err
+    code, _, err = run("x", "--request", str(tmp_path / "no.json"))
+    assert code == 3 and "no.json" in err
+    code, _, err = run(b"\xff\xfe")
+    assert code == 2 and "not UTF-8" in err
+
+
+def test_the_command_reads_standard_input_and_has_help(model):
+    command = [sys.executable, str(ROOT / "scripts/read_answer.py")]
+    done = subprocess.run(
+        [*command, "--model", str(model), "--json"], input=b"Hello\n", capture_output=True,
+        check=True, timeout=120,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["content"] == "Hello\n"
+    assert b"--finish" in subprocess.run([*command, "--help"], capture_output=True).stdout
+    missing = subprocess.run(command, capture_output=True, timeout=120)
+    assert missing.returncode == 2 and b"--model" in missing.stderr
+
+
+@pytest.mark.parametrize("case", CASES[::7], ids=[case["id"] for case in CASES[::7]])
+def test_what_models_wrote_comes_out_as_from_the_server(case, run, tmp_path):
+    """The template ends in the case's prompt, as the model's own would."""
+    family = next(family for family in FAMILIES if family.name == case["family"])
+    folder = write_tokenizer(family, tmp_path / "model", ["some text"] * 3)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    prompt = json.dumps(case.get("prompt", "<|turn|>assistant\n"))
+    config["chat_template"] = (
+        config["chat_template"]
+        .split("{% if false")[0]
+        .replace("<|turn|>assistant\n", "{{" + prompt + "}}")
+        + f"{{% if false %}}{{% raw %}}{family.telltale}{{% endraw %}}{{% endif %}}"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    usual = {"write_file": ("path", "content"), "weather": ("city",)}
+    tools = case.get("tools") or {
+        name: {key: {"type": "string"} for key in keys} for name, keys in usual.items()
+    }
+    functions = [
+        {"name": name, "parameters": {"type": "object", "properties": of}}
+        for name, of in tools.items()
+    ]
+    request = {"tools": [{"type": "function", "function": of} for of in functions]}
+    finish = case.get("finish", "stop")
+    code, out, _ = run(case["text"], "--json", "--finish", finish, request=request, folder=folder)
+    answer, want = json.loads(out), case["want"]
+    assert code == 0
+    assert [(c["name"], c["arguments"]) for c in answer["calls"]] == [
+        (c["name"], c["arguments"]) for c in want["calls"]
+    ]
+    assert answer["content"] == want.get("content", answer["content"])
