@@ -84,7 +84,7 @@ class App:
         exchange.account.method, exchange.account.route = exchange.command, self._name(path)
         self._status.record.received(exchange.account)
         if path.startswith("/messages"):
-            exchange.error_body = messages.error_body
+            exchange.say_errors_as(messages.error_body)
         self._cross_site.check(exchange, path)
         # Browsers send OPTIONS without a key.
         if path not in NEED_NO_KEY and exchange.command != "OPTIONS":

@@ -95,7 +95,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.request_version = "HTTP/1.1"
         self.headers = {}  # type: ignore[assignment]  # until parsed
         self.common_headers: dict[str, str] = {}  # the app's, for whatever is answered
-        self.error_body: Callable[[ApiError], Any] = ApiError.body  # the app's, too
+        self._error_body: Callable[[ApiError], Any] = ApiError.body
         self._body_read = False
         self._awaits_continue = False
         self._answered = False
@@ -247,10 +247,14 @@ class Exchange(BaseHTTPRequestHandler):
         self.account.generation, self.account.stream = generation, stream
         self.place.admit()
 
+    def say_errors_as(self, body: Callable[[ApiError], Any]) -> None:
+        """From here on errors of this request have this body, as the API has it that it speaks."""
+        self._error_body = body
+
     def send_api_error(self, error: ApiError) -> None:
         """An error, whatever has been sent so far: a JSON answer, or the end of a stream."""
         self.account.error = error
-        body = self.error_body(error)
+        body = self._error_body(error)
         if self._chunked:
             self.send_event(body)
             self.end_stream()
