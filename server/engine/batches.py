@@ -19,7 +19,7 @@ from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBat
 
 from server.engine.last_logits import LastLogits
 from server.sampling.choosers import Shared, Step
-from server.sampling.random_state import Chances
+from server.sampling.random_state import RandomState
 
 PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
 LEAST_SHARE = 16  # tokens of a chunk for each of them
@@ -296,7 +296,7 @@ class LockstepGenerator(BatchGenerator):
         """The row's cache is wanted when it finishes."""
         self._generation_batch.kept.add(uid)
 
-    def hand_over(self, uid: int, sampler: Chances) -> None:
+    def hand_over(self, uid: int, sampler: RandomState) -> None:
         """A prompt that is not done is computed for somebody else from now on."""
         for place, sequence in enumerate(self._unprocessed_sequences):
             if sequence[0] == uid:

@@ -5,7 +5,7 @@ minutes, and deep chains of rules overrun its stack, which would end rank 0 and 
 cluster. So each new grammar is compiled here first, within limits of CPU time and memory, and rank
 0 compiles only what has passed.
 
-As a program this is rank 0's child (grammar_process is the other end of its pipes). It reads JSON
+As a program this is rank 0's child (process.py is the other end of its pipes). It reads JSON
 lines, first the tokenizer, then grammars, and answers each with a JSON line. For each grammar it
 forks, so that what is too much ends the fork alone: a new child would have to read the tokenizer
 again, which takes a second or two where the vocabulary is large. It ends with its input.

@@ -1,6 +1,6 @@
 """Holds answers to a grammar: which tokens may come next, for JSON, regexes, choices and Lark.
 
-Rank 0 only. HTTP threads have grammars compiled (grammar_queue), so that what is impossible is
+Rank 0 only. HTTP threads have grammars compiled (queue.py), so that what is impossible is
 refused before the line; the main thread asks each matcher for its mask, once a token, and tells it
 the token. Nothing here touches logits (token_masks does) or reads answers (forced_calls does).
 """
@@ -124,7 +124,7 @@ class Grammars:
 
     tokenizer: a fast Hugging Face tokenizer, or mlx-lm's wrapper of one. vocab: size of the
     logits' last axis, which is often larger than the tokenizer's. eos_ids: what ends an answer.
-    Whoever asks waits as an Client does, and may be told to come back later (grammar_queue).
+    Whoever asks waits as an Client does, and may be told to come back later (queue.py).
     """
 
     def __init__(self, tokenizer: Any, vocab: int, eos_ids) -> None:

@@ -1,4 +1,4 @@
-"""Rank 0's end of the child process that tries grammars (grammar_check).
+"""Rank 0's end of the child process that tries grammars (checker.py).
 
 Called by the one thread that compiles. Whatever becomes of the child (killed, stopped, stuck, slow
 to start), every read, write and wait here has a deadline, and the next grammar gets another child.

@@ -1,7 +1,7 @@
 """What a JSON schema may be before a grammar is made of it. Pure; rank 0's HTTP threads.
 
 The limits keep schemas within what compiles in a fraction of a second and steps in a few
-milliseconds; what is within them and still too hard is caught by grammar_check.
+milliseconds; what is within them and still too hard is caught by checker.py.
 """
 
 import json

@@ -105,6 +105,6 @@ def _api_keys(given: tuple[str, ...], file: str | None) -> tuple[tuple[str, str]
                 f"API_KEY_FILE={file!r}: must be a readable text file with one key a line: {error}"
             ) from None
         if not keys:
-            # An empty file must not silently open the door.
+            # An empty file must not silently let everybody in.
             raise SettingError(f"API_KEY_FILE={file!r}: holds no key; must have one a line")
     return tuple((key, label or f"key {n}") for n, (key, label) in enumerate(keys, 1))

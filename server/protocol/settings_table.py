@@ -371,7 +371,7 @@ def _number(setting: Setting, text: str) -> int | float | None:
 def _keys(setting: Setting, text: str) -> tuple[str, ...]:
     keys = tuple(key.strip() for key in text.split(",") if key.strip())
     if not keys:
-        # Nothing but commas must not silently open the door.
+        # Nothing but commas must not silently let everybody in.
         raise SettingError(f"{setting.name} holds no key: must be {allowed(setting)}")
     if any(key.split() != [key] for key in keys):
         # In a file of keys what follows a blank is a label: rank 0 elsewhere would know another.

@@ -2,11 +2,11 @@
 
 Runs on the main thread of every rank. If each rank sampled every row for itself, ranks that round
 differently would part ways and hang. Here each row has one chooser: rank 0, or where rank 0 has
-told all ranks how to draw for it, the one that it is dealt to (dealing.py), lest the others wait
-while rank 0 draws for all. One all_sum carries the tokens to every rank, with the mailbox's header
-behind them: the only collective that a step costs beyond the model's own. It opens the step that
-the tokens go into, rather than close the one that they come from, because rank 0 has newer news by
-then.
+told all ranks how to draw for it, the one it is assigned to (row_assignment.py), lest the others
+wait while rank 0 draws for all. One all_sum carries the tokens to every rank, with the mailbox's
+header behind them: the only collective that a step costs beyond the model's own. It opens the step
+that the tokens go into, rather than close the one that they come from, because rank 0 has newer
+news by then.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ import mlx.core as mx
 
 from server.protocol.failures import is_shared
 from server.sampling.filters import draw
-from server.sampling.random_state import Chances
-from server.sampling.row_assignment import deal, part, pick
+from server.sampling.random_state import RandomState
+from server.sampling.row_assignment import assign, part, pick
 from server.sampling.row_state import Row
 from server.sampling.sampler import sample, score_tokens
 from server.wire.link import Link, Sealed
@@ -30,7 +30,7 @@ from server.wire.seal import Garbled
 class Chooser(Protocol):
     """This rank's part of a step, and of the look at a prompt."""
 
-    def row(self, uid: int, draw: Draw | None) -> Chances:
+    def row(self, uid: int, draw: Draw | None) -> RandomState:
         """What this rank knows of a row. draw: how any rank may draw for it, if any may."""
         ...
 
@@ -39,7 +39,7 @@ class Chooser(Protocol):
         ...
 
     def propose(
-        self, logits: mx.array, rows: list[Chances], inputs: mx.array, mine: list[int]
+        self, logits: mx.array, rows: list[RandomState], inputs: mx.array, mine: list[int]
     ) -> tuple[mx.array, list[mx.array]]:
         """This rank's part of the next tokens, [B] int32, and what else to evaluate with it.
 
@@ -57,7 +57,7 @@ class Chooser(Protocol):
 
 
 class ChoosesForAll:
-    """Rank 0: chooses for all rows that are not dealt to others. A row whose sampling fails
+    """Rank 0: chooses for all rows that are not assigned to others. A row whose sampling fails
     is reported through on_failure and gets a token all the same, so that every rank's shapes stay
     equal until the request is dropped."""
 
@@ -73,7 +73,7 @@ class ChoosesForAll:
 
     def row(self, uid: int, draw: Draw | None) -> Row:
         row = self._make_row(uid)
-        # What the message says, and not what the row is like, or the ranks could deal unlike.
+        # What the message says, and not what the row is like, or ranks could assign unlike.
         row.shared = draw is not None
         return row
 
@@ -126,16 +126,16 @@ class ChoosesForAll:
 
 
 class Follows:
-    """A worker: draws for the rows that are dealt to it, and adds zeros for the others."""
+    """A worker: draws for the rows that are assigned to it, and adds zeros for the others."""
 
-    def row(self, uid: int, draw: Draw | None) -> Chances:
-        return Chances.told(draw)
+    def row(self, uid: int, draw: Draw | None) -> RandomState:
+        return RandomState.told(draw)
 
     def header(self) -> list[int]:
         return [0] * Header.SIZE
 
     def propose(
-        self, logits: mx.array, rows: list[Chances], inputs: mx.array, mine: list[int]
+        self, logits: mx.array, rows: list[RandomState], inputs: mx.array, mine: list[int]
     ) -> tuple[mx.array, list[mx.array]]:
         tokens = None
         if mine:
@@ -182,11 +182,11 @@ class Step:
         self._vocab = 1  # known from the first logits
 
     def propose(
-        self, logits: mx.array, rows: list[Chances], inputs: mx.array
+        self, logits: mx.array, rows: list[RandomState], inputs: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
         """This rank's part of the next tokens, as Chooser.propose; the rows' positions advance."""
         self._vocab = logits.shape[-1]
-        choosers = deal(rows, self._link.size)
+        choosers = assign(rows, self._link.size)
         mine = [i for i, rank in enumerate(choosers) if rank == self._link.rank]
         proposed = self._chooser.propose(logits, rows, inputs, mine)
         # Here for all rows, whoever chose: a position decides what is drawn next, on any rank.

@@ -1,4 +1,4 @@
-"""Drawing tokens from logits: temperature, top_p, top_k, min_p, and the row's random numbers.
+"""Sampling tokens from logits: temperature, top_p, top_k, min_p, and the row's random numbers.
 
 Called on the main thread of any rank, inside a step. Filters follow mlx_lm.sample_utils: top_p and
 min_p look at the distribution before the temperature, top_k at its ranking.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import mlx.core as mx
 import numpy as np
 
-from server.sampling.random_state import Chances
+from server.sampling.random_state import RandomState
 
 # The vocabulary is looked at as [N, _GROUPS]: across N, MLX sums many numbers at once on a CPU,
 # which takes a third of the time that it takes along a row. It also rounds less.
@@ -36,7 +36,7 @@ _TO_SUM, _TO_COUNT = int(1e-3 * _OCTAVE), int(4e-5 * _OCTAVE)
 _LEAST_GROUP = 1e-30
 
 
-def draw(logits: mx.array, rows: list[Chances]) -> mx.array:
+def draw(logits: mx.array, rows: list[RandomState]) -> mx.array:
     """One token a row. logits: [B, V] float32, -inf where excluded. Returns [B] int32.
 
     An excluded token is never drawn, whatever the rounding, unless a row has no other.

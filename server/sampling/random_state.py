@@ -1,9 +1,9 @@
-"""What drawing needs of a row: its parameters, its random numbers, and how many it has used.
+"""What sampling needs of a row: its parameters, its random numbers, and how many it has used.
 
-On rank 0 this is part of the row (rows.py); for a row that any rank may draw, the others make it of
-rank 0's message, and it is all that they know of the row. The random numbers are made of the row's
-seed and the position of the token, so that a seeded request draws the same alone, in any batch and
-on any rank.
+On rank 0 this is part of the row (row_state.py); for a row that any rank may draw, the others make
+it of rank 0's message, and it is all that they know of the row. The random numbers are made of the
+row's seed and the position of the token, so that a seeded request draws the same alone, in any
+batch and on any rank.
 """
 
 from server.protocol.requests import Sampling
@@ -14,7 +14,7 @@ GREEDY_BELOW = 1e-3
 _MASK64 = 2**64 - 1
 
 
-class Chances:
+class RandomState:
     """seed: any integer, of which 64 bits count. drawn: tokens drawn so far, on any rank.
 
     shared: any rank may draw for it, since all have been told how; else rank 0 chooses.
@@ -27,7 +27,7 @@ class Chances:
         self.shared = shared
 
     @classmethod
-    def told(cls, draw: Draw | None) -> "Chances":
+    def told(cls, draw: Draw | None) -> "RandomState":
         """On a rank that is not rank 0, which tells nothing of the rows that it keeps."""
         if draw is None:
             return cls(Sampling(), 0)

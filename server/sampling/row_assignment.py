@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from server.sampling.random_state import Chances
+from server.sampling.random_state import RandomState
 
 
-def deal(rows: Sequence[Chances], ranks: int) -> list[int]:
+def assign(rows: Sequence[RandomState], ranks: int) -> list[int]:
     """The rank that chooses for each row: shared ones in equal parts, in order; else rank 0."""
     shared = [i for i, row in enumerate(rows) if row.shared]
     choosers = [0] * len(rows)

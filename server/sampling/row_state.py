@@ -1,4 +1,4 @@
-"""One request's sampling state on rank 0: its parameters, its chances, what it has seen so far."""
+"""One request's sampling state on rank 0: parameters, random numbers, what it has seen so far."""
 
 import secrets
 import time
@@ -13,7 +13,7 @@ import numpy as np
 from server.protocol.events import Score
 from server.protocol.failures import is_shared
 from server.protocol.requests import Common
-from server.sampling.random_state import Chances
+from server.sampling.random_state import RandomState
 from server.wire.messages import Draw
 
 REPLAY_CPU_S = 5.0  # that a grammar may take for the tokens before a pause; all rows wait
@@ -52,7 +52,7 @@ class Scores:
         return Score(self.tokens[place].item(), self.chosen[place].item(), top)
 
 
-class Row(Chances):
+class Row(RandomState):
     """vocab: size of the logits' last axis; eos: ids that end a text; choice: of n, from one seed.
 
     resume() makes the state of a request that continues from the tokens it has generated.

@@ -1,7 +1,7 @@
 """The choice of the next tokens: one call for the whole batch, whatever mix of parameters.
 
 Called on rank 0's main thread, for the rows that fall to it; what other ranks draw needs no more
-than drawing.py, which has the filters, too. Penalties follow vLLM: repetition over prompt and
+than filters.py. Penalties follow vLLM: repetition over prompt and
 output, presence and frequency over output alone. What a request does not ask for is not computed.
 """
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from server.engine.engine import Engine, Turn
 from server.protocol.events import Token
-from server.sampling.random_state import Chances
+from server.sampling.random_state import RandomState
 from server.startup.handshake import Mismatch
 from server.wire.link import Link
 from server.wire.mailbox import Header
@@ -47,8 +47,8 @@ class EachJudges:
         self._leads = leads
         self.logits: list[mx.array] = []  # [1, V] a step
 
-    def row(self, uid: int, draw: Draw | None) -> Chances:
-        return Chances.told(draw)
+    def row(self, uid: int, draw: Draw | None) -> RandomState:
+        return RandomState.told(draw)
 
     def header(self) -> list[int]:
         return [0] * Header.SIZE

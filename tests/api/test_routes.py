@@ -11,7 +11,7 @@ import time
 import openai
 import pytest
 
-from server.api import responder as answering
+from server.api import responder
 from server.api.model_routes import Model
 from server.api.routes import App
 from server.observe.status import Status
@@ -1023,7 +1023,7 @@ def test_a_client_that_leaves_cancels_all_its_choices(start, monkeypatch, kind, 
 
 
 def test_a_stream_is_pinged_while_it_waits(start, monkeypatch):
-    monkeypatch.setattr(answering, "PING_S", 0.05)
+    monkeypatch.setattr(responder, "PING_S", 0.05)
     monkeypatch.setattr(generation, "POLL_S", 0.01)
     service = start()
     service.engine.go.clear()
@@ -1043,7 +1043,7 @@ def test_a_stream_is_pinged_while_it_waits(start, monkeypatch):
 
 
 def test_an_answer_that_is_not_streamed_is_not_pinged(start, monkeypatch):
-    monkeypatch.setattr(answering, "PING_S", 0.01)
+    monkeypatch.setattr(responder, "PING_S", 0.01)
     service = start()
     service.engine.go.clear()
     threading.Timer(0.3, service.engine.go.set).start()

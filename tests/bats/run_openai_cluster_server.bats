@@ -465,7 +465,7 @@ STUB
   [ "$(eval "echo $key")" = "Authorization: Bearer sk-file" ]
 }
 
-@test "the door open to the network without a key is warned of, a closed one is not" {
+@test "a port open to the network without a key is warned of, a closed one is not" {
   HTTP_HOST=0.0.0.0 run "$RUN" --local 2
   says "set API_KEY or API_KEY_FILE"
   HTTP_HOST=0.0.0.0 API_KEY=k run "$RUN" --local 2

@@ -128,3 +128,17 @@ def test_every_module_that_the_architecture_names_is_there():
     folders = {path.name for path in (ROOT / "server").rglob("*") if path.is_dir()}
     named = {name.strip("/").rpartition("/")[2] for name in re.findall(r"`([a-z_/]+)`", walk)}
     assert sorted(named - modules - folders - {"all_sum"}) == []  # MLX's, not ours
+
+
+def test_every_file_that_our_code_names_is_there():
+    """Comments went on naming modules that had moved or changed their names."""
+    there = {Path(path).name for path in committed()} | {"utils.py"}  # mlx-lm's
+    gone = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for folder in ("server", "scripts")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".sh")
+        for name in re.findall(r"\b[a-z_]\w*\.(?:py|sh)\b", path.read_text("utf-8"))
+        if name not in there
+    }
+    assert sorted(gone) == []

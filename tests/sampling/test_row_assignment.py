@@ -8,8 +8,8 @@ import pytest
 
 from server.protocol.requests import Common, Sampling
 from server.sampling.choosers import ChoosesForAll, Follows, Step
-from server.sampling.random_state import Chances
-from server.sampling.row_assignment import deal, part, pick
+from server.sampling.random_state import RandomState
+from server.sampling.row_assignment import assign, part, pick
 from server.sampling.row_state import Row
 from server.wire.mailbox import Header
 
@@ -64,8 +64,8 @@ def logits_of(step: int, rows: int = len(KINDS)) -> mx.array:
     return mx.random.normal((rows, VOCAB), key=mx.random.key(step)) * 3
 
 
-def shared() -> Chances:
-    return Chances(Sampling(), 0, shared=True)
+def shared() -> RandomState:
+    return RandomState(Sampling(), 0, shared=True)
 
 
 @pytest.mark.parametrize(
@@ -82,16 +82,16 @@ def shared() -> Chances:
         ("", 2, []),
     ],
 )
-def test_shared_rows_are_dealt_out_evenly_and_rank_0_has_the_others(kinds, ranks, expected):
+def test_shared_rows_are_assigned_evenly_and_rank_0_has_the_others(kinds, ranks, expected):
     """s: shared; o: rank 0's own."""
-    made = {"s": shared, "o": lambda: Chances.told(None)}
-    assert deal([made[kind]() for kind in kinds], ranks) == expected
+    made = {"s": shared, "o": lambda: RandomState.told(None)}
+    assert assign([made[kind]() for kind in kinds], ranks) == expected
 
 
 @pytest.mark.parametrize("ranks", range(1, 6))
 @pytest.mark.parametrize("rows", range(1, 12))
 def test_no_rank_has_more_than_one_shared_row_more_than_another(rows, ranks):
-    counts = np.bincount(deal([shared() for _ in range(rows)], ranks), minlength=ranks)
+    counts = np.bincount(assign([shared() for _ in range(rows)], ranks), minlength=ranks)
     assert counts.sum() == rows and counts.max() - counts.min() <= 1
 
 
@@ -110,7 +110,7 @@ def test_a_part_has_zeros_for_the_rows_of_others():
 
 def test_a_rank_that_chooses_for_nobody_computes_the_logits_all_the_same():
     """Its collectives are on the way to them: the others would wait for it for ever."""
-    for rows in ([Chances.told(None)], [Chances.told(None), shared()]):
+    for rows in ([RandomState.told(None)], [RandomState.told(None), shared()]):
         logits = mx.exp(mx.zeros((len(rows), 8)))
         mine = [i for i, row in enumerate(rows) if row.shared]
         tokens, extras = Follows().propose(logits, rows, mx.zeros(len(rows)), mine)

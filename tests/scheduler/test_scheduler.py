@@ -16,7 +16,7 @@ from server.observe.status import Status
 from server.protocol.errors import ApiError, unavailable
 from server.protocol.events import Failed, Prefilled, Score, Scored, Token
 from server.protocol.requests import Common, Sampling
-from server.sampling.random_state import Chances
+from server.sampling.random_state import RandomState
 from server.sampling.row_state import Row, Scores
 from server.scheduler.kv_budget import STEP, KvBudget
 from server.scheduler.pacing import PrefillPace
@@ -269,7 +269,7 @@ def test_what_the_ranks_are_told_draws_as_rank_0_would(desk):
     (message,) = desk.scheduler.compose()
     assert [draw.uid for draw in message.draws] == [one.uid for one in choices]
     for one in choices:
-        row, told = desk.scheduler.row(one.uid), Chances.told(message.draw(one.uid))
+        row, told = desk.scheduler.row(one.uid), RandomState.told(message.draw(one.uid))
         assert told.shared and replace(told.sampling, seed=-3) == sampling
         for _ in range(3):
             assert told.uniforms() == row.uniforms()
@@ -490,7 +490,7 @@ def test_the_youngest_choice_is_paused_and_continues_alone():
     assert desk.compose() == [Submit(two.uid, [1, 2, 3] + [6] * count, 2 * STEP - count)]
     resumed = desk.scheduler.row(two.uid)
     assert resumed.uniforms() == numbers, "its seed and place, not the first choice's"
-    told = Chances.told(resumed.draw(two.uid))
+    told = RandomState.told(resumed.draw(two.uid))
     assert told.uniforms() == numbers and told.drawn == count
 
 

@@ -76,7 +76,7 @@ class App:
 
     def generate(self, exchange: Exchange) -> None:
         self.wait(exchange)
-        exchange.account.left = True  # as answering.py does
+        exchange.account.left = True  # as responder.py does
 
     def generate_stream(self, exchange: Exchange) -> None:
         exchange.begin_stream()

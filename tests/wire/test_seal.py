@@ -19,7 +19,7 @@ from server.observe.status import Status
 from server.protocol.requests import Common, Sampling
 from server.protocol.settings import read_settings
 from server.sampling.choosers import Step
-from server.sampling.random_state import Chances
+from server.sampling.random_state import RandomState
 from server.sampling.row_state import Row
 from server.sampling.sampler import sample
 from server.startup import proof
@@ -54,7 +54,7 @@ class Picks:
 
 def step_of(link, tokens=(5, 0, 999), header=(44, 0, 128, 1)) -> tuple[Step, mx.array]:
     step = Step(link, Picks(link.rank, list(tokens), list(header)))
-    rows = [Chances(Sampling(), 0) for _ in tokens]
+    rows = [RandomState(Sampling(), 0) for _ in tokens]
     mine, _ = step.propose(mx.zeros((len(tokens), VOCAB)), rows, mx.zeros(len(tokens)))
     return step, mine
 
