@@ -83,7 +83,7 @@ def test_a_kind_takes_what_it_describes_and_nothing_else(name):
             assert (refusal(kind, value) is None) == valid(value), value
 
 
-@pytest.mark.parametrize("name", set(KINDS) - {"anything"})
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "anything"])
 def test_a_refusal_names_field_value_and_what_is_allowed(name):
     refused = [error for value in VALUES if (error := refusal(KINDS[name], value))]
     assert refused
