@@ -100,7 +100,7 @@ LONGEST = (
 )  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
+@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups
 def pytest_collection_modifyitems(config, items):
     """Takes a sample where not all is asked for, and says which tests go to one worker together:
     those of a file, as they share what it sets up, unless it is marked spread."""
@@ -115,6 +115,7 @@ def pytest_collection_modifyitems(config, items):
     for n, item in enumerate(items):
         together = str(item.path) + (f" {n}" if item.get_closest_marker("spread") else "")
         item.add_marker(pytest.mark.xdist_group(together))
+    return (yield)
 
 
 def _beyond_the_sample(items):
