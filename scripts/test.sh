@@ -42,7 +42,7 @@ main() {
   done
   if "$shared"; then
     # One more than cores: many a test waits.
-    run_pytest "$ROOT/tests" -n "$(($(getconf _NPROCESSORS_ONLN) + 1))" --dist loadgroup \
+    run_pytest "$ROOT/tests" -n "$(($(getconf _NPROCESSORS_ONLN) + 1))" --dist loadfile \
       --no-loadscope-reorder "$@"
     return
   fi

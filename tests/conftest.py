@@ -94,16 +94,15 @@ def pytest_addoption(parser):
 
 # Begun first, so that no core is left with one of them alone at the end.
 LONGEST = (
-    "scheduler/test_walk.py", "whole/test_cluster.py", "whole/test_faults.py",
-    "poison/test_poison.py", "sampling/test_lockstep.py", "scripts/test_soak.py",
-    "engine/test_engine.py", "scripts/test_bats_files.py", "scripts/supervise/test_supervise.py",
+    "whole/test_faults.py", "whole/test_cluster.py", "scripts/test_bats_files.py",
+    "scheduler/test_walk.py", "engine/test_engine.py", "poison/test_poison.py",
+    "sampling/test_lockstep.py", "scripts/test_soak.py", "scripts/supervise/test_supervise.py",
+    "whole/test_garbled_link.py", "whole/test_starting.py", "whole/test_signals.py",
 )  # fmt: skip
 
 
-@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups
 def pytest_collection_modifyitems(config, items):
-    """Takes a sample where not all is asked for, and says which tests go to one worker together:
-    those of a file, as they share what it sets up, unless it is marked spread."""
+    """Takes a sample where not all is asked for, and the longest files first."""
     left_out = set() if config.getoption("--all") else set(_beyond_the_sample(items))
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
@@ -112,10 +111,6 @@ def pytest_collection_modifyitems(config, items):
         (item for item in items if item not in left_out),
         key=lambda item: place.get(item.path, len(place)),  # stable: else as collected
     )
-    for n, item in enumerate(items):
-        together = str(item.path) + (f" {n}" if item.get_closest_marker("spread") else "")
-        item.add_marker(pytest.mark.xdist_group(together))
-    return (yield)
 
 
 def _beyond_the_sample(items):

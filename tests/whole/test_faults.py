@@ -20,7 +20,7 @@ from tests.support.faults import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.ranks, pytest.mark.spread]
+pytestmark = pytest.mark.ranks
 
 
 def test_a_killed_worker_under_eight_streams_is_told_to_all_and_service_returns(server):

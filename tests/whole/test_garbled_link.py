@@ -16,7 +16,7 @@ from tests.support.faults import (
     Server,
 )
 
-pytestmark = [pytest.mark.ranks, pytest.mark.spread]
+pytestmark = pytest.mark.ranks
 
 
 GARBLED_WORDS = "code 76 (the link lost or garbled a message): the link lost or garbled a message: "

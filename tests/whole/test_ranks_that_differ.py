@@ -16,7 +16,7 @@ from tests.support.faults import (
 from tests.support.ports import free_port
 from tests.support.tiny_models import tiny_llama
 
-pytestmark = [pytest.mark.ranks, pytest.mark.spread]
+pytestmark = pytest.mark.ranks
 
 
 def run_two_ranks_by_hand(

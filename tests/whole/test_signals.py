@@ -15,7 +15,7 @@ from tests.support.faults import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.ranks, pytest.mark.spread]
+pytestmark = pytest.mark.ranks
 
 
 SECOND_LOOK_S = 5  # between the launcher's two SIGTERMs (GRACE_S)

@@ -14,7 +14,7 @@ from tests.support.faults import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.ranks, pytest.mark.spread]
+pytestmark = pytest.mark.ranks
 
 
 @pytest.mark.sweep(2)
