@@ -1,13 +1,21 @@
 #!/usr/bin/env bash
 # Measure tokens per second of a model split over the ranks, without the server.
 #
-# Usage: bench.sh [--local N] [--env NAME=VALUE]... [--dry-run] [--help] [-- ARGUMENT...]
+# Usage: bench.sh [--local N | --hostfile FILE] [--model DIR] [--parallel KIND]
+#                 [--env NAME=VALUE]... [--dry-run] [--help] [ARGUMENT...]
 #
 #   --local N         N ranks on this machine (1 to 8). Makes .venv and gets the demo model
 #                     if it must. Without it: the hosts of HOSTFILE.
+#   --hostfile FILE   HOSTFILE: the hosts of the cluster.
+#   --model DIR       MODEL_DIR: folder of an MLX model, the same path on every host.
+#   --parallel KIND   PARALLEL: tensor or pipeline.
 #   --env NAME=VALUE  One more variable for every rank. May be repeated.
 #   --dry-run         Print what would be run, and run nothing.
-#   ARGUMENT...       For jaccl_tps_bench.py, after ours: --json, --prompt TEXT, --max-tokens N
+#   ARGUMENT...       Options of jaccl_tps_bench.py, among ours or after `--`:
+#     --prompt TEXT     (5 sentences about RDMA)     --raw         no chat template around it
+#     --max-tokens N    (256; with --local 128)      --ignore-eos  always as many
+#     --warmup N        runs not counted (1)         --repeats N   runs that are counted (3)
+#     --prefill-step N  tokens a chunk (2048)        --json        one JSON line last
 #
 # Exit codes: 0 done, 1 a check or a rank failed, 2 usage, 3 a tool or a file is missing.
 set -euo pipefail
@@ -17,12 +25,12 @@ set -euo pipefail
 # shellcheck source=scripts/lib/cluster_env.sh
 . "$ROOT/scripts/lib/cluster_env.sh"
 
-PROMPT="Write 5 sentences about Thunderbolt RDMA."
-MAX_TOKENS=256
+LOCAL=''
+MORE_OPTIONS=lib.bench.tps_options
 LOCAL_MAX_TOKENS=128 # a CPU is slow
 
 main() {
-  parse_bench_arguments jaccl_tps_bench.py "$@"
+  read_options "$@"
   check_settings
   choose_python
   choose_hosts
@@ -32,13 +40,12 @@ main() {
   choose_model
   check_model
 
-  [ -z "$LOCAL" ] || MAX_TOKENS=$LOCAL_MAX_TOKENS
   tell_fast_synch
   launcher_command PARALLEL LOG_LEVEL
   local command
-  command=("${LAUNCHER[@]}" "$ROOT/scripts/jaccl_tps_bench.py" --model "$MODEL_DIR"
-    --prompt "$PROMPT" --max-tokens "$MAX_TOKENS"
-    ${BENCH_ARGUMENTS[@]+"${BENCH_ARGUMENTS[@]}"})
+  command=("${LAUNCHER[@]}" "$ROOT/scripts/jaccl_tps_bench.py" --model "$MODEL_DIR")
+  [ -z "$LOCAL" ] || command+=(--max-tokens "$LOCAL_MAX_TOKENS")
+  command+=(${REST[@]+"${REST[@]}"}) # behind ours, so that they win
   if [ -n "$DRY_RUN" ]; then
     show "${command[@]}"
     exit 0

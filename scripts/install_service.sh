@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Start the server at boot and keep it running: a service of launchd (macOS) or systemd (Linux).
 #
-# Usage: install_service.sh [install] [--local N] [--env NAME=VALUE]... [--port P] [--user]
-#                           [--dry-run]
+# Usage: install_service.sh [install] [--local N | --hostfile FILE] [--env NAME=VALUE]... [--port P]
+#                           [--user] [--dry-run]
 #        install_service.sh uninstall [--port P] [--dry-run]
 #        install_service.sh status [--port P]
 #        install_service.sh --help
@@ -18,7 +18,7 @@
 #   uninstall   Stop the server, which drains first, and remove both.
 #   status      Is it installed, does it run? (For hosts and ranks: status.sh)
 #
-#   --local N, --env NAME=VALUE   As for run_openai_cluster_server.sh.
+#   --local N, --hostfile FILE, --env NAME=VALUE   As for run_openai_cluster_server.sh.
 #   --port P    HTTP_PORT: each port has its own service (8080).
 #   --user      A service of yours instead of the system's: needs no root. macOS starts it when you
 #               log in, not at boot, and asks once whether it may use the local network; systemd
@@ -54,37 +54,22 @@ set -euo pipefail
 UNIT_NEEDS="HTTP_PORT HTTP_HOST HOSTFILE LOG_DIR DRAIN_TIMEOUT"
 
 ACTION='' LOCAL='' USER_SERVICE=''
-ARGUMENTS=() EXTRA_ENV=()
+TAKES_WORDS=1
+ARGUMENTS=()
 
-parse_arguments() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      install | uninstall | status)
-        [ -z "$ACTION" ] || die 2 "both $ACTION and $1; see --help"
-        ACTION=$1
-        ;;
-      --local | --env)
-        needs_value "$1" $#
-        take_rank_option "$@"
-        ARGUMENTS+=("$1" "$2")
-        shift
-        ;;
-      --port)
-        needs_value "$1" $# "${2-}"
-        HTTP_PORT=$2
-        shift
-        ;;
-      --user) USER_SERVICE=1 ;;
-      --dry-run) DRY_RUN=1 ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      *) die 2 "unknown argument '$1'; see --help" ;;
-    esac
-    shift
-  done
-  ACTION=${ACTION:-install}
+take_word() {
+  case $1 in
+    install | uninstall | status) ;;
+    *) die 2 "'$1': must be install, uninstall or status" ;;
+  esac
+  [ -z "$ACTION" ] || die 2 "both $ACTION and $1; see --help"
+  ACTION=$1
+}
+
+take_option() {
+  case $1 in
+    --user) USER_SERVICE=1 ;;
+  esac
 }
 
 # -- install
@@ -345,7 +330,14 @@ status() {
 }
 
 main() {
-  parse_arguments "$@"
+  local word
+  read_options "$@"
+  ACTION=${ACTION:-install}
+  # As they go on to the run script, at each start of the service.
+  [ -z "$LOCAL" ] || ARGUMENTS+=(--local "$LOCAL")
+  for word in ${EXTRA_ENV[@]+"${EXTRA_ENV[@]}"}; do
+    ARGUMENTS+=(--env "$word")
+  done
   check_settings
   use_default HTTP_PORT
   RUN_DIR=$ROOT/run/$HTTP_PORT

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Write the hostfile of a cluster from the way its Macs are cabled.
 #
-# Usage: make_hostfile.sh [OPTION]... HOST...
+# Usage: make_hostfile.sh [--topology mesh|ring] [--ring-tcp] [--address IPV4] [--output FILE]
+#                         [--force] [--dry-run | --dot] [--help] HOST...
 #
 # HOST are ssh names, rank 0 first. Each is asked over one ssh, and nothing there is changed. It
 # draws what it found, says in words what is missing or doubtful and how to mend it, and writes a
@@ -27,66 +28,9 @@ set -euo pipefail
 
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
-# shellcheck source=scripts/lib/cluster_env.sh
-. "$ROOT/scripts/lib/cluster_env.sh"
-
-RING_HOSTFILE=$ROOT/hostfiles/ring.local.json
-
-OUTPUT=''
-ARGUMENTS=()
-RING_TCP=''
-WRITES=1
-
-parse_arguments() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --output)
-        [ -n "${2-}" ] || die 2 "--output needs a file"
-        OUTPUT=$(absolute_path "$2")
-        shift
-        ;;
-      --topology | --address)
-        needs_value "$1" $# "${2-}"
-        ARGUMENTS+=("$1" "$2")
-        shift
-        ;;
-      --ring-tcp)
-        RING_TCP=1
-        ARGUMENTS+=("$1")
-        ;;
-      --dry-run | --dot)
-        WRITES=''
-        ARGUMENTS+=("$1")
-        ;;
-      --force) ARGUMENTS+=("$1") ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      -*) die 2 "unknown option '$1'; see --help" ;;
-      *) ARGUMENTS+=("$1") ;;
-    esac
-    shift
-  done
-}
 
 main() {
-  local status=0
-  parse_arguments "$@"
-  check_settings
-  need ssh "it is part of every macOS and Debian"
-  choose_python
-  choose_any_python
-  if [ -z "$OUTPUT" ]; then
-    OUTPUT=$DEFAULT_HOSTFILE
-    [ -z "$RING_TCP" ] || OUTPUT=$RING_HOSTFILE
-  fi
-  "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.cabling.make_hostfile --output "$OUTPUT" \
-    ${ARGUMENTS[@]+"${ARGUMENTS[@]}"} || status=$?
-  if [ "$status" -eq 0 ] && [ -n "$WRITES" ]; then
-    log "next: HOSTFILE=$OUTPUT scripts/verify_cluster.sh"
-  fi
-  exit "$status"
+  exec_verb lib.cabling.make_hostfile "$@"
 }
 
 main "$@"

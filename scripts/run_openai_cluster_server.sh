@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Start the OpenAI server: one model, split over the ranks of a cluster or of this machine.
 #
-# Usage: run_openai_cluster_server.sh [--local N] [--detach] [--no-restart]
-#                                     [--env NAME=VALUE]... [--dry-run] [--help]
+# Usage: run_openai_cluster_server.sh [--local N | --hostfile FILE] [--port P] [--detach]
+#                                     [--no-restart] [--env NAME=VALUE]... [--dry-run] [--help]
 #
 #   --local N         N ranks on this machine (1 to 8). Makes .venv and gets the demo model
 #                     if it must. Without it: the hosts of HOSTFILE.
+#   --hostfile FILE   HOSTFILE: the hosts of the cluster.
+#   --port P          HTTP_PORT: where rank 0 listens, and which server is meant.
 #   --detach          Return when the server is ready (0) or has failed (1). Without it the
 #                     server stays in the foreground and Ctrl-C ends it on every host.
 #   --no-restart      Do not start again after a fault.
@@ -27,26 +29,12 @@ set -euo pipefail
 . "$ROOT/scripts/lib/cluster_env.sh"
 
 LOCAL='' DETACH='' RESTART=1
-EXTRA_ENV=()
 
-parse_arguments() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --local | --env)
-        take_rank_option "$@"
-        shift
-        ;;
-      --detach) DETACH=1 ;;
-      --no-restart) RESTART= ;;
-      --dry-run) DRY_RUN=1 ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      *) die 2 "unknown argument '$1'; see --help" ;;
-    esac
-    shift
-  done
+take_option() {
+  case $1 in
+    --detach) DETACH=1 ;;
+    --no-restart) RESTART= ;;
+  esac
 }
 
 # The server's own address and place. Sets HTTP_HOST, HTTP_PORT, LOG_DIR, LOG, RUN_DIR, RUN_ID
@@ -116,7 +104,7 @@ tell_own_rank() {
   local word name rank pid run process state=
   while IFS=$'\t' read -r word name rank pid run process; do
     [ "$word $name $rank" = "fact rank 0" ] || continue
-    case "$process " in *"--run-id $run "*) ;; *) continue ;; esac
+    is_of_run "$process" "$run" || continue
     case ${process%% *} in *T*) state=", stopped" ;; esac
     die 1 "port $HTTP_PORT of $RANK0 is held by rank 0 (pid $pid$state) of run $run, which has no" \
       "supervisor here; end what is left of it: $(stop_command)"
@@ -184,7 +172,7 @@ TEXT
 }
 
 main() {
-  parse_arguments "$@"
+  read_options "$@"
   check_settings
   choose_python
   choose_hosts

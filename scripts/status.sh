@@ -31,54 +31,9 @@ set -euo pipefail
 
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
-# shellcheck source=scripts/lib/cluster_env.sh
-. "$ROOT/scripts/lib/cluster_env.sh"
-
-ARGUMENTS=()
-PORT=''
-
-parse_arguments() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --json) ARGUMENTS+=(--json) ;;
-      --port)
-        needs_value "$1" $#
-        PORT=$2
-        shift
-        ;;
-      --watch)
-        needs_value "$1" $#
-        if ! matches "$2" '[0-9]{1,5}(\.[0-9]{1,3})?' ||
-          ! awk -v value="$2" 'BEGIN { exit !(value >= 0.5) }'; then
-          die 2 "--watch '$2': must be seconds from 0.5 to 99999"
-        fi
-        ARGUMENTS+=(--watch "$2")
-        shift
-        ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      *) die 2 "unknown argument '$1'; see --help" ;;
-    esac
-    shift
-  done
-}
 
 main() {
-  parse_arguments "$@"
-  check_settings
-  add_port
-  if [ -n "${API_KEY_FILE-}" ] && [ ! -r "$API_KEY_FILE" ]; then
-    look_up API_KEY_FILE
-    [ "$ORIGIN" != environment ] ||
-      bad_setting API_KEY_FILE "a file that can be read here, with one key a line"
-    unset API_KEY_FILE # It is kept for rank 0, which may be elsewhere.
-  fi
-  choose_python
-  choose_any_python
-  exec "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.status.show_status "$ROOT" \
-    ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
+  exec_verb lib.status.show_status "$@"
 }
 
 main "$@"

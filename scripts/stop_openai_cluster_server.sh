@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Stop the server that run_openai_cluster_server.sh started, on every host.
 #
-# Usage: stop_openai_cluster_server.sh [--dry-run] [--help]
+# Usage: stop_openai_cluster_server.sh [--port P] [--hostfile FILE] [--dry-run] [--help]
 #
 # Asks it to drain: requests that run may finish, new ones are refused. What then is left of
 # it is ended by its recorded pids, each checked to be ours, on every host of that run.
 #
-#   --dry-run   Print what would be run, and run nothing.
+#   --port P          Which server (HTTP_PORT; else the one that runs; else the one that was
+#                     started last).
+#   --hostfile FILE   Where to look if nothing recorded the hosts (HOSTFILE).
+#   --dry-run         Print what would be run, and run nothing.
 #
-# HTTP_PORT tells which server. Unless the environment has a DRAIN_TIMEOUT, what the server was
-# started with holds. HOSTFILE tells where to look if nothing recorded the hosts.
+# Unless the environment has a DRAIN_TIMEOUT, what the server was started with holds.
 #
 # Exit codes: 0 nothing of it runs any more, 1 a host could not be reached or something could
-# not be ended, 2 usage, 3 a tool or a file is missing.
+# not be ended, 2 usage (or several servers run, and none was named), 3 a tool or a file is missing.
 set -euo pipefail
 
 # shellcheck source=scripts/lib/common.sh
@@ -26,20 +28,6 @@ RANK_GRACE_S=5
 
 STOPPED='' # whether anything was running
 FAILED=''
-
-parse_arguments() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --dry-run) DRY_RUN=1 ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      *) die 2 "unknown argument '$1'; see --help" ;;
-    esac
-    shift
-  done
-}
 
 # Sets DRAIN_S, in whole seconds.
 choose_drain() {
@@ -87,15 +75,19 @@ stop_supervisor() {
 
 # The hosts of that run, each once. Sets HOSTS.
 recall_hosts() {
+  local status=0
   if [ -f "$RUN_DIR/hosts" ]; then
     HOSTS=$(cat "$RUN_DIR/hosts")
-  elif [ -n "${HOSTFILE-}" ] || [ -n "$(list_hostfiles)" ]; then
-    choose_python
-    find_hostfile
-    choose_any_python
-    HOSTS=$(read_hostfile hosts) || exit "$?"
   else
-    HOSTS=127.0.0.1
+    [ -n "${HOSTFILE-}" ] || ask_python lib.hosts.find_hostfile || status=$?
+    if [ "$status" = 3 ]; then # none is there
+      HOSTS=127.0.0.1
+    else
+      find_hostfile
+      choose_python
+      choose_any_python
+      HOSTS=$(read_hostfile hosts) || exit "$?"
+    fi
   fi
   HOSTS=$(printf '%s\n' "$HOSTS" | awk 'NF && !seen[$0]++')
 }
@@ -143,9 +135,9 @@ end_ranks() {
 }
 
 main() {
-  parse_arguments "$@"
+  read_options "$@"
   check_settings
-  use_default HTTP_PORT
+  choose_server
   RUN_DIR=$ROOT/run/$HTTP_PORT
   choose_drain
   recall_hosts

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Bring this checkout and its environment to every host, at the same absolute path.
 #
-# Usage: sync_nodes.sh [--checkout-only] [--dry-run] [--help] [HOST...]
+# Usage: sync_nodes.sh [--hostfile FILE] [--checkout-only] [--dry-run] [--help] [HOST...]
 #
 # Run it on rank 0. Every HOST (default: those of the hostfile) gets, over ssh and rsync:
 #   the checkout     the files that git knows, and new ones in server/ and scripts/; not .git,
@@ -16,6 +16,7 @@
 # An environment is not copied to another system or processor, or where the Python that it was
 # made with is missing or another version; it then says what to do.
 #
+#   --hostfile FILE  HOSTFILE: the hosts of the cluster.
 #   --checkout-only  The checkout alone: no environment, no import.
 #   --dry-run        Print what would be run, and run nothing there.
 #
@@ -26,54 +27,9 @@ set -euo pipefail
 
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
-# shellcheck source=scripts/lib/cluster_env.sh
-. "$ROOT/scripts/lib/cluster_env.sh"
-# shellcheck source=scripts/lib/sync/sync_hosts.sh
-. "$ROOT/scripts/lib/sync/sync_hosts.sh"
-
-OPTIONS=() TARGETS=()
-# shellcheck disable=SC2034  # for cluster_env.sh
-LOCAL='' CHECKOUT_ONLY=''
-
-parse_arguments() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --checkout-only)
-        CHECKOUT_ONLY=1
-        OPTIONS+=("$1")
-        ;;
-      --dry-run) DRY_RUN=1 ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      -*) die 2 "unknown argument '$1'; see --help" ;;
-      *) TARGETS+=("$1") ;;
-    esac
-    shift
-  done
-}
 
 main() {
-  parse_arguments "$@"
-  check_settings
-  use_default SYNC_TIMEOUT
-  need ssh "it is part of every macOS and Debian"
-  need rsync "Debian: apt-get install rsync"
-  choose_python
-  choose_any_python
-  choose_targets
-  if [ -z "$CHECKOUT_ONLY" ]; then
-    prepare_python
-  fi
-  if [ -n "$DRY_RUN" ]; then
-    OPTIONS+=(--dry-run)
-  else
-    warn_of_servers
-  fi
-  # shellcheck disable=SC2086  # a list of names
-  "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.sync.sync_nodes --root "$ROOT" --python "$PY" \
-    --timeout "$SYNC_TIMEOUT" ${OPTIONS[@]+"${OPTIONS[@]}"} -- $HOSTS
+  exec_verb lib.sync.sync_nodes "$@"
 }
 
 main "$@"

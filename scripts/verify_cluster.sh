@@ -2,8 +2,8 @@
 # Look at every host of the cluster, and say what would break a launch and what mends it.
 #
 # Usage: verify_cluster.sh [--host HOST]... [--check NAME]... [--json] [--deadline S]
-#                          [--fix [--yes]] [--smoke | --link] [--local N]
-#                          [--list] [--dry-run] [--help]
+#                          [--fix [--yes]] [--smoke | --link] [--local N | --hostfile FILE]
+#                          [--port P] [--list] [--dry-run] [--help]
 #
 # Asks all hosts at once, each over one ssh, and changes nothing. Prints a table of hosts and
 # checks, then for each finding what the launch would have shown and how to mend it.
@@ -19,6 +19,9 @@
 #                  and add up one number.
 #   --link         If nothing failed: measure bandwidth and latency of each pair.
 #   --local N      What N ranks on this machine need (1 to 8). Without it: the hosts of HOSTFILE.
+#   --hostfile FILE  HOSTFILE: the hosts of the cluster.
+#   --port P       HTTP_PORT of the server that is to be started, or that runs (else that of the one
+#                  that runs).
 #   --list         Print the checks.
 #   --dry-run      Print what would be run on the hosts, and run nothing there.
 #
@@ -36,40 +39,35 @@ set -euo pipefail
 LOCAL='' DEADLINE='' FIX='' YES='' JSON='' AFTERWARDS='' LIST=''
 OPTIONS=()
 
-parse_arguments() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --host | --check | --deadline | --local)
-        needs_value "$1" $# "${2-}"
-        case $1 in
-          --deadline) DEADLINE=$2 ;;
-          --local) LOCAL=$2 ;;
-          *) OPTIONS+=("$1" "$2") ;;
-        esac
-        shift
-        ;;
-      --json) JSON=1 ;;
-      --fix) FIX=1 ;;
-      --yes) YES=1 ;;
-      --smoke | --link)
-        [ -z "$AFTERWARDS" ] || die 2 "--smoke and --link: one of them"
-        AFTERWARDS=${1#--}
-        ;;
-      --list) LIST=1 ;;
-      --dry-run) DRY_RUN=1 ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      *) die 2 "unknown argument '$1'; see --help" ;;
-    esac
-    shift
-  done
+take_option() {
+  case $1 in
+    --host | --check) OPTIONS+=("$1" "$2") ;;
+    --deadline) DEADLINE=$2 ;;
+    --json) JSON=1 ;;
+    --fix) FIX=1 ;;
+    --yes) YES=1 ;;
+    --list) LIST=1 ;;
+    --smoke | --link)
+      [ -z "$AFTERWARDS" ] || die 2 "--smoke and --link: one of them"
+      AFTERWARDS=${1#--}
+      ;;
+  esac
+}
+
+# Those that do not go together.
+check_options() {
   [ -z "$YES" ] || [ -n "$FIX" ] || die 2 "--yes goes with --fix"
   [ -z "$JSON" ] || [ -z "$AFTERWARDS" ] || die 2 "--json does not go with --$AFTERWARDS"
   if [ -n "$DEADLINE" ] && ! { matches "$DEADLINE" '[1-9][0-9]{0,3}' && [ "$DEADLINE" -ge 2 ]; }; then
     die 2 "--deadline $DEADLINE: must be whole seconds from 2 to 9999"
   fi
+}
+
+# Without a port the server that runs is meant, if it is but one.
+look_for_port() {
+  [ -z "${HTTP_PORT-}" ] || return 0
+  ask_python lib.status.servers --running "$ROOT" || ANSWER=''
+  HTTP_PORT=${ANSWER%%$'\n'*}
 }
 
 # Sets PLACE: where the launch would be, as options of the doctor.
@@ -101,7 +99,7 @@ doctor() {
 after_checks() {
   local command
   command=(bash "$ROOT/scripts/lib/link/link_check.sh" "$AFTERWARDS")
-  [ -z "$LOCAL" ] || command+=(--local "$LOCAL")
+  if [ -n "$LOCAL" ]; then command+=(--local "$LOCAL"); else export HOSTFILE; fi
   [ -z "$DEADLINE" ] || command+=(--deadline "$DEADLINE")
   [ -z "$DRY_RUN" ] || command+=(--dry-run)
   exec "${command[@]}"
@@ -109,10 +107,12 @@ after_checks() {
 
 main() {
   local status=0
-  parse_arguments "$@"
+  read_options "$@"
+  check_options
   check_settings
   choose_python
   choose_any_python
+  look_for_port
   if [ -n "$LIST" ]; then
     use_default HTTP_PORT CLUSTER_PORT
     PLACE=(--python "$PY" --http-port "$HTTP_PORT" --cluster-port "$CLUSTER_PORT" --list)

@@ -40,59 +40,30 @@ LIST=''
 ARGUMENTS=()
 ROWS=()
 
-parse_arguments() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --rounds)
-        needs_value "$1" $# "${2-}"
-        matches "$2" '[1-9][0-9]?' || die 2 "--rounds '$2': must be a whole number from 1 to 99"
-        ARGUMENTS+=(--rounds "$2")
-        shift
-        ;;
-      --quick) ARGUMENTS+=(--quick --rounds 1) ;;
-      --only)
-        needs_value "$1" $# "${2-}"
-        ROWS+=(--only "$2")
-        shift
-        ;;
-      --results)
-        needs_value "$1" $# "${2-}"
-        [ -d "$(dirname "$2")" ] || die 2 "--results '$2': there is no such folder"
-        ARGUMENTS+=(--results "$2")
-        shift
-        ;;
-      --write)
-        local file=$ROOT/docs/performance.md
-        case ${2-} in
-          '' | -*) ;;
-          *)
-            file=$2
-            shift
-            ;;
-        esac
-        [ -f "$file" ] || die 2 "--write '$file': there is no such file"
-        ARGUMENTS+=(--write "$file")
-        ;;
-      --peer-flag)
-        needs_value "$1" $# "${2-}"
-        ARGUMENTS+=("--peer-flag=$2")
-        shift
-        ;;
-      --peer-flag=?*) ARGUMENTS+=("$1") ;;
-      --list) LIST=1 ;;
-      --dry-run) DRY_RUN=1 ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      *) die 2 "unknown argument '$1'; see --help" ;;
-    esac
-    shift
-  done
+take_option() {
+  case $1 in
+    --rounds)
+      matches "$2" '[1-9][0-9]?' || die 2 "--rounds '$2': must be a whole number from 1 to 99"
+      ARGUMENTS+=("$1" "$2")
+      ;;
+    --quick) ARGUMENTS+=(--quick --rounds 1) ;;
+    --only) ROWS+=("$1" "$2") ;;
+    --results)
+      [ -d "$(dirname "$2")" ] || die 2 "--results '$2': there is no such folder"
+      ARGUMENTS+=("$1" "$2")
+      ;;
+    --write)
+      local file=${2:-$ROOT/docs/performance.md}
+      [ -f "$file" ] || die 2 "--write '$file': there is no such file"
+      ARGUMENTS+=("$1" "$file")
+      ;;
+    --peer-flag) ARGUMENTS+=("--peer-flag=$2") ;;
+    --list) LIST=1 ;;
+  esac
 }
 
 main() {
-  parse_arguments "$@"
+  read_options "$@"
   check_settings
   choose_python
   choose_any_python

@@ -1,6 +1,14 @@
 """Load a running server for as long as you like, and see whether it stays whole.
 
-usage: python -m scripts.dev.soak --url URL [--minutes M] [--clients N] [--run-dir DIR] [--json]
+usage: python -m scripts.dev.soak [--url URL | --port P] [--minutes M] [--clients N]
+                                  [--run-dir DIR] [--json] [--help]
+
+  --url URL      http://host:port. Without it: the server of this checkout that runs.
+  --port P       The server of this checkout on that port (HTTP_PORT).
+  --minutes M    Of load (10).
+  --clients N    At a time (8).
+  --run-dir DIR  Where this machine's rank-N.pid are, such as run/8080 (that of --port).
+  --json         One JSON line last.
 
 N clients send a mixture of whole answers, streams, requests that they give up, and rubbish (see
 scripts/dev/soak_load.py). Needs Python 3.11 and nothing else; the server may be anywhere, but the
@@ -26,12 +34,12 @@ have their part of the KV memory: start the server with a small KV_BUDGET_GB, su
 model, that they have it in the first half. A run of ten minutes says more than a run of
 one. With --json the last line is one JSON object with the same names.
 
-Exit codes: 0 the server stayed whole, 1 it did not, or does not answer, 2 usage.
+Exit codes: 0 the server stayed whole, 1 it did not, or does not answer, 2 usage (or several servers
+run, and none was named), 3 no server was named and none was started.
 """
 
 import argparse
 import json
-import os
 import random
 import socket
 import subprocess
@@ -43,8 +51,10 @@ import urllib.request
 from pathlib import Path
 
 from scripts.dev.soak_load import Client, Tally
-from scripts.lib.settings.kept_settings import first_key
-from server.protocol.settings_table import SettingError
+from scripts.lib.hosts.our_process import recorded_pid
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.running_server import add_server, find_server
+from scripts.lib.verbs.shared import add, decimal, whole
 
 SAMPLE_S = 2.0  # between two looks at the ranks' memory
 TELL_S = 10.0  # between two lines of progress where they cannot overwrite each other
@@ -57,11 +67,7 @@ GROWTH_SHARE, GROWTH_MB = 0.10, 64.0
 def main() -> int:
     """Runs the soak; returns the exit code."""
     arguments = parse_arguments()
-    try:
-        headers = {"Authorization": f"Bearer {key}"} if (key := first_key(os.environ)) else {}
-    except SettingError as error:
-        print(f"soak: {error}", file=sys.stderr)
-        return 2
+    headers = {"Authorization": f"Bearer {arguments.key}"} if arguments.key else {}
     try:
         before = health(arguments.url)
     except OSError as error:
@@ -156,8 +162,8 @@ def wait_idle(url: str) -> dict:
 def local_pids(state: dict, run_dir: Path | None) -> dict[int, int]:
     """Pids of this machine's ranks, by rank: from the pid files, or what /health says."""
     if run_dir is not None:
-        files = sorted(run_dir.glob("rank-*.pid"))
-        return {int(file.stem[5:]): int(file.read_text().split()[0]) for file in files}
+        pids = {int(file.stem[5:]): recorded_pid(file) for file in run_dir.glob("rank-*.pid")}
+        return {rank: pid for rank, pid in sorted(pids.items()) if pid is not None}
     here = socket.gethostname()
     return {one["rank"]: one["pid"] for one in state["ranks"] if one["host"] == here}
 
@@ -259,24 +265,20 @@ def _plain(value: object) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--url", required=True, help="such as http://127.0.0.1:8080")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of load (10)")
-    parser.add_argument("--clients", type=int, default=8, help="at a time (8)")
-    parser.add_argument(
-        "--run-dir", type=Path, help="where this machine's rank-N.pid are, such as run/8080"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON line last")
+    parser = Parser("soak.py", __doc__)
+    add_server(parser)
+    parser.add_argument("--minutes", type=decimal(0.001, 1e6), default=10.0)
+    parser.add_argument("--clients", type=whole(1, 1000), default=8)
+    parser.add_argument("--run-dir", type=Path)
+    add(parser, "--json")
     arguments = parser.parse_args()
+    find_server(parser, arguments)
     arguments.url = arguments.url.rstrip("/").removesuffix("/v1")
     if not arguments.url.startswith(("http://", "https://")):
         parser.error(f"--url {arguments.url!r}: must begin with http:// or https://")
-    if not 0 < arguments.minutes < 1e6:
-        parser.error(f"--minutes {arguments.minutes}: must be above 0")
-    if not 1 <= arguments.clients <= 1000:
-        parser.error(f"--clients {arguments.clients}: must be from 1 to 1000")
+    if arguments.server is not None and arguments.run_dir is None:
+        run_dir = arguments.server.run_dir
+        arguments.run_dir = run_dir if any(run_dir.glob("rank-*.pid")) else None
     if arguments.run_dir and not any(arguments.run_dir.glob("rank-*.pid")):
         parser.error(f"--run-dir {str(arguments.run_dir)!r}: no rank-N.pid there")
     return arguments

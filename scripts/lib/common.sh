@@ -141,8 +141,14 @@ ours() {
 
 # is_run PID RUN_ID: a pid alone may by now be somebody else's, so its command line must tell.
 is_run() {
-  case "$(ps -ww -p "$1" -o command= 2>/dev/null || true) " in
-    *"--run-id $2 "*) return 0 ;;
+  is_of_run "$(ps -ww -p "$1" -o command= 2>/dev/null || true)" "$2"
+}
+
+# is_of_run COMMAND RUN_ID: the command line is that of a process of this run.
+is_of_run() {
+  [ -n "$2" ] || return 1
+  case " $1 " in
+    *" --run-id $2 "*) return 0 ;;
   esac
   return 1
 }
@@ -186,6 +192,23 @@ find_python() {
 no_python() {
   die 3 "no Python 3.11 or later found: install one (macOS: brew install python@3.12," \
     "Debian: apt-get install python3 python3-venv), or name one with PYTHON=/path/to/python"
+}
+
+# exec_verb MODULE ARGUMENT...: a verb that is Python and needs no package: any Python will do.
+exec_verb() {
+  local python=$VENV/bin/python
+  runs_code "$python" || python=$(find_python) || python=$(kept_python) || no_python
+  # With exec, so that Ctrl-C has one process to end.
+  exec "$python" "$ROOT/scripts/lib/module.py" "$@"
+}
+
+# kept_python: prints the one that settings name for the ranks, where no other is new enough.
+kept_python() {
+  # shellcheck source=scripts/lib/cluster_env.sh
+  . "$ROOT/scripts/lib/cluster_env.sh"
+  check_settings
+  choose_python
+  runs_code "$PY" && printf '%s\n' "$PY"
 }
 
 # sha256 FILE: prints its digest.

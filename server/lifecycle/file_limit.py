@@ -8,7 +8,7 @@ connections need of the soft limit is http_server's to raise.
 import resource
 import sys
 
-FILES_LEAST = 4096  # scripts/lib/cluster_env.sh asks every host for as many before a start
+from server.protocol.limits import FILES_LEAST, RAISE_FILES_DARWIN, RAISE_FILES_LINUX
 
 
 class TooFewFiles(Exception):
@@ -23,9 +23,9 @@ def allow_files() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, FILES_LEAST))
     except (ValueError, OSError):
-        how = "'* hard nofile 65536' in /etc/security/limits.conf (a systemd service: LimitNOFILE)"
+        how = f"{RAISE_FILES_LINUX} (a systemd service: LimitNOFILE)"
         if sys.platform == "darwin":
-            how = "sudo launchctl limit maxfiles 65536 200000"
+            how = RAISE_FILES_DARWIN
         raise TooFewFiles(
             f"the hard limit of open files is {hard}: must be at least {FILES_LEAST}, or mlx-lm "
             f"cannot be imported; raise it: {how}, and log in anew"

@@ -33,6 +33,7 @@ SERVER = (RANK, RUN, COMPARE)
 SCRIPTS = (*USE_PYTHON, SERVICE)
 
 YEAR_S = 31_536_000
+DEFAULT_HOSTFILE = "hostfiles/m3-ultra-jaccl.local.json"  # in the checkout
 MOST_CHARACTERS = 32_768  # of any value; the system itself bounds the environment
 
 WHOLE = re.compile(r"0|[1-9][0-9]{0,14}")
@@ -91,7 +92,7 @@ TABLE = (
     ),
     Setting(
         "HOSTFILE", "path", "The hosts of the cluster; not used with --local", USE_HOSTS,
-        otherwise="hostfiles/m3-ultra-jaccl.local.json, or the only *.local.json",
+        otherwise=f"{DEFAULT_HOSTFILE}, or the only *.local.json",
     ),
     Setting(
         "BACKEND", "choice", "What the ranks talk over", (LAUNCH, *LAUNCHERS),
@@ -109,7 +110,7 @@ TABLE = (
     ),
     Setting(
         "HTTP_PORT", "whole", "Its port, and which server is meant",
-        (*SERVER, STOP, STATUS, LOGS, DOCTOR), 8080, least=1, most=65535,
+        (*SERVER, STOP, STATUS, LOGS, DOCTOR, "bench_serving", "soak"), 8080, least=1, most=65535,
     ),
     Setting(
         "API_KEY", "keys",

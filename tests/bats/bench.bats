@@ -14,7 +14,8 @@ teardown() {
   run "$BENCH" --help
   [ "$status" -eq 0 ]
   says "Usage: bench.sh"
-  for arguments in "--json" "--local" "--local 99" "--env x"; do
+  for arguments in "--all" "--local" "--local 99" "--env x" "--env API_KEY=k" "--max-tokens" \
+    "--max-tokens 0" "--json=1" "16"; do
     # shellcheck disable=SC2086  # split on purpose
     run "$BENCH" $arguments
     [ "$status" -eq 2 ] || { echo "$arguments: $status"; return 1; }
@@ -30,7 +31,7 @@ teardown() {
     *) echo "$line"; return 1 ;;
   esac
   rank="-- $CHECKOUT/scripts/jaccl_tps_bench.py --model $CHECKOUT/models/Demo-1B"
-  rank="$rank --prompt Write 5 sentences about Thunderbolt RDMA. --max-tokens 128"
+  rank="$rank --max-tokens 128"
   case $line in *"$rank") ;; *) echo "$line"; return 1 ;; esac
   run called lib.supervise
   [ "$status" -ne 0 ]
@@ -43,14 +44,47 @@ teardown() {
   called "--env A=1 --"
 }
 
-@test "a hostfile: its backend and 256 tokens" {
+@test "they need no --, and may stand anywhere among our own" {
+  expected="--max-tokens 128 --max-tokens 16 --json --prompt a b"
+  for arguments in "--local 2 --max-tokens 16 --json" "--max-tokens 16 --json --local 2" \
+    "--max-tokens 16 --local=2 --json" "--max-tokens 16 --env A=1 --json --local 2"; do
+    : >"$CALLS"
+    # shellcheck disable=SC2086  # split on purpose
+    run "$BENCH" $arguments --prompt "a b"
+    [ "$status" -eq 0 ] || { echo "$arguments: $output"; return 1; }
+    called "$expected"
+    called " -n 2 "
+  done
+  run "$BENCH" --local 2 --prompt="--local 8"
+  called " -n 2 "
+  called "--prompt=--local 8"
+}
+
+@test "a wrong one is refused before anything is made or started" {
+  run "$BENCH" --local 2 --max-token 16
+  [ "$status" -eq 2 ]
+  says "bench.sh: unknown argument '--max-token': the nearest known one is --max-tokens; see --help"
+  run "$BENCH" --local 2 --max-tokens many
+  says "bench.sh: --max-tokens 'many': must be a whole number from 1 to 1000000000; see --help"
+  run "$BENCH" --local 2 --max-tokens
+  says "bench.sh: --max-tokens needs a value; see --help"
+  [ "$status" -eq 2 ]
+  [ ! -s "$CALLS" ]
+}
+
+@test "a hostfile, named or found: its backend and the benchmark's own number of tokens" {
   hostfile studio.local.json
   stub_ssh
   MODEL_DIR=/models/Big-70B run "$BENCH"
   [ "$status" -eq 0 ]
   called "--backend jaccl --hostfile $CHECKOUT/hostfiles/studio.local.json --starting-port auto:32323"
   called "--model /models/Big-70B"
-  called "--max-tokens 256"
+  if called "--max-tokens"; then return 1; fi
+  hostfile other.local.json
+  run "$BENCH" --hostfile "$CHECKOUT/hostfiles/other.local.json" --model /models/Big-70B --parallel pipeline
+  [ "$status" -eq 0 ]
+  called "--hostfile $CHECKOUT/hostfiles/other.local.json"
+  called "--env PARALLEL=pipeline"
 }
 
 @test "it does not take the devices of a running cluster server" {

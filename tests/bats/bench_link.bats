@@ -19,7 +19,7 @@ teardown() {
   run "$LINK_CHECK" --help
   [ "$status" -eq 0 ]
   says "Usage: link_check.sh smoke|link"
-  for arguments in "--json" "--local" "--local 99" "--local 1" "--env x"; do
+  for arguments in "--all" "--hidden 0" "--dtype int4" "--local" "--local 99" "--local 1" "--env x"; do
     # shellcheck disable=SC2086  # split on purpose
     run "$BENCH_LINK" $arguments
     [ "$status" -eq 2 ] || { echo "$arguments: $status"; return 1; }
@@ -30,6 +30,9 @@ teardown() {
   run "$BENCH_LINK" --local 2 --env A=1 -- --max-mb 8
   [ "$status" -eq 0 ]
   called "--env A=1 -- $CHECKOUT/scripts/bench_link.py --ranks 2 --dtype float32 --max-mb 8"
+  run "$BENCH_LINK" --max-mb 4 --local 2 --json
+  [ "$status" -eq 0 ]
+  called "--ranks 2 --dtype float32 --max-mb 4 --json"
 }
 
 @test "a hostfile: its backend, and the hidden state of MODEL_DIR's model" {
@@ -39,6 +42,9 @@ teardown() {
   [ "$status" -eq 0 ]
   called "--backend jaccl --hostfile $CHECKOUT/hostfiles/studio.local.json --starting-port auto:32323"
   called "/scripts/bench_link.py --ranks 2 --model /models/Big-70B"
+  MODEL_DIR=/models/Big-70B run "$BENCH_LINK" --hidden 8
+  [ "$status" -eq 0 ]
+  called "/scripts/bench_link.py --ranks 2 --hidden 8"
 }
 
 @test "the check knows the hosts by rank, and has a deadline" {

@@ -19,7 +19,7 @@ make_checkout() {
   cp "$REPO"/requirements*.txt "$CHECKOUT/"
   mkdir "$CHECKOUT/server/protocol" # what scripts import of it
   cp "$REPO/server/__init__.py" "$CHECKOUT/server/"
-  cp "$REPO"/server/protocol/{__init__,exit_codes,printable,settings_table}.py "$CHECKOUT/server/protocol/"
+  cp "$REPO"/server/protocol/*.py "$CHECKOUT/server/protocol/"
   cp "$REPO"/hostfiles/*.template.json "$CHECKOUT/hostfiles/"
   RUN=$CHECKOUT/scripts/run_openai_cluster_server.sh
   STOP=$CHECKOUT/scripts/stop_openai_cluster_server.sh

@@ -32,13 +32,13 @@ teardown() {
   for before in "" "--local 2" "--env A=1"; do
     # shellcheck disable=SC2086  # split on purpose
     run "$RUN" $before --local
-    says "--local needs a number of ranks"
+    says "--local needs a value"
     # shellcheck disable=SC2086  # split on purpose
     run "$RUN" $before --env
-    says "--env needs NAME=VALUE"
+    says "--env needs a value"
   done
   run "$RUN" --local ''
-  says "--local needs a number of ranks"
+  says "--local '': must be a number of ranks from 1 to 8"
   run "$RUN" --env ''
   says "--env '': must be NAME=VALUE"
 }

@@ -17,8 +17,12 @@ gone() {
   run "$STOP" --help
   [ "$status" -eq 0 ]
   says "Usage: stop_openai_cluster_server.sh"
-  run "$STOP" --now
+  run "$STOP" --prot 1
   [ "$status" -eq 2 ]
+  says "unknown argument '--prot': the nearest known one is --port; see --help"
+  run "$STOP" --port 70000
+  [ "$status" -eq 2 ]
+  says "--port '70000': must be a whole number from 1 to 65535"
   HTTP_PORT=x run "$STOP"
   [ "$status" -eq 2 ]
   DRAIN_TIMEOUT=soon run "$STOP"
@@ -31,6 +35,66 @@ gone() {
   says "nothing is running on port 18431"
   run "$STOP"
   [ "$status" -eq 0 ]
+}
+
+# record PORT RUN_ID: of a server of this machine that was started once.
+record() {
+  mkdir -p "$CHECKOUT/run/$1"
+  echo 127.0.0.1 >"$CHECKOUT/run/$1/hosts"
+  printf 'RUN_ID=%s\n' "$2" >"$CHECKOUT/run/$1/started_with"
+}
+
+@test "without a port it finds the one server that runs, by itself, and says which" {
+  unset HTTP_PORT
+  record 18500 run-a
+  record 18600 run-b
+  start_process run-a "$CHECKOUT/run/18500/supervisor.pid"
+  run "$STOP"
+  [ "$status" -eq 0 ]
+  says "port 18500: the one that runs"
+  says "the server on port 18500 has stopped"
+  gone "$PROCESS"
+}
+
+@test "ranks whose supervisor is gone are a server that runs, too" {
+  unset HTTP_PORT
+  record 18500 run-a
+  record 18600 run-b
+  start_process run-a "$CHECKOUT/run/18500/rank-0.pid"
+  DRAIN_TIMEOUT=1 run "$STOP"
+  [ "$status" -eq 0 ]
+  says "rank 0 (pid $PROCESS) ended"
+  says "the server on port 18500 has stopped"
+}
+
+@test "of several that run it takes none, and --port names one" {
+  unset HTTP_PORT
+  record 18500 run-a
+  record 18600 run-b
+  start_process run-a "$CHECKOUT/run/18500/supervisor.pid"
+  first=$PROCESS
+  start_process run-b "$CHECKOUT/run/18600/supervisor.pid"
+  run "$STOP"
+  [ "$status" -eq 2 ]
+  says "several servers run here, on ports 18500, 18600: name one with --port"
+  kill -0 "$first"
+  kill -0 "$PROCESS"
+  HTTP_PORT=18500 run "$STOP" --port 18600
+  [ "$status" -eq 0 ]
+  gone "$PROCESS"
+  kill -0 "$first"
+}
+
+@test "nothing runs: the last one that was started is looked after, else the usual port" {
+  unset HTTP_PORT
+  run "$STOP"
+  [ "$status" -eq 0 ]
+  says "nothing is running on port 8080"
+  record 18500 run-a
+  run "$STOP"
+  [ "$status" -eq 0 ]
+  says "port 18500: the last one"
+  says "nothing is running on port 18500"
 }
 
 @test "a running supervisor is asked to drain and waited for" {

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.lib.doctor import judge_system
 from server.lifecycle import file_limit
 from server.lifecycle.file_limit import FILES_LEAST, TooFewFiles, allow_files
+from server.protocol import limits as limits_of_all
 from server.protocol.exit_codes import CONFIG
 from tests.support.paths import ROOT
 
@@ -83,7 +83,18 @@ def test_mlx_lm_asks_for_no_more():
     assert max(int(number) for number in asked.groups()) == FILES_LEAST
 
 
-def test_the_scripts_ask_for_as_many():
-    text = (ROOT / "scripts" / "lib" / "cluster_env.sh").read_text()
-    assert f"\nFILES_LEAST={FILES_LEAST} " in text
-    assert judge_system.FILES_LEAST == FILES_LEAST
+def test_bash_asks_every_host_for_as_many():
+    """The number stands in one place; bash gets it with the settings."""
+    code = (
+        f". {ROOT}/scripts/lib/common.sh; . {ROOT}/scripts/lib/cluster_env.sh; check_settings; "
+        'printf "%s\n" "$FILES_LEAST" "$RAISE_FILES_DARWIN" "$RAISE_FILES_LINUX"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", code, "stop_openai_cluster_server.sh"], capture_output=True, text=True
+    )
+    told = [str(FILES_LEAST), limits_of_all.RAISE_FILES_DARWIN, limits_of_all.RAISE_FILES_LINUX]
+    assert done.stdout.splitlines() == told, done.stderr
+    sources = [path for folder in ("scripts", "server") for path in (ROOT / folder).rglob("*.*")
+               if path.suffix in (".py", ".sh")]  # fmt: skip
+    written = [p for p in sources if re.search(r"FILES_LEAST *= *\d", p.read_text("utf-8"))]
+    assert [path.name for path in written] == ["limits.py"]

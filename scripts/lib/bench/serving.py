@@ -1,14 +1,17 @@
 """Measure any server that speaks OpenAI's API: throughput, latencies, errors.
 
-usage: bench_serving.py --url URL [--clients N | --rate R] [--requests N | --seconds S]
-                        [--prompt-tokens L] [--output-tokens L] [--shared-prefix N]
-                        [--sampling greedy|mixed|seeds] [--api chat|completions] [--model NAME]
-                        [--ignore-eos auto|yes|no] [--warmup N] [--deadline S] [--seed N]
+usage: bench_serving.py [--url URL | --port P] [--clients N | --rate R]
+                        [--requests N | --seconds S] [--prompt-tokens L] [--output-tokens L]
+                        [--shared-prefix N] [--sampling greedy|mixed|seeds]
+                        [--api chat|completions] [--model NAME] [--ignore-eos auto|yes|no]
+                        [--warmup N] [--ramp S] [--deadline S] [--seed N] [--json] [--help]
 
 Every request is streamed. It needs Python 3.11 and nothing else, and runs on one thread of one
 process. If the server wants a key, set API_KEY, in the environment or in cluster.env.
 
-  --url URL           http://host:port, with or without /v1. https too.
+  --url URL           http://host:port, with or without /v1. https too. Without it: the server of
+                      this checkout that runs.
+  --port P            The server of this checkout on that port (HTTP_PORT).
   --clients N         Closed loop: N clients, each sends when its last answer is complete (8).
   --rate R            Open loop: R requests a second on average, at random (Poisson) times.
   --requests N        How many (4 for each client, or 10 seconds' worth, but at least 8).
@@ -28,14 +31,15 @@ process. If the server wants a key, set API_KEY, in the environment or in cluste
   --deadline S        For each request; one that takes longer has failed (600).
   --seed N            Of all that is random: prompts, lengths, arrivals. Without one it is made
                       up and told; the same seed twice would meet a prefix cache that knows it.
+  --json              The last line is JSON, as ever.
 
 It prints a table, then one line of JSON with the same numbers and more. Each number is defined in
-docs/performance.md. Exit codes: 0 measured, 1 no or only failed answers, 2 usage.
+docs/performance.md. Exit codes: 0 measured, 1 no or only failed answers, 2 usage (or
+several servers run, and none was named), 3 no server was named and none was started.
 """
 
 import argparse
 import json
-import os
 import random
 import sys
 import time
@@ -44,9 +48,11 @@ from scripts.lib.bench.gauge import Asker, Gauge, Unusable, find_model, knows_ig
 from scripts.lib.bench.load import Load, run_closed, run_open, summarise
 from scripts.lib.bench.swarm import Call, Swarm
 from scripts.lib.bench.workload import MIXES, Lengths, poisson_arrivals, sampling, words
-from scripts.lib.settings.kept_settings import first_key
-from server.protocol.settings_table import SettingError
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.running_server import add_server, find_server
+from scripts.lib.verbs.shared import add, decimal, one_of, some, whole
 
+PROGRAM = "bench_serving.py"
 TELL_S = 5.0  # between two lines of progress where they cannot overwrite each other
 BUSY_CLIENT = 0.7  # of a core: beyond, the client's own speed shows in the numbers
 MOST_CLIENTS = 4096
@@ -56,11 +62,7 @@ def main() -> int:
     """Runs the benchmark; returns the exit code."""
     arguments = parse_arguments()
     try:
-        key = first_key(os.environ)
-    except SettingError as error:
-        return say(str(error), 2)
-    try:
-        swarm = Swarm(arguments.url, key or None)
+        swarm = Swarm(arguments.url, arguments.key or None)
     except ValueError as error:
         return say(f"--url {error}", 2)
     except OSError as error:
@@ -207,12 +209,8 @@ def render(summary: dict) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        usage=argparse.SUPPRESS,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--url", required=True)
+    parser = Parser(PROGRAM, __doc__)
+    add_server(parser)
     loop = parser.add_mutually_exclusive_group()
     loop.add_argument("--clients", type=whole(1, MOST_CLIENTS))
     loop.add_argument("--rate", type=decimal(0.001, 10_000))
@@ -222,15 +220,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=lengths, default=Lengths(128, 128))
     parser.add_argument("--output-tokens", type=lengths, default=Lengths(64, 64))
     parser.add_argument("--shared-prefix", type=whole(0, 1_000_000), default=0)
-    parser.add_argument("--sampling", choices=MIXES, default="greedy")
-    parser.add_argument("--api", choices=("chat", "completions"), default="chat")
-    parser.add_argument("--model")
-    parser.add_argument("--ignore-eos", choices=("auto", "yes", "no"), default="auto")
+    parser.add_argument("--sampling", type=one_of(*MIXES), default="greedy")
+    parser.add_argument("--api", type=one_of("chat", "completions"), default="chat")
+    parser.add_argument("--model", type=some)
+    parser.add_argument("--ignore-eos", type=one_of("auto", "yes", "no"), default="auto")
     parser.add_argument("--warmup", type=whole(0, 100_000))
     parser.add_argument("--ramp", type=decimal(0, 3600), default=0.0)
     parser.add_argument("--deadline", type=decimal(0.1, 86_400), default=600.0)
     parser.add_argument("--seed", type=whole(0, 2**31 - 1), default=random.randrange(10**6))
+    add(parser, "--json")
     arguments = parser.parse_args()
+    find_server(parser, arguments)
     if arguments.rate is None:
         arguments.clients = arguments.clients or 8
     if arguments.requests is None and arguments.seconds is None:
@@ -239,34 +239,6 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.warmup is None:
         arguments.warmup = arguments.clients or 4
     return arguments
-
-
-def whole(least: int, most: int):
-    """A parser of whole numbers within limits."""
-
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(
-                f"{text!r}: must be a whole number from {least} to {most}"
-            )
-        return int(text)
-
-    return parse
-
-
-def decimal(least: float, most: float):
-    """A parser of numbers within limits."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:  # also refuses nan
-            raise argparse.ArgumentTypeError(f"{text!r}: must be from {least:g} to {most:g}")
-        return value
-
-    return parse
 
 
 def lengths(text: str) -> Lengths:

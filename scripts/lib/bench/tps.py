@@ -1,9 +1,12 @@
 """Distributed tokens/sec of one request, without HTTP: the server's own engine on every rank.
 
-usage: mlx.launch ... -- scripts/jaccl_tps_bench.py --model DIR [--prompt TEXT] [--max-tokens N]
+usage: mlx.launch ... -- scripts/jaccl_tps_bench.py --model DIR [--parallel tensor|pipeline]
+                         [--prompt TEXT] [--raw] [--max-tokens N] [--ignore-eos]
+                         [--prefill-step N] [--warmup N] [--repeats N] [--json]
 
-Rank 0 prints one name=value a line; times and rates are medians over the repeats, after warm-up
-runs that are not counted:
+scripts/bench.sh starts it, and its --help has the options with their defaults. Rank 0 prints one
+name=value a line; times and rates are medians over the repeats, after warm-up runs that are not
+counted:
 
   model                   the folder that was loaded
   world_size              ranks that took part, counted by the ranks themselves
@@ -33,6 +36,9 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from scripts.lib.bench.tps_options import add_options
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.shared import one_of
 from server.engine.engine import Engine, Turn
 from server.lifecycle.watchdog import Watchdog
 from server.protocol.events import Token
@@ -172,42 +178,18 @@ def report(summary: dict, runs: list[dict], as_json: bool) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line. Every rank gets the same."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("jaccl_tps_bench.py", __doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of a local MLX model")
-    parser.add_argument("--prompt", default="Write 5 sentences about Thunderbolt RDMA.")
-    parser.add_argument("--max-tokens", type=at_least(1), default=256)
-    parser.add_argument("--warmup", type=at_least(0), default=1, help="runs that are not counted")
-    parser.add_argument("--repeats", type=at_least(1), default=3, help="runs that are counted")
-    parser.add_argument("--raw", action="store_true", help="no chat template around the prompt")
-    parser.add_argument("--ignore-eos", action="store_true", help="always --max-tokens long")
-    parser.add_argument("--prefill-step", type=at_least(16), default=2048, help="tokens a chunk")
     parser.add_argument(
         "--parallel",
-        choices=("tensor", "pipeline"),
+        type=one_of("tensor", "pipeline"),
         default=os.environ.get("PARALLEL") or "tensor",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON line last")
+    add_options(parser)
     arguments = parser.parse_args()
     if not arguments.model.is_dir():
         parser.error(f"--model {str(arguments.model)!r}: no such folder on {platform.node()}")
-    if not arguments.prompt:
-        parser.error("--prompt: must not be empty")
     return arguments
-
-
-def at_least(least: int):
-    """An argparse type: a whole number that is not below least."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from {least} up")
-        return value
-
-    number.__name__ = f"whole number from {least} up"
-    return number
 
 
 if __name__ == "__main__":

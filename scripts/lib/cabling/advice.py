@@ -8,15 +8,10 @@ from collections.abc import Iterator, Mapping
 from scripts.lib.cabling.addressing import advise_addresses
 from scripts.lib.cabling.cabling import RDMA_GBPS, Cable, End, between, same_macs, strangers
 from scripts.lib.cabling.finding import SEVERITIES, Finding
-from scripts.lib.cabling.plan import (
-    MESH_MAX_RANKS,
-    Plan,
-    is_beside_ethernet,
-    is_usable,
-    pairs_of,
-)
+from scripts.lib.cabling.plan import Plan, is_beside_ethernet, is_usable, pairs_of
 from scripts.lib.cabling.ports import Port
 from scripts.lib.cabling.survey import Facts
+from server.protocol.limits import MOST_RANKS
 
 
 def advise(facts: Mapping[str, Facts], plan: Plan, wanted: str | None = None) -> list[Finding]:
@@ -60,8 +55,8 @@ def _missing(facts: Mapping[str, Facts], plan: Plan, wanted: str | None) -> Iter
         return
     if wanted != "ring" or len(hosts) == 2:
         severity = "error" if no_plan else "note"
-        if len(hosts) > MESH_MAX_RANKS:
-            text = f"{len(hosts)} hosts are too many for a mesh: JACCL takes {MESH_MAX_RANKS}"
+        if len(hosts) > MOST_RANKS:
+            text = f"{len(hosts)} hosts are too many for a mesh: JACCL takes {MOST_RANKS}"
             yield Finding(severity, text)
         elif not no_plan:
             yield Finding(severity, "a ring, since the cables make no mesh:")

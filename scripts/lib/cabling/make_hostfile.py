@@ -1,15 +1,12 @@
 #!/usr/bin/env python3
 """Asks all hosts how they are cabled and writes the hostfile that follows.
 
-make_hostfile.sh calls it, on the machine that launches; it needs the standard library alone, so
-that it works before there is a venv. One ssh a host, all at once, each with a deadline; a host is
-only asked, never changed.
-
-usage: make_hostfile.py --output FILE [--topology mesh|ring] [--ring-tcp] [--address IPV4]
-                        [--force] [--dry-run | --dot] HOST...
+It is make_hostfile.sh, whose header is the help, on the machine that launches; it needs the
+standard library alone, so that it works before there is a venv. One ssh a host, all at once, each
+with a deadline; a host is only asked, never changed.
 
 stdout: the file's name once it is written; with --dry-run its content, with --dot the cabling for
-Graphviz. stderr: the cabling drawn, and what is missing. Exit codes: 0 done, 1 no hostfile.
+Graphviz. stderr: the cabling drawn, and what is missing.
 
 Why not mlx.distributed_config, which writes the same file from the same three tools:
 - It asks the hosts one after the other, without deadline, and ends in a traceback at a host whose
@@ -27,6 +24,7 @@ import dataclasses
 import ipaddress
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -44,11 +42,23 @@ from scripts.lib.cabling.survey import (
 )
 from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, find_problems, parse_hostfile
 from scripts.lib.hosts.on_hosts import Answer, run_on_hosts
+from scripts.lib.verbs import shared
+from scripts.lib.verbs.header import help_of
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.verb_settings import MISSING, ROOT, read_settings
+from server.protocol.settings_table import DEFAULT_HOSTFILE
+
+VERB = "make_hostfile.sh"
+RING_HOSTFILE = "hostfiles/ring.local.json"  # of --ring-tcp
 
 
 def main(arguments: list[str]) -> int:
     """The command line; see the module's docstring."""
     options = parse_arguments(arguments)
+    read_settings(VERB, options)
+    if shutil.which("ssh") is None:
+        say("ssh is not installed: it is part of every macOS and Debian")
+        return MISSING
     writes = not (options.dry_run or options.dot)
     if writes and options.output.exists() and not options.force:
         say(f"{options.output} exists: look at it, then overwrite it with --force")
@@ -157,58 +167,59 @@ def put(text: str, options: argparse.Namespace) -> int:
     except OSError as error:
         say(f"{options.output}: {error.strerror}")
         return 3
-    print(options.output)
+    print(options.output, flush=True)
+    say(f"next: HOSTFILE={options.output} scripts/verify_cluster.sh")
     return 0
 
 
 def say(text: str) -> None:
-    print(f"make_hostfile.sh: {text}", file=sys.stderr, flush=True)
+    print(f"{VERB}: {text}", file=sys.stderr, flush=True)
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong and no more: the help is the script's."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}\n")
+def parser() -> Parser:
+    made = Parser(VERB, help_of(VERB))
+    shared.add(made, "--dry-run")
+    made.add_argument("--output", type=shared.some)
+    made.add_argument("--topology", type=shared.one_of(*TOPOLOGIES))
+    made.add_argument("--ring-tcp", action="store_true")
+    made.add_argument("--address", type=reachable_ipv4)
+    made.add_argument("--force", action="store_true")
+    made.add_argument("--dot", action="store_true")
+    made.add_argument("host", nargs="*")
+    return made
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line. The script has looked at little of it, so the values are checked here."""
-    parser = Parser(prog="make_hostfile.sh", add_help=False, allow_abbrev=False)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--topology", choices=TOPOLOGIES)
-    parser.add_argument("--ring-tcp", action="store_true")
-    parser.add_argument("--address", default="")
-    parser.add_argument("--force", action="store_true")
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--dot", action="store_true")
-    parser.add_argument("host", nargs="*")
-    options = parser.parse_intermixed_args(arguments)
+    """The command line, with what options say together."""
+    reader = parser()
+    options = reader.parse_args(arguments)
+    usual = ROOT / (RING_HOSTFILE if options.ring_tcp else DEFAULT_HOSTFILE)
+    options.output = Path(os.path.abspath(options.output or usual))
     hosts = options.host
     if len(hosts) < 2:
-        parser.error("name two hosts or more, rank 0 first; see --help")
+        reader.error("name two hosts or more, rank 0 first")
     for host in hosts:
         if not SSH_NAME.fullmatch(host):
-            parser.error(f"host {host!r}: not a name that ssh takes")
+            reader.error(f"host {host!r}: not a name that ssh takes")
         if hosts.count(host) > 1:
-            parser.error(f"host {host!r} is named {hosts.count(host)} times: name each Mac once")
+            reader.error(f"host {host!r} is named {hosts.count(host)} times: name each Mac once")
     if options.dry_run and options.dot:
-        parser.error("--dry-run and --dot: choose one")
+        reader.error("--dry-run and --dot: choose one")
     if options.ring_tcp and options.topology == "mesh":
-        parser.error("--ring-tcp --topology mesh: the ring backend has no mesh")
-    if options.address and not is_reachable_ipv4(options.address):
-        parser.error(
-            f"--address {options.address!r}: must be an IPv4 address that the other ranks can reach"
-        )
+        reader.error("--ring-tcp --topology mesh: the ring backend has no mesh")
     return options
 
 
-def is_reachable_ipv4(text: str) -> bool:
+def reachable_ipv4(text: str) -> str:
+    """For --address: what the other ranks can reach."""
     try:
         address = ipaddress.IPv4Address(text)
+        wrong = address.is_loopback or address.is_unspecified or address.is_multicast
     except ValueError:
-        return False
-    return not (address.is_loopback or address.is_unspecified or address.is_multicast)
+        wrong = True
+    if wrong:
+        raise shared.wrong(text, "an IPv4 address that the other ranks can reach")
+    return text
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from scripts.lib.cabling.cabling import Cable, End, between, cables, matrix
 from scripts.lib.cabling.survey import Facts
+from server.protocol.limits import MOST_RANKS
 
-MESH_MAX_RANKS = 8
 RING_MAX_CABLES = 4
 RINGS_LOOKED_AT = 10_000  # More than a mesh of eight has
 TOPOLOGIES = ("mesh", "ring")
@@ -87,7 +87,7 @@ def make_plan(facts: Mapping[str, Facts], topology: str | None = None) -> Plan:
     links.sort(key=lambda link: doubts(link, facts))  # Stable: by receptacle among equals.
     usable = [link for link in links if is_usable(link)]
     hosts = tuple(facts)
-    if topology != "ring" and len(hosts) <= MESH_MAX_RANKS:
+    if topology != "ring" and len(hosts) <= MOST_RANKS:
         width = min(len(between(usable, a, b)) for a, b in pairs_of(hosts))
         if width:
             return Plan("mesh", hosts, tuple(links), width)

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from scripts.lib.doctor.cluster import Cluster
 from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, gigabytes, most_common
 from scripts.lib.doctor.mac_text import version_numbers
+from server.protocol.limits import FILES_LEAST, RAISE_FILES_DARWIN, RAISE_FILES_LINUX
 
 LEAST_MACOS = (26, 2)  # the first with RDMA over Thunderbolt
 LARGE_FRAMES_MACOS = (26, 3)  # the first with frames above 4 KiB
 # macOS itself keeps a few GB wired, more of them on a larger machine.
 WIRED_BASE, WIRED_SHARE = 4e9, 0.1
 DISK_LEAST, DISK_GOOD = 1e9, 5e9
-FILES_LEAST = 4096  # as in server/lifecycle/file_limit.py
 
 
 def macos(cluster: Cluster) -> Iterator[Finding]:
@@ -133,14 +133,12 @@ def files(cluster: Cluster) -> Iterator[Finding]:
         elif hard >= FILES_LEAST:
             yield Finding("files", facts.host, PASS)
         else:
-            how = "a line '* hard nofile 65536' in /etc/security/limits.conf; log in anew"
-            if facts.is_mac:
-                how = "sudo launchctl limit maxfiles 65536 200000; log in anew"
+            how = RAISE_FILES_DARWIN if facts.is_mac else RAISE_FILES_LINUX
             yield Finding(
                 "files",
                 facts.host,
                 FAIL,
                 f"at most {hard:.0f} files may be open: must be at least {FILES_LEAST}",
                 "the start is refused, as mlx-lm cannot be imported there",
-                Fix(how),
+                Fix(f"{how}; log in anew"),
             )

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scripts.lib.hosts.our_process import is_of_run
+
 
 @dataclass(frozen=True)
 class OurProcess:
@@ -22,8 +24,8 @@ def living_processes(entries: Sequence[Mapping[str, Any]]) -> tuple[OurProcess, 
 
 
 def _lives(entry: Mapping[str, Any]) -> bool:
-    """A pid alone may by now be somebody else's, so the command line must carry the run's id."""
-    return f"--run-id {entry['run']} " in entry["ps"].get("out", "").strip() + " "
+    """ps says how old it is, and then its command line."""
+    return is_of_run(entry["ps"].get("out", ""), entry["run"])
 
 
 def _living(entry: Mapping[str, Any]) -> OurProcess:

@@ -25,8 +25,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.protocol.limits import MOST_RANKS
+
 BACKENDS = ("jaccl", "jaccl-ring", "ring")
-MESH_MAX_RANKS = 8  # JACCL refuses a larger mesh
 
 # ssh takes a name that begins with a dash as an option, and the scripts read names line by line.
 SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@%-]*")
@@ -200,8 +201,8 @@ def _check_matrix(hostfile: Hostfile, neighbours_only: bool) -> Iterator[str]:
     if count < 2:
         yield "lists one host: JACCL needs at least two"
         return
-    if count > MESH_MAX_RANKS and not neighbours_only:
-        yield f"lists {count} hosts: a JACCL mesh has at most {MESH_MAX_RANKS}"
+    if count > MOST_RANKS and not neighbours_only:
+        yield f"lists {count} hosts: a JACCL mesh has at most {MOST_RANKS}"
     for name, times in Counter(host.ssh for host in hosts).items():
         if times > 1 and not PLACEHOLDER.search(name):
             yield f"{name!r} is listed {times} times: JACCL runs one rank on a host"

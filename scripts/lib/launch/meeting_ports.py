@@ -12,9 +12,11 @@ import random
 import socket
 from collections.abc import Sequence
 
+from server.protocol.limits import MOST_RANKS
+
 # Below the ports that systems hand out to clients: from 32768 on Linux, from 49152 on macOS.
 FIRST, END = 28_000, 32_000
-BLOCK = 9  # The launcher's own, and one for each of up to 8 ranks.
+BLOCK = 1 + MOST_RANKS  # The launcher's own, and one for each rank.
 BLOCKS = range(FIRST, END - BLOCK + 1, BLOCK)
 AUTO = "auto"
 OPTION = "--starting-port"

@@ -8,11 +8,11 @@ nothing: launch_ranks.py does. All on the launcher's main thread, except `renew_
 import contextlib
 import os
 import re
-import shlex
 import signal
 import subprocess
 from collections import deque
 
+from scripts.lib.hosts.our_process import signal_if
 from server.protocol.printable import printable_line
 
 LOCAL_HOST = "127.0.0.1"  # The one name that MLX's launcher does not reach through ssh.
@@ -166,11 +166,7 @@ class RankProcess:
             self.process.terminate()
             return None
         name = signal.Signals(signum).name.removeprefix("SIG")
-        remote = (
-            f"pid=$(cat {shlex.quote(self.pidfile)}) || exit 0; "
-            f'case "$(ps -ww -p "$pid" -o command=)" in '
-            f'*{shlex.quote(self._marker)}*) kill -{name} "$pid"; kill -CONT "$pid" ;; esac'
-        )
+        remote = signal_if(self.pidfile, self._marker, name)
         return subprocess.Popen(
             ["ssh", "-n", *SSH_OPTIONS, self.host, remote],
             stdin=subprocess.DEVNULL,

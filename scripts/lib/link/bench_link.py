@@ -1,8 +1,11 @@
 """Latency and bandwidth of all_sum between the ranks, by message size. No model, no server.
 
-usage: mlx.launch ... -- scripts/bench_link.py [--hidden N | --model DIR] [--nominal-gbps G]
+usage: mlx.launch ... -- scripts/bench_link.py [--hidden N | --model DIR] [--dtype TYPE] [--max-mb
+N]
+                         [--nominal-gbps G] [--seconds S] [--deadline S] [--ranks N] [--json]
 
-scripts/bench_link.sh starts it, on this machine (--local 2) or on the cluster. all_sum is what
+scripts/bench_link.sh starts it, on this machine (--local 2) or on the cluster; its --help has the
+options with their defaults. all_sum is what
 tensor parallelism waits for, twice a layer and token: with one request it sums one token's hidden
 state, in prefill those of a whole chunk. Sizes go from one token's hidden state to --max-mb, by
 four; at each the sum is checked in full before it is timed. Rank 0 prints a table, then one JSON
@@ -32,6 +35,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from scripts.lib.link.bench_link_options import add_options
 from scripts.lib.link.link_measure import (
     Timing,
     WrongSum,
@@ -44,6 +48,8 @@ from scripts.lib.link.link_measure import (
     show_bytes,
     time_all_sum,
 )
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.shared import whole
 from server.protocol.exit_codes import INTERNAL
 from server.wire.link import Link
 
@@ -51,7 +57,6 @@ HIDDEN = 4096
 STEP = 4
 MOST_RANKS = 16  # The checked sums are exact in bfloat16 up to here
 NOMINAL_GBPS = {"jaccl": 80.0, "jaccl-ring": 80.0}
-DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
 
 
 def main() -> None:
@@ -64,7 +69,7 @@ def main() -> None:
     if not 1 < link.size <= MOST_RANKS:
         refuse(f"{link.size} ranks: start from 2 to {MOST_RANKS}, since one has no link")
     nominal = options.nominal_gbps or NOMINAL_GBPS.get(backend)
-    dtype = DTYPES[options.dtype]
+    dtype = getattr(mx, options.dtype)  # by MLX's own name
     sizes = token_counts(options.hidden * dtype.size, options.max_mb * 2**20)
     rows = []
     for number, tokens in enumerate(sizes, 1):
@@ -154,24 +159,14 @@ def report(
 
 def parse_arguments() -> argparse.Namespace:
     """The command line. Every rank gets the same."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--hidden", type=whole(1, 2**20), help=f"values of a token ({HIDDEN})")
-    size.add_argument("--model", type=Path, help="take it from this model's config.json")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of a value")
-    parser.add_argument("--max-mb", type=whole(1, 4096), default=64, help="the largest message")
-    parser.add_argument("--nominal-gbps", type=number(0.001, 10_000), help="of a link, Gb/s")
-    parser.add_argument(
-        "--seconds", type=number(0.01, 60), default=0.5, help="to spend on each size (0.5)"
-    )
-    parser.add_argument(
-        "--deadline", type=number(1, 86_400), default=600, help="seconds for it all (600)"
-    )
+    parser = Parser("bench_link.py", __doc__)
+    add_options(parser)
+    parser.add_argument("--model", type=Path, help="take --hidden from this model's config.json")
     parser.add_argument("--ranks", type=whole(1, 64), help="refuse another number of ranks")
     options = parser.parse_args()
     if options.model is not None:
+        if options.hidden is not None:
+            parser.error("--hidden and --model: one of them")
         options.hidden = hidden_size(parser, options.model)
     options.hidden = options.hidden or HIDDEN
     return options
@@ -192,32 +187,6 @@ def hidden_size(parser: argparse.ArgumentParser, model: Path) -> int:
         if isinstance(value, int) and value > 0:
             return value
     return parser.error(f"--model {str(model)!r}: {path} has no hidden_size; use --hidden N")
-
-
-def whole(least: int, most: int):
-    """An argparse type: a whole number from least to most."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r}: must be from {least} to {most}")
-        return value
-
-    parse.__name__ = "whole number"
-    return parse
-
-
-def number(least: float, most: float):
-    """An argparse type: a number from least to most."""
-
-    def parse(text: str) -> float:
-        value = float(text)
-        if not least <= value <= most:  # Not a number is in no range.
-            raise argparse.ArgumentTypeError(f"{text!r}: must be from {least:g} to {most:g}")
-        return value
-
-    parse.__name__ = "number"
-    return parse
 
 
 if __name__ == "__main__":

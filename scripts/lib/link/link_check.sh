@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Let the ranks meet and exchange messages, without a model: do the links work, and how fast?
 #
-# Usage: link_check.sh smoke|link [--local N] [--deadline S] [--nominal-gbps G] [--json]
-#                      [--env NAME=VALUE]... [--dry-run] [--help]
+# Usage: link_check.sh smoke|link [--local N | --hostfile FILE] [--deadline S]
+#                      [--nominal-gbps G] [--json] [--env NAME=VALUE]... [--dry-run] [--help]
 #
 # verify_cluster.sh --smoke and --link run it, on the machine that launches.
 #
@@ -13,6 +13,7 @@
 #                      against the nominal rate; with none it is told as it is (info).
 #
 #   --local N          N ranks on this machine (1 to 8). Without it: the hosts of HOSTFILE.
+#   --hostfile FILE    HOSTFILE: the hosts of the cluster.
 #   --deadline S       Whole seconds for the ranks, from start to end (60; link: 180). A rank that
 #                      waits longer ends itself, and what is left after it is ended from here.
 #   --nominal-gbps G   Rate of a link in Gb/s to judge by (80 for jaccl and jaccl-ring, else none).
@@ -36,51 +37,30 @@ START_EXTRA_S=15 # for ssh and the interpreters; the ranks' own clocks start aft
 WHAT=''
 LOCAL=''
 DEADLINE=''
-NOMINAL_GBPS=''
-EXTRA_ENV=()
+TAKES_WORDS=1
 RANK_ARGUMENTS=()
 LAUNCH_PID=''
 SCRATCH=''
 
-parse_arguments() {
-  case ${1-} in
-    smoke | link) WHAT=$1 ;;
-    -h | --help)
-      usage
-      exit 0
+take_word() {
+  [ -z "$WHAT" ] || die 2 "both $WHAT and $1; see --help"
+  WHAT=$1
+}
+
+take_option() {
+  case $1 in
+    --deadline)
+      matches "$2" '[1-9][0-9]{0,4}' ||
+        die 2 "--deadline '$2': must be whole seconds from 1 to 99999"
+      DEADLINE=$2
       ;;
-    *) die 2 "'${1-}': must be smoke or link; see --help" ;;
+    --nominal-gbps)
+      matches "$2" '[1-9][0-9]{0,4}(\.[0-9]{1,3})?' ||
+        die 2 "--nominal-gbps '$2': must be Gb/s from 1 to 99999"
+      RANK_ARGUMENTS+=("$1" "$2")
+      ;;
+    --json) RANK_ARGUMENTS+=(--json) ;;
   esac
-  shift
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --local | --env)
-        take_rank_option "$@"
-        shift
-        ;;
-      --deadline)
-        DEADLINE=${2-}
-        { matches "$DEADLINE" '[1-9][0-9]{0,4}'; } ||
-          die 2 "--deadline '$DEADLINE': must be whole seconds from 1 to 99999"
-        shift
-        ;;
-      --nominal-gbps)
-        NOMINAL_GBPS=${2-}
-        matches "$NOMINAL_GBPS" '[1-9][0-9]{0,4}(\.[0-9]{1,3})?' ||
-          die 2 "--nominal-gbps '$NOMINAL_GBPS': must be Gb/s from 1 to 99999"
-        RANK_ARGUMENTS+=(--nominal-gbps "$NOMINAL_GBPS")
-        shift
-        ;;
-      --json) RANK_ARGUMENTS+=(--json) ;;
-      --dry-run) DRY_RUN=1 ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      *) die 2 "unknown argument '$1'; see --help" ;;
-    esac
-    shift
-  done
 }
 
 # Nothing may be left behind: the launcher ends its ranks, here and through ssh, when it is told to.
@@ -157,7 +137,11 @@ tell_failure() {
 
 main() {
   local names command status=0
-  parse_arguments "$@"
+  read_options "$@"
+  case $WHAT in
+    smoke | link) ;;
+    *) die 2 "'$WHAT': must be smoke or link; see --help" ;;
+  esac
   check_settings
   choose_python
   choose_hosts

@@ -1,10 +1,8 @@
 #!/usr/bin/env python3
-"""Print a server's log, over all its parts, and follow it: what logs.sh runs.
-
-Usage: show_log.py ROOT [--port P] [--rank N] [--lines N] [--since-start] [--follow]
+"""Print a server's log, over all its parts, and follow it: logs.sh, whose header is the help.
 
 Log lines go to stdout, all else to stderr; what a terminal would obey is shown as an escape.
-Exit codes: 0 done or interrupted, 2 usage, 3 there is no such server or log. Standard library only.
+Standard library only.
 """
 
 import argparse
@@ -23,29 +21,21 @@ from scripts.lib.logs.log_files import (
     of_rank,
     open_parts,
 )
-from scripts.lib.status.servers import Server, choose_one, find_servers, read_server
+from scripts.lib.status.servers import Server
+from scripts.lib.verbs import shared
+from scripts.lib.verbs.header import help_of
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.verb_settings import choose_server, named_port, read_settings
 from server.protocol.printable import printable_line
 
 
+PROGRAM = "logs.sh"
+DEFAULT_LINES = 100
+MOST_LINES = 1_000_000_000
+
+
 def say(text: str) -> None:
-    print(f"logs.sh: {text}", file=sys.stderr)
-
-
-def choose_server(root: Path, port: int | None) -> Server | int:
-    """The server that is meant; or the exit code, after saying why there is none."""
-    if port is not None:
-        server = read_server(root, port)
-        if server is None:
-            ports = ", ".join(str(other.port) for other in find_servers(root)) or "none"
-            say(f"no server was started on port {port} from this checkout (ports: {ports})")
-            return 3
-        return server
-    servers = find_servers(root)
-    chosen = choose_one(servers)
-    if isinstance(chosen, str):
-        say(chosen)
-        return 2 if servers else 3
-    return chosen
+    print(f"{PROGRAM}: {text}", file=sys.stderr)
 
 
 def show(args: argparse.Namespace, server: Server) -> int:
@@ -77,18 +67,34 @@ def write(lines: Iterable[bytes]) -> None:
     sys.stdout.buffer.flush()
 
 
+def count_of_lines(text: str) -> int | str:
+    """For --lines: a number, or all."""
+    if text == "all":
+        return text
+    try:
+        return shared.whole(0, MOST_LINES)(text)
+    except argparse.ArgumentTypeError:
+        raise shared.wrong(text, "a number of lines, or: all") from None
+
+
+def parser() -> Parser:
+    made = Parser(PROGRAM, help_of(PROGRAM))
+    shared.add(made, "--port")
+    made.add_argument("-f", "--follow", action="store_true")
+    made.add_argument("--rank", type=shared.whole(0, 9999))
+    made.add_argument("-n", "--lines", type=count_of_lines)
+    made.add_argument("--since-start", action="store_true")
+    return made
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("root", type=Path)
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--rank", type=int)
-    parser.add_argument("--lines", type=int, help="all without it")
-    parser.add_argument("--since-start", action="store_true")
-    parser.add_argument("--follow", action="store_true")
-    args = parser.parse_args()
-    server = choose_server(args.root, args.port)
-    if isinstance(server, int):
-        return server
+    args = parser().parse_args()
+    settings = read_settings(PROGRAM, args)
+    server = choose_server(PROGRAM, named_port(settings))
+    if args.lines is None and not args.since_start:
+        args.lines = DEFAULT_LINES
+    elif args.lines == "all":
+        args.lines = None
     if args.rank is not None and server.hosts and args.rank >= len(server.hosts):
         say(f"--rank {args.rank}: must be a rank from 0 to {len(server.hosts) - 1}")
         return 2

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from scripts.lib.model.mlx_lm_source import Architecture, find_architecture, mlx_lm_folder
 from scripts.lib.model.model_folder import INDEX_FILE, folder_problems, read_json
+from server.protocol.limits import MOST_RANKS
 
-RANK_COUNTS = range(1, 9)  # a mesh has at most 8 machines
+RANK_COUNTS = range(1, MOST_RANKS + 1)
 
 # Values of config.json that shard() divides by the number of ranks, with the names
 # that shard() then mentions. An architecture that keeps something whole (MLA has no

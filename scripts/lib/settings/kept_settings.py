@@ -52,16 +52,25 @@ class Found:
 
     setting: Setting
     text: str
-    origin: str  # --env, environment, the file's name, or default
+    origin: str  # an option, environment, the file's name, or default
+
+    @property
+    def value(self) -> Value:
+        """As the table says: the default where nothing is set."""
+        return parse(self.setting, self.text)
 
 
 def resolve(
-    reader: str, env: Mapping[str, str], options: Sequence[str] = ()
+    reader: str,
+    env: Mapping[str, str],
+    options: Sequence[str] = (),
+    own: Mapping[str, tuple[str, str]] | None = None,
 ) -> tuple[list[Found], list[str]]:
     """What this script reads, in the table's order, and every problem, in words.
 
-    options: NAME=VALUE, for all ranks; those that are no settings of theirs are none of ours.
-    Raises SettingError if the file cannot be taken as a whole.
+    options: NAME=VALUE, for all ranks; those that are no settings of theirs are none of ours. own:
+    by name of a setting, the script's own option that stands for it, and its value. Raises
+    SettingError if the file cannot be taken as a whole.
     """
     path = file_of(env)
     kept, problems = parse_file(path.read_bytes(), path.name) if path else ({}, [])
@@ -75,6 +84,8 @@ def resolve(
         places = [("environment", env.get(setting.name, ""))]
         if setting.read_by("rank") or setting.read_by("launch"):
             places.insert(0, ("--env", given.get(setting.name, "")))
+        if own and setting.name in own:
+            places.insert(0, own[setting.name])
         if path:
             places.append((path.name, kept.get(setting.name, "")))
         origin, text = next(((o, t) for o, t in places if t.strip()), ("default", ""))
@@ -91,8 +102,9 @@ def resolve(
     return found, problems
 
 
-def lookup(name: str, env: Mapping[str, str]) -> Value:
-    """One setting, parsed, for programs that no script starts. Raises SettingError."""
+def lookup(name: str, env: Mapping[str, str], default: bool = True) -> Value:
+    """One setting, parsed, for programs that no script starts; without its default None where it is
+    not set. Raises SettingError."""
     setting = BY_NAME[name]
     text = env.get(name, "")
     if not text.strip() and (path := file_of(env)):
@@ -101,7 +113,7 @@ def lookup(name: str, env: Mapping[str, str]) -> Value:
         if problems:
             raise SettingError("; ".join(problems))
         text = kept.get(name, "")
-    return parse(setting, text)
+    return parse(setting, text) if default or text.strip() else None
 
 
 def first_key(env: Mapping[str, str]) -> str:

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """The table of settings for scripts: checks, help, and what is made from it.
 
-Usage: module.py lib.settings.settings check SCRIPT [--option NAME=VALUE]...
+Usage: module.py lib.settings.settings check SCRIPT [--option NAME=VALUE]... [--OTHER NAME=VALUE]...
        module.py lib.settings.settings valid NAME VALUE
        module.py lib.settings.settings help SCRIPT | docs | template
 
 check     Every setting that SCRIPT (its name without .sh) reads, one a line: name, where it goes
           (rank, launch, secret or here), origin, default and value, with \\037 between; a value is
-          empty where the default holds. Each problem is a line instead.
+          empty where the default holds. After them, with the place `limit`, the numbers of
+          server/protocol/limits.py. Each problem is a line instead. --option: one for all ranks, as
+          of --env. --OTHER: an option of the script's that stands for a setting, such as --port.
 valid     Nothing, or what is wrong with this value.
 help      The list for SCRIPT's --help.
 docs      The table of docs/from-scratch.md. With template: hostfiles/cluster.env.template.
@@ -25,6 +27,7 @@ if sys.hexversion < 0x03090000:
 import os
 
 from scripts.lib.settings import kept_settings
+from server.protocol import limits
 from server.protocol.settings_table import (
     BENCH,
     BY_NAME,
@@ -62,14 +65,24 @@ def answer(arguments: list) -> tuple:
             plain(BY_NAME[rest[0]], rest[1])
             return [], 0
         script, *options = rest
-        found, problems = kept_settings.resolve(script, os.environ, options[1::2])
+        pairs = list(zip(options[::2], options[1::2]))  # noqa: B905  # Python 3.9
+        for_ranks = [text for option, text in pairs if option == "--option"]
+        own = {
+            name: (option, value)
+            for option, text in pairs
+            if option != "--option"
+            for name, _, value in [text.partition("=")]
+        }
+        found, problems = kept_settings.resolve(script, os.environ, for_ranks, own)
     except kept_settings.MissingFile as error:
         return [str(error)], 3
     except SettingError as error:
         return [str(error)], 2
     if problems:
         return problems, 2
-    return [BETWEEN.join(row(one)) for one in found], 0
+    numbers = [(name, str(value)) for name, value in vars(limits).items() if name.isupper()]
+    rows = [row(one) for one in found] + [(n, "limit", "", "", text) for n, text in numbers]
+    return [BETWEEN.join(cells) for cells in rows], 0
 
 
 def row(found: kept_settings.Found) -> tuple:

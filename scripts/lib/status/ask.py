@@ -16,9 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.lib.hosts.on_hosts import LOCAL_HOST, run_on_hosts
+from scripts.lib.hosts.our_process import carries, command_of, read_lines
 from scripts.lib.logs.log_files import RUN_STARTS, Mark, read_since
 from scripts.lib.status.facts import HostFacts, read_facts
-from scripts.lib.status.servers import Server, command_of, read_lines, supervisor_pid
+from scripts.lib.status.servers import Server, supervisor_pid
 
 HOST_WITHIN_S = 8.0
 HTTP_WITHIN_S = 4.0  # For one answer; there are two.
@@ -82,7 +83,8 @@ def gather(server: Server, env: Mapping[str, str]) -> Gathered:
 def read_service(server: Server) -> str:
     """What service_run.py last said; nothing if it does not run."""
     pid, *text = read_lines(server.run_dir / "service.says") or [""]
-    if not pid.isdecimal() or "service_run" not in command_of(pid):
+    settings = server.run_dir / "service.settings"
+    if not pid.isdecimal() or not carries(command_of(pid), str(settings)):
         return ""
     return " ".join(text)
 

@@ -7,9 +7,9 @@ is wrong; "problems" says in words what is not well.
 from collections.abc import Mapping
 from typing import Any
 
+from scripts.lib.hosts.our_process import is_of_run
 from scripts.lib.status.ask import Gathered, LogFacts
 from scripts.lib.status.facts import MIB, HostFacts, RankRecord
-from scripts.lib.status.servers import is_of_run
 
 RUNNING = ("ok", "loading", "draining", "failed")  # rank 0's own words
 NOTHING = "stopped"  # as asked, or never started

@@ -1,14 +1,25 @@
+#!/usr/bin/env python3
 """The servers that were started from this checkout, as their records in run/PORT tell.
 
+Usage: module.py lib.status.servers [--running] ROOT
+
+Tells bash which server is meant when none is named: the first line is `servers`, then come its port
+and a word about it; or an error, with exit code 2. Nothing more if none was ever started, or with
+--running if none runs.
+
 Read by status.sh and logs.sh on the machine where the run script was started, or on another host
-of the cluster, where only the records of that host's ranks are. Standard library only; starts
-nothing but ps, changes nothing.
+of the cluster, where only the records of that host's ranks are. Standard library only, Python 3.9;
+starts nothing but ps, changes nothing.
 """
 
-import subprocess
-from collections.abc import Iterable
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from scripts.lib.hosts.our_process import read_lines, recorded_pid
 
 LOCAL_HOST = "127.0.0.1"
 
@@ -59,37 +70,21 @@ def read_server(root: Path, port: int) -> Server | None:
     )
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a small file; none if it cannot be read."""
-    try:
-        return [line.strip() for line in path.read_text(errors="replace").splitlines()]
-    except OSError:
-        return []
-
-
 def supervisor_pid(server: Server) -> int | None:
-    """The pid of the server's supervisor, if it runs; checked, as pids are given anew."""
-    lines = read_lines(server.run_dir / "supervisor.pid")
-    if len(lines) < 2 or not lines[0].isdecimal():
-        return None
-    return int(lines[0]) if is_of_run(command_of(lines[0]), lines[1]) else None
+    """The pid of the server's supervisor, if it runs."""
+    return recorded_pid(server.run_dir / "supervisor.pid")
 
 
-def command_of(pid: str) -> str:
-    """The command line of a process of this machine; empty if there is none."""
-    ps = ["ps", "-ww", "-p", pid, "-o", "command="]
-    return subprocess.run(ps, capture_output=True, text=True, errors="replace").stdout.strip()
-
-
-def is_of_run(command: str, run_id: str) -> bool:
-    """Whether a command line is that of a process of this run."""
-    return bool(run_id) and f"--run-id {run_id} " in f"{command} "
+def runs(server: Server) -> bool:
+    """Whether its supervisor runs, or a rank on this machine that has none any more."""
+    records = ("supervisor.pid", *(path.name for path in server.run_dir.glob("rank-*.pid")))
+    return any(recorded_pid(server.run_dir / name) is not None for name in records)
 
 
 def choose_one(servers: Iterable[Server]) -> Server | str:
     """The server that is meant when no port was named; or, in words, why none is."""
     servers = list(servers)
-    running = [server for server in servers if supervisor_pid(server)]
+    running = [server for server in servers if runs(server)]
     if len(running) > 1:
         ports = ", ".join(str(server.port) for server in running)
         return f"several servers run here, on ports {ports}: name one with --port"
@@ -98,3 +93,22 @@ def choose_one(servers: Iterable[Server]) -> Server | str:
     if not servers:
         return "no server was started from this checkout"
     return max(servers, key=lambda server: server.started)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """See the module's docstring."""
+    *running, root = arguments
+    servers = [one for one in find_servers(Path(root)) if not running or runs(one)]
+    chosen = choose_one(servers)
+    print("servers")
+    if isinstance(chosen, Server):
+        print(chosen.port)
+        print(f"port {chosen.port}: " + ("the one that runs" if runs(chosen) else "the last one"))
+    elif servers:
+        print(chosen)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,38 +1,41 @@
 #!/usr/bin/env python3
-"""Show how the servers of this checkout are: what status.sh runs.
+"""Show how the servers of this checkout are: status.sh, whose header is the help.
 
-Usage: show_status.py ROOT [--port P] [--json] [--watch SECONDS]
-
-Keys are read from API_KEY or API_KEY_FILE. Exit codes: 0 well, or interrupted; 1 something is not
-well; 3 nothing runs. Standard library only.
+Keys are read from API_KEY or API_KEY_FILE. Standard library only.
 """
 
-import argparse
 import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from scripts.lib.settings.kept_settings import Found
 from scripts.lib.status.ask import gather
 from scripts.lib.status.judge import exit_code, report
 from scripts.lib.status.servers import Server, find_servers, read_server
 from scripts.lib.status.show import render
+from scripts.lib.verbs import shared
+from scripts.lib.verbs.header import help_of
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.verb_settings import ROOT, named_port, read_settings, stop, texts
 from server.protocol.printable import printable
 
+PROGRAM = "status.sh"
 CLEAR = "\033[H\033[2J"
 
 
-def look(root: Path, port: int | None) -> list[dict[str, Any]]:
+def look(root: Path, port: int | None, keys: Mapping[str, str]) -> list[dict[str, Any]]:
     """A report of each server, or of the one on this port."""
     servers: list[Server | None] = [read_server(root, port)] if port else [*find_servers(root)]
     found = [server for server in servers if server is not None]
     if not found:
         return []
     with ThreadPoolExecutor(len(found)) as pool:  # One that is slow must not delay the others.
-        return list(pool.map(lambda server: report(gather(server, os.environ)), found))
+        return list(pool.map(lambda server: report(gather(server, keys)), found))
 
 
 def show(reports: list[dict[str, Any]], as_json: bool, port: int | None) -> None:
@@ -46,20 +49,36 @@ def show(reports: list[dict[str, Any]], as_json: bool, port: int | None) -> None
     sys.stdout.flush()
 
 
+def parser() -> Parser:
+    made = Parser(PROGRAM, help_of(PROGRAM))
+    shared.add(made, "--port", "--json")
+    made.add_argument("--watch", type=shared.decimal(0.5, 99_999, "seconds"))
+    return made
+
+
+def find_keys(settings: Mapping[str, Found]) -> dict[str, str]:
+    """Where keys of the server may be. Ends the program for a file named now that is not there."""
+    file = settings["API_KEY_FILE"]
+    told = texts(settings)
+    if file.text and not os.access(file.text, os.R_OK):
+        if file.origin == "environment":
+            must = "must be a file that can be read here, with one key a line"
+            stop(PROGRAM, f"API_KEY_FILE='{file.text}': {must}")
+        told["API_KEY_FILE"] = ""  # It is kept for rank 0, which may be elsewhere.
+    return told
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("root", type=Path)
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--watch", type=float)
-    args = parser.parse_args()
+    args = parser().parse_args()
+    settings = read_settings(PROGRAM, args)
+    port, keys = named_port(settings), find_keys(settings)
     try:
         while True:
-            reports = look(args.root, args.port)
+            reports = look(ROOT, port, keys)
             if args.watch and not args.json:
                 clear = CLEAR if sys.stdout.isatty() else ""
                 print(f"{clear}{time.strftime('%Y-%m-%d %H:%M:%S')}  (Ctrl-C ends this)\n")
-            show(reports, args.json, args.port)
+            show(reports, args.json, port)
             if not args.watch:
                 return exit_code(reports)
             time.sleep(args.watch)

@@ -1,18 +1,15 @@
 #!/usr/bin/env python3
 """Put a model on other hosts, at the same path, and see that every byte arrived.
 
-usage: sync_model.py --root DIR --python PROGRAM [--timeout SECONDS] [--hostfile FILE]
-                     [--revision REVISION] [--to DIR] [--dry-run] MODEL HOST...
-
-Called by scripts/sync_model.sh, which explains it; needs the standard library alone, and
-huggingface-hub for a download. All hosts at once, each by itself: one that fails stops no other.
-A copy lies in NAME.partial until all its files have the right size and sha256, and is then
-renamed; so a folder with the model's name is a whole model, or was one before this began. Exit
-codes: 0 every host has it, 1 one has not, 2 usage, 3 this machine lacks something.
+It is sync_model.sh, whose header is the help; needs the standard library alone, and huggingface-hub
+for a download. All hosts at once, each by itself: one that fails stops no other. A copy lies in
+NAME.partial until all its files have the right size and sha256, and is then renamed; so a folder
+with the model's name is a whole model, or was one before this began.
 """
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import re
 import shlex
@@ -22,6 +19,7 @@ from pathlib import Path
 
 from scripts.lib.hosts.on_hosts import LOCAL_HOST
 from scripts.lib.model.model_folder import folder_problems
+from scripts.lib.settings.interpreter import problem, succeeds
 from scripts.lib.sync import checkout, hub
 from scripts.lib.sync.manifest import Item, cache_file, read_items
 from scripts.lib.sync.model_copy import COPY_OPTIONS, FAST_CIPHER, Job, serve
@@ -30,6 +28,11 @@ from scripts.lib.sync.parallel import Failure, Voice, alone, report, serve_all, 
 from scripts.lib.sync.probe import token_file
 from scripts.lib.sync.routes import read_hosts
 from scripts.lib.sync.rsync import end_all, rsync_command
+from scripts.lib.sync.targets import choose_targets, need_python, need_tools
+from scripts.lib.verbs import shared
+from scripts.lib.verbs.header import help_of
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.verb_settings import MISSING, ROOT, read_settings, stop, texts
 
 PROGRAM = "sync_model.sh"
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -83,26 +86,52 @@ def show_commands(job: Job, hosts: list[str]) -> None:
             print(f"+ {shlex.join(words)}")
 
 
+def make_parser() -> Parser:
+    made = Parser(PROGRAM, help_of(PROGRAM))
+    shared.add(made, "--hostfile", "--dry-run")
+    made.add_argument("--revision", type=shared.some)
+    made.add_argument("--to", type=shared.some)
+    made.add_argument("model", nargs="?", metavar="MODEL")
+    made.add_argument("hosts", nargs="*", metavar="HOST")
+    return made
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=PROGRAM, usage="see --help")
-    parser.format_help = lambda: __doc__
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--python", required=True)
-    parser.add_argument("--timeout", type=float, default=120.0)
-    parser.add_argument("--hostfile", type=Path)
-    parser.add_argument("--revision")
-    parser.add_argument("--to")
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("model")
-    parser.add_argument("hosts", nargs="+", metavar="HOST")
+    """The command line and the settings; or the end of the program."""
+    parser = make_parser()
     options = parser.parse_args(arguments)
+    if not options.model:
+        parser.error("MODEL is missing: must be the folder of a model, or a Hugging Face repo")
+    settings = read_settings(PROGRAM, options)
+    need_tools(PROGRAM)
+    options.root, options.timeout = ROOT, settings["SYNC_TIMEOUT"].value
+    options.python = need_python(PROGRAM, os.environ | texts(settings))
+    options.hosts, options.hostfile = choose_targets(
+        PROGRAM, options.hosts, settings["HOSTFILE"].text, options.root
+    )
     options.parser = parser
+    if not os.path.isdir(options.model) and REPO.fullmatch(options.model) and not options.dry_run:
+        for name in ("HF_TOKEN", "HF_ENDPOINT"):  # which the hub's own package reads
+            if settings[name].text:
+                os.environ[name] = settings[name].text
+        be_able_to_download(options.python)
     return options
+
+
+def be_able_to_download(python: str) -> None:
+    """huggingface-hub downloads it, which the ranks' interpreter has: goes on with that one."""
+    if importlib.util.find_spec("huggingface_hub"):
+        return
+    if why := problem(python):
+        stop(PROGRAM, why, MISSING)
+    if succeeds(python, "import huggingface_hub"):
+        module = [str(ROOT / "scripts/lib/module.py"), "lib.sync.sync_model"]
+        os.execv(python, [python, *module, *sys.argv[1:]])
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    hosts = list(dict.fromkeys(options.hosts))
+    hosts = options.hosts
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     state = options.root / checkout.STATE
     voice = Voice(PROGRAM, "")

@@ -1,17 +1,15 @@
 #!/usr/bin/env python3
 """Put the checkout and its environment on other hosts, at the same path, and see them import.
 
-usage: sync_nodes.py --root DIR --python PROGRAM [--timeout SECONDS] [--checkout-only]
-                     [--dry-run] HOST...
-
-Called by scripts/sync_nodes.sh, which explains it; needs the standard library alone. All hosts at
-once, each by itself: one that fails stops no other. On a host nothing is removed but files that an
+It is sync_nodes.sh, whose header is the help; needs the standard library alone. All hosts at once,
+each by itself: one that fails stops no other. On a host nothing is removed but files that an
 earlier run has put into the checkout there, and what is in the copied environment and not in this
-one. Exit codes: 0 all hosts are in step, 1 some are not, 2 usage, 3 this machine lacks something.
+one.
 """
 
 import argparse
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -20,12 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.lib.hosts.on_hosts import LOCAL_HOST
+from scripts.lib.settings.interpreter import VENV_PYTHON, problem
+from scripts.lib.status.servers import find_servers, supervisor_pid
 from scripts.lib.sync import checkout, environment
 from scripts.lib.sync.environment import Environment
 from scripts.lib.sync.parallel import Failure, Voice, alone, report, serve_all, size_text
 from scripts.lib.sync.probe import Facts, Place, after_mark, ask, local_system, probe, token_file
 from scripts.lib.sync.rsync import copy, end_all, rsync_command
+from scripts.lib.sync.targets import choose_targets, need_python, need_tools
 from scripts.lib.sync.versions import ask_versions, compare, show
+from scripts.lib.verbs import shared
+from scripts.lib.verbs.header import help_of
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.verb_settings import MISSING, ROOT, read_settings, stop, texts
 
 PROGRAM = "sync_nodes.sh"
 SPARE_BYTES = 256_000_000  # left free on a host whatever is copied
@@ -185,24 +190,46 @@ def show_commands(job: Job, hosts: list[str]) -> None:
             print(f"+ {shlex.join(words)}")
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="sync_nodes.py")
-    parser.format_help = lambda: __doc__
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--python", required=True)
-    parser.add_argument("--timeout", type=float, default=120.0)
-    parser.add_argument("--checkout-only", action="store_true")
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("hosts", nargs="+", metavar="HOST")
-    return parser.parse_args(arguments)
+def parser() -> Parser:
+    made = Parser(PROGRAM, help_of(PROGRAM))
+    shared.add(made, "--hostfile", "--dry-run")
+    made.add_argument("--checkout-only", action="store_true")
+    made.add_argument("hosts", nargs="*", metavar="HOST")
+    return made
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Adds the settings to the options: root, python, timeout and hosts; or ends the program."""
+    settings = read_settings(PROGRAM, options)
+    need_tools(PROGRAM)
+    options.root, options.timeout = ROOT, settings["SYNC_TIMEOUT"].value
+    options.python = need_python(PROGRAM, os.environ | texts(settings))
+    options.hosts, _ = choose_targets(
+        PROGRAM, options.hosts, settings["HOSTFILE"].text, options.root
+    )
+    unmade = options.dry_run and options.python == str(VENV_PYTHON)
+    if not options.checkout_only and not unmade and (why := problem(options.python)):
+        stop(PROGRAM, why, MISSING)
+
+
+def warn_of_servers(root: Path, voice: Voice) -> None:
+    """Those that run here use what is about to be replaced."""
+    for server in find_servers(root):
+        if pid := supervisor_pid(server):
+            voice.say(
+                f"warning: a server runs (pid {pid}): start it again to have it use what is copied"
+            )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    hosts = list(dict.fromkeys(options.hosts))
+    options = parser().parse_args(arguments)
+    prepare(options)
+    hosts = options.hosts
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     state = options.root / checkout.STATE
     voice = Voice(PROGRAM, "")
+    if not options.dry_run:
+        warn_of_servers(options.root, voice)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(alone(state, PROGRAM))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from scripts.lib.hosts import hostfile
+from tests.support.paths import ROOT
 
-SCRIPT = Path(hostfile.__file__)
+MODULE = (ROOT / "scripts" / "lib" / "module.py", "lib.hosts.hostfile")
 
 
 def mesh(count: int) -> list[dict]:
@@ -47,7 +48,7 @@ def problems(data: object, backend: str = "") -> list[str]:
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, *MODULE, *arguments], capture_output=True, text=True, check=False
     )
 
 

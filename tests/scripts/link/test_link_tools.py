@@ -284,11 +284,11 @@ def test_a_world_of_another_size_is_refused(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--hidden", "0"], "argument --hidden: '0': must be from 1 to"),
-        (["--hidden", "x"], "argument --hidden: invalid whole number value: 'x'"),
-        (["--max-mb", "5000"], "argument --max-mb: '5000': must be from 1 to 4096"),
-        (["--nominal-gbps", "nan"], "argument --nominal-gbps: 'nan': must be from 0.001 to"),
-        (["--dtype", "int4"], "argument --dtype: invalid choice: 'int4'"),
+        (["--hidden", "0"], "--hidden '0': must be a whole number from 1 to"),
+        (["--hidden", "x"], "--hidden 'x': must be a whole number from 1 to"),
+        (["--max-mb", "5000"], "--max-mb '5000': must be a whole number from 1 to 4096"),
+        (["--nominal-gbps", "nan"], "--nominal-gbps 'nan': must be a number from 0.001 to"),
+        (["--dtype", "int4"], "--dtype 'int4': must be one of bfloat16, float16, float32"),
         (["--model", "/nowhere"], "--model '/nowhere': /nowhere/config.json: No such file"),
     ],
 )
@@ -319,7 +319,7 @@ def test_a_model_that_does_not_tell_its_size_is_named(tmp_path, text, told, monk
         (["smok"], "'smok': must be smoke or link"),
         (["smoke", "--deadline", "0"], "--deadline '0': must be whole seconds"),
         (["link", "--nominal-gbps", "fast"], "--nominal-gbps 'fast': must be Gb/s"),
-        (["smoke", "--local", "99"], "--local 99: must be a number of ranks"),
+        (["smoke", "--local", "99"], "--local '99': must be a number of ranks"),
         (["smoke", "--all"], "unknown argument '--all'"),
     ],
 )

@@ -1,0 +1,58 @@
+"""Which hosts a copy goes to, and what this machine needs for it: how both sync verbs begin."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from scripts.lib.hosts.find_hostfile import NoHostfile, find_hostfile, local_hostfiles
+from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, parse_hostfile
+from scripts.lib.settings.interpreter import NoInterpreter, rank_python
+from scripts.lib.verbs.verb_settings import MISSING, USAGE, stop
+
+TOOLS = {
+    "ssh": "it is part of every macOS and Debian",
+    "rsync": "Debian: apt-get install rsync",
+}
+WRONG = 1  # exit code for a hostfile that cannot be read
+
+
+def need_tools(program: str) -> None:
+    """Ends the program where one is missing."""
+    for tool, hint in TOOLS.items():
+        if shutil.which(tool) is None:
+            stop(program, f"{tool} is not installed: {hint}", MISSING)
+
+
+def need_python(program: str, settings: Mapping[str, str]) -> str:
+    """The ranks' interpreter, which need not be there yet; or the end of the program."""
+    try:
+        return rank_python(settings)
+    except NoInterpreter as error:
+        stop(program, str(error), MISSING)
+
+
+def choose_targets(
+    program: str, named: Sequence[str], hostfile: str, root: Path
+) -> tuple[list[str], Path | None]:
+    """The hosts named, else all of the hostfile, each once; and the hostfile, if there is one.
+
+    A matrix that is still wrong is no reason not to copy.
+    """
+    for host in named:
+        if not SSH_NAME.fullmatch(host):
+            stop(program, f"'{host}': not a name that ssh takes", USAGE)
+    if named and not hostfile and not local_hostfiles(root):
+        return list(dict.fromkeys(named)), None
+    if named and not hostfile:
+        return list(dict.fromkeys(named)), local_hostfiles(root)[0]
+    try:
+        path = find_hostfile(hostfile, root)
+        hosts = named or [host.ssh for host in parse_hostfile(path.read_text("utf-8")).hosts]
+    except NoHostfile as error:
+        stop(program, str(error), error.code)
+    except (OSError, UnicodeDecodeError, HostfileError) as error:
+        stop(program, f"{path}: {error}", WRONG)
+    for host in hosts:
+        if not SSH_NAME.fullmatch(host):
+            stop(program, f"{path}: '{host}': not a name that ssh takes", WRONG)
+    return list(dict.fromkeys(hosts)), path

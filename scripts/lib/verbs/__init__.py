@@ -1,0 +1,11 @@
+"""What the command lines of all verbs share, so that an option means the same everywhere.
+
+    parser          argparse with our words, the same for the same mistake
+    shared          the options that several verbs have, and what their values may be
+    header          a script's header: its help, and the options that its usage names
+    options         the command line of a verb that is bash, read for it
+    verb_settings   the settings of a verb that is Python, and which server it means
+    running_server  which server a client of ours talks to
+
+Standard library only; the first four run under Python 3.9.
+"""
