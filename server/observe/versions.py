@@ -8,7 +8,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from server.protocol.fingerprint import fingerprint_code
+from server.protocol import fingerprint
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 @functools.cache
 def code_fingerprint() -> str:
     """One hash of all source files of the server."""
-    return fingerprint_code(Path(__file__).resolve().parents[1])
+    return fingerprint.code_fingerprint(Path(__file__).resolve().parents[2])
 
 
 def _version(package: str) -> str:

@@ -19,6 +19,8 @@ from scripts.lib.doctor.plan import Plan
 from scripts.lib.hosts.on_hosts import Answer, run_on_hosts
 
 HERE = Path(__file__).resolve().parent
+# What the probe shares with the ranks, and itself.
+PROGRAM = (HERE.parents[2] / "server" / "protocol" / "fingerprint.py", HERE / "probe.py")
 REMOTE_COMMAND = ("/bin/sh", "-s")
 ANSWER_SHARE = 0.8  # of the deadline; the rest is for ssh and for a slow start of Python
 PATH_S = 8.0
@@ -71,7 +73,7 @@ def make_question(plan: Plan, needed: set[str], root: str = "", system: str = ""
     token = secrets.token_hex(8)
     begin, end = f"<<<doctor {token}", f"doctor {token}>>>"
     job = make_job(plan, needed) | {"root": root, "system": system, "begin": begin, "end": end}
-    program = (HERE / "probe.py").read_text("utf-8")
+    program = "\n".join(path.read_text("utf-8") for path in PROGRAM)
     call = f"main(json.loads({json.dumps(job)!r}), int(sys.argv[1]))"
     text = "\n".join(
         [

@@ -19,7 +19,7 @@ from scripts.lib.doctor.facts import read_facts
 from scripts.lib.doctor.findings import FAIL, Finding
 from scripts.lib.doctor.fix import ask_and_fix, offered
 from scripts.lib.doctor.plan import Plan
-from scripts.lib.doctor.probe import code_digest, look_for_ranks
+from scripts.lib.doctor.probe import look_for_ranks
 from scripts.lib.doctor.processes import living_processes
 from scripts.lib.hosts.hostfile import (
     SSH_NAME,
@@ -29,6 +29,7 @@ from scripts.lib.hosts.hostfile import (
     parse_hostfile,
 )
 from scripts.lib.hosts.on_hosts import LOCAL_HOST, Answer, command_for
+from server.protocol.fingerprint import code_fingerprint
 
 PROGRAM = "verify_cluster.sh"
 
@@ -143,7 +144,7 @@ def read_pins(path: Path) -> dict[str, str]:
 
 def own_code(checkout: Path) -> str | None:
     try:
-        return code_digest(str(checkout))
+        return code_fingerprint(checkout)
     except OSError:
         return None
 

@@ -1,7 +1,8 @@
 """Looks at one host and prints what it saw as one JSON object. Judges nothing, changes nothing.
 
 ask.py sends this text through ssh to a Python on each host, which need not be ours: so Python 3.9
-and its standard library must do, and it imports nothing of this package. It runs each command
+and its standard library must do, and it imports nothing of this package; what it shares with the
+ranks, server/protocol/fingerprint.py, comes as text before it. It runs each command
 that it is told to, by absolute path, each with its own deadline and all at once; reads the model
 folder, our pid files and the ports; and tries whether the ranks can reach each other over TCP,
 on a port of its own, never on the one where ranks meet. A thread that hangs is left behind: the
@@ -13,9 +14,10 @@ invented machine into a directory.
 
 import errno
 import glob
-import hashlib
+import importlib
 import json
 import os
+import pathlib
 import platform
 import resource
 import shutil
@@ -26,9 +28,7 @@ import sys
 import threading
 import time
 
-SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 CONFIG_LIMIT = 1 << 20  # bytes of config.json that are sent home
-HEADER_LIMIT = 1 << 27  # bytes of a safetensors header
 STRANGER = "something else answers there"
 
 
@@ -66,14 +66,11 @@ def run(argv, within_s, root=""):
     }
 
 
-def code_digest(checkout):
-    """One hash of what the ranks run: the server's files and the pinned packages."""
-    digest = hashlib.sha256()
-    paths = glob.glob(os.path.join(checkout, "server", "**", "*.py"), recursive=True)
-    for path in sorted(paths) + [os.path.join(checkout, "requirements.txt")]:
-        with open(path, "rb") as file:
-            digest.update(os.path.relpath(path, checkout).encode() + b"\0" + file.read())
-    return digest.hexdigest()[:16]
+def shared(name):
+    """What server/protocol/fingerprint.py has, whose text ask.py puts before this one."""
+    if name in globals():
+        return globals()[name]
+    return getattr(importlib.import_module("server.protocol.fingerprint"), name)  # in tests
 
 
 def look_at_code(job, host):
@@ -81,30 +78,20 @@ def look_at_code(job, host):
     if not os.path.isdir(checkout):
         return {"exists": False}
     try:
-        return {"exists": True, "digest": code_digest(checkout)}
+        return {"exists": True, "digest": shared("code_fingerprint")(pathlib.Path(checkout))}
     except OSError as error:
         return {"exists": True, "error": str(error)}
 
 
 def look_at_model(job, host):
-    """Name to a short description of every file: small ones by content, shards by size."""
-    folder = job["root"] + job["model_dir"]
-    if not os.path.isdir(folder):
+    """Name to a short description of every file, as the ranks' handshake has it."""
+    folder = pathlib.Path(job["root"] + job["model_dir"])
+    if not folder.is_dir():
         return {"exists": False}
-    files, weights = {}, 0
-    for pattern in SMALL_FILES:
-        for path in glob.glob(os.path.join(folder, pattern)):
-            with open(path, "rb") as file:
-                files[os.path.basename(path)] = hashlib.sha256(file.read()).hexdigest()[:16]
-    for path in glob.glob(os.path.join(folder, "*.safetensors")):
-        size = os.path.getsize(path)
-        weights += size
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = hashlib.sha256(file.read(min(length, HEADER_LIMIT))).hexdigest()[:16]
-        files[os.path.basename(path)] = f"{size} bytes, header {header}"
+    files = shared("fingerprint_files")(folder)
+    weights = sum(path.stat().st_size for path in folder.glob(shared("WEIGHT_FILES")))
     try:
-        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+        with open(folder / "config.json", encoding="utf-8") as file:
             config = file.read(CONFIG_LIMIT)
     except (OSError, ValueError):
         config = ""

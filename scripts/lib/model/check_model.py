@@ -8,8 +8,7 @@ can split it in the way asked for, and that its heads, widths and quantisation g
 divide by the number of ranks. Exit code 0: it will do; 1: it will not, with the reasons
 on stderr; 2: usage; 3: mlx-lm is not installed. --json prints the verdict on stdout.
 
-Also imported by the server. It never imports mlx, loads no weights and takes
-milliseconds; nothing of the model folder is run.
+It never imports mlx, loads no weights and runs nothing of the model folder.
 """
 
 import argparse

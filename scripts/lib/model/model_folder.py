@@ -1,12 +1,16 @@
-"""Is a model folder whole: configuration, tokenizer, and every weight file to its last byte?
+"""Is a model folder whole: configuration, tokenizer, templates, and every weight file to its end?
 
-Called before launch (check_model.py, demo_model.py) and by the server. It reads names,
-sizes and headers, never weights, and imports nothing but the standard library, so it
-takes milliseconds whatever the size of the model.
+Called before launch (check_model.py, demo_model.py, sync_model.sh). Which files count is
+server/protocol/fingerprint.py's to say. It reads small files and the headers of weights, never
+weights, and imports nothing but the standard library, so the size of the model does not matter.
 """
 
+import ast
 import json
+import re
 from pathlib import Path
+
+from server.protocol.fingerprint import WEIGHT_FILES, model_files
 
 INDEX_FILE = "model.safetensors.index.json"
 # Any one of these sets is a tokenizer that transformers can read.
@@ -30,7 +34,55 @@ def folder_problems(folder: Path) -> list[str]:
         problems.append(str(error))
     if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_SETS):
         problems.append(f"{folder} has no tokenizer (tokenizer.json or tokenizer.model)")
+    problems += missing_modules(folder)
+    for path in model_files(folder):
+        # config.json and the index have words of their own.
+        if not path.match(WEIGHT_FILES) and path.name not in ("config.json", INDEX_FILE):
+            problems += small_file_problems(path)
     return problems + weight_problems(folder)
+
+
+def small_file_problems(path: Path) -> list[str]:
+    """Why a file of the tokenizer, the templates or their code cannot be what it was."""
+    try:
+        content = path.read_bytes()
+        if not content:
+            return [f"{path} is empty"]
+        if path.suffix == ".json":
+            json.loads(content)
+        elif path.suffix == ".py":
+            ast.parse(content)  # never run
+    except OSError as error:
+        return [f"{path} cannot be read: {error.strerror}"]
+    except (ValueError, SyntaxError, RecursionError) as error:
+        return [f"{path} is not {'JSON' if path.suffix == '.json' else 'Python'}: {error}"]
+    return []
+
+
+def missing_modules(folder: Path) -> list[str]:
+    """Code of the tokenizer's that its configuration names and that is not there.
+
+    With a tokenizer.json it is not needed, and copies of such models often lack it.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return []
+    try:
+        named = read_json(folder / "tokenizer_config.json").get("auto_map")
+    except ValueError:
+        return []  # absent, which is allowed, or damaged, which is told elsewhere
+    classes = named.values() if isinstance(named, dict) else []
+    words = [word for entry in classes for word in (entry if isinstance(entry, list) else [entry])]
+    modules = {
+        word.rpartition(".")[0]
+        for word in words
+        # ORG/REPO--module.Class is fetched from elsewhere, and not by us.
+        if isinstance(word, str) and re.fullmatch(r"\w+\.\w+", word)
+    }
+    return [
+        f"{folder / module}.py is missing: tokenizer_config.json names it"
+        for module in sorted(modules)
+        if not (folder / f"{module}.py").is_file()
+    ]
 
 
 def weight_problems(folder: Path) -> list[str]:

@@ -9,7 +9,6 @@ A host remembers in run/sync/files what it was given, so that a file which has s
 or renamed here goes away there: an old module beside the new ones would make the ranks differ.
 """
 
-import hashlib
 import os
 import shlex
 import subprocess
@@ -111,12 +110,3 @@ def what_changes(printed: str, files: list[str]) -> tuple[list[str], bool]:
 def file_list(files: list[str]) -> str:
     """What a host remembers of a copy of these files."""
     return "".join(f"{name}\n" for name in files)
-
-
-def code_digests(root: Path) -> dict[str, str]:
-    """Each module of the server and its scripts, with a hash of its content."""
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        for folder in CODE
-        for path in sorted((root / folder).rglob("*.py"))
-    }

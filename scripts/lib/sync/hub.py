@@ -17,9 +17,8 @@ from scripts.lib.model.model_folder import folder_problems
 from scripts.lib.sync.manifest import cache_file, read_items
 from scripts.lib.sync.node_model import partial_of
 from scripts.lib.sync.parallel import Failure, Voice, serve_all, size_text
+from server.protocol.fingerprint import MODEL_FILES
 
-# mlx-lm's own list, but for the code: the server runs none of a model's.
-WANTED = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja")
 NOTE = ".hub.json"  # in the model's folder: from where it came
 SPARE_BYTES = 256_000_000
 LOOK_EVERY_S = 1.0
@@ -68,7 +67,7 @@ def fetch(repo: str, revision: str | None, folder: Path, state: Path, voice: Voi
 
 
 def _is_wanted(name: str) -> bool:
-    return "/" not in name and any(Path(name).match(pattern) for pattern in WANTED)
+    return "/" not in name and any(Path(name).match(pattern) for pattern in MODEL_FILES)
 
 
 def _is_weights(name: str) -> bool:

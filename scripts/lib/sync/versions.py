@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 mark, root, packages, modules = sys.argv[1:5]
 sys.path.insert(0, root)
 from pathlib import Path
-from scripts.lib.sync.checkout import code_digests
+from server.protocol.fingerprint import code_digests
 told = {"python": platform.python_version(), "packages": {}, "failed": {}}
 for name in packages.split():
     try:
@@ -33,7 +33,7 @@ for name in modules.split():
         importlib.import_module(name)
     except BaseException as error:
         told["failed"][name] = f"{type(error).__name__}: {error}"
-told["code"] = code_digests(Path(root))
+told["code"] = code_digests(Path(root), ("server", "scripts"))
 print(mark)
 print(json.dumps(told))
 """
