@@ -14,8 +14,7 @@ ask_python() {
   shift
   # Before there is an environment, so any Python will do; Apple's last but one, since without
   # Apple's developer tools it is but a window that asks for them.
-  for python in python3.11 python3.12 python3.13 python3.14 "$VENV/bin/python" python3 \
-    "${PYTHON-}"; do
+  for python in $PYTHON_NAMES "$VENV/bin/python" python3 "${PYTHON-}"; do
     command -v "$python" >/dev/null 2>&1 || continue
     status=0
     ANSWER=$("$python" -I -S -X utf8 "$ROOT/scripts/lib/module.py" "$module" "$@" 2>/dev/null) ||

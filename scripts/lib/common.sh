@@ -113,13 +113,13 @@ with_deadline() {
 }
 
 # host_command HOST COMMAND: sets HOST_COMMAND to what runs this line of shell there. Only the
-# literal 127.0.0.1 is this machine, as it is for mlx.launch.
+# literal 127.0.0.1 is this machine, as it is for mlx.launch. After check_settings.
 host_command() {
   if [ "$1" = 127.0.0.1 ]; then
     HOST_COMMAND=(bash -c "$2")
   else
-    # Never ask, and never wait for a host that is down or goes down meanwhile.
-    HOST_COMMAND=(ssh -n -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5 "$1" "$2")
+    # shellcheck disable=SC2206  # a list, of server/protocol/limits.py
+    HOST_COMMAND=(ssh -n $SSH_OPTIONS "$1" "$2")
   fi
 }
 
@@ -176,11 +176,13 @@ ok = sys.version_info >= (3, 11) and (sys.platform, platform.machine()) != ("dar
 sys.exit(not ok)' >/dev/null 2>&1
 }
 
+# By name, oldest first: the pinned packages are surely built for the oldest of them.
+PYTHON_NAMES="python3.11 python3.12 python3.13 python3.14"
+
 # find_python: prints a Python of at least 3.11, or fails.
 find_python() {
   local name
-  # By name first, oldest first: the pinned packages are surely built for the oldest of them.
-  for name in python3.11 python3.12 python3.13 python3.14 python3; do
+  for name in $PYTHON_NAMES python3; do
     if runs_code "$name"; then
       command -v "$name"
       return 0

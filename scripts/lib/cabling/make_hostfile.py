@@ -43,9 +43,10 @@ from scripts.lib.cabling.survey import (
 from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, find_problems, parse_hostfile
 from scripts.lib.hosts.on_hosts import Answer, run_on_hosts
 from scripts.lib.verbs import shared
+from scripts.lib.verbs.exit_codes import MISSING
 from scripts.lib.verbs.header import help_of
 from scripts.lib.verbs.parser import Parser
-from scripts.lib.verbs.verb_settings import MISSING, ROOT, read_settings
+from scripts.lib.verbs.verb_settings import ROOT, read_settings
 from server.protocol.settings_table import DEFAULT_HOSTFILE
 
 VERB = "make_hostfile.sh"

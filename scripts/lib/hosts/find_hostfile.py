@@ -13,10 +13,10 @@ import os
 import sys
 from pathlib import Path
 
+from scripts.lib.verbs.exit_codes import MISSING, USAGE
 from server.protocol.settings_table import DEFAULT_HOSTFILE
 
 ROOT = Path(__file__).resolve().parents[3]
-SEVERAL, NONE = 2, 3
 HINT = (
     "make one with scripts/make_hostfile.sh HOST..., or copy a template and fill it in: cp "
     f"hostfiles/m3-ultra-jaccl.template.json {DEFAULT_HOSTFILE}; or use --local 2 for ranks on "
@@ -37,15 +37,15 @@ def find_hostfile(named: str, root: Path = ROOT) -> Path:
     if named:
         path = Path(os.path.abspath(named))
         if not path.is_file():
-            raise NoHostfile(NONE, f"HOSTFILE='{path}': no such file; {HINT}")
+            raise NoHostfile(MISSING, f"HOSTFILE='{path}': no such file; {HINT}")
         return path
     usual = root / DEFAULT_HOSTFILE
     found = [usual] if usual.is_file() else local_hostfiles(root)
     if not found:
-        raise NoHostfile(NONE, f"no hostfile: {HINT}")
+        raise NoHostfile(MISSING, f"no hostfile: {HINT}")
     if len(found) > 1:
         names = "\n".join(map(str, found))
-        raise NoHostfile(SEVERAL, f"several hostfiles; set HOSTFILE to one of:\n{names}")
+        raise NoHostfile(USAGE, f"several hostfiles; set HOSTFILE to one of:\n{names}")
     return found[0]
 
 

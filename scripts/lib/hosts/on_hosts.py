@@ -14,14 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-LOCAL_HOST = "127.0.0.1"
+from server.protocol import limits
+from server.protocol.limits import LOCAL_HOST
+
 UNREACHABLE = 255  # ssh's own exit code
-SSH_OPTIONS = (
-    *("-o", "BatchMode=yes"),
-    *("-o", "ConnectTimeout=5"),
-    *("-o", "ServerAliveInterval=5"),
-    *("-o", "ServerAliveCountMax=2"),
-)
+SSH_OPTIONS = tuple(limits.SSH_OPTIONS.split())
 
 
 @dataclass(frozen=True)

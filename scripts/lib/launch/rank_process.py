@@ -13,9 +13,9 @@ import subprocess
 from collections import deque
 
 from scripts.lib.hosts.our_process import signal_if
+from server.protocol.limits import LOCAL_HOST
 from server.protocol.printable import printable_line
 
-LOCAL_HOST = "127.0.0.1"  # The one name that MLX's launcher does not reach through ssh.
 TAIL_LINES = 120  # Kept of each rank, to be shown if it fails: enough for all threads' stacks.
 LINE_LIMIT = 1 << 18  # Bytes. A line longer than this is cut, so memory is bounded.
 PREAMBLE_LINES = 200  # Lines that a remote shell profile may print before our script runs.

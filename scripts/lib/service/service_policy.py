@@ -8,9 +8,9 @@ nothing: each failed start of JACCL can cost a Mac something that only a reboot 
 
 from dataclasses import dataclass
 
+from scripts.lib.verbs.exit_codes import USAGE
 from server.protocol.exit_codes import CONFIG, OK
 
-USAGE = 2
 TRIES = 3  # Starts in a row that end badly.
 PAUSE_S = 60.0
 HEALTHY_S = 3600.0  # A server that lived this long begins a new row.

@@ -22,9 +22,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from scripts.lib.verbs.exit_codes import MISSING
+
 ROOT = Path(__file__).resolve().parents[3]
 VENV_PYTHON = ROOT / ".venv" / "bin" / "python"
-MISSING = 3  # the exit code
 # mlx for macOS is built for arm64 alone; a python under Rosetta finds no wheel.
 RUNS = (
     "import platform, sys; sys.exit(sys.version_info < (3, 11) or "

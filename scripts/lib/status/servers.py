@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.lib.hosts.our_process import read_lines, recorded_pid
-
-LOCAL_HOST = "127.0.0.1"
+from server.protocol.limits import LOCAL_HOST
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,10 @@ from scripts.lib.sync.routes import read_hosts
 from scripts.lib.sync.rsync import end_all, rsync_command
 from scripts.lib.sync.targets import choose_targets, need_python, need_tools
 from scripts.lib.verbs import shared
+from scripts.lib.verbs.exit_codes import MISSING
 from scripts.lib.verbs.header import help_of
 from scripts.lib.verbs.parser import Parser
-from scripts.lib.verbs.verb_settings import MISSING, ROOT, read_settings, stop, texts
+from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
 
 PROGRAM = "sync_model.sh"
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -28,9 +28,10 @@ from scripts.lib.sync.rsync import copy, end_all, rsync_command
 from scripts.lib.sync.targets import choose_targets, need_python, need_tools
 from scripts.lib.sync.versions import ask_versions, compare, show
 from scripts.lib.verbs import shared
+from scripts.lib.verbs.exit_codes import MISSING
 from scripts.lib.verbs.header import help_of
 from scripts.lib.verbs.parser import Parser
-from scripts.lib.verbs.verb_settings import MISSING, ROOT, read_settings, stop, texts
+from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
 
 PROGRAM = "sync_nodes.sh"
 SPARE_BYTES = 256_000_000  # left free on a host whatever is copied

@@ -7,13 +7,13 @@ from pathlib import Path
 from scripts.lib.hosts.find_hostfile import NoHostfile, find_hostfile, local_hostfiles
 from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, parse_hostfile
 from scripts.lib.settings.interpreter import NoInterpreter, rank_python
-from scripts.lib.verbs.verb_settings import MISSING, USAGE, stop
+from scripts.lib.verbs.exit_codes import FAILED, MISSING, USAGE
+from scripts.lib.verbs.verb_settings import stop
 
 TOOLS = {
     "ssh": "it is part of every macOS and Debian",
     "rsync": "Debian: apt-get install rsync",
 }
-WRONG = 1  # exit code for a hostfile that cannot be read
 
 
 def need_tools(program: str) -> None:
@@ -51,8 +51,8 @@ def choose_targets(
     except NoHostfile as error:
         stop(program, str(error), error.code)
     except (OSError, UnicodeDecodeError, HostfileError) as error:
-        stop(program, f"{path}: {error}", WRONG)
+        stop(program, f"{path}: {error}", FAILED)
     for host in hosts:
         if not SSH_NAME.fullmatch(host):
-            stop(program, f"{path}: '{host}': not a name that ssh takes", WRONG)
+            stop(program, f"{path}: '{host}': not a name that ssh takes", FAILED)
     return list(dict.fromkeys(hosts)), path

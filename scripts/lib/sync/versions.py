@@ -21,7 +21,9 @@ from importlib.metadata import PackageNotFoundError, version
 mark, root, packages, modules = sys.argv[1:5]
 sys.path.insert(0, root)
 from pathlib import Path
+sys.dont_write_bytecode = True  # nothing in the checkout there but what was copied
 from server.protocol.fingerprint import code_digests
+sys.dont_write_bytecode = False
 told = {"python": platform.python_version(), "packages": {}, "failed": {}}
 for name in packages.split():
     try:

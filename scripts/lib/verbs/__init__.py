@@ -4,8 +4,9 @@
     shared          the options that several verbs have, and what their values may be
     header          a script's header: its help, and the options that its usage names
     options         the command line of a verb that is bash, read for it
+    exit_codes      what every script's exit code means
     verb_settings   the settings of a verb that is Python, and which server it means
     running_server  which server a client of ours talks to
 
-Standard library only; the first four run under Python 3.9.
+Standard library only; all but the last two run under Python 3.9.
 """

@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-USAGE = 2  # the exit code
+from scripts.lib.verbs.exit_codes import USAGE
+
 NEGATIVE = re.compile(r"-\d+(\.\d*)?|-\.\d+")
 _OF_ARGUMENT = re.compile(r"argument (?P<names>\S+): (?P<what>.*)", re.S)
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.*)")

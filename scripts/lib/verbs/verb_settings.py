@@ -14,10 +14,10 @@ from typing import NoReturn
 from scripts.lib.settings.kept_settings import Found, MissingFile, resolve
 from scripts.lib.status.servers import Server, choose_one, find_servers, read_server
 from scripts.lib.verbs import shared
+from scripts.lib.verbs.exit_codes import MISSING, USAGE
 from server.protocol.settings_table import SettingError
 
 ROOT = Path(__file__).resolve().parents[3]
-USAGE, MISSING = 2, 3  # exit codes
 
 
 def read_settings(program: str, options: argparse.Namespace) -> dict[str, Found]:
