@@ -20,7 +20,7 @@ from server.grammar.checker import build, make_tokenizer, short_reason
 from server.grammar.process import Checker, CheckerFailed
 from server.grammar.queue import GrammarQueue, NotNow
 from server.grammar.schema_limits import MAX_TOOLS_BYTES, check_schema, measure_schema
-from server.grammar.writer import schema_grammar, write_grammar
+from server.grammar.writer import Opener, either_grammar, schema_grammar, write_grammar
 from server.protocol.client import SERVER, Client
 from server.protocol.errors import ApiError, bad_request, engine_failed
 from server.protocol.requests import Format, ToolChoice
@@ -159,6 +159,43 @@ class Grammars:
 
         Raises ApiError 400 naming the tool whose parameters cannot be used.
         """
+        possible, text = self._calls(tools, choice, parallel, client)
+        grammar = self._find(text, "tools", client)
+        if isinstance(grammar, Grammar):
+            return grammar
+        for number, tool in possible:
+            self._check_tool(tool, number, client)
+        raise bad_request(f"The tools' parameters cannot be used together: {grammar}", "tools")
+
+    def compile_either(
+        self,
+        wanted: Format,
+        tools: list[dict[str, Any]],
+        parallel: bool,
+        opener: Opener,
+        client: Client = SERVER,
+    ) -> Grammar:
+        """The grammar of an answer's format or, after the opener (see writer), of calls.
+
+        Raises ApiError as compile and compile_calls do.
+        """
+        answer = write_grammar(wanted)
+        possible, calls = self._calls(tools, ToolChoice("required"), parallel, client)
+        grammar = self._find(either_grammar(answer, calls, opener), wanted.field, client)
+        if isinstance(grammar, Grammar):
+            return grammar
+        self.compile(wanted, client)
+        for number, tool in possible:
+            self._check_tool(tool, number, client)
+        raise bad_request(
+            f"{wanted.field!r} and the tools' parameters cannot be used together: {grammar}",
+            wanted.field,
+        )
+
+    def _calls(
+        self, tools: list[dict[str, Any]], choice: ToolChoice, parallel: bool, client: Client
+    ) -> tuple[list[tuple[int, dict[str, Any]]], str]:
+        """The tools that choice leaves, by number, and the text of their calls' grammar."""
         named = find_tool(tools, choice.name) if choice.mode == "named" else None
         possible = [(n, tool) for n, tool in enumerate(tools) if named in (None, tool)]
         size = 0
@@ -177,12 +214,7 @@ class Grammars:
                 check_schema(arguments_schema(tool), _parameters(number))
         strict = all(tool["function"].get("strict") for _, tool in possible)
         schema = calls_schema(tools, choice, parallel)
-        grammar = self._find(schema_grammar(schema, strict=strict, one_line=True), "tools", client)
-        if isinstance(grammar, Grammar):
-            return grammar
-        for number, tool in possible:
-            self._check_tool(tool, number, client)
-        raise bad_request(f"The tools' parameters cannot be used together: {grammar}", "tools")
+        return possible, schema_grammar(schema, strict=strict, one_line=True)
 
     def warm(self) -> None:
         """Does now what the first compile would wait for: a second or two, for large vocabularies.

@@ -46,6 +46,7 @@ class ChatText:
     tokenizer: an mlx_lm TokenizerWrapper. hidden: token ids that are no text, as those that end
     the answer. prompt_ids tell whether the prompt has opened the thinking. tools: OpenAI function
     tools. parse_calls: else calls are plain text. parallel: else only the first call counts.
+    json_calls: a grammar has calls written as JSON (see calls_opener).
     """
 
     def __init__(
@@ -57,10 +58,14 @@ class ChatText:
         tools: Sequence[dict[str, Any]] = (),
         parse_calls: bool = True,
         parallel: bool = True,
+        json_calls: bool = False,
     ) -> None:
         self.stopped: str | None = None
         self.reasoning_tokens = 0
         markup = markup_of(tokenizer)
+        self._calls = CallText(parallel, markup.short_ids)
+        if json_calls:
+            markup = markup.with_json_calls()
         self._markup = markup if parse_calls else markup.without_calls()
         self._detokenizer = tokenizer.detokenizer
         self._hidden = hidden
@@ -73,7 +78,6 @@ class ChatText:
         self._marker = ""  # what opened the call that is being read
         self._stop = StopStrings(stop)
         self._tools = Tools(list(tools))
-        self._calls = CallText(parallel, self._markup.short_ids)
         self._code = CodeSpans()
         self._header = ""  # text outside of any message
         self._space = ""  # white space that is content only if content follows
@@ -159,8 +163,7 @@ class ChatText:
         return True
 
     def _search(self) -> tuple[MarkerSearch, dict[str, str]]:
-        thinks = not self._begun or self._markup.reopens
-        key = (self._in, thinks)
+        key = (self._in, self._begun)
         if key not in self._searches:
             targets = self._markup.markers(*key)
             if self._called_in_thought and self._in == "normal":

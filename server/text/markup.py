@@ -5,12 +5,15 @@ markers for (gpt-oss's harmony, Magistral's), and the readers of calls (calls/).
 Called on rank 0's HTTP threads; only looks at the tokenizer.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from server.grammar.writer import Opener
 from server.text.calls.formats import reader_of
 from server.text.calls.headed import HARMONY, MISTRAL
+from server.text.calls.json_text import JsonAfter
 from server.text.calls.llama import LLAMA_3
 from server.text.calls.reader import Reader
 
@@ -39,6 +42,7 @@ class Markup:
     initial: str = "normal"
     reader: Reader | None = None
     reopens: bool = True  # there may be reasoning after content
+    calls_first: bool = False  # calls are all of the answer, or there are none
 
     @property
     def has_thinking(self) -> bool:
@@ -58,17 +62,22 @@ class Markup:
         """The same where calls are not asked for, and what looks like one is text."""
         return replace(self, reader=None)
 
-    def markers(self, state: str, thinks: bool) -> dict[str, str]:
-        """The markers that count in a state, and the state that each leads to. thinks: whether
-        content may be left for reasoning."""
+    def with_json_calls(self) -> "Markup":
+        """The same under a grammar that lets the answer be calls in JSON after the opener."""
+        return replace(self, reader=JsonAfter(self.reader.openers[0]), calls_first=True)
+
+    def markers(self, state: str, begun: bool) -> dict[str, str]:
+        """The markers that count in a state, and the state that each leads to. begun: whether
+        there is content already."""
         found = {}
-        if self.has_thinking and state == "normal" and thinks:
+        if self.has_thinking and state == "normal" and (self.reopens or not begun):
             found[self.think_start] = "reasoning"
         if self.has_thinking and state == "reasoning":
             found[self.think_end] = "normal"
         found |= {text: to for text, to in self.edges.get(state, ()) if to != "tool"}
         # Where messages have headers, calls have some, too.
-        if self.reader is not None and (state == "header" or self.initial != "header"):
+        calls = self.reader is not None and not (begun and self.calls_first)
+        if calls and (state == "header" or self.initial != "header"):
             found |= dict.fromkeys(self.reader.openers, "tool")
         return found
 
@@ -93,6 +102,24 @@ def markup_of(tokenizer: Any) -> Markup:
     if not found.has_thinking and _has(tokenizer, "[THINK]"):
         found = replace(found, think_start="[THINK]", think_end="[/THINK]", reopens=False)
     return found
+
+
+def calls_opener(tokenizer: Any) -> Opener:
+    """What opens calls where a grammar decides. Empty for families without calls, and for those
+    whose answers are more than a thought and a text."""
+    markup = markup_of(tokenizer)
+    if markup.reader is None or markup.initial == "header":
+        return ()
+    opener = markup.reader.openers[0]
+    added = {
+        token.content: number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.content in opener
+    }
+    if not added:
+        return ((opener, None),)
+    parts = re.split(f"({'|'.join(map(re.escape, added))})", opener)
+    return tuple((part, added.get(part)) for part in parts if part)
 
 
 def initial_state(tokenizer: Any, markup: Markup, prompt_ids: Sequence[int]) -> str:

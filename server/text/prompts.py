@@ -18,6 +18,7 @@ from server.text.chat_text import ChatText
 from server.text.constraint import Constraint
 from server.text.encoder import Encoder, Unavailable
 from server.text.forced_calls import ForcedCalls
+from server.text.markup import calls_opener
 from server.text.plain_text import PlainText
 from server.text.stop_strings import stop_words
 from server.text.token_bytes import bytes_per_token
@@ -177,6 +178,7 @@ class TokenizerPrompts:
             request.tools,
             parse_calls=bool(request.tools) and request.tool_choice.mode == "auto",
             parallel=request.parallel_tool_calls,
+            json_calls=self._may_call(request),
         )
 
     def plain_out(self, common: Common) -> TextOut:
@@ -202,11 +204,19 @@ class TokenizerPrompts:
     def chat_constraint(
         self, request: ChatRequest, prompt: list[int], client: Client
     ) -> Constraint | None:
-        """The grammar of a forced call or of response_format. Raises ApiError 400, and whatever
-        the client's waiting raises."""
+        """The grammar of a forced call or of response_format, which leaves room for calls. Raises
+        ApiError 400, and whatever the client's waiting raises."""
         if _forces_call(request):
             grammar = self._grammars.compile_calls(
                 request.tools, request.tool_choice, request.parallel_tool_calls, client
+            )
+        elif self._may_call(request):
+            grammar = self._grammars.compile_either(
+                request.format,
+                request.tools,
+                request.parallel_tool_calls,
+                calls_opener(self._tokenizer),
+                client,
             )
         elif request.format is not None:
             grammar = self._grammars.compile(request.format, client)
@@ -214,6 +224,11 @@ class TokenizerPrompts:
             return None
         may_think = not _forces_call(request)
         return Constraint.for_chat(grammar, self._tokenizer, prompt, may_think)
+
+    def _may_call(self, request: ChatRequest) -> bool:
+        """Whether the answer is a call or else in a format."""
+        both = bool(request.tools) and request.format is not None
+        return both and request.tool_choice.mode == "auto" and bool(calls_opener(self._tokenizer))
 
     def plain_constraint(self, request: CompletionRequest, client: Client) -> Constraint | None:
         """The grammar of a completion. Raises as chat_constraint does."""

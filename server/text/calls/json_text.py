@@ -4,6 +4,7 @@ Pure; rank 0's HTTP threads.
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from server.text.calls.brackets import JSON, PYTHON, bracket_end, read_python
@@ -77,6 +78,22 @@ def read_block(scan: Scan, at: int, tools: Tools, *closers: str, needed: bool = 
     if not calls or (needed and not closer):
         raise NotACall("no call")
     return Found(tuple(calls), at + len(closer or ""))
+
+
+@dataclass(frozen=True)
+class JsonAfter:
+    """A Reader: after the opener objects of calls to the answer's end, as a grammar makes them."""
+
+    opener: str
+
+    @property
+    def openers(self) -> tuple[str, ...]:
+        """As in Reader."""
+        return (self.opener,)
+
+    def read(self, scan: Scan, tools: Tools) -> Found:
+        """As in Reader."""
+        return read_block(scan, scan.space(len(self.opener)), tools)
 
 
 def is_json(scan: Scan, at: int) -> bool:
