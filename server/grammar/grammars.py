@@ -17,10 +17,11 @@ from llguidance import LLMatcher, LLTokenizer
 from server.grammar.cache import GrammarCache, key_of
 from server.grammar.calls import arguments_schema, calls_schema, find_tool
 from server.grammar.checker import build, make_tokenizer, short_reason
+from server.grammar.either import Harmony, Opener, either_grammar, harmony_grammar
 from server.grammar.process import Checker, CheckerFailed
 from server.grammar.queue import GrammarQueue, NotNow
 from server.grammar.schema_limits import MAX_TOOLS_BYTES, check_schema, measure_schema
-from server.grammar.writer import Opener, either_grammar, schema_grammar, write_grammar
+from server.grammar.writer import schema_grammar, write_grammar
 from server.protocol.client import SERVER, Client
 from server.protocol.errors import ApiError, bad_request, engine_failed
 from server.protocol.requests import Format, ToolChoice
@@ -172,16 +173,31 @@ class Grammars:
         wanted: Format,
         tools: list[dict[str, Any]],
         parallel: bool,
-        opener: Opener,
+        form: Opener | Harmony,
         client: Client = SERVER,
     ) -> Grammar:
-        """The grammar of an answer's format or, after the opener (see writer), of calls.
+        """The grammar of an answer that has the format or is a call. form: see either.
 
         Raises ApiError as compile and compile_calls do.
         """
         answer = write_grammar(wanted)
         possible, calls = self._calls(tools, ToolChoice("required"), parallel, client)
-        grammar = self._find(either_grammar(answer, calls, opener), wanted.field, client)
+        if isinstance(form, Harmony):
+            arguments = [
+                (
+                    tool["function"]["name"],
+                    schema_grammar(
+                        arguments_schema(tool),
+                        strict=bool(tool["function"].get("strict")),
+                        one_line=True,
+                    ),
+                )
+                for _, tool in possible
+            ]
+            text = harmony_grammar(answer, arguments, form)
+        else:
+            text = either_grammar(answer, calls, form)
+        grammar = self._find(text, wanted.field, client)
         if isinstance(grammar, Grammar):
             return grammar
         self.compile(wanted, client)

@@ -24,10 +24,6 @@ WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
 
-# The texts of a marker. Added tokens have their ids, as llguidance takes most for no text.
-Opener = tuple[tuple[str, int | None], ...]
-
-
 def write_grammar(wanted: Format) -> str:
     """Grammar text for what a client asked for. Raises ApiError 400 naming its field."""
     if wanted.kind == "json_object":
@@ -44,37 +40,6 @@ def write_grammar(wanted: Format) -> str:
         _check_size(wanted.value, MAX_LARK_BYTES, wanted.field)
         return LLMatcher.grammar_from_lark(wanted.value)
     raise ValueError(f"no such kind of format: {wanted.kind!r}")
-
-
-def either_grammar(answer: str, calls: str, opener: Opener) -> str:
-    """Grammar text for one of two grammars: the answer's, or after the opener the calls'."""
-    marker = " ".join(
-        _literal(text) if token is None else f"({_literal(text)} | <[{token}]>)"
-        for text, token in opener
-    )
-    choice = f"start: @answer | {marker} /\\n?/ @calls\n"
-    return json.dumps(
-        {
-            "grammars": [
-                {"name": "start", "lark_grammar": choice},
-                _named("answer", answer),
-                _named("calls", calls),
-            ]
-        }
-    )
-
-
-def _named(name: str, text: str) -> dict[str, Any]:
-    """A grammar as part of another. Lark has no JSON around it."""
-    try:
-        (grammar,) = json.loads(text)["grammars"]
-    except ValueError:
-        grammar = {"lark_grammar": text}
-    return {**grammar, "name": name}
-
-
-def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def schema_grammar(schema: dict[str, Any], *, strict: bool, one_line: bool = False) -> str:

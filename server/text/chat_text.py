@@ -46,7 +46,7 @@ class ChatText:
     tokenizer: an mlx_lm TokenizerWrapper. hidden: token ids that are no text, as those that end
     the answer. prompt_ids tell whether the prompt has opened the thinking. tools: OpenAI function
     tools. parse_calls: else calls are plain text. parallel: else only the first call counts.
-    json_calls: a grammar has calls written as JSON (see calls_opener).
+    json_calls: a grammar decides, which has most families write calls as JSON.
     """
 
     def __init__(
@@ -210,7 +210,9 @@ class ChatText:
         except More:
             end = -1
         except Exception as error:
-            log.info("no tool call: %s", error or type(error).__name__)
+            # Other errors may quote the answer.
+            why = str(error) if isinstance(error, NotACall) else type(error).__name__
+            log.info("no tool call: %s", why)
             self._vain += scan.reached
             return self._give_back(len(self._marker))
         if finish is None and (end < 0 or self._origin == "reasoning"):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from server.grammar.writer import Opener
+from server.grammar.either import Harmony, Opener
 from server.text.calls.formats import reader_of
 from server.text.calls.headed import HARMONY, MISTRAL
 from server.text.calls.json_text import JsonAfter
@@ -63,7 +63,9 @@ class Markup:
         return replace(self, reader=None)
 
     def with_json_calls(self) -> "Markup":
-        """The same under a grammar that lets the answer be calls in JSON after the opener."""
+        """The same under a grammar that lets the answer be calls (see call_form)."""
+        if self.edges is HARMONY_EDGES:
+            return self
         return replace(self, reader=JsonAfter(self.reader.openers[0]), calls_first=True)
 
     def markers(self, state: str, begun: bool) -> dict[str, str]:
@@ -104,12 +106,17 @@ def markup_of(tokenizer: Any) -> Markup:
     return found
 
 
-def calls_opener(tokenizer: Any) -> Opener:
-    """What opens calls where a grammar decides. Empty for families without calls, and for those
+def call_form(tokenizer: Any) -> Opener | Harmony | None:
+    """How calls are written where a grammar decides. None for families without any, and for those
     whose answers are more than a thought and a text."""
     markup = markup_of(tokenizer)
+    if markup.edges is HARMONY_EDGES:
+        names = ("start", "channel", "constrain", "message", "end")
+        if not all(_has(tokenizer, f"<|{name}|>") for name in names):
+            return None
+        return Harmony(*(tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names))
     if markup.reader is None or markup.initial == "header":
-        return ()
+        return None
     opener = markup.reader.openers[0]
     added = {
         token.content: number

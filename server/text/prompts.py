@@ -18,7 +18,7 @@ from server.text.chat_text import ChatText
 from server.text.constraint import Constraint
 from server.text.encoder import Encoder, Unavailable
 from server.text.forced_calls import ForcedCalls
-from server.text.markup import calls_opener
+from server.text.markup import call_form
 from server.text.plain_text import PlainText
 from server.text.stop_strings import stop_words
 from server.text.token_bytes import bytes_per_token
@@ -215,7 +215,7 @@ class TokenizerPrompts:
                 request.format,
                 request.tools,
                 request.parallel_tool_calls,
-                calls_opener(self._tokenizer),
+                call_form(self._tokenizer),
                 client,
             )
         elif request.format is not None:
@@ -228,7 +228,7 @@ class TokenizerPrompts:
     def _may_call(self, request: ChatRequest) -> bool:
         """Whether the answer is a call or else in a format."""
         both = bool(request.tools) and request.format is not None
-        return both and request.tool_choice.mode == "auto" and bool(calls_opener(self._tokenizer))
+        return both and request.tool_choice.mode == "auto" and bool(call_form(self._tokenizer))
 
     def plain_constraint(self, request: CompletionRequest, client: Client) -> Constraint | None:
         """The grammar of a completion. Raises as chat_constraint does."""

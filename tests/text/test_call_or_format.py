@@ -63,6 +63,19 @@ def model(request, tmp_path_factory):
     prompts.close()
 
 
+@pytest.fixture(scope="module")
+def harmony(tmp_path_factory):
+    """gpt-oss, whose markers are special tokens."""
+    family = BY_NAME["gpt-oss"]
+    special = tuple(marker for marker in family.markers if marker != "<|return|>")
+    family = replace(family, markers=(), special=(*special, "<|return|>"))
+    folder = tmp_path_factory.mktemp("model") / "gpt-oss"
+    tokenizer = load(write_tokenizer(family, Path(folder), ["some text"] * 3))
+    prompts = TokenizerPrompts(tokenizer, len(tokenizer))
+    yield prompts, Walker(folder, len(tokenizer))
+    prompts.close()
+
+
 def request_of(**fields):
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": FORMAT}}
     body = {"messages": [{"role": "user", "content": "hi"}], "response_format": schema, **fields}
@@ -115,7 +128,7 @@ def test_nothing_else_may_begin_an_answer(model):
     request = request_of(tools=TOOLS)
     prompt = prompts.from_chat(request)
     mask = prompts.chat_constraint(request, prompt, SERVER).matcher().mask()
-    for text in ("x", "Hello", "]", "n"):
+    for text in ("x", "Hello", ")", "n"):
         assert not is_set(mask, walker.ids(text)[0]), text
 
 
@@ -157,3 +170,28 @@ def test_what_cannot_be_used_is_named(model):
         with pytest.raises(ApiError) as caught:
             prompts.chat_constraint(request, prompts.from_chat(request), SERVER)
         assert caught.value.status == 400 and word in caught.value.message
+
+
+THOUGHT = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+
+
+@pytest.mark.parametrize("thoughts", ["", THOUGHT, THOUGHT * 2])
+def test_harmony_thinks_then_calls_or_answers_in_its_own_messages(harmony, thoughts):
+    prompts, walker = harmony
+    request = request_of(tools=TOOLS)
+    reasoning = "\n".join(["Hm."] * thoughts.count("Hm."))
+    for name in ("weather", "now"):
+        for begin in ("", f"functions.{name} "):
+            begin = f"{thoughts}<|channel|>commentary to={begin}"
+            got = answer(prompts, walker, request, 3, walker.ids(begin))
+            assert (got.text, got.reasoning, got.finish) == ("", reasoning, "tool_calls")
+            ((called, arguments),) = got.calls
+            assert called == name or not begin.endswith(f"{name} ")
+            assert isinstance(json.loads(arguments), dict)
+    for constrained in ("", " <|constrain|>json"):
+        begin = f"{thoughts}<|channel|>final{constrained}<|message|>"
+        got = answer(prompts, walker, request, 1, walker.ids(begin))
+        assert (set(json.loads(got.text)), got.reasoning, got.calls) == ({"answer"}, reasoning, ())
+    prompt = prompts.from_chat(request)
+    matcher = prompts.chat_constraint(request, prompt, SERVER).matcher()
+    assert not is_set(matcher.mask(), walker.ids("{")[0])
