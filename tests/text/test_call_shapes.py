@@ -15,7 +15,9 @@ pytest.importorskip("mlx_lm")
 
 from mlx_lm.tokenizer_utils import load
 
+from server.text.calls.formats import name_of
 from server.text.chat_text import READ_IN_VAIN, ChatText
+from server.text.markup import markup_of
 from tests.support.answers_folded import Cut, Folded, cuts, fold
 from tests.support.families import FAMILIES, Family, write_tokenizer
 
@@ -435,3 +437,15 @@ def test_an_unknown_formats_calls_are_read_by_mlx_lms_parser(folder):
         assert values(got) == found
         assert found or got.text == text
     assert replace(got, text="") == Folded()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "format"),
+    [("deepseek_v32", "dsml"), ("glm4_moe_lite", "tags"), ("minimax_m2", "minimax-m2"),
+     ("llama", "none"), ("", "none")],
+)  # fmt: skip
+def test_the_model_type_tells_the_format_where_nothing_else_does(model_type, format, tmp_path):
+    silent = replace(BY_NAME["qwen3"], markers=(), telltale="")
+    write_tokenizer(silent, tmp_path, ["some text"] * 3)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    assert name_of(markup_of(load(tmp_path)).reader) == format

@@ -65,7 +65,6 @@ MODEL_TYPES: tuple[tuple[str, Reader], ...] = (
     ("minimax", MINIMAX_M2),
     ("glm4_moe", TAGS),
     ("qwen3", TAGS),
-    ("llama", LLAMA_3),
 )
 # What mlx-lm calls the parsers that readers here stand for; a folder may name one.
 PARSERS: dict[str, Reader] = {
