@@ -7,7 +7,8 @@ that steers the loop is shared data, so that no two ranks can take different bra
 
 from collections.abc import Callable
 
-from server.engine.engine import Engine, Turn
+from server.engine.engine import Engine
+from server.engine.turn import Turn
 from server.lifecycle.turn_times import CHUNK, STEP
 from server.protocol.failures import is_shared
 from server.scheduler.scheduler import Scheduler, Spectator

@@ -77,6 +77,8 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
     shard = load_shard(
         settings.model_dir, settings.parallel, link, settings.context_max, tell, status.fleet.load
     )
+    if shard.last.ways.slower:
+        status.note(f"requests of this model are computed {shard.last.ways}: see the log")
     tell("waiting for all ranks to load")
     link.share_ints([0])
     tell("checking the link")
@@ -111,7 +113,7 @@ def _share_memory(
 ) -> tuple[KvBudget, PrefixIndex]:
     """What all ranks have room for, and what of it kept prefixes may take: by the smallest rank."""
     memory = measure_capacity(shard.model, settings.kv_budget_gb, ranks_here)
-    mine = [memory.capacity, reuse_kind(shard.model), -memory.row_cost]
+    mine = [memory.capacity, reuse_kind(shard.model, shard.last.ways), -memory.row_cost]
     capacity, reuse, row_cost = map(
         min, zip(*map(json.loads, link.gather_bytes(json.dumps(mine).encode())), strict=True)
     )

@@ -9,16 +9,16 @@ are private to mlx-lm 0.32, which is why versions are pinned.
 """
 
 import itertools
-import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
+from mlx_lm.generate import BatchGenerator, PromptProcessingBatch
+from mlx_lm.models.cache import make_prompt_cache
 
+from server.engine.decoding import Decoded, LockstepBatch, Stepped
 from server.engine.last_logits import LastLogits
-from server.sampling.choosers import Shared, Step
+from server.engine.rows_apart import are_apart, rows_of
+from server.sampling.choosers import Step
 from server.sampling.random_state import RandomState
 
 PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
@@ -29,193 +29,20 @@ STEPS_BETWEEN_SWEEPS = 512  # as mlx-lm: then MLX gives back what it keeps for r
 Response = PromptProcessingBatch.Response
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """One row's next token. finish is None, "stop" or "length". tokens and cache: of a finished
-    row that is to be kept, everything in its cache, and the cache."""
-
-    uid: int
-    token: int
-    finish: str | None
-    tokens: list[int] | None = None
-    cache: list | None = None
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """A decode step: the next tokens of rows, and the header that came with them. step_s: seconds
-    from handing it to MLX to its tokens, chunks of prompts between them left out; 0 if no row had
-    to wait for it. launch_s: those that MLX took to take in a step."""
-
-    rows: list[Decoded]
-    header: list[int]
-    step_s: float
-    launch_s: float
-
-
-class LockstepBatch(GenerationBatch):
-    """Decoding rows. `samplers` holds what the chooser made of each row, `fallback_sampler` the
-    Step, `_next_tokens` this rank's part of the next tokens."""
-
-    def __init__(self, *arguments, first: Sequence[int] = (), **named) -> None:
-        super().__init__(*arguments, **named)
-        self.kept: set[int] = set()  # uids whose cache is wanted when they finish
-        self._first = dict(zip(self.uids, first, strict=True))  # tokens, not handed out yet
-        self._ahead: set[int] = set()  # uids of rows whose next token has been handed out
-        self._gone: set[int] = set()  # uids of rows that have left, but for their place
-        self._held: dict[int, int] | None = None  # tokens by uid of a step that is put off
-        self._built: list[mx.array] = []  # the next step, until MLX has it
-        self._launched = self._over = 0.0  # when the running step was, if it runs or is over
-        self._launch_s = 0.0  # how long MLX took to take it in
-
-    @property
-    def live(self) -> int:
-        """Rows that go on."""
-        return len(self.uids) - len(self._gone)
-
-    def newcomers(self) -> list[Decoded]:
-        """The first tokens of rows that have joined since the last call."""
-        tokens, self._first = self._first, {}
-        if self._held is not None:
-            self._held |= tokens
-        self._ahead.update(tokens)
-        places = [i for i, uid in enumerate(self.uids) if uid in tokens]
-        return self._hand_out(places, [tokens[self.uids[i]] for i in places])
-
-    def next(self, late: bool, more: bool) -> Stepped:
-        """One token for every row that has not had it yet, and the header. late: the step after
-        it is not handed to MLX; launch() does that. more: prompts are waiting."""
-        self._drop_gone()
-        launched, over = self._launched, self._over
-        self._launched = self._over = 0.0
-        counts = zip(self.uids, self._num_tokens, self.max_tokens, strict=True)
-        goes_on = any(count + (uid not in self._ahead) < most for uid, count, most in counts)
-        # Where every row has reached its limit, nobody would read what a further step makes, and
-        # the next request would wait for it.
-        shared = self._share()
-        # The next step is made while this one runs. But prompts that are computed before it is
-        # launched should be part of it, and while nothing runs, nothing is lost by looking first
-        # whether there is news.
-        hold = goes_on and late and (more or not launched)
-        build = goes_on and not hold
-        if build:
-            self._build(shared.inputs)
-            if not late:
-                self.launch()
-        # Nothing is done with them before this has seen that they are whole.
-        tokens, header = shared.read()
-        step_s = (over or time.monotonic()) - launched if launched else 0.0
-        waiting = [i for i, uid in enumerate(self.uids) if uid not in self._ahead]
-        self._ahead.clear()
-        if hold:
-            self._held = dict(zip(self.uids, tokens, strict=True))
-        if build:
-            self._append(tokens)
-        rows = self._hand_out(waiting, [tokens[i] for i in waiting])
-        return Stepped(rows, header, step_s, self._launch_s)
-
-    def _resume(self) -> None:
-        """Makes the step that next() has put off, with the rows that have joined since."""
-        self._drop_gone()
-        tokens = [self._held[uid] for uid in self.uids]
-        self._held = None
-        self._ahead.clear()
-        self._build(mx.array(tokens, dtype=mx.int32))
-        self._append(tokens)
-
-    def _append(self, tokens: list[int]) -> None:
-        for text, token in zip(self.tokens, tokens, strict=True):
-            text.append(token)  # the next step puts it into the cache
-
-    def _drop_gone(self) -> None:
-        if self._gone:
-            self.filter([i for i, uid in enumerate(self.uids) if uid not in self._gone])
-            self._gone.clear()
-
-    def _hand_out(self, places: list[int], tokens: list[int]) -> list[Decoded]:
-        """The next tokens of the rows at places. Rows that end with them leave."""
-        decoded, finished = [], []
-        for i, token in zip(places, tokens, strict=True):
-            uid, finish = self.uids[i], None
-            self._num_tokens[i] += 1
-            if self._num_tokens[i] >= self.max_tokens[i]:
-                finish = "length"
-            if self._matchers[i].advance(token):
-                finish = "stop"
-            text = cache = None
-            if finish is not None:
-                finished.append(uid)
-                if uid in self.kept:
-                    text, cache = self.tokens[i], self.extract_cache(i)
-            decoded.append(Decoded(uid, token, finish, text, cache))
-        self.leave(finished)
-        return decoded
-
-    def settle(self) -> None:
-        """Waits for the running step, if there is one."""
-        if self._launched:
-            mx.eval(self._next_tokens)
-            self._over = time.monotonic()
-
-    def leave(self, uids: list[int]) -> None:
-        """Takes rows out: at the next step, since to filter caches waits for the step that is
-        running, and the tokens of the last one should be on their way meanwhile."""
-        self._gone.update(uids)
-        self.kept.difference_update(uids)
-        if not self.live:
-            self.filter([])
-            for left in (self._gone, self._ahead, self._first, self._built):
-                left.clear()
-            self._held = None
-            self._launched = 0.0
-
-    def _step(self) -> None:
-        """mlx-lm's batches step when they are made. Here newcomers have their first token already,
-        and share the step of all rows: one of their own would take as long."""
-        self._next_logprobs = [None] * len(self.uids)  # filter() expects one entry a row
-
-    def launch(self) -> None:
-        """Hands the next step to MLX, if that has not been done; first makes one put off."""
-        if self._held is not None:
-            self._resume()
-        if self._built:
-            self._launched = time.monotonic()
-            mx.async_eval(*self._built)
-            self._launch_s = time.monotonic() - self._launched
-            self._built = []
-
-    def _build(self, inputs: mx.array) -> None:
-        """The next step, lazy. inputs: the rows' last tokens, [B] int32."""
-        logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
-        self._next_tokens, extras = self.fallback_sampler.propose(logits, self.samplers, inputs)
-        self._built = [self._next_tokens, *extras]
-        self._next_logprobs = [None] * len(self.uids)  # filter() expects one entry a row
-
-    def _share(self) -> Shared:
-        """The running step's tokens, and the header behind them."""
-        shared = self.fallback_sampler.share(self._next_tokens)
-        # First on every rank: in a pipeline a rank's recv depends on nothing, and could overtake.
-        mx.async_eval(shared.sealed.total)
-        return shared
-
-    def extend(self, batch: "LockstepBatch") -> None:
-        super().extend(batch)
-        self._first |= batch._first
-        # Known by the time that a row leaves, or that would wait for a running step.
-        mx.async_eval([c.left_padding for c in self.prompt_cache if hasattr(c, "left_padding")])
-
-
 class LockstepPrompts(PromptProcessingBatch):
     """Prefilling rows, which become a LockstepBatch. `model` is a LastLogits."""
 
     def compute(self, parts: list[list[int]], ends: list[int]) -> LockstepBatch | None:
         """One chunk, a part of each row's prompt. The rows at `ends` have all of theirs with it:
         they leave, as a batch with their first tokens."""
-        self.model.want(ends, [len(parts[i]) - 1 for i in ends])
-        self.prompt(parts)
+        if are_apart(self.prompt_cache):
+            logits = self._prompt_apart(parts, ends)
+        else:
+            self.model.want(ends, [len(parts[i]) - 1 for i in ends])
+            self.prompt(parts)
+            logits = self.model.take()
         if not ends:
             return None
-        logits = self.model.take()
         done = self
         if len(ends) < len(self):
             done = self.split(ends)  # copies every cache
@@ -228,7 +55,7 @@ class LockstepPrompts(PromptProcessingBatch):
             self.model.model,
             done.uids,
             tokens,
-            done.prompt_cache,
+            self._decoding(done.prompt_cache),
             done.tokens,
             done.samplers,
             done.fallback_sampler,
@@ -242,6 +69,25 @@ class LockstepPrompts(PromptProcessingBatch):
             self.samplers, self.logits_processors, self.max_tokens = [], [], []
             self.stop_sequences = []
         return batch
+
+    def _prompt_apart(self, parts: list[list[int]], ends: list[int]) -> mx.array | None:
+        """The chunk one row after another, none padded. The logits of the rows at `ends`."""
+        logits = []
+        for i, cache in enumerate(rows_of(self.prompt_cache)):
+            self.tokens[i] += parts[i]
+            self.model.want([0] if i in ends else [], [len(parts[i]) - 1])
+            self.model(mx.array([parts[i]]), cache)
+            one = [self.model.take()] if i in ends else []
+            mx.eval([layer.state for layer in cache], one)
+            mx.clear_cache()
+            logits += one
+        return mx.concatenate(logits) if logits else None
+
+    def _decoding(self, caches: list) -> list:
+        """The caches of prompts that are done, as decoding rows have them."""
+        if are_apart(caches) and not self.model.ways.rows_apart:
+            return [layer.together() for layer in caches]
+        return caches
 
 
 class LockstepGenerator(BatchGenerator):
@@ -257,6 +103,9 @@ class LockstepGenerator(BatchGenerator):
             # All collectives on one stream, in one order: the default one.
             stream=mx.default_stream(mx.default_device()),
         )
+        self._ways = model.ways
+        self._chunk: set[int] = set()  # uids of the prompts in the last chunk
+        self._joining = False  # while rows come into the decoding batch
         self._prompt_batch = LockstepPrompts.empty(model, step, prefill_step_size=prefill_step)
         self._generation_batch = LockstepBatch.empty(model.model, step)
         # As after the last row left: newcomers bring their own tokens (int32, not uint32).
@@ -284,10 +133,13 @@ class LockstepGenerator(BatchGenerator):
         """Waits for the running decode step, if there is one."""
         self._generation_batch.settle()
 
-    def put(self, segments: list[list[int]], **fields) -> int:
-        """A prompt; prefill stops after each of its segments. Returns its uid. fields: as
-        insert_segments', each a list of one."""
-        (uid,) = self.insert_segments([segments], **fields)
+    def put(self, segments: list[list[int]], cache: list | None, **fields) -> int:
+        """A prompt; prefill stops after each of its segments. Returns its uid. cache: what it goes
+        on from, one of mlx-lm's a layer. fields: as insert_segments', each a list of one."""
+        if cache is None:
+            cache = make_prompt_cache(self.model)
+        cache = self._ways.wrap(cache)
+        (uid,) = self.insert_segments([segments], caches=[cache], **fields)
         # mlx-lm has set the last token apart, for a step of its own.
         self._unprocessed_sequences[-1][1][:] = segments
         return uid
@@ -329,6 +181,7 @@ class LockstepGenerator(BatchGenerator):
         Prompts that end in it decode from now on, and newcomers() has their first tokens. Returns
         how far each of them has come, and the tokens computed, padding included.
         """
+        self._chunk = set(self._prompt_batch.uids)
         self._gather(tokens)
         uids, parts, responses = list(self._prompt_batch.uids), [], []
         if not uids:
@@ -338,6 +191,8 @@ class LockstepGenerator(BatchGenerator):
         for uid, progress in zip(uids, self._currently_processing, strict=True):
             segments, done, total = progress
             size = share if len(segments[0]) > most else len(segments[0])
+            if self._ways.whole:
+                size = self.prefill_step_size
             parts.append(segments[0][:size])
             segments[0] = segments[0][size:]
             at_end = not segments[0]
@@ -351,8 +206,28 @@ class LockstepGenerator(BatchGenerator):
         batch = self._prompt_batch.compute(parts, [i for i, more in enumerate(left) if not more])
         if batch is not None:
             self._currently_processing = list(itertools.compress(self._currently_processing, left))
+            self._joining = True
             self._generation_batch.extend(batch)
-        return responses, len(parts) * max(map(len, parts))
+            self._joining = False
+        lengths = list(map(len, parts))
+        padded = len(parts) * max(lengths)
+        return responses, sum(lengths) if self._ways.prompts_apart else padded
+
+    def lose_prompts(self) -> list[int]:
+        """Gives up the prompts of a chunk that has failed, whatever state they are in, and where
+        they were joining the decoding rows, these as well. Returns their uids."""
+        batch, lost = self._prompt_batch, self._chunk
+        batch.uids, batch.prompt_cache, batch.tokens = [], [], []
+        batch.samplers, batch.logits_processors, batch.max_tokens = [], [], []
+        batch.stop_sequences, self._currently_processing = [], []
+        if self._joining:
+            self._joining = False
+            lost = lost | set(self.lose_rows())
+        return sorted(lost)
+
+    def lose_rows(self) -> list[int]:
+        """Gives up all decoding rows, whatever state they are in. Returns their uids."""
+        return self._generation_batch.lose()
 
     def _gather(self, tokens: int) -> None:
         """Adds waiting prompts to those being prefilled.
@@ -377,6 +252,7 @@ class LockstepGenerator(BatchGenerator):
         if not sequences:
             return
         taken = {sequence[0] for sequence in sequences}
+        self._chunk |= taken
         others = [s for s in self._unprocessed_sequences if s[0] not in taken]
         self._unprocessed_sequences = deque([*sequences, *others])
         self._prompt_batch.extend(self._make_batch(len(sequences)))

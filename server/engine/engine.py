@@ -9,18 +9,22 @@ a later message may have changed it. A message that fails leaves nothing of it b
 
 import copy
 import itertools
+import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import StopSequences
 from mlx_lm.models.cache import make_prompt_cache
 
-from server.engine.batches import Decoded, LockstepGenerator
+from server.engine.batches import LockstepGenerator, Response
+from server.engine.decoding import Decoded
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import PrefixStore
+from server.engine.turn import Scoring, Turn
 from server.protocol.events import Prefilled, Token
 from server.protocol.failures import Refused, is_shared
 from server.sampling.choosers import Chooser, Step
@@ -28,30 +32,7 @@ from server.wire.link import Link
 from server.wire.mailbox import Header
 from server.wire.messages import LEAST_KEPT, Submit
 
-
-@dataclass
-class Scoring:
-    """A prompt whose log-probabilities rank 0 wants: prefilled here, chunk by chunk."""
-
-    message: Submit
-    cache: list
-    done: int = 0  # tokens
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What a chunk of prompts did, a decode step, or both: (uid, event) pairs, and which entries of
-    prefixes are now kept with which tokens. 0 and None where there was no such part. refused: the
-    requests that failed on every rank alike, and that none holds any more."""
-
-    events: list[tuple[int, Token | Prefilled]]
-    kept: list[tuple[int, list[int]]]
-    computed: int = 0  # tokens of prompts
-    chunk_s: float = 0.0  # seconds that they took
-    step_s: float = 0.0  # seconds from launching a decode step to its tokens
-    launch_s: float = 0.0  # seconds that MLX took to take in the last one
-    header: Header | None = None  # that came with a step
-    refused: Sequence[tuple[int, Exception]] = ()
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -68,6 +49,8 @@ class Engine:
         eos: list[int],
     ) -> None:
         self._model = model.model
+        self._whole = model.ways.whole
+        self._alike = model.alike
         self._chooser = chooser
         self._prefill_step = prefill_step
         self._pace = prefill_step
@@ -81,6 +64,7 @@ class Engine:
         self._forks: dict[int, Submit] = {}  # by the uid of the first, until it is prefilled
         self._scoring: dict[int, Scoring] = {}
         self._started: dict[int, Submit] = {}  # by uid, those whose cache is to be kept
+        self._failed: list[tuple[int, Exception]] = []  # and nobody has been told
         self.prefixes = PrefixStore()
 
     @property
@@ -148,7 +132,7 @@ class Engine:
             chunk = self._prefill()
             deliver(chunk)
         self._launch()
-        if self._generator.decoding:
+        if self._generator.decoding or self._failed:
             decoded = self._decode()
             deliver(decoded)
         if not self._generator.decoding:
@@ -157,7 +141,7 @@ class Engine:
             decoded,
             events=chunk.events + decoded.events,
             kept=chunk.kept + decoded.kept,
-            refused=chunk.refused,
+            refused=[*chunk.refused, *decoded.refused],
             computed=chunk.computed,
             chunk_s=chunk.chunk_s,
         )
@@ -165,8 +149,25 @@ class Engine:
     def _launch(self) -> None:
         """Hands the next decode step to MLX, and then what is to be kept of the last one: some of
         it is computed in that step, so before it would be waited for."""
-        self._generator.launch()
+        try:
+            self._generator.launch()
+        except Exception as error:
+            self._lose(error, self._generator.lose_rows)
         self.prefixes.compute()
+
+    def _lose(self, error: Exception, lose: Callable[[], Sequence[int]], *uids: int) -> None:
+        """A part of a step has failed. Where every rank fails alike, the requests in it are over,
+        and no others; else this rank is. lose: gives up a batch, and returns its rows."""
+        # In a pipeline the others have other layers, and may be waiting for this one's.
+        if not (self._alike and is_shared(error)):
+            raise error
+        log.error("a batch is given up", exc_info=error)
+        for uid in [*uids, *[self._outer[inner] for inner in lose()]]:
+            self._failed += [(one, error) for one in self.give_up(uid)]
+
+    def _tell_failed(self) -> list[tuple[int, Exception]]:
+        failed, self._failed = self._failed, []
+        return failed
 
     def _prefill(self) -> Turn:
         chunk = self._chunk()
@@ -178,30 +179,50 @@ class Engine:
         events: list[tuple[int, Token | Prefilled]] = []
         kept: list[tuple[int, list[int]]] = []
         refused: list[tuple[int, Exception]] = []
-        prompts, computed = self._generator.prefill(chunk)
+        prompts, computed = [], 0
+        try:
+            prompts, computed = self._generator.prefill(chunk)
+        except Exception as error:
+            self._lose(error, self._generator.lose_prompts)
         for response in prompts:
             uid = self._outer[response.uid]
             events.append((uid, Prefilled(*response.progress)))
             if response.end_of_segment:
-                kept += self._keep_prompt(uid, response.uid, response.progress[0])
-            if response.end_of_prompt and uid in self._forks:
+                keep = partial(self._keep_prompt, uid, response, kept)
+                refused += self._or_give_up(uid, keep)
+            if response.end_of_prompt and uid in self._forks and uid in self._inner:
                 cache, _ = self._generator.extract_cache([response.uid])[response.uid]
                 refused += self._or_give_up(uid, self._fork_all, uid, cache)
         if self._scoring:
             event, scored, failed = self._score_chunk(next(iter(self._scoring.values())), chunk)
-            events.append(event)
+            events += event
             computed += scored
             refused += failed
+        refused += self._tell_failed()
         self._note(self._generator.newcomers(), events, kept)
         return Turn(events, kept, computed, time.monotonic() - began, refused=refused)
 
     def _decode(self) -> Turn:
         events: list[tuple[int, Token | Prefilled]] = []
         kept: list[tuple[int, list[int]]] = []
-        step = self._generator.decode(self._late)
+        if not self._generator.decoding:
+            return Turn(events, kept, refused=self._tell_failed())
+        try:
+            step = self._generator.decode(self._late)
+        except Exception as error:
+            self._lose(error, self._generator.lose_rows)
+            return Turn(events, kept, refused=self._tell_failed())
         self._note(step.rows, events, kept)
-        header = Header.of(step.header)
-        return Turn(events, kept, step_s=step.step_s, launch_s=step.launch_s, header=header)
+        if step.error is not None:
+            self._lose(step.error, lambda: step.lost)
+        return Turn(
+            events,
+            kept,
+            step_s=step.step_s,
+            launch_s=step.launch_s,
+            header=Header.of(step.header),
+            refused=self._tell_failed(),
+        )
 
     def _note(self, rows: list[Decoded], events: list, kept: list) -> None:
         """Adds the rows' tokens to a turn's events, and forgets those that are over."""
@@ -291,7 +312,7 @@ class Engine:
         # Prefill stops at each place where the cache is to be kept, and where other choices of
         # the same prompt begin: before the last token.
         ends = {start, len(prompt)} | {at for at, _ in message.keep if start < at}
-        if message.forks:
+        if message.forks or self._whole:
             ends.add(len(prompt) - 1)
         segments = [prompt[a:b] for a, b in itertools.pairwise(sorted(ends))]
         stops = [(token,) for token in message.stop_ids]
@@ -299,8 +320,8 @@ class Engine:
             stops += [(token,) for token in self._eos]
         inner = self._generator.put(
             segments,
+            cache,
             max_tokens=[message.max_tokens],
-            caches=None if cache is None else [cache],
             all_tokens=[prompt[:start]],
             samplers=[self._chooser.row(uid, message.draw(uid))],
             stop_sequences=[StopSequences(stops)],
@@ -312,17 +333,16 @@ class Engine:
         self._inner[uid] = inner
         self._outer[inner] = uid
 
-    def _keep_prompt(self, uid: int, inner: int, done: int) -> list[tuple[int, list[int]]]:
+    def _keep_prompt(self, uid: int, response: Response, kept: list) -> None:
         """Keeps a prompt's cache, if rank 0 wants it with so many new tokens in it."""
         message = self._started.get(uid)
         if message is None:
-            return []
-        length = done + (message.reuse[1] if message.reuse else 0)
+            return
+        length = response.progress[0] + (message.reuse[1] if message.reuse else 0)
         entries = [entry for at, entry in message.keep if at == length]
-        if not entries:
-            return []
-        cache, tokens = self._generator.extract_cache([inner])[inner]
-        return [self._keep(entry, tokens, cache) for entry in entries]
+        if entries:
+            cache, tokens = self._generator.extract_cache([response.uid])[response.uid]
+            kept += [self._keep(entry, tokens, cache) for entry in entries]
 
     def _keep(self, entry: int, tokens: list[int], cache: list) -> tuple[int, list[int]]:
         self.prefixes.put(entry, cache, len(tokens))
@@ -349,14 +369,20 @@ class Engine:
 
     def _score_chunk(
         self, job: Scoring, chunk: int
-    ) -> tuple[tuple[int, Prefilled], int, list[tuple[int, Exception]]]:
+    ) -> tuple[list[tuple[int, Prefilled]], int, list[tuple[int, Exception]]]:
         """One chunk of a prompt with its logits; the last one hands over to the generator.
 
-        Returns an event, the tokens computed, and who failed.
+        Returns its event, the tokens computed, and who failed.
         """
         uid, prompt = job.message.uid, job.message.prompt
+        if self._whole:
+            chunk = self._prefill_step
         start, end = job.done, min(job.done + chunk, len(prompt) - 1)
-        logits = self._model(mx.array([prompt[start:end]]), cache=job.cache)[0]
+        try:
+            logits = self._model(mx.array([prompt[start:end]]), cache=job.cache)[0]
+        except Exception as error:
+            self._lose(error, lambda: [], uid)
+            return [], 0, []
         extras = self._chooser.score(uid, logits, list(prompt[start + 1 : end + 1]))
         mx.eval([layer.state for layer in job.cache], extras)
         job.done = end
@@ -364,7 +390,7 @@ class Engine:
         if end == len(prompt) - 1:
             del self._scoring[uid]
             refused = self._or_give_up(uid, self._begin_scored, job)
-        return (uid, Prefilled(end, len(prompt))), end - start, refused
+        return [(uid, Prefilled(end, len(prompt)))], end - start, refused
 
     def _begin_scored(self, job: Scoring) -> None:
         """Its prompt is done but for the last token, which goes the way of all others."""

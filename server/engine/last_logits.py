@@ -14,13 +14,40 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
+from server.engine.rows_apart import TOGETHER
+from server.protocol.failures import is_shared
 from server.wire.link import Link
 
 # In mlx-lm's models, where it is not the embedding. None of them gives the names to anything else.
 NAMES = {"lm_head", "output", "embed_out"}
 FAR = 1e-2  # of the largest logit: rounding is far below, another token's logits far above
 
+# What the proof computes. Of rows, positions, places and the model's own sizes no two are the same
+# number, and the places are in no order, so that none can stand for another.
+ROWS, LENGTH = 3, 5
+PLACES = ((2, 4), (0, 3), (2, 1), (1, 0))
+TRIES = (
+    4  # with other tokens: some have the same embedding, and then any place would do for another
+)
+UNLIKE, ALIKE, INDISTINCT = range(3)
+
 Projection = Callable[[mx.array], mx.array]
+
+
+def _judge(few: mx.array, right: mx.array) -> int:
+    """Whether few is what is right, by a proof that can tell."""
+    mx.eval(few, right)  # the other ranks do, and meet in the layers
+    if few.shape != right.shape:
+        return UNLIKE
+    few, right = few.astype(mx.float32), right.astype(mx.float32)
+    open_ = mx.where(mx.isfinite(right), right, 0)
+    apart = mx.max(mx.abs(open_[:, None] - open_[None]), axis=-1)
+    size = mx.max(mx.abs(open_))
+    others = apart + mx.where(mx.eye(len(PLACES)) > 0, mx.inf, 0)
+    if not mx.min(others) > 2 * FAR * size:
+        return INDISTINCT
+    off = mx.where(few == right, 0, mx.abs(few - right))  # some shut tokens out: minus infinity
+    return ALIKE if mx.max(off) <= FAR * size else UNLIKE
 
 
 class Head:
@@ -81,6 +108,8 @@ class LastLogits:
 
     def __init__(self, model: Any, heads: list[Head]) -> None:
         self.model = model
+        self.ways = TOGETHER  # until startup/batching.py has seen what the model bears
+        self.alike = True  # all ranks have the same layers, or their parts: not in a pipeline
         self._heads = heads
         self._narrow = False  # until prove() has seen that the heads do it
         self._places: tuple[mx.array, mx.array] | None = None
@@ -89,20 +118,35 @@ class LastLogits:
     def prove(self, link: Link) -> bool:
         """Whether logits of places are computed alone, and right. Every rank calls it; rank 0's
         finding counts for all. Where they are not, all are computed, and the places taken."""
-        tokens = mx.array([[1, 2, 3], [4, 5, 6]])
-        every = self.model(tokens, cache=make_prompt_cache(self.model))
         self._narrow = True
-        self.want([0, 1], [2, 1])
-        self(tokens, make_prompt_cache(self.model))
-        few, wanted = self.take(), mx.stack([every[0, 2], every[1, 1]])
-        same = few.shape == wanted.shape
-        if same:
-            far = mx.max(mx.abs(few - wanted)) <= FAR * mx.max(mx.abs(wanted))
-            same = bool(far.item())
-        else:
-            mx.eval(few, wanted)  # the other ranks do, and meet in the layers
-        (self._narrow,) = map(bool, link.share_ints([same]))
+        vocab = self.model(mx.zeros((1, 1), dtype=mx.int32)).shape[-1]  # nothing is computed
+        finding = UNLIKE
+        for start in range(1, 1 + TRIES):
+            ids = [(start + TRIES * i) * 7919 % vocab for i in range(ROWS * LENGTH)]
+            found, built = None, True
+            try:
+                found = self._compare(mx.array(ids).reshape(ROWS, LENGTH))
+            except Exception as error:
+                if not is_shared(error):
+                    raise
+                built = False
+            # In a pipeline one rank may fail alone; nothing has been computed yet.
+            if not all(map(int, link.gather_bytes(b"%d" % built))):
+                finding = UNLIKE
+                break
+            (finding,) = link.share_ints([_judge(*found)])
+            if finding != INDISTINCT:
+                break
+        self._narrow = finding == ALIKE
         return self._narrow
+
+    def _compare(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
+        """Logits of PLACES, lazy: computed alone, and among all."""
+        every = self.model(tokens, cache=make_prompt_cache(self.model))
+        rows, positions = map(list, zip(*PLACES, strict=True))
+        self.want(rows, positions)
+        self(tokens, make_prompt_cache(self.model))
+        return self.take(), every[mx.array(rows), mx.array(positions)]
 
     def want(self, rows: list[int], positions: list[int]) -> None:
         """Of the next chunk: these rows' logits at these positions. None: nothing is wanted."""
@@ -119,9 +163,11 @@ class LastLogits:
         places, self._places = self._places, None
         for head in self._heads:
             head.places = places if self._narrow else None
-        logits = self.model(tokens, cache=cache)
-        for head in self._heads:
-            head.places = None
+        try:
+            logits = self.model(tokens, cache=cache)
+        finally:  # or the next step would take out places of its own
+            for head in self._heads:
+                head.places = None
         if places is None:
             self._logits = None
         else:

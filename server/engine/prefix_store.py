@@ -11,19 +11,23 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from server.engine.rows_apart import TOGETHER, Ways, is_unused
 from server.protocol.failures import Refused
 
 # What a model's caches allow, least first.
 NO_REUSE, REUSE_WHOLE, REUSE_CUT = 0, 1, 2
 
 
-def reuse_kind(model: Any) -> int:
+def reuse_kind(model: Any, ways: Ways = TOGETHER) -> int:
     """REUSE_CUT: a cache can be cut at any token. REUSE_WHOLE: only taken as it was kept.
-    NO_REUSE: its layers do not go back into a batch."""
+    NO_REUSE: its layers do not go back into a batch, or what follows would be seen to be cut."""
     caches = make_prompt_cache(model)
+    if ways.whole:
+        return NO_REUSE
     if all(type(cache) is KVCache for cache in caches):
         return REUSE_CUT
-    return REUSE_WHOLE if all(hasattr(cache, "merge") for cache in caches) else NO_REUSE
+    batched = all(hasattr(cache, "merge") for cache in caches)
+    return REUSE_WHOLE if batched or ways.rows_apart else NO_REUSE
 
 
 class PrefixStore:
@@ -75,6 +79,8 @@ class PrefixStore:
         self._lengths[number] = length
         _cut(caches, length)
         for cache in caches:
+            if is_unused(cache):
+                continue
             # Contiguous, so that the memory of the rest is free.
             cache.keys = mx.contiguous(cache.keys[..., :length, :])
             cache.values = mx.contiguous(cache.values[..., :length, :])
@@ -97,5 +103,6 @@ class PrefixStore:
 
 def _cut(caches: list, length: int) -> None:
     for cache in caches:
-        if type(cache) is KVCache:  # others are only ever taken whole
+        # Others are only ever taken whole.
+        if type(cache) is KVCache and not is_unused(cache):
             cache.trim(cache.offset - length)

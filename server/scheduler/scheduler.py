@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from server.engine.engine import Turn
+from server.engine.turn import Turn
 from server.observe.status import Status
 from server.observe.views import Load, PrefixUse
 from server.protocol.errors import engine_failed

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from server.engine.engine import Engine, Turn
+from server.engine.engine import Engine
+from server.engine.turn import Turn
 from server.protocol.events import Token
 from server.sampling.random_state import RandomState
 from server.startup.handshake import Mismatch

@@ -21,6 +21,7 @@ from server.engine.last_logits import LastLogits, put_heads
 from server.engine.split_head import split_heads
 from server.observe.fleet import Loaded
 from server.protocol.requests import Sampling
+from server.startup.batching import Wrong, prove_ways
 from server.wire.link import Link
 from server.wire.link_speed import Sums, counting_sums
 
@@ -78,8 +79,13 @@ def load_shard(
         logits = model(mx.zeros((1, 1), dtype=mx.int32))
     mx.eval(logits)
     last = LastLogits(model, heads)
+    last.alike = link.size == 1 or parallel != "pipeline"
     if not last.prove(link):
         log.warning("no output projection found: prompts compute the logits of all their tokens")
+    try:
+        prove_ways(last, logits.shape[-1], link, progress)
+    except Wrong as wrong:
+        raise Unloadable(f"this model cannot be served: {wrong}") from wrong
     for split in splits:
         progress("timing the output projection")
         split.tune()

@@ -8,7 +8,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from server.engine.engine import Engine, Turn
+from server.engine.engine import Engine
+from server.engine.turn import Turn
 from server.observe.status import Status
 from server.protocol.settings import Settings
 from server.sampling.choosers import Chooser

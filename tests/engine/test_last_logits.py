@@ -136,7 +136,8 @@ def test_rank_0s_finding_counts_for_all():
     """Ranks that take different ways would wait for each other."""
     model = small_llama(tied=True)
     last = LastLogits(model, put_heads(model))
-    assert not last.prove(SimpleNamespace(share_ints=lambda values: [0]))
+    asked = SimpleNamespace(share_ints=lambda values: [0], gather_bytes=lambda data: [data, b"1"])
+    assert not last.prove(asked)
     last.want([1], [2])
     last(TOKENS, make_prompt_cache(model))
     assert last.take().shape == (1, VOCAB)
@@ -148,3 +149,77 @@ def test_a_head_keeps_the_type_that_models_ask_it_for():
     put_heads(model)
     assert type(model.lm_head) is HeadLayer
     assert model.lm_head.weight.dtype == mx.float16
+
+
+class Swapped(Unusual):
+    """Its layers' axes are in another order where its head is, [T, B, H]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lm_head = nn.Linear(32, VOCAB)
+
+    def __call__(self, tokens: mx.array, cache=None) -> mx.array:
+        logits = self.lm_head(self.trunk(tokens, cache=cache).swapaxes(0, 1))
+        return logits.swapaxes(0, 1)
+
+
+class Alike(Unusual):
+    """Half of its tokens have one embedding, and its head takes places in their own order."""
+
+    def __init__(self, alike) -> None:
+        super().__init__()
+        self.lm_head = nn.Linear(32, VOCAB)
+        self._alike = alike
+
+    def __call__(self, tokens: mx.array, cache=None) -> mx.array:
+        return self.lm_head(self.trunk(mx.where(self._alike(tokens), 7, tokens), cache=cache))
+
+
+def test_axes_that_are_swapped_where_the_head_is_are_noticed():
+    model = Swapped()
+    assert not LastLogits(model, put_heads(model)).prove(link())
+
+
+def turn_places(last: LastLogits) -> None:
+    want = last.want
+    last.want = lambda rows, positions: want(rows[::-1], positions[::-1])
+
+
+@pytest.mark.parametrize("alike", [lambda t: t < 0, lambda t: t % 2 == 1, lambda t: t < 20])
+def test_places_that_are_taken_for_one_another_are_noticed_whatever_embeddings_are_alike(alike):
+    model = Alike(alike)
+    last = LastLogits(model, put_heads(model))
+    assert last.prove(link())
+    turn_places(last)
+    assert not last.prove(link())
+
+
+def test_where_no_tokens_differ_nothing_is_proven():
+    model = Alike(lambda tokens: tokens >= 0)
+    assert not LastLogits(model, put_heads(model)).prove(link())
+
+
+def test_a_model_that_bears_one_row_alone_computes_all_logits():
+    class BearsOneRow(Swapped):
+        def __call__(self, tokens, cache=None):
+            if len(tokens) > 1:
+                raise ValueError("masks of one row")
+            return self.lm_head(self.trunk(tokens, cache=cache))
+
+    model = BearsOneRow()
+    last = LastLogits(model, put_heads(model))
+    assert not last.prove(link())
+    last.want([0], [2])
+    last(TOKENS[:1], make_prompt_cache(model))
+    assert mx.allclose(last.take(), model(TOKENS[:1])[0, 2:3], atol=1e-4)
+
+
+def test_heads_take_nothing_out_after_a_chunk_that_failed():
+    """The next step's logits would be those of the chunk's places."""
+    model = small_llama(tied=False)
+    last = LastLogits(model, put_heads(model))
+    assert last.prove(link())
+    last.want([0, 1], [3, 3])
+    with pytest.raises(IndexError):
+        last(TOKENS, [])
+    assert model(TOKENS).shape == (3, 4, VOCAB)

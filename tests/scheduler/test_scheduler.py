@@ -11,7 +11,7 @@ pytest.importorskip("mlx.core")
 
 import mlx.core as mx
 
-from server.engine.engine import Turn
+from server.engine.turn import Turn
 from server.observe.status import Status
 from server.protocol.errors import ApiError, unavailable
 from server.protocol.events import Failed, Prefilled, Score, Scored, Token

@@ -1,0 +1,177 @@
+"""Which rows may be computed together: found out at each start, on the very model.
+
+Runs on the main thread of every rank, once the weights are there. Prompts of different length, a
+newcomer, some that leave, and one that goes on from a kept prefix run through the engine; what it
+computes for each must be what the model computes for that one alone. Where it is not, the engine
+falls back: prompts one at a time, then all rows. Nothing here knows architectures by name.
+
+Logits are compared. They may differ by no more than some times what it makes to cut a prompt at
+another place, which is rounding. So nobody's likeliest token can change, but where two are as good
+as equal.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
+
+from server.engine.last_logits import LastLogits
+from server.engine.prefix_store import reuse_kind
+from server.engine.rows_apart import TOGETHER, Ways, is_unused
+from server.protocol.failures import is_shared
+from server.startup.batching_script import CHUNK, USED, Script, far, rotating
+from server.wire.link import Link
+
+STAGE = "proving batches"
+# How far logits may be from those of the model alone, as a part of the largest: so many times what
+# rounding makes of them, within these bounds. Weights of 32 bits leave nothing to rounding.
+NOISES, FAR_LEAST, FAR_MOST = 5, 0.005, 0.3
+
+# The fastest first. The last one computes what mlx-lm does for a prompt alone.
+ALL_WAYS = (TOGETHER, Ways(prompts_apart=True), Ways(prompts_apart=True, rows_apart=True))
+
+log = logging.getLogger(__name__)
+
+
+class Wrong(ValueError):
+    """What a way, or the model itself, does wrong."""
+
+
+def prove_ways(last: LastLogits, vocab: int, link: Link, progress: Callable[[str], None]) -> Ways:
+    """The fastest right way, which is last.ways from now on. Every rank calls it. Raises Wrong, on
+    every rank, where there is none."""
+    progress(STAGE)
+    script = Script.of(last.model, vocab)
+    unused, windows = _look_at_layers(last.model)
+    most = FAR_LEAST if _is_exact(last.model) else FAR_MOST
+    whole, noise = _look_at_cuts(script, windows, most, link)
+    if whole:
+        log.warning("what this model answers depends on where its prompts are cut: %s", whole)
+    limit = min(most, max(FAR_LEAST, NOISES * noise))
+    alone = cache(partial(script.alone, chunk=CHUNK if whole else None))
+    for way in ALL_WAYS:
+        last.ways = replace(way, whole=bool(whole), unused=unused)
+        wrong = _agree(link, partial(_try, last, script, link, alone, limit, progress))
+        if not wrong:
+            log.info("rows are computed %s", last.ways)
+            return last.ways
+        log.warning("rows of this model cannot be computed %s: %s", last.ways, wrong)
+    raise Wrong(f"its rows differ in this server from what it computes alone: {wrong}")
+
+
+def _agree(link: Link, act: Callable[[], None]) -> str:
+    """What any rank says is wrong; "" if none does. All ranks hear the same."""
+    said = ""
+    try:
+        act()
+    except Exception as error:
+        if not is_shared(error):
+            raise
+        said = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
+    everywhere = [json.loads(data) for data in link.gather_bytes(json.dumps(said).encode())]
+    return next(filter(None, everywhere), "")
+
+
+def _try(
+    last: LastLogits,
+    script: Script,
+    link: Link,
+    alone: Callable[[int, bool], list[mx.array]],
+    limit: float,
+    progress: Callable[[str], None],
+) -> None:
+    """Whether all get what they get alone. Raises Wrong, or what the model raises."""
+    progress(STAGE)
+    if not last.ways.rows_apart:
+        wrong = _agree(link, partial(_build, last.model, last.ways))
+        if wrong:
+            raise Wrong(wrong)
+    logits = script.play(last, link)
+    for uid, answer in script.answers.items():
+        progress(STAGE)
+        goes_on = uid == 1 or (uid == 5 and bool(reuse_kind(last.model, last.ways)))
+        for place, right in enumerate(alone(uid, goes_on)):
+            off = far(logits[uid, place], right)
+            # Written so that NaN fails too.
+            if not off <= limit:
+                raise Wrong(
+                    f"token {place + 1} of {len(answer)} after a prompt of "
+                    f"{len(script.prompts[uid])} is off by {off:.2g} of the largest logit "
+                    f"(at most {limit:.2g})"
+                )
+
+
+def _build(model: Any, ways: Ways) -> None:
+    """A batch with a newcomer and one that leaves, as a graph that is never computed. In a pipeline
+    the ranks have other layers each, and one that failed in a step would leave others waiting."""
+    rows = [make_prompt_cache(model) for _ in range(3)]
+    if ways.prompts_apart:
+        for one, length in zip(rows, (3, 2, 1), strict=True):
+            model(mx.ones((1, length), dtype=mx.int32), cache=one)
+    batch, newcomer = _merge(rows[:2], ways), _merge(rows[2:], ways)
+    if not ways.prompts_apart:
+        for layer in batch:
+            layer.prepare(lengths=[3, 1], right_padding=[0, 2])
+        model(mx.array([[1, 2, 3], [4, 0, 0]]), cache=batch)
+        for layer in batch:
+            layer.finalize()
+        model(mx.array([[5]]), cache=newcomer)
+    for layer, other in zip(batch, newcomer, strict=True):
+        layer.extend(other)
+    model(mx.array([[1], [2], [3]]), cache=batch)
+    for layer in batch:
+        layer.filter([0, 2])
+    model(mx.array([[1], [2]]), cache=batch)
+
+
+def _merge(rows: list[list], ways: Ways) -> list:
+    together = replace(ways, prompts_apart=False)
+    layers = zip(*map(together.wrap, rows), strict=True)
+    return [caches[0].merge(list(caches)) for caches in layers]
+
+
+def _look_at_layers(model: Any) -> tuple[frozenset[int], list[tuple[int, int]]]:
+    """Which layers have a cache and do not fill it; and for each that keeps a window, the tokens
+    that it sees within a chunk, and those that it keeps. Nothing is computed for that."""
+    caches = make_prompt_cache(model)
+    windows: list[tuple[int, int]] = []
+
+    def note(kept: RotatingKVCache, make_mask: Callable, n: int, **named: Any):
+        windows.append((named.get("window_size") or kept.max_size, kept.max_size))
+        return make_mask(n, **named)
+
+    for kept in rotating(caches):
+        kept.make_mask = partial(note, kept, kept.make_mask)
+    model(mx.array([[1, 2, 3]]), cache=caches)
+    return frozenset(i for i, layer in enumerate(caches) if is_unused(layer)), windows
+
+
+def _is_exact(model: Any) -> bool:
+    types = {array.dtype for _, array in tree_flatten(model.parameters())}
+    return types == {mx.float32}
+
+
+def _look_at_cuts(
+    script: Script, windows: list[tuple[int, int]], most: float, link: Link
+) -> tuple[str, float]:
+    """What speaks against cutting prompts anywhere, or ""; and how far logits come apart by it."""
+    text, places = script.prompts[1] + script.answers[1][:-1], len(script.answers[1])
+    straight = script.alone(1, True)
+    cut = script.in_pieces([text[:USED], text[USED:]], places, begun=True)
+    noise = max(far(one, other) for one, other in zip(cut, straight, strict=True))
+
+    def judge() -> None:
+        # Most windows are longer than the prompts here, so they are looked at by themselves.
+        for seen, kept in windows:
+            if seen > kept:
+                raise Wrong(f"its layers see {seen} tokens within a chunk, and keep {kept}")
+        if not noise <= most:
+            raise Wrong(f"logits change by {noise:.2g} of the largest")
+
+    return _agree(link, judge), noise
