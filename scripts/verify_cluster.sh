@@ -85,6 +85,7 @@ choose_place() {
     [ -z "${BACKEND-}" ] || PLACE+=(--backend "$BACKEND")
   fi
   [ -z "${MODEL_DIR-}" ] || PLACE+=(--model-dir "$(absolute_path "${MODEL_DIR%/}")")
+  [ "${TRUST_REMOTE_CODE:-0}" = 0 ] || PLACE+=(--trust-remote-code)
   [ -z "${KV_BUDGET_GB-}" ] || PLACE+=(--kv-budget-gb "$KV_BUDGET_GB")
   [ "${CONTEXT_MAX:-0}" = 0 ] || PLACE+=(--context-max "$CONTEXT_MAX")
   [ -z "${MLX_METAL_FAST_SYNCH-}" ] || PLACE+=(--fast-synch "$MLX_METAL_FAST_SYNCH")

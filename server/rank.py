@@ -75,7 +75,13 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
     status.fleet.join(members)
     tell(f"loading on {link.size} ranks")
     shard = load_shard(
-        settings.model_dir, settings.parallel, link, settings.context_max, tell, status.fleet.load
+        settings.model_dir,
+        settings.parallel,
+        link,
+        settings.context_max,
+        tell,
+        status.fleet.load,
+        settings.trust_remote_code,
     )
     if shard.last.ways.slower:
         status.note(f"requests of this model are computed {shard.last.ways}: see the log")

@@ -14,7 +14,7 @@ allocator and its backends raise RuntimeError, MemoryError or OSError themselves
 errors about values and names come from data.
 """
 
-_SHARED = (
+SHARED = (
     ValueError,
     LookupError,
     TypeError,
@@ -32,4 +32,4 @@ class Refused(ValueError):
 
 def is_shared(error: BaseException) -> bool:
     """Whether every rank that does the same with the same data fails in the same way."""
-    return isinstance(error, _SHARED)
+    return isinstance(error, SHARED)

@@ -23,6 +23,7 @@ class Settings:
     model_dir: Path
     model_id: str
     parallel: str  # "tensor" | "pipeline"
+    trust_remote_code: bool  # code of the model folder may be run for its tokenizer
     http_host: str
     http_port: int
     queue_max: int  # requests waiting beyond the running ones

@@ -104,6 +104,11 @@ TABLE = (
         (*SERVER, BENCH, DOCTOR), "tensor", choices=("tensor", "pipeline"),
     ),
     Setting(
+        "TRUST_REMOTE_CODE", "switch",
+        "1 runs Python of the model's folder, for a tokenizer that cannot be made without it",
+        (*SERVER, DOCTOR), 0,
+    ),
+    Setting(
         "HTTP_HOST", "text", "Address that rank 0 listens on", SERVER, "127.0.0.1",
         otherwise="127.0.0.1 with --local, else 0.0.0.0",
         pattern=r"[A-Za-z0-9:][A-Za-z0-9.:%_-]{0,252}", allowed="an address or a host name",

@@ -9,23 +9,27 @@ piece the ranks meet: so every rank knows how far all are, and a dead one is not
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.utils import load_model, load_tokenizer
+from mlx_lm.utils import load_model
 
 from server.engine.last_logits import LastLogits, put_heads
 from server.engine.split_head import split_heads
 from server.observe.fleet import Loaded
+from server.protocol.failures import SHARED
 from server.protocol.requests import Sampling
 from server.startup.batching import Wrong, prove_ways
+from server.startup.tokenizer import load as load_tokenizer
 from server.wire.link import Link
 from server.wire.link_speed import Sums, counting_sums
 
 PIECE_BYTES = 2**30
+NO_METAL = "No Metal back-end"  # MLX's words
 UNIT = 1024  # bytes, in which the ranks tell each other how far they are: an int32 reaches 2 TB
 
 log = logging.getLogger(__name__)
@@ -57,35 +61,36 @@ def load_shard(
     context_max: int | None,
     progress: Callable[[str], None],
     on_loaded: Callable[[tuple[Loaded, ...]], None] = lambda loaded: None,
+    trust: bool = False,
 ) -> Shard:
-    """Loads, shards and evaluates. on_loaded hears how far each rank is. Raises Unloadable."""
-    try:
+    """Loads, shards and evaluates. on_loaded hears how far each rank is. trust: code of the folder
+    may be run for its tokenizer. Raises Unloadable."""
+    with _or_unloadable(f"{model_dir} cannot be loaded"):
         model, config = load_model(model_dir, lazy=True)
-        tokenizer = load_tokenizer(model_dir, eos_token_ids=config.get("eos_token_id"))
-    except (ValueError, FileNotFoundError, KeyError) as error:
-        raise Unloadable(f"{model_dir}: {error}") from error
+    with _or_unloadable(f"the tokenizer of {model_dir} cannot be loaded"):
+        tokenizer = load_tokenizer(model_dir, config, trust)
     splits = []
-    if link.size > 1:
-        _split(model, parallel, link)
-    heads = put_heads(model)
-    if link.size > 1:
-        splits = split_heads(heads, link)
+    with _or_unloadable("the model cannot be split"):
+        if link.size > 1:
+            _split(model, parallel, link)
+        heads = put_heads(model)
+        if link.size > 1:
+            splits = split_heads(heads, link)
     for loaded in _evaluate(model, link):
         on_loaded(loaded)
         progress(f"loading: {_describe(loaded)}")
     progress(f"loaded: {_describe(loaded)}")
     progress("first forward pass")
-    with counting_sums() as sums:
-        logits = model(mx.zeros((1, 1), dtype=mx.int32))
+    kind = config.get("model_type")
+    with counting_sums() as sums, _or_unloadable(f"{kind} cannot be computed on this machine"):
+        logits = model(mx.zeros((1, 1), dtype=mx.int32))  # as yet nothing is sent or computed
     mx.eval(logits)
     last = LastLogits(model, heads)
     last.alike = link.size == 1 or parallel != "pipeline"
-    if not last.prove(link):
-        log.warning("no output projection found: prompts compute the logits of all their tokens")
-    try:
+    with _or_unloadable("this model cannot be served", SHARED):
+        if not last.prove(link):
+            log.warning("no output projection found: prompts compute logits of all their tokens")
         prove_ways(last, logits.shape[-1], link, progress)
-    except Wrong as wrong:
-        raise Unloadable(f"this model cannot be served: {wrong}") from wrong
     for split in splits:
         progress("timing the output projection")
         split.tune()
@@ -101,6 +106,22 @@ def load_shard(
         sums=sums,
         sampling=default_sampling(model_dir),
     )
+
+
+@contextmanager
+def _or_unloadable(what: str, kinds: type | tuple[type, ...] = Exception) -> Iterator[None]:
+    """Whatever stands against a model comes from its files, or from what was made for other
+    machines: the next start would meet it again, and a traceback helps nobody."""
+    try:
+        yield
+    except Unloadable:
+        raise
+    except kinds as error:
+        said = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
+        if NO_METAL in said:
+            said += " (it needs Apple's GPU)"
+        log.debug("%s", what, exc_info=error)
+        raise Unloadable(f"{what}: {said}") from error
 
 
 def context_length(config: dict[str, Any]) -> int:

@@ -45,6 +45,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--local", type=int, default=0)
     parser.add_argument("--model-dir")
     parser.add_argument("--parallel", default="tensor")
+    parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--kv-budget-gb", type=float)
     parser.add_argument("--context-max", type=int)
     parser.add_argument("--fast-synch", default="")
@@ -94,6 +95,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         hostfile_name=name,
         model_dir=options.model_dir,
         parallel=options.parallel,
+        trust_remote_code=options.trust_remote_code,
         kv_budget_gb=options.kv_budget_gb,
         context_max=options.context_max,
         fast_synch=options.fast_synch or from_envs(hostfile, "MLX_METAL_FAST_SYNCH"),

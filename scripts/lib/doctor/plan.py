@@ -31,6 +31,7 @@ class Plan:
     hostfile_name: str = ""
     model_dir: str | None = None
     parallel: str = "tensor"
+    trust_remote_code: bool = False
     kv_budget_gb: float | None = None
     context_max: int | None = None
     fast_synch: str = ""

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Refuse, before launch, a model that the ranks could not load or share.
 
-usage: check_model.py MODEL_DIR RANKS [--parallel tensor|pipeline] [--json]
+usage: check_model.py MODEL_DIR RANKS [--parallel tensor|pipeline] [--trust-remote-code] [--json]
 
 Checks that the folder is whole, that the installed mlx-lm knows the architecture and
 can split it in the way asked for, and that its heads, widths and quantisation groups
@@ -21,6 +21,7 @@ from pathlib import Path
 from scripts.lib.model.mlx_lm_source import Architecture, find_architecture, mlx_lm_folder
 from scripts.lib.model.model_folder import INDEX_FILE, folder_problems, read_json
 from server.protocol.limits import MOST_RANKS
+from server.protocol.tokenizer_code import must_run
 
 RANK_COUNTS = range(1, MOST_RANKS + 1)
 
@@ -56,8 +57,9 @@ class Verdict:
     reasons: list[str]
 
 
-def check(folder: Path, ranks: int, parallel: str = "tensor") -> Verdict:
-    """Whether the model in `folder` runs on `ranks` ranks, split as `parallel` says.
+def check(folder: Path, ranks: int, parallel: str = "tensor", trust: bool = False) -> Verdict:
+    """Whether the model in `folder` runs on `ranks` ranks, split as `parallel` says. trust: code of
+    the folder may be run for its tokenizer.
 
     Raises RuntimeError when mlx-lm is not installed for this interpreter.
     """
@@ -65,6 +67,9 @@ def check(folder: Path, ranks: int, parallel: str = "tensor") -> Verdict:
     if package is None:
         raise RuntimeError(f"mlx-lm is not installed for {sys.executable}")
     reasons = folder_problems(folder)
+    code = must_run(folder)
+    if code is not None and not trust:
+        reasons.append(code.refusal)
     if folder.name.endswith(".partial"):
         reasons.append(f"{folder} is an unfinished copy: run scripts/sync_model.sh again")
     try:
@@ -213,12 +218,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
     parser.add_argument("ranks", type=int, metavar="RANKS")
     parser.add_argument("--parallel", choices=("tensor", "pipeline"), default="tensor")
+    parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     if options.ranks < 1:
         parser.error(f"RANKS is {options.ranks}: at least 1")
     try:
-        verdict = check(options.model_dir, options.ranks, options.parallel)
+        verdict = check(
+            options.model_dir, options.ranks, options.parallel, options.trust_remote_code
+        )
     except RuntimeError as error:
         print(f"check_model: {error}", file=sys.stderr)
         return 3
