@@ -1,6 +1,7 @@
 """What one request with a grammar costs the others in its batch.
 
 usage: python -m scripts.dev.bench_constrained --model DIR [--batch N] [--steps N] [--repeats N]
+                                               [--help]
 
 Decodes a batch of N requests on one rank with the server's own engine, without HTTP: once with no
 grammar in it, once with one request that must match a JSON schema, in turn. Prints medians over
@@ -21,6 +22,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.shared import whole
 from server.engine.engine import Engine
 from server.grammar.grammars import Grammars
 from server.protocol.requests import Common, Format, Sampling
@@ -99,13 +102,11 @@ def time_mask(arguments, vocab: int, grammar) -> float:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("bench_constrained.py", __doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of a local MLX model")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=40, help="counted steps a repeat")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch", type=whole(1, 1024), default=8, help="requests (8)")
+    parser.add_argument("--steps", type=whole(1, 10**6), default=40, help="counted, a repeat (40)")
+    parser.add_argument("--repeats", type=whole(1, 10**6), default=5, help="(5)")
     return parser.parse_args()
 
 

@@ -31,6 +31,7 @@ from pathlib import Path
 from scripts.dev.fault_cases import FAULTS, Result, complaints, run_phase
 from scripts.dev.fault_rows import describe_cell, put_into, render
 from scripts.dev.fault_starts import AT_START
+from scripts.lib.verbs.parser import Parser
 from tests.support.faults import CONTEXT, PHASES, Server
 from tests.support.tiny_models import tiny_llama
 
@@ -57,11 +58,7 @@ def run_case(case: str, model: Path) -> Result:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        usage=argparse.SUPPRESS,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("fault_table.py", __doc__)
     parser.add_argument("--cases", nargs="*")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--list", action="store_true")

@@ -34,8 +34,8 @@ have their part of the KV memory: start the server with a small KV_BUDGET_GB, su
 model, that they have it in the first half. A run of ten minutes says more than a run of
 one. With --json the last line is one JSON object with the same names.
 
-Exit codes: 0 the server stayed whole, 1 it did not, or does not answer, 2 usage (or several servers
-run, and none was named), 3 no server was named and none was started.
+Exit codes: 0 the server stayed whole, 1 it did not, or does not answer, 2 usage (or no server or
+several run, and none was named), 3 no server was started on that port.
 """
 
 import argparse

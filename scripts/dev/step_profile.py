@@ -1,7 +1,7 @@
 """Where the time of a decode step goes: in our engine, and in mlx-lm's own batches.
 
 usage: python -m scripts.dev.step_profile --model DIR [--batch N...] [--mix greedy|mixed]
-                                          [--steps N] [--json]
+                                          [--steps N] [--prefill-step N] [--json] [--help]
 
 Decodes batches of N requests (1 8 32) without HTTP, ours and mlx-lm's BatchGenerator in turn, and
 prints milliseconds of a step, medians over the steps:
@@ -44,6 +44,8 @@ from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_model
 
 from scripts.lib.bench.workload import sampling
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.shared import one_of, whole
 from server.engine.engine import Engine
 from server.protocol.events import Token
 from server.protocol.requests import Common, Sampling
@@ -242,14 +244,12 @@ def render(rows: list[dict]) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("step_profile.py", __doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of a local MLX model")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--mix", choices=("greedy", "mixed"), default="greedy")
-    parser.add_argument("--steps", type=int, default=40, help="counted steps of each run")
-    parser.add_argument("--prefill-step", type=int, default=512)
+    parser.add_argument("--batch", type=whole(1, 1024), nargs="+", default=[1, 8, 32])
+    parser.add_argument("--mix", type=one_of("greedy", "mixed"), default="greedy")
+    parser.add_argument("--steps", type=whole(1, 10**6), default=40, help="counted, a run (40)")
+    parser.add_argument("--prefill-step", type=whole(16, 65_536), default=512, help="tokens (512)")
     parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
     return parser.parse_args()
 

@@ -115,8 +115,8 @@ list_settings() {
 # exported, to what an option, the environment or cluster.env says, or is unset.
 #
 # Sets for each, in the same order, SETTING_NAMES, SETTING_PLACES, SETTING_ORIGINS and
-# SETTING_DEFAULTS; RANK_SETTINGS and LAUNCH_SETTINGS, the names of what goes to ranks; and the
-# numbers of server/protocol/limits.py. Takes the settings of ranks out of EXTRA_ENV.
+# SETTING_DEFAULTS; RANK_SETTINGS and LAUNCH_SETTINGS, the names of what goes to ranks; and what
+# stands in server/protocol/limits.py and hosts/reach.py. Takes the settings of ranks out of EXTRA_ENV.
 check_settings() {
   local name place origin default value arguments others
   arguments=(check "${PROGRAM%%.*}") others=()
@@ -129,7 +129,7 @@ check_settings() {
   RANK_SETTINGS='' LAUNCH_SETTINGS=''
   while IFS=$'\037' read -r name place origin default value; do
     case $place in
-      limit)
+      fact)
         printf -v "$name" '%s' "$value"
         continue
         ;;

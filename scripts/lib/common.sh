@@ -118,7 +118,7 @@ host_command() {
   if [ "$1" = 127.0.0.1 ]; then
     HOST_COMMAND=(bash -c "$2")
   else
-    # shellcheck disable=SC2206  # a list, of server/protocol/limits.py
+    # shellcheck disable=SC2206  # a list, of hosts/reach.py
     HOST_COMMAND=(ssh -n $SSH_OPTIONS "$1" "$2")
   fi
 }

@@ -35,7 +35,7 @@ process. If the server wants a key, set API_KEY, in the environment or in cluste
 
 It prints a table, then one line of JSON with the same numbers and more. Each number is defined in
 docs/performance.md. Exit codes: 0 measured, 1 no or only failed answers, 2 usage (or
-several servers run, and none was named), 3 no server was named and none was started.
+no server or several run, and none was named), 3 no server was started on that port.
 """
 
 import argparse

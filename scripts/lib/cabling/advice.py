@@ -11,7 +11,7 @@ from scripts.lib.cabling.finding import SEVERITIES, Finding
 from scripts.lib.cabling.plan import Plan, is_beside_ethernet, is_usable, pairs_of
 from scripts.lib.cabling.ports import Port
 from scripts.lib.cabling.survey import Facts
-from server.protocol.limits import MOST_RANKS
+from scripts.lib.hosts.reach import MOST_RANKS
 
 
 def advise(facts: Mapping[str, Facts], plan: Plan, wanted: str | None = None) -> list[Finding]:

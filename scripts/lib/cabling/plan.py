@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from scripts.lib.cabling.cabling import Cable, End, between, cables, matrix
 from scripts.lib.cabling.survey import Facts
-from server.protocol.limits import MOST_RANKS
+from scripts.lib.hosts.reach import MOST_RANKS
 
 RING_MAX_CABLES = 4
 RINGS_LOOKED_AT = 10_000  # More than a mesh of eight has

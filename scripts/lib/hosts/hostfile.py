@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.protocol.limits import MOST_RANKS
+from scripts.lib.hosts.reach import MOST_RANKS
 
 BACKENDS = ("jaccl", "jaccl-ring", "ring")
 

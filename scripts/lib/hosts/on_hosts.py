@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from server.protocol import limits
-from server.protocol.limits import LOCAL_HOST
+from scripts.lib.hosts import reach
+from scripts.lib.hosts.reach import LOCAL_HOST
 
 UNREACHABLE = 255  # ssh's own exit code
-SSH_OPTIONS = tuple(limits.SSH_OPTIONS.split())
+SSH_OPTIONS = tuple(reach.SSH_OPTIONS.split())
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import random
 import socket
 from collections.abc import Sequence
 
-from server.protocol.limits import MOST_RANKS
+from scripts.lib.hosts.reach import MOST_RANKS
 
 # Below the ports that systems hand out to clients: from 32768 on Linux, from 49152 on macOS.
 FIRST, END = 28_000, 32_000

@@ -13,7 +13,7 @@ import subprocess
 from collections import deque
 
 from scripts.lib.hosts.our_process import signal_if
-from server.protocol.limits import LOCAL_HOST
+from scripts.lib.hosts.reach import LOCAL_HOST
 from server.protocol.printable import printable_line
 
 TAIL_LINES = 120  # Kept of each rank, to be shown if it fails: enough for all threads' stacks.

@@ -11,16 +11,17 @@ on stderr; 2: usage; 3: mlx-lm is not installed. --json prints the verdict on st
 It never imports mlx, loads no weights and runs nothing of the model folder.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from scripts.lib.hosts.reach import MOST_RANKS
 from scripts.lib.model.mlx_lm_source import Architecture, find_architecture, mlx_lm_folder
 from scripts.lib.model.model_folder import INDEX_FILE, folder_problems, read_json
-from server.protocol.limits import MOST_RANKS
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.shared import one_of, whole
 from server.protocol.tokenizer_code import must_run
 
 RANK_COUNTS = range(1, MOST_RANKS + 1)
@@ -213,16 +214,13 @@ def _group_sizes(config: dict, layer: str) -> set[int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="check_model.py")
-    parser.format_help = lambda: __doc__
+    parser = Parser("check_model.py", __doc__)
     parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
-    parser.add_argument("ranks", type=int, metavar="RANKS")
-    parser.add_argument("--parallel", choices=("tensor", "pipeline"), default="tensor")
+    parser.add_argument("ranks", type=whole(1, 10**6), metavar="RANKS")
+    parser.add_argument("--parallel", type=one_of("tensor", "pipeline"), default="tensor")
     parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    if options.ranks < 1:
-        parser.error(f"RANKS is {options.ranks}: at least 1")
     try:
         verdict = check(
             options.model_dir, options.ranks, options.parallel, options.trust_remote_code

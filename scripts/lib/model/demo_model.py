@@ -13,7 +13,6 @@ works, the others wait. A folder appears under its own name only when it is fini
 so an interrupted run leaves nothing that looks like a model.
 """
 
-import argparse
 import fcntl
 import hashlib
 import shutil
@@ -26,6 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scripts.lib.model.model_folder import folder_problems
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.shared import one_of
 
 NAME = "SmolLM2-135M-Instruct"
 FORMATS = ("float32", "4bit")
@@ -184,10 +185,9 @@ def say(line: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="demo_model.py")
-    parser.format_help = lambda: __doc__
+    parser = Parser("demo_model.py", __doc__)
     parser.add_argument("models_dir", type=Path, metavar="MODELS_DIR")
-    parser.add_argument("--format", choices=("auto", *FORMATS), default="auto")
+    parser.add_argument("--format", type=one_of("auto", *FORMATS), default="auto")
     options = parser.parse_args(arguments)
     # An exit, not a sudden death: it ends pip too, and takes the half-made folder away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -7,9 +7,10 @@ Usage: module.py lib.settings.settings check SCRIPT [--option NAME=VALUE]... [--
 
 check     Every setting that SCRIPT (its name without .sh) reads, one a line: name, where it goes
           (rank, launch, secret or here), origin, default and value, with \\037 between; a value is
-          empty where the default holds. After them, with the place `limit`, the numbers of
-          server/protocol/limits.py. Each problem is a line instead. --option: one for all ranks, as
-          of --env. --OTHER: an option of the script's that stands for a setting, such as --port.
+          empty where the default holds. After them, with the place `fact`, what stands in
+          server/protocol/limits.py and hosts/reach.py. Each problem is a line instead. --option:
+          one for all ranks, as of --env. --OTHER: an option of the script's that stands for a
+          setting, such as --port.
 valid     Nothing, or what is wrong with this value.
 help      The list for SCRIPT's --help.
 docs      The table of docs/from-scratch.md. With template: hostfiles/cluster.env.template.
@@ -26,6 +27,7 @@ if sys.hexversion < 0x03090000:
 
 import os
 
+from scripts.lib.hosts import reach
 from scripts.lib.settings import kept_settings
 from server.protocol import limits
 from server.protocol.settings_table import (
@@ -80,8 +82,9 @@ def answer(arguments: list) -> tuple:
         return [str(error)], 2
     if problems:
         return problems, 2
-    numbers = [(name, str(value)) for name, value in vars(limits).items() if name.isupper()]
-    rows = [row(one) for one in found] + [(n, "limit", "", "", text) for n, text in numbers]
+    facts = {**vars(limits), **vars(reach)}.items()
+    rows = [row(one) for one in found]
+    rows += [(name, "fact", "", "", str(value)) for name, value in facts if name.isupper()]
     return [BETWEEN.join(cells) for cells in rows], 0
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.lib.hosts.our_process import read_lines, recorded_pid
-from server.protocol.limits import LOCAL_HOST
+from scripts.lib.hosts.reach import LOCAL_HOST
 
 
 @dataclass(frozen=True)

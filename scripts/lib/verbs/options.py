@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Read the command line of a verb that is bash: what read_options of scripts/lib/options.sh asks.
+"""Read the command line of a verb that is bash: what read_options (ask_python.sh) asks.
 
 Usage: module.py lib.verbs.options SCRIPT [--words] [--with MODULE] -- ARGUMENT...
 

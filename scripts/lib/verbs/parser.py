@@ -49,7 +49,13 @@ class Parser(argparse.ArgumentParser):
         return taken
 
     def format_help(self) -> str:
-        return self._text.strip("\n")
+        """The text, and behind it what has a word of help and no line in the text."""
+        lines = [self._text.strip("\n")]
+        for action in self._actions:
+            name = ", ".join(action.option_strings)
+            if action.help and not re.search(rf"^ +{re.escape(name)}\b.*?  ", lines[0], re.M):
+                lines += [""] * (len(lines) == 1) + [f"  {name:<16}  {action.help}"]
+        return "\n".join(lines)
 
     def refuse_unknown(self, words: Sequence[str]) -> None:
         """Before anything else: what follows an option that we do not know means nothing."""

@@ -8,6 +8,7 @@ import os
 import sys
 
 from scripts.lib.settings.kept_settings import SettingError, first_key, lookup
+from scripts.lib.status.servers import find_servers
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.shared import KINDS, some
 from scripts.lib.verbs.verb_settings import ROOT, choose_server, stop
@@ -35,6 +36,8 @@ def find_server(parser: Parser, options: argparse.Namespace) -> None:
     options.server = None
     if options.url:
         return
+    if not find_servers(ROOT):
+        parser.error("no server was started from this checkout: name one with --url")
     options.server = choose_server(program, port, ROOT)
     options.url = options.server.url
     if port is None:

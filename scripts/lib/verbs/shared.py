@@ -17,7 +17,7 @@ import argparse
 import re
 from collections.abc import Callable
 
-from server.protocol.limits import MOST_RANKS
+from scripts.lib.hosts.reach import MOST_RANKS
 from server.protocol.settings_table import BY_NAME, SettingError, allowed, parse
 
 # Options that are settings, too: they win over the environment and over cluster.env.

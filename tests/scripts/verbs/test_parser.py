@@ -3,6 +3,7 @@
 import importlib
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,17 @@ PYTHON = {
     for path in sorted(SCRIPTS.glob("*.sh"))
     if (found := re.search(r"^  exec_verb (\S+)", path.read_text("utf-8"), re.M))
 }
+# What is run as it is, or by its module's name.
 PROGRAMS = ["bench_serving.py"]
+MODULES = ["dev/soak.py", "dev/fault_table.py", "lib/model/check_model.py"]
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [SCRIPTS / name, *arguments], capture_output=True, text=True, check=False
-    )  # fmt: skip
+    command = [str(SCRIPTS / name)]
+    if name in MODULES:
+        module = name.removesuffix(".py").replace("/", ".")
+        command = [sys.executable, str(SCRIPTS / "lib" / "module.py"), module]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 
 def parser_of(name: str) -> Parser:
@@ -46,7 +51,7 @@ def test_every_verb_is_looked_at():
     assert verbs == {name for name in [*BASH, *PYTHON] if "/" not in name}
 
 
-@pytest.mark.parametrize("name", [*BASH, *PYTHON, *PROGRAMS])
+@pytest.mark.parametrize("name", [*BASH, *PYTHON, *PROGRAMS, *MODULES])
 def test_an_unknown_option_is_named_with_the_nearest_and_is_code_2_everywhere(name):
     done = run(name, "--hepl")
     program = Path(name).name
