@@ -17,12 +17,12 @@ RUN_ID = re.compile(r"[A-Za-z0-9._-]+")
 
 def is_of_run(command: str, run_id: str) -> bool:
     """Whether a command line, perhaps with other words of ps before it, is of this run."""
-    return bool(run_id) and carries(command, f"--run-id {run_id}")
+    return bool(run_id) and f" --run-id {run_id} " in f" {command.strip()} "
 
 
-def carries(command: str, words: str) -> bool:
-    """Whether these words, and not parts of longer ones, are in a command line."""
-    return f" {words} " in f" {command.strip()} "
+def is_service(command: str) -> bool:
+    """The same of what a service runs, which belongs to no run: it starts them."""
+    return "service_run" in command
 
 
 def read_record(path: Path) -> tuple[int, str] | None:

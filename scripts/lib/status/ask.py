@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.lib.hosts.on_hosts import LOCAL_HOST, run_on_hosts
-from scripts.lib.hosts.our_process import carries, command_of, read_lines
+from scripts.lib.hosts.our_process import command_of, is_service, read_lines
 from scripts.lib.logs.log_files import RUN_STARTS, Mark, read_since
 from scripts.lib.status.facts import HostFacts, read_facts
 from scripts.lib.status.servers import Server, supervisor_pid
@@ -83,8 +83,7 @@ def gather(server: Server, env: Mapping[str, str]) -> Gathered:
 def read_service(server: Server) -> str:
     """What service_run.py last said; nothing if it does not run."""
     pid, *text = read_lines(server.run_dir / "service.says") or [""]
-    settings = server.run_dir / "service.settings"
-    if not pid.isdecimal() or not carries(command_of(pid), str(settings)):
+    if not pid.isdecimal() or not is_service(command_of(pid)):
         return ""
     return " ".join(text)
 
