@@ -1,0 +1,62 @@
+"""end_ranks.sh ends what is ours, and nothing else."""
+
+import subprocess
+
+import pytest
+
+from tests.support.supervised import END_RANKS, start_rank
+
+
+def run_end_ranks(*arguments) -> subprocess.CompletedProcess:
+    command = ["bash", END_RANKS, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_end_ranks_ends_ours_and_says_so(server):
+    pids = [start_rank(server, rank).pid for rank in (0, 1)]
+    done = run_end_ranks(server.run_dir)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        f"rank {rank} (pid {pid}) ended" for rank, pid in enumerate(pids)
+    ]
+    assert not server.left()
+    assert not list(server.run_dir.glob("rank-*.pid"))
+
+
+def test_end_ranks_kills_what_does_not_leave(server):
+    process = start_rank(server, 0, "--stubborn")
+    done = run_end_ranks(server.run_dir, 1)
+    assert (done.returncode, done.stdout) == (0, f"rank 0 (pid {process.pid}) killed after 3 s\n")
+    assert server.seen(0) == ["SIGTERM", "SIGTERM"]
+    assert not list(server.run_dir.glob("rank-*.pid"))
+
+
+def test_end_ranks_leaves_a_reused_pid_alone(server):
+    """The pid of a rank that crashed may by now belong to the user's editor."""
+    stranger = server.start(["sleep", "600"])
+    record = server.run_dir / "rank-0.pid"
+    record.write_text(f"{stranger.pid}\n{server.run_id}\n")
+    done = run_end_ranks(server.run_dir)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert stranger.poll() is None
+    assert not record.exists()
+
+
+@pytest.mark.parametrize(
+    "record", ["", "12x\nid\n", "1\nid\n", "0\nid\n", "-1\nid\n", "\n\n", "77\n*\n", "7"]
+)
+def test_end_ranks_survives_a_broken_record(server, record):
+    (server.run_dir / "rank-0.pid").write_text(record)
+    done = run_end_ranks(server.run_dir)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [((), 2), (("--wrong",), 2), (("x", "5s"), 2), (("x", "1", "2"), 2), (("--help",), 0),
+     (("/nowhere",), 0)],
+)  # fmt: skip
+def test_end_ranks_usage(arguments, code):
+    done = run_end_ranks(*arguments)
+    assert done.returncode == code
+    assert bool(done.stderr) == (code == 2)
