@@ -106,6 +106,13 @@ def test_xml_ends_that_are_missing(end, called, folder):
         assert got.text == f"{XML}<parameter=text>\nhalf\n{end}"
 
 
+def test_an_end_that_was_forgotten_between_two_arguments(folder):
+    """The second would else be text of the first."""
+    text = XML.replace("</parameter>\n", "") + "<parameter=text>\nx\n</parameter>\n</function>"
+    got = read(folder, "qwen3.5", text + "\n</tool_call>")
+    assert values(got) == [("write", {"path": "/a", "text": "x"})]
+
+
 def test_a_cut_value_that_holds_a_closing_is_no_call(folder):
     """The call seems to end where its value only quotes an end."""
     text = f"{XML}<parameter=text>\nDocs:\n</parameter>\n</function>\n</tool_call>\nand th"

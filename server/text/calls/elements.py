@@ -9,7 +9,8 @@ Nothing quotes the values, so the text of an argument may hold any of the marker
 - Inside of a value, an argument's opening marker and the next closing one belong together.
 - A closing of a whole call that no other call opens belongs to the value before it, so of several
   the last is the call's.
-- Where that leads nowhere, pairs are not counted, and then a forgotten closing marker is forgiven.
+- Where that leads nowhere, pairs are not counted, and an argument on a line of its own ends the one
+  before it; and then a closing marker that was forgotten at the end of the call is forgiven.
 
 Only the first reading is tried while the answer goes on; the others need its end. Pure; rank 0's
 HTTP threads.
@@ -203,7 +204,7 @@ class _OneCall:
             if not self._scan.literal(end, close):
                 raise NotACall("JSON that is no arguments")
             return end + len(close)
-        readings = [(True, False), (False, False), (True, True), (False, True)]
+        readings = [(True, False), (False, False), (False, True)]
         for pairs, forgiving in readings if self._scan.finish else readings[:1]:
             self._pairs, self._forgiving, self._arguments = pairs, forgiving, []
             first = self._format.argument(self._scan, at, self._tool, set())
@@ -274,7 +275,7 @@ class _OneCall:
         for mark in format._marks.finditer(scan.text, argument.at):
             at = scan.reached = mark.end()
             if mark["open"] is not None:
-                if self._forgiving and scan.text[mark.start() - 1] == "\n":
+                if not self._pairs and scan.text[mark.start() - 1] == "\n":
                     new = format.argument(scan, mark.start(), self._tool, seen)
                     if new:
                         return _Ended(mark.start(), new, 0, at, depth)
