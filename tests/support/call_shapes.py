@@ -59,3 +59,16 @@ def one(family: Family, name: str, **arguments) -> str:
 def family_prompt(family: Family) -> str:
     """A prompt after which the answer begins as content."""
     return "<|start|>assistant" if family.name == "gpt-oss" else PROMPT
+
+
+class Counting:
+    """A reader that counts the characters that it looked at."""
+
+    def __init__(self, reader) -> None:
+        self.openers, self._reader, self.chars = reader.openers, reader, 0
+
+    def read(self, scan, tools):
+        try:
+            return self._reader.read(scan, tools)
+        finally:
+            self.chars += scan.reached

@@ -18,6 +18,7 @@ from tests.support.call_shapes import (
     PROMPT,
     STRING,
     TOOLS,
+    Counting,
     family_prompt,
     one,
     read,
@@ -224,16 +225,3 @@ def test_hostile_text_is_read_a_bounded_number_of_times(family, folder):
         out._markup = replace(out._markup, reader=counting)
         fold(out, range(len(pieces)), "stop")
         assert counting.chars < 20 * len(text) + 2 * READ_IN_VAIN
-
-
-class Counting:
-    """A reader that counts the characters that it looked at."""
-
-    def __init__(self, reader) -> None:
-        self.openers, self._reader, self.chars = reader.openers, reader, 0
-
-    def read(self, scan, tools):
-        try:
-            return self._reader.read(scan, tools)
-        finally:
-            self.chars += scan.reached
