@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 
 from server.engine.last_logits import LastLogits
-from server.engine.prefix_store import reuse_kind
+from server.engine.prefix_store import NO_REUSE
 from server.engine.rows_apart import TOGETHER, Ways, is_unused
 from server.protocol.failures import is_shared
 from server.startup.batching_script import CHUNK, USED, Script, far, rotating
@@ -47,7 +47,7 @@ def prove_ways(last: LastLogits, vocab: int, link: Link, progress: Callable[[str
     """The fastest right way, which is last.ways from now on. Every rank calls it. Raises Wrong, on
     every rank, where there is none."""
     progress(STAGE)
-    script = Script.of(last.model, vocab)
+    script = Script.of(last.model, vocab, link)
     unused, windows = _look_at_layers(last.model)
     most = FAR_LEAST if _is_exact(last.model) else FAR_MOST
     whole, noise = _look_at_cuts(script, windows, most, link)
@@ -92,10 +92,11 @@ def _try(
         wrong = _agree(link, partial(_build, last.model, last.ways))
         if wrong:
             raise Wrong(wrong)
-    logits = script.play(last, link)
+    reuse = script.reuse(last.ways)
+    logits = script.play(last, reuse)
     for uid, answer in script.answers.items():
         progress(STAGE)
-        goes_on = uid == 1 or (uid == 5 and bool(reuse_kind(last.model, last.ways)))
+        goes_on = uid == 1 or (uid == 5 and reuse != NO_REUSE)
         for place, right in enumerate(alone(uid, goes_on)):
             off = far(logits[uid, place], right)
             # Written so that NaN fails too.

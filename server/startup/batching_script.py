@@ -7,6 +7,7 @@ every way of computing has the same texts, and only logits have to be compared.
 
 import copy
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from mlx_lm.models.cache import (
 from server.engine.engine import Engine
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import REUSE_CUT, reuse_kind
+from server.engine.rows_apart import Ways
 from server.sampling.random_state import RandomState
 from server.wire.link import Link
 from server.wire.mailbox import Header
@@ -79,16 +81,18 @@ class Scripted(RandomState):
 @dataclass(frozen=True)
 class Script:
     """Prompts and answers by uid. begun: the caches of what comes before the first prompt, one a
-    layer, and before: its tokens, 0 for none."""
+    layer, and before: its tokens, 0 for none. In a pipeline ranks have other layers each, so what
+    these allow is asked of all."""
 
     model: Any
+    link: Link
     prompts: dict[int, list[int]]
     answers: dict[int, list[int]]
     begun: list
     before: int
 
     @classmethod
-    def of(cls, model: Any, vocab: int) -> "Script":
+    def of(cls, model: Any, vocab: int, link: Link) -> "Script":
         ids = (i * 7919 % vocab for i in itertools.count(1))
         prompts, answers = (
             {uid: list(itertools.islice(ids, length)) for uid, length in enumerate(lengths, 1)}
@@ -96,15 +100,21 @@ class Script:
         )
         prompts[5][:USED] = prompts[1][:USED]
         begun, before = make_prompt_cache(model), 0
+        windows = [cache.max_size + USED for cache in rotating(begun)]
         plain = all(type(cache) is KVCache for cache in begun)
-        if not plain and all(map(_stretches, begun)):
-            windows = [cache.max_size + USED for cache in rotating(begun)]
-            before = max([LONG, *(window for window in windows if window <= LONG_MOST)])
+        long = max([0 if plain else LONG, *(n for n in windows if n <= LONG_MOST)])
+        ranks = _of_all(link, [long, int(all(map(_stretches, begun)))])
+        if all(can for _, can in ranks) and any(length for length, _ in ranks):
+            before = max(length for length, _ in ranks)
             mx.eval(model(mx.array([prompts[1][:USED]]), cache=begun))
             for cache in begun:
                 _stretch(cache, before)
             mx.eval([cache.state for cache in begun])
-        return cls(model, prompts, answers, begun, before)
+        return cls(model, link, prompts, answers, begun, before)
+
+    def reuse(self, ways: Ways) -> int:
+        """What the ranks' caches allow, as reuse_kind."""
+        return min(kind for (kind,) in _of_all(self.link, [reuse_kind(self.model, ways)]))
 
     def alone(self, uid: int, begun: bool, chunk: int | None = None) -> list[mx.array]:
         """The logits that the answer's tokens are chosen from, by the model itself. begun: the
@@ -127,11 +137,11 @@ class Script:
             mx.eval(found, [layer.state for layer in cache])
         return found[-places:]
 
-    def play(self, last: LastLogits, link: Link) -> dict[tuple[int, int], mx.array]:
+    def play(self, last: LastLogits, reuse: int) -> dict[tuple[int, int], mx.array]:
         """All of it on an engine: logits by uid and place."""
-        chooser = Dictates(link.rank == 0, self.answers)
-        engine = Engine(last, link, chooser, max_batch=8, prefill_step=CHUNK, eos=[])
-        reuse, before = reuse_kind(self.model, last.ways), [0] * self.before
+        chooser = Dictates(self.link.rank == 0, self.answers)
+        engine = Engine(last, self.link, chooser, max_batch=8, prefill_step=CHUNK, eos=[])
+        before = [0] * self.before
 
         def submit(uid: int, prompt: list[int], **more: Any) -> None:
             tokens = len(self.answers[uid])
@@ -157,6 +167,11 @@ class Script:
         while engine.busy:
             _step(engine)
         return chooser.logits
+
+
+def _of_all(link: Link, numbers: list[int]) -> list[list[int]]:
+    """Each rank's."""
+    return [json.loads(data) for data in link.gather_bytes(json.dumps(numbers).encode())]
 
 
 def _step(engine: Engine) -> None:

@@ -1,0 +1,34 @@
+"""The same on two real ranks: rows that are computed apart meet in each layer's collectives, and in
+a pipeline's sends, and nothing else gives these an order."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.models.architectures import write
+
+pytestmark = pytest.mark.ranks
+
+PROMPTS = [list(range(40, 40 + n)) for n in (70, 5, 31, 1)]
+
+
+def ask(one, prompt):
+    body = {"prompt": prompt, "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+    status, answer = one.post("/v1/completions", body)
+    assert status == 200, answer
+    return answer["choices"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "parallel"),
+    [("minimax_m3_vl", "pipeline"), ("deepseek_v41", "tensor"), ("qwen3_next", "pipeline")],
+)
+def test_prompts_at_once_get_what_each_gets_alone(cluster, tmp_path, name, parallel):
+    one = cluster(2, write(tmp_path / name, name), PARALLEL=parallel, PREFIX_CACHE_PERCENT=0)
+    alone = [ask(one, prompt) for prompt in PROMPTS]
+    with ThreadPoolExecutor(len(PROMPTS)) as pool:
+        for _ in range(3):
+            assert list(pool.map(lambda prompt: ask(one, prompt), PROMPTS)) == alone
+    assert one.get("/health")[1]["restarts"] == 0
+    apart = "a row at a time" if name != "qwen3_next" else "together"
+    assert one.log().count(f"rows are computed {apart}") == 2
