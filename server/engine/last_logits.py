@@ -36,8 +36,8 @@ Projection = Callable[[mx.array], mx.array]
 
 def _judge(few: mx.array, right: mx.array) -> int:
     """Whether few is what is right, by a proof that can tell."""
-    # One after the other: in a pipeline nothing else orders what the two receive. The other ranks do
-    # the same, and meet in the layers.
+    # One after the other: in a pipeline nothing else orders what the two receive. The other ranks
+    # do the same, and meet in the layers.
     mx.eval(right)
     mx.eval(few)
     if few.shape != right.shape:

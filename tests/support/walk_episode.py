@@ -62,6 +62,8 @@ class Episode:
         self.seed = seed
         self.rng = rng = random.Random(seed)
         self.kind = rng.choice(["attention", "attention", "sliding", "state"])
+        if rng.random() < 0.25:
+            self.kind = rng.choice([kind for kind in shards if "," in kind])
         self.shard = shards[self.kind]
         self.turns = 0
         self._heard = 0  # the last turn in which a client was told something

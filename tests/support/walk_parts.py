@@ -14,6 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from server.engine.engine import Engine
 from server.engine.last_logits import LastLogits, put_heads
+from server.engine.rows_apart import Ways
 from server.engine.prefix_store import PrefixStore
 from server.loop import turn
 from server.observe.status import Status
@@ -317,4 +318,10 @@ def make_shards() -> dict:
         mx.eval(model.parameters())
         last = LastLogits(model, put_heads(model))
         shards[kind] = SimpleNamespace(model=model, last=last, vocab=VOCAB, quiet={})
+        # The same with rows that are computed apart, as for models that bear no batches.
+        for ways in (Ways(prompts_apart=True), Ways(prompts_apart=True, rows_apart=True)):
+            apart = LastLogits(model, last._heads)
+            apart.ways = ways
+            name = f"{kind}, {ways}"
+            shards[name] = SimpleNamespace(model=model, last=apart, vocab=VOCAB, quiet={})
     return shards
