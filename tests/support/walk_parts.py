@@ -14,8 +14,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from server.engine.engine import Engine
 from server.engine.last_logits import LastLogits, put_heads
-from server.engine.rows_apart import Ways
 from server.engine.prefix_store import PrefixStore
+from server.engine.rows_apart import Ways
 from server.loop import turn
 from server.observe.status import Status
 from server.protocol.events import Event, Failed, Scored, Token
