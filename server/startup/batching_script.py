@@ -121,6 +121,9 @@ class Script:
         prompt goes on from the text before. chunk: None for the prompt at once; else it is computed
         in chunks, and its last token by itself."""
         prompt, answer = self.prompts[uid], self.answers[uid]
+        if chunk is None and uid != 1:
+            # Where texts may be cut anywhere, which the first one shows, one pass says all.
+            return self.in_pieces([prompt + answer[:-1]], len(answer), begun=begun)
         pieces = [prompt]
         if chunk is not None:
             cuts = [*range(0, len(prompt) - 1, chunk), len(prompt) - 1, len(prompt)]
