@@ -18,7 +18,7 @@ setup() {
   PATH=$MACHINE run "$CHECKOUT/.ci/run" -x
   [ "$status" -eq 0 ]
   says "no apt-get here"
-  called "test.sh -x"
+  called "test.sh --all -x"
 }
 
 @test "what is missing is installed, after an update" {
@@ -30,7 +30,7 @@ setup() {
   for package in shellcheck bats procps python3 python3-venv; do
     called "apt-get install" | grep -q " $package\b"
   done
-  called test.sh
+  called "test.sh --all"
 }
 
 @test "a user who is not root installs through sudo" {

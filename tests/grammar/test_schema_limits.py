@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from server.api.formats import parse_format
+from server.api.fields import read, record
+from server.api.formats import FORMATS, format_of
 from server.grammar import schema_limits
 from server.grammar.grammars import Grammars
 from server.grammar.schema_limits import (
@@ -114,7 +115,7 @@ def test_a_schema_that_is_text_is_measured_before_it_is_parsed(monkeypatch):
 
     monkeypatch.setattr("server.api.json_limits.json.loads", parse)
     with pytest.raises(ApiError) as caught:
-        parse_format({"guided_json": "[" + "[]," * MAX_SCHEMA_BYTES + "[]]"})
+        format_of(read(record(FORMATS), {"guided_json": "[" + "[]," * MAX_SCHEMA_BYTES + "[]]"}))
     assert (caught.value.status, caught.value.param) == (400, "guided_json")
     with pytest.raises(Written):
-        parse_format({"guided_json": "{}"})
+        format_of(read(record(FORMATS), {"guided_json": "{}"}))

@@ -114,7 +114,7 @@ def test_each_state_of_the_server_is_told(browser, cluster):
     ):
         show(browser, cluster, **fields)
         browser.wait_text("#state", word)
-        assert words in browser.text("#words")
+        browser.wait_text("#words", words)
         asks = browser.run("return !document.querySelector('#send').disabled")
         assert asks == ("status" not in fields), "a server that is not ready takes no requests"
     assert "silent" in browser.text(".rank:last-child")

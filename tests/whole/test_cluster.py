@@ -235,7 +235,7 @@ def test_requests_that_outgrow_the_kv_memory_take_turns(cluster, tiny_model, pen
 
 
 def test_sigterm_finishes_what_runs_and_refuses_what_comes(cluster, tiny_model):
-    one = cluster(2, tiny_model)
+    one = cluster(2, tiny_model, DRAIN_TIMEOUT=90)
     pids = one.pids()
     running = one.open_stream(max_tokens=2000, ignore_eos=True, temperature=0)
     one.wait_for(lambda: one.get("/queue")[1]["running"] == 1)
