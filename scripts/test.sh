@@ -6,7 +6,10 @@
 #   --all         Everything: without it, of sweeps (hostile requests, faults of real ranks, a random
 #                 walk) a sample. CI asks for it.
 #   ARGUMENT...   For pytest: -k NAME, -x, --durations=20, or files and folders instead of all of
-#                 tests/. With nothing but options of two dashes several processes share the tests.
+#                 tests/.
+#
+# With nothing but options of two dashes it runs pytest twice: several processes for the tests that
+# need none to themselves, then the others ("ranks"), one after another.
 #
 # Makes .venv with requirements.txt and requirements-dev.txt. Some tests also use shellcheck,
 # bats and sshd where they are installed, and are skipped, with the reason, where they aren't.
@@ -23,7 +26,7 @@ run_pytest() {
 }
 
 main() {
-  local argument setting paths=tests shared=true
+  local argument setting code=0 paths=tests shared=true
   case ${1-} in
     -h | --help)
       usage
@@ -41,10 +44,13 @@ main() {
     case $argument in --*) ;; *) shared=false ;; esac
   done
   if "$shared"; then
-    # One more than cores: many a test waits.
-    run_pytest "$ROOT/tests" -n "$(($(getconf _NPROCESSORS_ONLN) + 1))" --dist loadfile \
-      --no-loadscope-reorder "$@"
-    return
+    # One process more than cores, as many a test waits. Not with real ranks: two groups of them at
+    # once take many times as long, since each waits for the other's turn in every collective.
+    run_pytest "$ROOT/tests" -m "not ranks" -n "$(($(getconf _NPROCESSORS_ONLN) + 1))" \
+      --dist loadfile --no-loadscope-reorder "$@" || code=$?
+    [ "$code" != 2 ] || exit 2 # Ctrl-C
+    run_pytest "$ROOT/tests" -m ranks "$@" || code=$?
+    exit "$code"
   fi
   # Paths are meant from where the user stands, so only the default one is made absolute.
   run_pytest ${paths:+"$ROOT/$paths"} "$@"

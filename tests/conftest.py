@@ -94,10 +94,8 @@ def pytest_addoption(parser):
 
 # Begun first, so that no core is left with one of them alone at the end.
 LONGEST = (
-    "whole/test_faults.py", "whole/test_cluster.py", "scripts/test_bats_files.py",
-    "scheduler/test_walk.py", "engine/test_engine.py", "poison/test_poison.py",
-    "sampling/test_lockstep.py", "scripts/test_soak.py", "scripts/supervise/test_supervise.py",
-    "whole/test_garbled_link.py", "whole/test_starting.py", "whole/test_signals.py",
+    "scripts/test_bats_files.py", "engine/test_engine.py", "scheduler/test_walk.py",
+    "scripts/supervise/test_supervise.py", "lifecycle/test_watchdog.py",
 )  # fmt: skip
 
 
