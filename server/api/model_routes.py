@@ -5,6 +5,7 @@ generate. While the model loads, and while the server drains, all of them answer
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,8 @@ from server.text.generation import Choice, Generation
 from server.text.prompts import Prompts, check_length, count_chars
 from server.transport.http_server import Exchange
 from server.transport.places import neighbourhood
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,9 @@ class ModelRoutes:
         model, served = self._ready()
         with self._reading(exchange) as (body, client):
             request, echo = responses_api.parse(body, served)
+            if echo.left_out:
+                left_out = ", ".join(echo.left_out)
+                log.info("%s: left out of the prompt: %s", exchange.request_id, left_out)
             ids = self._conversation(model, request, client)
         dialect = responses_api.ResponsesDialect(echo)
         self._converse(exchange, model, request, ids, dialect, client)

@@ -3,8 +3,11 @@
 Frozen data, made by api/ on rank 0's HTTP threads. Imports no mlx.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+INPUT = "input"  # the one argument of a tool that takes a text
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class ChatRequest:
 
     messages are as chat templates expect them: content is text, tool-call arguments are objects.
     tools are OpenAI's function tools: {"type": "function", "function": {"name", "description",
-    "parameters"}}.
+    "parameters"}}. text_formats: what the INPUT of a tool must match when the tool is forced, by
+    the tool's name.
     """
 
     messages: list[dict[str, Any]]
@@ -76,6 +80,7 @@ class ChatRequest:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     format: Format | None = None
     common: Common = field(default_factory=Common)
+    text_formats: Mapping[str, Format] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """Forced tool calls: a grammar makes the model write plain JSON, whatever its own format is.
 
-tool_choice "named": the answer is the arguments object of that function. "required": it is an
-array of {"name", "arguments"} objects. Called on rank 0's HTTP threads, one ForcedCalls for each
+tool_choice "named": the answer is the arguments object of that function, or, where the function
+takes a text that has a grammar of its own, that text. "required": it is an array of
+{"name", "arguments"} objects. Called on rank 0's HTTP threads, one ForcedCalls for each
 choice; the arguments go out as they arrive.
 """
 
+import json
 from typing import Any
 
 from server.protocol.pieces import CallPiece, Parts
-from server.protocol.requests import ToolChoice
+from server.protocol.requests import INPUT, ToolChoice
 from server.text.call_scanner import SPACE, CallScanner
 from server.text.call_text import new_call_id
 from server.text.markup import markup_of
@@ -19,6 +21,7 @@ class ForcedCalls:
 
     tokenizer: an mlx_lm TokenizerWrapper. hidden: token ids that are no text. choice: "named" or
     "required". thinks: the grammar starts after the end of thinking, so all before it is reasoning.
+    as_text: the answer is the INPUT of the named function, as it is.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class ForcedCalls:
         hidden: frozenset[int] | set[int] = frozenset(),
         parallel: bool = True,
         thinks: bool = False,
+        as_text: bool = False,
     ) -> None:
         self.stopped: str | None = None
         self.reasoning_tokens = 0
@@ -36,6 +40,7 @@ class ForcedCalls:
         self._name = choice.name if choice.mode == "named" else None
         self._parallel = parallel
         self._thought = _Thought(tokenizer) if thinks else None
+        self._as_text = as_text
         self._count = 0
         self._scanner: CallScanner | None = None
         self._told = False  # the call that is being read has gone out with its name
@@ -56,13 +61,18 @@ class ForcedCalls:
         parts = self._read(self._detokenizer.last_segment)
         if self._thought is not None and not self._thought.ended:
             parts += Parts(reasoning=self._thought.flush())
+        elif self._as_text and reason == "stop":
+            parts += Parts(calls=(*self._begun(), CallPiece(0, arguments='"}')))
         return parts, "tool_calls" if self._count and reason == "stop" else reason
 
     def _read(self, text: str) -> Parts:
         reasoning = ""
         if self._thought is not None:
             reasoning, text = self._thought.read(text)
-        calls = self._arguments(text) if self._name is not None else self._array(text)
+        if self._as_text:
+            calls = self._input(text)
+        else:
+            calls = self._arguments(text) if self._name is not None else self._array(text)
         return Parts(reasoning=reasoning, calls=tuple(calls))
 
     def _arguments(self, text: str) -> list[CallPiece]:
@@ -74,6 +84,20 @@ class ForcedCalls:
             self._count = 1
             return [CallPiece(0, new_call_id(), self._name), CallPiece(0, arguments=text)]
         return [CallPiece(0, arguments=text)] if text else []
+
+    def _input(self, text: str) -> list[CallPiece]:
+        """All of the text is the one argument of the one call."""
+        if not text:
+            return []
+        return [*self._begun(), CallPiece(0, arguments=json.dumps(text)[1:-1])]
+
+    def _begun(self) -> list[CallPiece]:
+        """The beginning of the call with a text, if it has not been told."""
+        if self._count:
+            return []
+        self._count = 1
+        opening = f'{{"{INPUT}": "'
+        return [CallPiece(0, new_call_id(), self._name), CallPiece(0, arguments=opening)]
 
     def _array(self, text: str) -> list[CallPiece]:
         """The text is an array of calls, or one call if the grammar left the array out."""

@@ -13,7 +13,7 @@ from server.protocol.client import SERVER, Client, ClientGone
 from server.protocol.errors import ApiError, bad_request, context_exceeded, show
 from server.protocol.events import Score
 from server.protocol.pieces import TextOut, TokenLogprob
-from server.protocol.requests import ChatRequest, Common, CompletionRequest
+from server.protocol.requests import ChatRequest, Common, CompletionRequest, Format
 from server.text.chat_text import ChatText
 from server.text.constraint import Constraint
 from server.text.encoder import Encoder, Unavailable
@@ -169,6 +169,7 @@ class TokenizerPrompts:
                 hidden,
                 request.parallel_tool_calls,
                 thinks=constraint.thinking,
+                as_text=_forced_text(request) is not None,
             )
         return ChatText(
             self._tokenizer,
@@ -206,7 +207,9 @@ class TokenizerPrompts:
     ) -> Constraint | None:
         """The grammar of a forced call or of response_format, which leaves room for calls. Raises
         ApiError 400, and whatever the client's waiting raises."""
-        if _forces_call(request):
+        if (text := _forced_text(request)) is not None:
+            grammar = self._grammars.compile(text, client)
+        elif _forces_call(request):
             grammar = self._grammars.compile_calls(
                 request.tools, request.tool_choice, request.parallel_tool_calls, client
             )
@@ -308,6 +311,13 @@ def _system_first(messages: list[dict]) -> list[dict]:
 
 def _forces_call(request: ChatRequest) -> bool:
     return bool(request.tools) and request.tool_choice.mode in ("named", "required")
+
+
+def _forced_text(request: ChatRequest) -> Format | None:
+    """What the answer must match as it is, where it is the text that a tool is called with."""
+    if not _forces_call(request) or request.tool_choice.name is None:
+        return None
+    return request.text_formats.get(request.tool_choice.name)
 
 
 def _refused(error: Exception, param: str, by: str) -> ApiError:

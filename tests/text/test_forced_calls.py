@@ -158,3 +158,16 @@ def test_scanner_knows_what_is_no_call(text):
     for char in text:
         scanner.feed(char)
     assert scanner.failed
+
+
+def test_a_text_that_is_the_whole_argument_comes_as_json(tokenizer):
+    """A tool that takes a text with a grammar of its own: the answer is the text."""
+    text = ' \n"a" \\ {\n'
+    arguments = json.dumps({"input": text})
+    assert run(tokenizer, text, NAMED, as_text=True) == Folded(
+        "", "", (("f", arguments),), "tool_calls"
+    )
+    cut = run(tokenizer, text, NAMED, "length", as_text=True)
+    assert cut.finish == "length" and cut.calls == (("f", arguments[:-2]),)
+    empty = run(tokenizer, "", NAMED, as_text=True)
+    assert empty.calls == (("f", '{"input": ""}'),) and empty.finish == "tool_calls"

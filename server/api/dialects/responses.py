@@ -9,18 +9,22 @@ import uuid
 from typing import Any
 
 from server.api.dialects.blocks import Block, Blocks, Step
+from server.api.dialects.call_input import CallInput, input_of
 from server.api.dialects.responses_request import Echo, parse
+from server.api.dialects.responses_tools import Called
 from server.protocol.errors import ApiError
 from server.protocol.pieces import Event, Piece, Usage
 
 __all__ = ["Echo", "ResponsesDialect", "error_body", "parse"]
 
-PREFIXES = {"reasoning": "rs_", "text": "msg_", "call": "fc_"}
+# By the kind of a block; "input" is a call that holds a text.
+PREFIXES = {"reasoning": "rs_", "text": "msg_", "call": "fc_", "input": "ctc_"}
 # The names of the events for a part of an item that grows.
 GROWTH = {
     "reasoning": "response.reasoning_text",
     "text": "response.output_text",
     "call": "response.function_call_arguments",
+    "input": "response.custom_tool_call_input",
 }
 
 
@@ -41,6 +45,7 @@ class ResponsesDialect:
         self._finish: str | None = None
         self._told = 0  # events so far; the next one's sequence number
         self._opened = False
+        self._input = CallInput()  # of the call that grows, if it holds a text
 
     def opening(self) -> list[Event]:
         """The Response, still empty, twice: created, then in progress."""
@@ -86,23 +91,32 @@ class ResponsesDialect:
         return type, data
 
     def _step(self, step: Step) -> list[Event]:
-        block = step.block
-        at = {"item_id": _item_id(block), "output_index": block.index}
-        part_at = at if block.kind == "call" else at | {"content_index": 0}
+        block, kind = step.block, self._kind(step.block)
+        is_call = kind in ("call", "input")
+        at = {"item_id": self._item_id(block), "output_index": block.index}
+        part_at = at if is_call else at | {"content_index": 0}
         # Text events alone have logprobs, which the SDK's types require.
-        logprobs = {"logprobs": []} if block.kind == "text" else {}
-        growth = GROWTH[block.kind]
+        logprobs = {"logprobs": []} if kind == "text" else {}
+        growth = GROWTH[kind]
         if step.act == "grow":
-            return [self._event(f"{growth}.delta", **part_at, delta=step.text, **logprobs)]
-        item = {"output_index": block.index, "item": _item(block)}
+            delta = self._input.add(step.text) if kind == "input" else step.text
+            grown = self._event(f"{growth}.delta", **part_at, delta=delta, **logprobs)
+            return [grown] if delta else []
+        item = {"output_index": block.index, "item": self._item(block)}
         if step.act == "open":
+            self._input = CallInput()
             events = [self._event("response.output_item.added", **item)]
-            if block.kind != "call":
+            if not is_call:
                 part = {"part": _part(block)}
                 events.append(self._event("response.content_part.added", **part_at, **part))
             return events
-        if block.kind == "call":
-            done = {"name": block.name, "arguments": block.text}
+        if kind == "input":
+            text = input_of(block.text)
+            rest = text[len(self._input.told) :]
+            events = [self._event(f"{growth}.delta", **part_at, delta=rest)] if rest else []
+            events.append(self._event(f"{growth}.done", **part_at, input=text))
+        elif is_call:
+            done = {"name": self._called(block).name, "arguments": block.text}
             events = [self._event(f"{growth}.done", **part_at, **done)]
         else:
             events = [
@@ -124,7 +138,7 @@ class ResponsesDialect:
             "background": False,
             "error": error and {"code": _code(error), "message": error.message},
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-            "output": [_item(block) for block in self._blocks.all],
+            "output": [self._item(block) for block in self._blocks.all],
             "previous_response_id": None,
             "store": False,
             "truncation": "disabled",
@@ -133,21 +147,29 @@ class ResponsesDialect:
             **self._echo.fields,
         }
 
+    def _called(self, block: Block) -> Called:
+        return self._echo.called.get(block.name or "", Called(block.name or ""))
 
-def _item_id(block: Block) -> str:
-    return PREFIXES[block.kind] + block.key
+    def _kind(self, block: Block) -> str:
+        return "input" if block.kind == "call" and self._called(block).takes_text else block.kind
 
+    def _item_id(self, block: Block) -> str:
+        return PREFIXES[self._kind(block)] + block.key
 
-def _item(block: Block) -> dict[str, Any]:
-    """The block as an output item. One that has just been opened holds no part yet."""
-    item = {"id": _item_id(block), "status": block.status}
-    if block.kind == "call":
-        call = {"call_id": block.id, "name": block.name, "arguments": block.text}
-        return {**item, "type": "function_call", **call}
-    parts = [] if block.status == "in_progress" and not block.text else [_part(block)]
-    if block.kind == "reasoning":
-        return {**item, "type": "reasoning", "summary": [], "content": parts}
-    return {**item, "type": "message", "role": "assistant", "content": parts}
+    def _item(self, block: Block) -> dict[str, Any]:
+        """The block as an output item. One that has just been opened holds no part yet."""
+        item = {"id": self._item_id(block), "status": block.status}
+        if block.kind == "call":
+            called = self._called(block)
+            item |= {"call_id": block.id, "name": called.name}
+            item |= {} if called.namespace is None else {"namespace": called.namespace}
+            if called.takes_text:
+                return {**item, "type": "custom_tool_call", "input": input_of(block.text)}
+            return {**item, "type": "function_call", "arguments": block.text}
+        parts = [] if block.status == "in_progress" and not block.text else [_part(block)]
+        if block.kind == "reasoning":
+            return {**item, "type": "reasoning", "summary": [], "content": parts}
+        return {**item, "type": "message", "role": "assistant", "content": parts}
 
 
 def _part(block: Block) -> dict[str, Any]:

@@ -1,38 +1,19 @@
 """POST /v1/responses, the way in: its fields, and a ChatRequest from them.
 
-Pure; called on rank 0's HTTP threads. The server keeps no responses, so what leans on a kept one
-is refused. Tools that OpenAI itself would run are ignored, as are `store`, `include` and the
-like; reasoning items of earlier answers are, too.
+Pure; called on rank 0's HTTP threads. The items of `input` are in responses_items.py, the tools in
+responses_tools.py. What leans on something that this server does not keep is refused; `include`
+and the like are ignored.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from server.api.dialects.turns import (
-    NAME,
-    Conversation,
-    check_choice,
-    check_tools,
-    function_tool,
-    texts,
-)
+from server.api.dialects.responses_items import ITEM, ITEMS, turns_of
+from server.api.dialects.responses_tools import TOOL, TOOL_CHOICE, Called, Tools
 from server.api.fields import Field, Fields, needed, read, record, tagged
-from server.api.json_limits import InnerJson, TooManyValues
-from server.api.kinds import (
-    ANYTHING,
-    FLAG,
-    SCHEMA,
-    TEXT,
-    array,
-    as_one,
-    either,
-    never,
-    one_of,
-    table,
-    text,
-)
+from server.api.kinds import FLAG, SCHEMA, TEXT, array, either, never, table, text
 from server.api.requests import (
     AS_MANY_AS_FIT,
     GENERATING,
@@ -43,71 +24,12 @@ from server.api.requests import (
     common_of,
     limit_of,
 )
-from server.protocol.errors import bad_request, wrong
-from server.protocol.requests import ChatRequest, Format, Served, ToolChoice
+from server.protocol.errors import show, wrong
+from server.protocol.requests import ChatRequest, Format, Served
 
-ROLES = ("user", "assistant", "system", "developer")
 MAX_METADATA, MAX_METADATA_CHARS = 16, 512  # OpenAI's own limits; a stream repeats it three times
-PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
-
+MAX_LEFT_OUT = 10  # kinds that are named in the log
 STATELESS = ", as this server keeps no responses; "
-CONTENT = texts(PARTS)
-# What is missing is told in this order.
-ITEMS: Mapping[str, Fields] = {
-    "message": {"role": needed(one_of(*ROLES)), "content": CONTENT},
-    "function_call": {
-        "arguments": needed(TEXT, "JSON text."),
-        "call_id": needed(TEXT),
-        "name": needed(TEXT),
-    },
-    "function_call_output": {"output": CONTENT, "call_id": needed(TEXT)},
-    "reasoning": {},
-}
-ITEM = tagged(
-    "type",
-    ITEMS,
-    f"one of {', '.join(ITEMS)}",
-    default="message",  # the SDK's short form of a message has no type
-    objects="an object",
-    never={"item_reference": f"{STATELESS}send the item itself ('store': false)"},
-    name="ResponsesItem",
-)
-TOOL = tagged(
-    "type",
-    {
-        "function": {
-            "name": needed(NAME),
-            "description": TEXT,
-            "parameters": SCHEMA,
-            "strict": FLAG,
-        }
-    },
-    "",
-    objects="an object",
-    ignored="A tool that the server would have to run.",
-)
-TOOL_CHOICE_WORDS = "'none', 'auto', 'required', or an object of type 'function' or 'allowed_tools'"
-TOOL_CHOICE = either(
-    {
-        str: as_one(one_of("none", "auto", "required"), TOOL_CHOICE_WORDS),
-        dict: tagged(
-            "type",
-            {
-                "function": {"name": needed(TEXT)},
-                "allowed_tools": {
-                    "mode": needed(one_of("auto", "required")),
-                    "tools": Field(
-                        array(ANYTHING, most=MAX_TOOLS, of="tools"),
-                        "With a name; others are ignored.",
-                    ),
-                },
-            },
-            TOOL_CHOICE_WORDS,
-            whole=True,
-        ),
-    },
-    TOOL_CHOICE_WORDS,
-)
 FORMAT = tagged(
     "type",
     {
@@ -126,8 +48,8 @@ RESPONSES: Fields = {
             {str: TEXT, list: array(ITEM, most=MAX_TURNS)},
             f"a string or an array of at most {MAX_TURNS} items",
         ),
-        f"Items: {', '.join(f'`{kind}`' for kind in ITEMS)}. Those of `reasoning` are ignored; "
-        "`item_reference`: 400.",
+        f"Items: {', '.join(f'`{kind}`' for kind in ITEMS)}. Others are left out of the prompt, "
+        "with a line in the log.",
         cost="0.1 s thread, to render",
     ),
     "instructions": Field(TEXT, "The system message."),
@@ -136,7 +58,7 @@ RESPONSES: Fields = {
     "text": Field(record({"format": FORMAT}), "`format`: type text, json_object or json_schema."),
     "tools": Field(
         array(TOOL, of=f"tools, at most {MAX_TOOLS} of them functions"),
-        "Of other kinds are ignored.",
+        "Of type function, custom or namespace. Others are left out, with a line in the log.",
         cost="0.01 s thread",
     ),
     "tool_choice": TOOL_CHOICE,
@@ -163,9 +85,16 @@ BODY = record(RESPONSES, name="ResponsesRequest")
 
 @dataclass(frozen=True)
 class Echo:
-    """Fields of the Response object that say what was asked for, defaults filled in."""
+    """What the answer needs of the request.
+
+    fields: those of the Response object that say what was asked for, defaults filled in. called:
+    the request's tools, by the name that the model knows. left_out: what is not in the prompt,
+    for the log.
+    """
 
     fields: dict[str, Any]
+    called: Mapping[str, Called] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def parse(body: Mapping[str, Any], served: Served) -> tuple[ChatRequest, Echo]:
@@ -174,92 +103,64 @@ def parse(body: Mapping[str, Any], served: Served) -> tuple[ChatRequest, Echo]:
     max_tokens = limit_of(asked, body, "max_output_tokens")
     common = common_of(asked, served, max_tokens=max_tokens)
     instructions = asked.get("instructions")
-    tools = [function_tool(tool, "parameters") for tool in asked.get("tools", ()) if tool]
-    tools, choice, told_choice = _choice(asked.get("tool_choice", "auto"), check_tools(tools))
+    tools = Tools(asked.get("tools", []))
+    functions, choice, told_choice = tools.choice(asked.get("tool_choice", "auto"))
     parallel = asked.get("parallel_tool_calls", True)
     format_, told_format = _format(asked.get("text", {}).get("format", {"type": "text"}))
     effort = asked.get("reasoning", {}).get("effort")
     request = ChatRequest(
-        messages=_messages(instructions, asked["input"]),
-        tools=tools,
+        messages=_messages(instructions, asked["input"], tools),
+        tools=functions,
         tool_choice=choice,
         parallel_tool_calls=parallel,
         template_kwargs={} if effort is None else {"reasoning_effort": effort},
         format=format_,
         common=common,
+        text_formats=tools.formats,
     )
-    return request, Echo(
-        {
-            "model": asked.get("model", served.model_id),
-            "instructions": instructions,
-            "max_output_tokens": None if max_tokens == AS_MANY_AS_FIT else max_tokens,
-            "metadata": asked.get("metadata", {}),
-            "parallel_tool_calls": parallel,
-            "reasoning": {"effort": effort, "summary": None},
-            "text": {"format": told_format},
-            "tool_choice": told_choice,
-            "tools": [_flat(tool["function"]) for tool in tools],
-            "temperature": common.sampling.temperature,
-            "top_p": common.sampling.top_p,
-        }
-    )
-
-
-def _messages(instructions: str | None, items: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
-    talk = Conversation()
-    if instructions:
-        talk.say("system", instructions)
-    if isinstance(items, str):
-        items = [{"type": "message", "role": "user", "content": items}]
-    said, inner = [item for item in items if item["type"] != "reasoning"], InnerJson()
-    if not said:
-        raise wrong("input", items, "at least one message" if instructions else "a non-empty array")
-    for i, item in enumerate(items):
-        if item["type"] == "message":
-            talk.say(item["role"], item.get("content", ""))
-        elif item["type"] == "function_call":
-            arguments = _arguments(item["arguments"], f"input[{i}]", inner)
-            talk.call(item["call_id"], item["name"], arguments)
-        elif item["type"] == "function_call_output":
-            talk.result(item["call_id"], item.get("output", ""))
-    return talk.turns
-
-
-def _arguments(text: str, name: str, inner: InnerJson) -> Any:
-    try:
-        return inner.loads(text) if text.strip() else {}
-    except TooManyValues as error:
-        raise bad_request(f"{name + '.arguments'!r} {error}", name) from None
-    except (ValueError, RecursionError):
-        return text  # the model's own malformed call, sent back to it: the template shows it
-
-
-def _flat(function: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "function",
-        "name": function["name"],
-        "description": function.get("description"),
-        "parameters": function.get("parameters"),
-        "strict": function.get("strict", False),
+    fields = {
+        "model": asked.get("model", served.model_id),
+        "instructions": instructions,
+        "max_output_tokens": None if max_tokens == AS_MANY_AS_FIT else max_tokens,
+        "metadata": asked.get("metadata", {}),
+        "parallel_tool_calls": parallel,
+        "reasoning": {"effort": effort, "summary": None},
+        "text": {"format": told_format},
+        "tool_choice": told_choice,
+        "tools": tools.told,
+        "temperature": common.sampling.temperature,
+        "top_p": common.sampling.top_p,
     }
+    return request, Echo(fields, tools.called, _left_out(body, asked))
 
 
-def _choice(
-    asked: str | dict[str, Any], tools: list[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], ToolChoice, Any]:
-    """The tools that may be called, how, and how to tell the client."""
-    if isinstance(asked, str):
-        choice = ToolChoice(asked)
-    elif asked["type"] == "function":
-        choice = ToolChoice("named", asked["name"])
-        asked = {"type": asked["type"], "name": choice.name}
-    else:
-        listed = asked.get("tools", [])
-        names = [tool.get("name") for tool in listed if isinstance(tool, dict)]
-        tools = [tool for tool in tools if tool["function"]["name"] in names]
-        choice = ToolChoice(asked["mode"])
-        asked = {"type": asked["type"], "mode": choice.mode, "tools": listed}
-    return tools, check_choice(choice, tools, "tool_choice"), asked
+def _messages(
+    instructions: str | None, given: str | list[dict[str, Any] | None], tools: Tools
+) -> list[dict[str, Any]]:
+    if isinstance(given, str):
+        given = [{"type": "message", "role": "user", "content": given}]
+    items = [(f"input[{i}]", item) for i, item in enumerate(given) if item is not None]
+    turns = turns_of(instructions, items, tools.shown_name)
+    if len(turns) <= bool(instructions) and not any(item["type"] == "message" for _, item in items):
+        raise wrong("input", items, "at least one message" if instructions else "a non-empty array")
+    return turns
+
+
+def _left_out(body: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is not in the prompt, each kind once."""
+    kinds: dict[str, None] = {}
+    if isinstance(body["input"], list):
+        kinds |= dict.fromkeys(_unread("items", body["input"], asked["input"]))
+    kinds |= dict.fromkeys(_unread("tools", body.get("tools") or [], asked.get("tools", [])))
+    return tuple(kinds)[:MAX_LEFT_OUT]
+
+
+def _unread(what: str, given: list[Any], got: list[dict[str, Any] | None]) -> Iterator[str]:
+    for one, read_one in zip(given, got, strict=True):
+        if read_one is None:
+            yield f"{what} of type {show(one.get('type'))}"
+        elif what == "tools" and read_one["type"] == "namespace":
+            yield from _unread(what, one["tools"], read_one["tools"])
 
 
 def _format(asked: dict[str, Any]) -> tuple[Format | None, dict[str, Any]]:

@@ -232,6 +232,7 @@ def _responses_schemas() -> dict[str, Schema]:
     )
     thought = told(type=enum("reasoning_text"), text=string())
     item = {"id": string(), "status": state}
+    call = {**item, "call_id": string(), "name": string(), "namespace": string()}
     return {
         "ResponseItem": any_of(
             told(
@@ -246,13 +247,8 @@ def _responses_schemas() -> dict[str, Schema]:
                 summary=array(anything(), most=0),
                 content=array(thought),
             ),
-            told(
-                **item,
-                type=enum("function_call"),
-                call_id=string(),
-                name=string(),
-                arguments=string(),
-            ),
+            told(("namespace",), **call, type=enum("function_call"), arguments=string()),
+            told(("namespace",), **call, type=enum("custom_tool_call"), input=string()),
         ),
         "Response": told(
             id=string(),

@@ -6,6 +6,7 @@ Pure; rank 0's HTTP threads. Schemas are a client's own: whatever is in them, no
 import ast
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 MAX_DEPTH = 16  # of schemas in schemas, references followed
@@ -19,6 +20,7 @@ WORDS = {
     "tuple": "array",
 }  # fmt: skip
 SEPARATORS = re.compile(r"[./:]+")  # between a namespace and a name
+JOINT = "__"  # between them in the name of a tool
 OF_TYPE = {
     type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string",
     list: "array", dict: "object",
@@ -100,20 +102,22 @@ class Tools:
         """The tool that a model means: of that name, or of the name without a namespace."""
         if not isinstance(written, str):
             return None
-        name = written.strip()
-        if name in self._tools:
-            return self._tools[name]
-        for separator in SEPARATORS.finditer(name):
-            if name[separator.end() :] in self._tools:
-                return self._tools[name[separator.end() :]]
+        for name in _meant(written.strip()):
+            if name in self._tools:
+                return self._tools[name]
         return None
 
     def may_begin(self, text: str) -> bool:
         """Whether a tool's name, or one in a namespace, may begin with this text."""
-        last = SEPARATORS.split(text)[-1]
-        return not last or any(
-            name.startswith(last) or name.startswith(text) for name in self._tools
-        )
+        return any(name.startswith(part) for part in _meant(text) for name in self._tools)
+
+
+def _meant(written: str) -> Iterator[str]:
+    """What may be meant by a name as it was written, the longest first: all of it, also with a
+    namespace joined to it as requests join them, and what comes after a namespace."""
+    for start in (0, *(found.end() for found in SEPARATORS.finditer(written))):
+        yield written[start:]
+        yield SEPARATORS.sub(JOINT, written[start:])
 
 
 def types_of(schema: Any, root: Any, depth: int = 0) -> set[str]:

@@ -1,0 +1,143 @@
+"""POST /v1/responses, the items of `input`: which are understood, and what a template is told.
+
+Pure; called on rank 0's HTTP threads. Clients send back whatever they were ever answered, by this
+server or another, and new kinds of items come with their releases: one that is not understood is
+left out of the prompt, and named for the log, since refusing it would end the client's session.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from server.api.dialects.turns import Conversation, texts
+from server.api.fields import Fields, needed, record, tagged
+from server.api.json_limits import InnerJson, TooManyValues
+from server.api.kinds import ANYTHING, TEXT, array, either, one_of, then
+from server.protocol.errors import bad_request
+
+ROLES = ("user", "assistant", "system", "developer")
+PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+CONTENT = texts(PARTS)
+THOUGHT = either(
+    {
+        str: TEXT,
+        list: then(
+            array(record({"text": TEXT})),
+            lambda parts: "\n".join(part["text"] for part in parts if "text" in part),
+        ),
+    },
+    "a string, null or an array of parts with a text",
+)
+# An id beside call_id: some kinds have the one, some the other.
+CALL_IDS: Fields = {"call_id": TEXT, "id": TEXT}
+# Tools that a client runs and that have kinds of items of their own: the name by which the model
+# knows the tool, and the field with what it is to do.
+OWN_CALLS = {
+    "local_shell_call": ("local_shell", "action"),
+    "shell_call": ("shell", "action"),
+    "apply_patch_call": ("apply_patch", "operation"),
+    "tool_search_call": ("tool_search", "arguments"),
+}
+# The same for what came of them.
+OWN_RESULTS = {
+    "local_shell_call_output": "output",
+    "shell_call_output": "output",
+    "apply_patch_call_output": "output",
+    "tool_search_output": "tools",
+}
+# What is missing is told in this order.
+ITEMS: Mapping[str, Fields] = {
+    "message": {"role": needed(one_of(*ROLES)), "content": CONTENT},
+    "function_call": {
+        "arguments": needed(TEXT, "JSON text."),
+        "call_id": needed(TEXT),
+        "name": needed(TEXT),
+        "namespace": TEXT,
+    },
+    "function_call_output": {"output": CONTENT, "call_id": needed(TEXT)},
+    "custom_tool_call": {
+        "input": needed(TEXT, "Text as it is."),
+        "call_id": needed(TEXT),
+        "name": needed(TEXT),
+        "namespace": TEXT,
+    },
+    "custom_tool_call_output": {"output": CONTENT, "call_id": needed(TEXT)},
+    "reasoning": {"content": THOUGHT, "summary": THOUGHT},
+    "mcp_call": {
+        "arguments": TEXT,
+        "id": needed(TEXT),
+        "name": needed(TEXT),
+        "output": ANYTHING,
+        "error": ANYTHING,
+    },
+    **{kind: {**CALL_IDS, field: ANYTHING} for kind, (_, field) in OWN_CALLS.items()},
+    **{kind: {**CALL_IDS, field: ANYTHING} for kind, field in OWN_RESULTS.items()},
+    "item_reference": {"id": needed(TEXT, "Of an item of an answer that is kept.")},
+}
+ITEM = tagged(
+    "type",
+    ITEMS,
+    f"one of {', '.join(ITEMS)}",
+    default="message",  # the SDK's short form of a message has no type
+    objects="an object",
+    ignored="An item that this server does not know, or that only its maker can read.",
+    name="ResponsesItem",
+)
+
+
+def turns_of(
+    instructions: str | None,
+    items: list[tuple[str, dict[str, Any]]],
+    shown_name: Callable[[str | None, str], str],
+) -> list[dict[str, Any]]:
+    """The turns of items that have been read, each with the name of its place, for errors.
+
+    shown_name: by which name the model knows a tool, from its namespace and name. Raises ApiError.
+    """
+    talk, inner = Conversation(), InnerJson()
+    if instructions:
+        talk.say("system", instructions)
+    for place, item in items:
+        kind = item["type"]
+        if kind == "message":
+            talk.say(item["role"], item.get("content", ""))
+        elif kind == "reasoning":
+            # A summary is what is left of a thought that only its maker can read.
+            if thought := item.get("content") or item.get("summary"):
+                talk.think(thought)
+        elif kind == "function_call":
+            name = shown_name(item.get("namespace"), item["name"])
+            talk.call(item["call_id"], name, _arguments(item["arguments"], place, inner))
+        elif kind == "custom_tool_call":
+            name = shown_name(item.get("namespace"), item["name"])
+            talk.call(item["call_id"], name, {"input": item["input"]})
+        elif kind in ("function_call_output", "custom_tool_call_output"):
+            talk.result(item["call_id"], item.get("output", ""))
+        elif kind == "mcp_call":
+            arguments = _arguments(item.get("arguments", ""), place, inner)
+            talk.call(item["id"], item["name"], arguments)
+            talk.result(item["id"], _text(item.get("output", item.get("error", ""))))
+        elif kind in OWN_CALLS:
+            name, field = OWN_CALLS[kind]
+            given = item.get(field, {})
+            talk.call(_call_id(item), name, given if isinstance(given, dict) else {field: given})
+        elif kind in OWN_RESULTS:
+            talk.result(_call_id(item), _text(item.get(OWN_RESULTS[kind], "")))
+    return talk.turns
+
+
+def _call_id(item: Mapping[str, Any]) -> str:
+    return item.get("call_id") or item.get("id", "")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _arguments(text: str, place: str, inner: InnerJson) -> Any:
+    try:
+        return inner.loads(text) if text.strip() else {}
+    except TooManyValues as error:
+        raise bad_request(f"{place + '.arguments'!r} {error}", place) from None
+    except (ValueError, RecursionError):
+        return text  # the model's own malformed call, sent back to it: the template shows it
