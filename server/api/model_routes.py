@@ -15,6 +15,7 @@ from server.api.dialects import completions as completions_api
 from server.api.dialects import messages as messages_api
 from server.api.dialects import responses as responses_api
 from server.api.dialects import tokenize as tokenize_api
+from server.api.dialects.kept_responses import KeptResponses
 from server.api.lanes import Lanes
 from server.api.requests import check_vocabulary, parse_json
 from server.api.responder import answer
@@ -58,7 +59,8 @@ class Job:
 class ModelRoutes:
     """Handlers by name. None of them answers before the model is loaded."""
 
-    def __init__(self, settings: Settings, status: Status, line: Line) -> None:
+    def __init__(self, settings: Settings, status: Status, line: Line, kept: KeptResponses) -> None:
+        self._kept = kept
         self._settings = settings
         self._status = status
         self._line = line
@@ -93,13 +95,19 @@ class ModelRoutes:
 
     def responses(self, exchange: Exchange) -> None:
         model, served = self._ready()
+        kept = self._kept.of(exchange.account.key)
         with self._reading(exchange) as (body, client):
-            request, echo = responses_api.parse(body, served)
+            request, echo = responses_api.parse(body, served, kept)
             if echo.left_out:
                 left_out = ", ".join(echo.left_out)
                 log.info("%s: left out of the prompt: %s", exchange.request_id, left_out)
             ids = self._conversation(model, request, client)
-        dialect = responses_api.ResponsesDialect(echo)
+
+        def keep(response: dict[str, Any]) -> None:
+            if echo.said is not None:
+                kept.keep(response, echo.said)
+
+        dialect = responses_api.ResponsesDialect(echo, keep)
         self._converse(exchange, model, request, ids, dialect, client)
 
     def messages(self, exchange: Exchange) -> None:

@@ -1,7 +1,8 @@
 """What each URL does. One App, called by the HTTP threads of rank 0. Imports no mlx.
 
-Routes answer with and without /v1. /health, /queue and /v1/models always answer; those that need
-the model are in model_routes. The page at / needs no key, as it holds nothing but itself.
+Routes answer with and without /v1. /health, /queue, /v1/models and answers that are kept are always
+there; the routes that need the model are in model_routes. The page at / needs no key, as it holds
+nothing but itself.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from server.api.dialects import messages
+from server.api.dialects.kept_responses import KeptResponses
 from server.api.model_routes import Model, ModelRoutes
 from server.api.openapi.document import describe
 from server.observe.account import UNREADABLE, Account
@@ -51,7 +53,8 @@ class App:
         self._cross_site = CrossSite(settings.allowed_origins, names, bool(settings.api_keys))
         self._page = Page()
         self._metrics = Metrics(settings, status)
-        self._with_model = with_model = ModelRoutes(settings, status, line)
+        self._kept = KeptResponses(settings.responses_kept)
+        self._with_model = with_model = ModelRoutes(settings, status, line, self._kept)
         self._routes: dict[str, dict[str, Callable[[Exchange], None]]] = {
             "/": {"GET": self._send_page},
             "/health": {"GET": self._health},
@@ -112,6 +115,12 @@ class App:
         if path.startswith("/models/"):
             name = unquote(path.removeprefix("/models/"))
             return {"GET": lambda exchange: self._one_model(exchange, name)}
+        if path.startswith("/responses/"):
+            id = unquote(path.removeprefix("/responses/"))
+            return {
+                "GET": lambda exchange: self._one_response(exchange, id),
+                "DELETE": lambda exchange: self._delete_response(exchange, id),
+            }
         raise ApiError(404, f"Unknown URL: {path[:200]!r}.", code="unknown_url")
 
     def closed(self, account: Account) -> None:
@@ -130,6 +139,8 @@ class App:
         """A route's name for the record: one of few, whatever clients ask for."""
         if path in self._routes:
             return path if path in BARE else "/v1" + path
+        if path.startswith("/responses/"):
+            return "/v1/responses/{id}"
         return "/v1/models/{model}" if path.startswith("/models/") else "other"
 
     # Small routes.
@@ -185,6 +196,13 @@ class App:
         if name != served:
             raise model_not_found(name, served)
         exchange.send_json(200, self._card())
+
+    def _one_response(self, exchange: Exchange, id: str) -> None:
+        exchange.send_json(200, self._kept.of(exchange.account.key).response(id))
+
+    def _delete_response(self, exchange: Exchange, id: str) -> None:
+        self._kept.of(exchange.account.key).delete(id)
+        exchange.send_json(200, {"id": id, "object": "response", "deleted": True})
 
 
 def _allow(methods: dict[str, Any]) -> str:

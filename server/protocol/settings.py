@@ -29,6 +29,7 @@ class Settings:
     queue_max: int  # requests waiting beyond the running ones
     max_batch: int  # requests decoding together
     default_max_tokens: int
+    responses_kept: int  # answers of /v1/responses in memory, over all keys; 0: none
     req_timeout: float
     drain_timeout: float
     stall_timeout: float

@@ -151,6 +151,11 @@ TABLE = (
         2048, least=1, most=10_000_000,
     ),
     Setting(
+        "RESPONSES_KEPT", "whole",
+        "Answers of /v1/responses kept in memory for clients that go on from them by id; 0: none",
+        SERVER, 1000, least=0, most=100_000,
+    ),
+    Setting(
         "REQ_TIMEOUT", "decimal",
         "Seconds for one request, waiting included; then 504, or an error in the stream", SERVER,
         600, least=0.1, most=YEAR_S, unit="seconds",

@@ -25,7 +25,7 @@ def cross_origin(exchange: Exchange, allowed: tuple[str, ...]) -> dict[str, str]
         # SDKs add a dozen of their own. Names alone: nothing else may get into our headers.
         names.update(re.findall(r"[a-z0-9-]+", asked.lower())[:64])
         headers["Access-Control-Allow-Headers"] = ", ".join(sorted(names))
-        headers["Access-Control-Allow-Methods"] = "GET, HEAD, OPTIONS, POST"
+        headers["Access-Control-Allow-Methods"] = "DELETE, GET, HEAD, OPTIONS, POST"
         headers["Access-Control-Max-Age"] = str(PREFLIGHT_S)
         if exchange.headers.get("Access-Control-Request-Private-Network"):
             # A page from the internet asks a browser for a server that is not on it.

@@ -178,7 +178,7 @@ def test_limits_sampling_and_effort():
 
 def test_fields_of_other_services_are_ignored():
     request = request_of(
-        store=True, include=["reasoning.encrypted_content"], service_tier="auto", n=3,
+        include=["reasoning.encrypted_content"], service_tier="auto", n=3,
         prompt_cache_key="k", truncation="auto", user="u", max_tokens=4,
     )  # fmt: skip
     assert request == request_of()
@@ -211,7 +211,8 @@ def test_fields_of_other_services_are_ignored():
         ({"input": [{"type": "function_call", "arguments": {}}]}, "input[0].arguments"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id"),
         ({"instructions": ["x"]}, "instructions"),
-        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"previous_response_id": 1}, "previous_response_id"),
+        ({"store": "yes"}, "store"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"background": True}, "background"),
@@ -523,8 +524,8 @@ def test_client_sees_the_failure_of_a_stream(client):
 def test_client_raises_what_was_refused(client):
     api, _ = client
     with pytest.raises(openai.BadRequestError) as refused:
-        api.responses.create(model="served-model", input="hi", previous_response_id="resp_1")
-    assert refused.value.param == "previous_response_id"
+        api.responses.create(model="served-model", input="hi", background=True)
+    assert refused.value.param == "background"
     with pytest.raises(openai.NotFoundError) as missing:
         api.responses.create(model="other", input="hi")
     assert missing.value.code == "model_not_found"

@@ -6,6 +6,7 @@ responses_request.py.
 
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from server.api.dialects.blocks import Block, Blocks, Step
@@ -34,10 +35,17 @@ def error_body(error: ApiError) -> dict[str, Any]:
 
 
 class ResponsesDialect:
-    """One answer as a Response. Implements pieces.Dialect."""
+    """One answer as a Response. Implements pieces.Dialect.
 
-    def __init__(self, echo: Echo) -> None:
+    keep: takes the Response when it is complete, before the client hears of that: its next
+    request may follow at once.
+    """
+
+    def __init__(
+        self, echo: Echo, keep: Callable[[dict[str, Any]], None] = lambda response: None
+    ) -> None:
         self._echo = echo
+        self._keep = keep
         self._id = f"resp_{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._completed: int | None = None
@@ -73,7 +81,10 @@ class ResponsesDialect:
 
     def whole(self, usage: Usage) -> dict[str, Any]:
         """The Response object, the same as the stream's last event has."""
-        return self._response("incomplete" if self._finish == "length" else "completed", usage)
+        status = "incomplete" if self._finish == "length" else "completed"
+        response = self._response(status, usage)
+        self._keep(response)
+        return response
 
     def failed(self, error: ApiError) -> list[Event]:
         """response.failed. SDKs take no event before response.created, so that comes first."""
@@ -139,8 +150,6 @@ class ResponsesDialect:
             "error": error and {"code": _code(error), "message": error.message},
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
             "output": [self._item(block) for block in self._blocks.all],
-            "previous_response_id": None,
-            "store": False,
             "truncation": "disabled",
             "usage": usage and _usage(usage),
             "user": None,

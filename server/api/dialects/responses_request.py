@@ -2,7 +2,8 @@
 
 Pure; called on rank 0's HTTP threads. The items of `input` are in responses_items.py, the tools in
 responses_tools.py. What leans on something that this server does not keep is refused; `include`
-and the like are ignored.
+and the like are ignored. Where a request goes on from an answer that is kept (kept_responses.py),
+what was said before comes first.
 """
 
 import re
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.api.dialects.kept_responses import Item, KeptResponses, Shelf
 from server.api.dialects.responses_items import ITEM, ITEMS, turns_of
 from server.api.dialects.responses_tools import TOOL, TOOL_CHOICE, Called, Tools
 from server.api.fields import Field, Fields, needed, read, record, tagged
@@ -29,7 +31,6 @@ from server.protocol.requests import ChatRequest, Format, Served
 
 MAX_METADATA, MAX_METADATA_CHARS = 16, 512  # OpenAI's own limits; a stream repeats it three times
 MAX_LEFT_OUT = 10  # kinds that are named in the log
-STATELESS = ", as this server keeps no responses; "
 FORMAT = tagged(
     "type",
     {
@@ -74,11 +75,13 @@ RESPONSES: Fields = {
         "Given back.",
         cost="told three times in a stream",
     ),
-    "background": never(False, why=f"{STATELESS}wait for the answer, or stream it"),
-    **{
-        name: never(why=f"{STATELESS}send the whole conversation in 'input'")
-        for name in ("previous_response_id", "conversation", "prompt")
-    },
+    "store": Field(FLAG, "Default: true. false: the answer is not kept."),
+    "previous_response_id": Field(
+        TEXT, "Goes on from an answer that is kept; instructions and tools are those of this one."
+    ),
+    "background": never(False, why="; wait for the answer, or stream it"),
+    "conversation": never(why="; use 'previous_response_id'"),
+    "prompt": never(why="; send the whole prompt in 'input'"),
 }
 BODY = record(RESPONSES, name="ResponsesRequest")
 
@@ -89,16 +92,21 @@ class Echo:
 
     fields: those of the Response object that say what was asked for, defaults filled in. called:
     the request's tools, by the name that the model knows. left_out: what is not in the prompt,
-    for the log.
+    for the log. said: the items that the answer goes on from, if it is to be kept.
     """
 
     fields: dict[str, Any]
     called: Mapping[str, Called] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    said: tuple[Item, ...] | None = None
 
 
-def parse(body: Mapping[str, Any], served: Served) -> tuple[ChatRequest, Echo]:
-    """Checks a request. Raises ApiError that names the field."""
+def parse(
+    body: Mapping[str, Any], served: Served, kept: Shelf | None = None
+) -> tuple[ChatRequest, Echo]:
+    """Checks a request. kept: the answers that its client may go on from. Raises ApiError that
+    names the field, or 404 for what is not kept."""
+    kept = KeptResponses(0).of(None) if kept is None else kept
     asked = read(BODY, body)
     max_tokens = limit_of(asked, body, "max_output_tokens")
     common = common_of(asked, served, max_tokens=max_tokens)
@@ -108,8 +116,10 @@ def parse(body: Mapping[str, Any], served: Served) -> tuple[ChatRequest, Echo]:
     parallel = asked.get("parallel_tool_calls", True)
     format_, told_format = _format(asked.get("text", {}).get("format", {"type": "text"}))
     effort = asked.get("reasoning", {}).get("effort")
+    previous, said = asked.get("previous_response_id"), _said(asked, kept)
+    store = kept.keeps and asked.get("store", True)
     request = ChatRequest(
-        messages=_messages(instructions, asked["input"], tools),
+        messages=_messages(instructions, said, tools),
         tools=functions,
         tool_choice=choice,
         parallel_tool_calls=parallel,
@@ -124,24 +134,43 @@ def parse(body: Mapping[str, Any], served: Served) -> tuple[ChatRequest, Echo]:
         "max_output_tokens": None if max_tokens == AS_MANY_AS_FIT else max_tokens,
         "metadata": asked.get("metadata", {}),
         "parallel_tool_calls": parallel,
+        "previous_response_id": previous,
         "reasoning": {"effort": effort, "summary": None},
+        "store": store,
         "text": {"format": told_format},
         "tool_choice": told_choice,
         "tools": tools.told,
         "temperature": common.sampling.temperature,
         "top_p": common.sampling.top_p,
     }
-    return request, Echo(fields, tools.called, _left_out(body, asked))
+    items = tuple(item for _, item in said)
+    return request, Echo(fields, tools.called, _left_out(body, asked), items if store else None)
+
+
+def _said(asked: Mapping[str, Any], kept: Shelf) -> list[tuple[str, Item]]:
+    """The items of the whole conversation, each with the name of its place, for errors."""
+    given = asked["input"]
+    if isinstance(given, str):
+        given = [{"type": "message", "role": "user", "content": given}]
+    said: list[tuple[str, Item]] = []
+    if "previous_response_id" in asked:
+        before = kept.conversation(asked["previous_response_id"])
+        said += [("previous_response_id", item) for item in before]
+    for i, item in enumerate(given):
+        if item is not None:
+            found = kept.item(item["id"]) if item["type"] == "item_reference" else item
+            said.append((f"input[{i}]", found))
+    if len(said) > MAX_TURNS:
+        raise wrong("input", f"{len(said)} items with those before", f"of at most {MAX_TURNS}")
+    return said
 
 
 def _messages(
-    instructions: str | None, given: str | list[dict[str, Any] | None], tools: Tools
+    instructions: str | None, said: list[tuple[str, Item]], tools: Tools
 ) -> list[dict[str, Any]]:
-    if isinstance(given, str):
-        given = [{"type": "message", "role": "user", "content": given}]
-    items = [(f"input[{i}]", item) for i, item in enumerate(given) if item is not None]
-    turns = turns_of(instructions, items, tools.shown_name)
-    if len(turns) <= bool(instructions) and not any(item["type"] == "message" for _, item in items):
+    turns = turns_of(instructions, said, tools.shown_name)
+    if len(turns) <= bool(instructions) and not any(item["type"] == "message" for _, item in said):
+        items = [item for _, item in said]
         raise wrong("input", items, "at least one message" if instructions else "a non-empty array")
     return turns
 

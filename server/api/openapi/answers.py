@@ -260,8 +260,8 @@ def _responses_schemas() -> dict[str, Schema]:
             error=optional(told(code=string(), message=string())),
             incomplete_details=optional(told(reason=enum("max_output_tokens"))),
             output=array(ref("ResponseItem")),
-            previous_response_id=enum(None),
-            store=enum(False),
+            previous_response_id=optional(string()),
+            store=boolean(),
             truncation=enum("disabled"),
             usage=optional(
                 told(
@@ -287,6 +287,7 @@ def _responses_schemas() -> dict[str, Schema]:
             temperature=number(),
             top_p=number(),
         ),
+        "ResponseDeleted": told(id=string(), object=enum("response"), deleted=enum(True)),
         "ResponseEvent": note(
             {
                 "type": "object",

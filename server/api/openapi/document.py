@@ -43,6 +43,7 @@ def describe(model_id: str) -> dict[str, Any]:
 
 def _paths() -> dict[str, Any]:
     model = {"name": "model", "in": "path", "required": True, "schema": string(minLength=1)}
+    kept = {"name": "id", "in": "path", "required": True, "schema": string(minLength=1)}
     health = _get("Whether the server is ready", "Health", errors=())
     health["responses"]["503"] = _answer("Loading, draining or failed", "Health")
     health["security"] = []
@@ -72,11 +73,16 @@ def _paths() -> dict[str, Any]:
         },
         "/responses": {
             "post": _post(
-                "OpenAI's Responses API, without its store",
+                "OpenAI's Responses API",
                 "ResponsesRequest",
                 "Response",
                 "ResponseEvent",
             )
+        },
+        "/responses/{id}": {
+            "parameters": [kept],
+            "get": _get("An answer that is kept", "Response", errors=(401, 404)),
+            "delete": _get("Forgets it", "ResponseDeleted", errors=(401, 404)),
         },
         "/messages": {
             "post": _post(
