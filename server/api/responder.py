@@ -14,7 +14,7 @@ from server.protocol.pieces import Dialect, Event, Piece
 from server.text.generation import Generation, Waiting
 from server.transport.http_server import Exchange
 
-PING_S = 5.0  # a stream with nothing to send begins, and says so, after this long
+PING_S = 5.0  # a stream with nothing to send begins, and says so, each time after this long
 
 log = logging.getLogger(__name__)
 
@@ -72,21 +72,36 @@ def _send_whole(exchange: Exchange, dialect: Dialect, generation: Generation, pi
 
 
 def _stream(exchange: Exchange, dialect: Dialect, generation: Generation, pieces) -> None:
-    pinged, opened = 0.0, False
+    opened = False
+    heard: float | None = 0.0  # when the client last heard something; None: just now
     for piece in pieces:
         if isinstance(piece, Piece):
             if not opened:
                 _send(exchange, dialect.opening())
                 opened = True
-            _send(exchange, dialect.piece(piece))
-        elif piece.seconds - pinged >= PING_S:
+            if events := dialect.piece(piece):
+                _send(exchange, events)
+                heard = None
+        elif heard is None:
+            heard = piece.seconds
+        elif piece.seconds - heard >= PING_S:
             # Until now a failure could still be a plain status; now silence would be worse.
-            pinged = piece.seconds
-            if not exchange.streaming:
-                exchange.begin_stream()
-            exchange.send_ping()
+            heard = piece.seconds
+            if not opened:
+                _send(exchange, dialect.opening())
+                opened = True
+            _keep_alive(exchange, dialect)
     _send(exchange, dialect.closing(generation.usage()))
     exchange.end_stream()
+
+
+def _keep_alive(exchange: Exchange, dialect: Dialect) -> None:
+    """A sign of life. Agents give up a stream without events after some minutes, whatever comments
+    it has; where a dialect has no event that says nothing, a comment is better than silence."""
+    events = dialect.waiting()
+    _send(exchange, events)
+    if not events:
+        exchange.send_ping()
 
 
 def _send(exchange: Exchange, events: list[Event]) -> None:

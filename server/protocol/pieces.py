@@ -97,7 +97,13 @@ class Dialect(Protocol):
     """One answer, told in one API's shapes. Made for each request; keeps what it has told."""
 
     def opening(self) -> list[Event]:
-        """Events before the first piece, sent when the first token is there."""
+        """Events before the first piece: sent when the first token is there, or when it has taken
+        so long that the client must hear something."""
+        ...
+
+    def waiting(self) -> list[Event]:
+        """Events that add nothing, for a client that would take silence for the end, at any place
+        after the opening. None: a comment has to do."""
         ...
 
     def piece(self, piece: Piece) -> list[Event]:

@@ -1022,26 +1022,6 @@ def test_a_client_that_leaves_cancels_all_its_choices(start, monkeypatch, kind, 
 # Pings.
 
 
-def test_a_stream_is_pinged_while_it_waits(start, monkeypatch):
-    monkeypatch.setattr(responder, "PING_S", 0.05)
-    monkeypatch.setattr(generation, "POLL_S", 0.01)
-    service = start()
-    service.engine.go.clear()
-    with service.open("/v1/chat/completions", {"messages": user("hi"), "stream": True}) as client:
-        assert client.read_head().status == 200
-        assert [client.read_chunk() for _ in range(3)] == [b": ping\n\n"] * 3
-        service.engine.go.set()
-        rest = []
-        while chunk := client.read_chunk():
-            rest.append(chunk)
-        text = b"".join(chunk for chunk in rest if chunk != b": ping\n\n")
-        assert text.startswith(b'data: {"id":"chatcmpl-') and text.endswith(b"data: [DONE]\n\n")
-    service.engine.go.clear()
-    threading.Timer(0.3, service.engine.go.set).start()
-    chunks = list(chat(service.client(), stream=True))
-    assert "".join(c.choices[0].delta.content or "" for c in chunks) == "hello"
-
-
 def test_an_answer_that_is_not_streamed_is_not_pinged(start, monkeypatch):
     monkeypatch.setattr(responder, "PING_S", 0.01)
     service = start()

@@ -36,6 +36,10 @@ class ChatDialect:
         first = {"role": "assistant", "content": ""}
         return [self._chunk(i, first) for i in range(len(self._choices))]
 
+    def waiting(self) -> list[Event]:
+        """A chunk of nothing, as the one with the finish reason is but for that."""
+        return [self._chunk(0, {})]
+
     def piece(self, piece: Piece) -> list[Event]:
         told, parts = self._choices[piece.choice], piece.parts
         logprobs = [_logprob(token) for token in piece.logprobs]

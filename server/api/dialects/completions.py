@@ -109,6 +109,9 @@ class CompletionDialect:
     def opening(self) -> list[Event]:
         return []
 
+    def waiting(self) -> list[Event]:
+        return []  # a chunk has text: one without would be taken for a first token
+
     def piece(self, piece: Piece) -> list[Event]:
         i, text = piece.choice, piece.parts.text
         logprobs = None

@@ -61,6 +61,12 @@ class MessagesDialect:
         message = self._message([], Usage(self._prompt_tokens, 0))
         return [_event("message_start", message=message), _event("ping")]
 
+    def waiting(self) -> list[Event]:
+        """A message_delta that tells no end yet: SDKs drop pings before anyone hears of them."""
+        delta = {"stop_reason": None, "stop_sequence": None}
+        usage = _usage(Usage(self._prompt_tokens, 0))
+        return [_event("message_delta", delta=delta, usage=usage)]
+
     def piece(self, piece: Piece) -> list[Event]:
         """Events of the content blocks that the piece opens, grows and closes."""
         events = [event for step in self._blocks.add(piece.parts) for event in _tell(step)]

@@ -64,6 +64,12 @@ class ResponsesDialect:
             self._event("response.in_progress", response=response),
         ]
 
+    def waiting(self) -> list[Event]:
+        """In progress, again. Without what was said so far, or a long answer would be told over
+        and over."""
+        response = self._response("in_progress") | {"output": []}
+        return [self._event("response.in_progress", response=response)]
+
     def piece(self, piece: Piece) -> list[Event]:
         """Events of the items that the piece opens, grows and closes."""
         events = [event for step in self._blocks.add(piece.parts) for event in self._step(step)]
