@@ -1,6 +1,7 @@
 """Whole conversations of agents over /v1/responses: the loops of SDKs, and codex's own requests."""
 
 import json
+import logging
 import re
 
 import openai
@@ -156,8 +157,9 @@ def test_a_forced_text_whose_grammar_cannot_be_used_is_refused_by_name(ask, stre
     assert refused.value.param == "tools[1].format.definition"
 
 
-def test_a_request_as_codex_sends_it_is_answered(model):
+def test_a_request_as_codex_sends_it_is_answered(model, caplog):
     """Its fields and items as version 0.171 sends them, cut to a few tools."""
+    caplog.set_level(logging.INFO, "server.api.model_routes")
     model.answers, model.prompts_seen = [thought("Done?") + "done"], []
     said = {"type": "input_text", "text": "You are a coding agent."}
     body = {
@@ -227,3 +229,8 @@ def test_a_request_as_codex_sends_it_is_answered(model):
     for told in ("With a patch.", "+\\tprint(", "Success.", "mcp__docs__search", "Found."):
         assert told in prompt
     assert "web_search" not in prompt and "gAAA" not in prompt
+    (line,) = [one.getMessage() for one in caplog.records if "left out" in one.getMessage()]
+    assert line.startswith("req_") and line.endswith(
+        ": left out of the prompt: items of type 'web_search_call', items of type 'compaction', "
+        "tools of type 'web_search'"
+    )
