@@ -7,7 +7,7 @@ from server.api.dialects.kept_responses import KeptResponses
 from server.api.dialects.responses import ResponsesDialect, parse
 from server.protocol.errors import ApiError
 from tests.support.front_end import MODEL, TEXT, FrontEnd
-from tests.support.played import SCRIPTS, SERVED, whole_of
+from tests.support.played import SCRIPTS, SERVED, called, ended, whole_of
 
 ADD = {"type": "function", "name": "add"}
 
@@ -145,6 +145,15 @@ def test_a_deleted_answer_is_gone_with_its_items():
     assert len(turns(shelf, previous_response_id=second["id"])) == 5
     shelf.delete(second["id"])
     assert shelf.bytes == 0
+
+
+def test_an_answer_that_nobody_could_send_back_is_told_and_not_kept():
+    shelf = KeptResponses(10).of(None)
+    _, echo = parse({"input": "hi", "tools": [{"type": "custom", "name": "put"}]}, SERVED, shelf)
+    dialect = ResponsesDialect(echo, lambda response: shelf.keep(response, echo.said))
+    half = [called(0, '{"input": "\\ud83d"}', name="put"), ended("tool_calls")]
+    assert whole_of(dialect, half)["output"][0]["input"] == "\ud83d"
+    assert len(shelf) == 0 and shelf.bytes == 0
 
 
 def test_a_conversation_has_no_more_turns_by_being_kept():

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.api.dialects.responses_items import ITEM
+from server.api.kinds import Refused
 from server.protocol.errors import ApiError, show
 
 MAX_BYTES = 256 * 2**20
@@ -95,8 +96,12 @@ class Shelf:
             self._drop(id)
 
     def keep(self, response: dict[str, Any], said: Iterable[Item]) -> None:
-        """Keeps a response that is complete, and what was said before it."""
-        output = {one["id"]: ITEM.read(one) for one in response["output"]}
+        """Keeps a response that is complete, and what was said before it; not if it holds what no
+        request may (half a character that a model has written in a call)."""
+        try:
+            output = {one["id"]: ITEM.read(one) for one in response["output"]}
+        except Refused:
+            return
         body = json.dumps(response).encode()
         with self._lock:
             self._add(response["id"], Kept(body, (*said, *output.values()), output))
