@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from server.api.dialects.call_input import CallInput, input_of
 from server.api.dialects.responses import ResponsesDialect, parse
+from server.api.dialects.responses_tools import Tools
 from server.protocol.errors import ApiError
 from server.protocol.requests import Format, ToolChoice
 from tests.support.played import SERVED, called, ended, stream_of, whole_of
@@ -188,6 +189,24 @@ def test_no_two_tools_have_one_name_for_the_model():
     names = [tool["function"]["name"] for tool in request.tools]
     assert names == ["mcp__docs__search", "mcp__docs__search_2"]
     assert [echo.called[name].namespace for name in names] == [None, "mcp__docs"]
+
+
+def test_a_function_and_a_tool_with_a_text_of_one_name_are_told_apart():
+    both = [SEARCH | {"name": "apply_patch"}, APPLY]
+    for choice, name in (("function", "apply_patch"), ("custom", "apply_patch_2")):
+        asked = {"type": choice, "name": "apply_patch"}
+        assert parsed(tools=both, tool_choice=asked)[0].tool_choice.name == name
+    item = {"type": "custom_tool_call", "call_id": "c", "name": "apply_patch", "input": ""}
+    assert turns(item, tools=both)[0]["tool_calls"] == [call("c", "apply_patch_2", {"input": ""})]
+
+
+def test_tools_are_counted_before_their_names_are_compared(monkeypatch):
+    """Names that meet are numbered, one after another: of too many that would take for ever."""
+    monkeypatch.setattr(Tools, "_add", lambda *tool: pytest.fail("compared"))
+    alike = [DOCS | {"name": "a" + "_" * number} for number in range(513)]
+    with pytest.raises(ApiError) as refused:
+        parsed(tools=alike)
+    assert refused.value.param == "tools"
 
 
 def test_a_tool_with_a_text_is_a_function_of_one_argument_that_tells_the_grammar():

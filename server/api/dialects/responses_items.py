@@ -88,11 +88,12 @@ ITEM = tagged(
 def turns_of(
     instructions: str | None,
     items: list[tuple[str, dict[str, Any]]],
-    shown_name: Callable[[str | None, str], str],
+    shown_name: Callable[[str | None, str, bool], str],
 ) -> list[dict[str, Any]]:
     """The turns of items that have been read, each with the name of its place, for errors.
 
-    shown_name: by which name the model knows a tool, from its namespace and name. Raises ApiError.
+    shown_name: by which name the model knows a tool, from its namespace and name, and whether it
+    takes a text. Raises ApiError.
     """
     talk, inner = Conversation(), InnerJson()
     if instructions:
@@ -106,10 +107,10 @@ def turns_of(
             if thought := item.get("content") or item.get("summary"):
                 talk.think(thought)
         elif kind == "function_call":
-            name = shown_name(item.get("namespace"), item["name"])
+            name = shown_name(item.get("namespace"), item["name"], False)
             talk.call(item["call_id"], name, _arguments(item["arguments"], place, inner))
         elif kind == "custom_tool_call":
-            name = shown_name(item.get("namespace"), item["name"])
+            name = shown_name(item.get("namespace"), item["name"], True)
             talk.call(item["call_id"], name, {"input": item["input"]})
         elif kind in ("function_call_output", "custom_tool_call_output"):
             talk.result(item["call_id"], item.get("output", ""))

@@ -16,6 +16,7 @@ from server.api.kinds import ANYTHING, FLAG, SCHEMA, TEXT, array, as_one, either
 from server.api.requests import MAX_TOOLS
 from server.protocol.errors import wrong
 from server.protocol.requests import INPUT, Format, ToolChoice
+from server.text.calls.tools import JOINT
 
 SYNTAXES = {"lark": "Lark grammar", "regex": "regular expression"}
 FUNCTION: Fields = {
@@ -99,15 +100,16 @@ class Tools:
         self.called: dict[str, Called] = {}
         self.formats: dict[str, Format] = {}
         self._names: dict[Called, str] = {}
-        for place, namespace, tool in _flat(given):
+        flat = list(_flat(given))
+        check_tools([tool for _, _, tool in flat])  # before their names are compared
+        for place, namespace, tool in flat:
             self._add(place, namespace, tool)
-        check_tools(self.functions)
         self.told = [_told(tool) for tool in given if tool is not None]
 
-    def shown_name(self, namespace: str | None, name: str) -> str:
+    def shown_name(self, namespace: str | None, name: str, takes_text: bool) -> str:
         """The name by which the model knows a tool, be it one of this request's or not."""
-        for takes_text in (False, True):
-            known = self._names.get(Called(name, namespace, takes_text))
+        for kind in (takes_text, not takes_text):
+            known = self._names.get(Called(name, namespace, kind))
             if known is not None:
                 return known
         return _joined(namespace, name)
@@ -126,7 +128,8 @@ class Tools:
             choice = ToolChoice(asked["mode"])
             asked = {"type": asked["type"], "mode": choice.mode, "tools": listed}
         else:
-            shown = self.shown_name(asked.get("namespace"), asked["name"])
+            takes_text = asked["type"] == "custom"
+            shown = self.shown_name(asked.get("namespace"), asked["name"], takes_text)
             if shown not in self.called:
                 raise wrong("tool_choice", asked["name"], "the name of one of those in 'tools'")
             choice = ToolChoice("named", shown)
@@ -179,7 +182,7 @@ def _flat(given: list[dict[str, Any] | None]) -> Iterator[tuple[str, str | None,
 
 def _joined(namespace: str | None, name: str) -> str:
     # No dot: models take what stands before one for the namespace of all functions.
-    return f"{namespace.rstrip('_')}__{name}" if namespace else name
+    return f"{namespace.rstrip('_')}{JOINT}{name}" if namespace else name
 
 
 def _name(function: dict[str, Any]) -> str:
