@@ -234,3 +234,29 @@ def test_a_request_as_codex_sends_it_is_answered(model, caplog):
         ": left out of the prompt: items of type 'web_search_call', items of type 'compaction', "
         "tools of type 'web_search'"
     )
+
+
+def test_langchain_goes_on_by_previous_response_id(model):
+    from langchain_core.messages import HumanMessage, ToolMessage
+    from langchain_openai import ChatOpenAI
+
+    model.answers = [
+        thought("Hm.") + "I look.\n" + call("weather", city="Rome"),
+        thought("So.") + "Sunny.",
+    ]
+    model.prompts_seen.clear()
+    chat = ChatOpenAI(
+        base_url=model.url,
+        api_key="none",
+        model=MODEL,
+        use_responses_api=True,
+        use_previous_response_id=True,
+        max_retries=0,
+    ).bind_tools([WEATHER])
+    talk = [HumanMessage("How is it?")]
+    talk.append(chat.invoke(talk))
+    (one,) = talk[-1].tool_calls
+    talk.append(ToolMessage("24 C", tool_call_id=one["id"]))
+    assert chat.invoke(talk).text == "Sunny."
+    for said in ("How is it?", "Hm.", "I look.", "Rome", "24 C"):
+        assert said in model.prompts_seen[-1]
