@@ -17,6 +17,7 @@ from server.api.dialects import responses as responses_api
 from server.api.dialects import tokenize as tokenize_api
 from server.api.dialects.kept_responses import KeptResponses
 from server.api.lanes import Lanes
+from server.api.notes import noting
 from server.api.requests import check_vocabulary, parse_json
 from server.api.responder import answer
 from server.observe.account import Texts
@@ -148,7 +149,8 @@ class ModelRoutes:
         is costly belongs in here; what waits for others than this lane does not."""
         raw = exchange.read_body()
         client = self._client(exchange)
-        with self._lanes.enter(len(raw), client):
+        request = f"{exchange.request_id} {exchange.account.route}"
+        with self._lanes.enter(len(raw), client), noting(request):
             yield parse_json(raw), client
 
     def _conversation(self, model: Model, request: ChatRequest, client: Client) -> list[int]:

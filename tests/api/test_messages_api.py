@@ -214,6 +214,67 @@ def assistant(*blocks):
 
 
 IMAGE = {"type": "image", "source": {}}
+NO_IMAGE = "[image omitted: this model reads text only]"
+NO_DOCUMENT = "[document omitted: this model reads text only]"
+
+
+def document(source, **more):
+    return {"type": "document", "source": source, **more}
+
+
+@pytest.mark.parametrize(
+    "block, text",
+    [
+        (IMAGE, NO_IMAGE),
+        ({"type": "image"}, NO_IMAGE),
+        (
+            document({"type": "base64", "media_type": "application/pdf", "data": "eA=="}),
+            NO_DOCUMENT,
+        ),
+        (document({"type": "url", "url": "http://127.0.0.1:1/x.pdf"}), NO_DOCUMENT),
+        (document({"type": "file", "file_id": "file_1"}, title="T"), NO_DOCUMENT),
+        (document({"type": "text", "media_type": "text/plain", "data": "It says."}), "It says."),
+        (
+            document({"type": "text", "data": "It says."}, title="T", context="C", citations=None),
+            "T\nC\nIt says.",
+        ),
+        (
+            document({"type": "content", "content": [{"type": "text", "text": "It"}, IMAGE]}),
+            f"It\n{NO_IMAGE}",
+        ),
+        (document({"type": "content", "content": "It"}), "It"),
+        (
+            {
+                "type": "search_result",
+                "source": "http://x",
+                "title": "T",
+                "content": [{"type": "text", "text": "found"}],
+            },
+            "T\nhttp://x\nfound",
+        ),
+        ({"type": "tool_reference", "tool_name": "grep"}, "grep"),
+        (
+            {"type": "container_upload", "file_id": "f"},
+            "[file omitted: this model reads text only]",
+        ),
+    ],
+)
+def test_what_is_no_text_leaves_words_in_its_place(block, text):
+    """A 400 came again with each later turn, as an agent's history kept its screenshot."""
+    before = {"type": "text", "text": "see"}
+    (told,) = request_of(**user(before, block)).messages
+    assert told == {"role": "user", "content": f"see\n{text}"}
+    result = {"type": "tool_result", "tool_use_id": "c", "content": [before, block]}
+    (told,) = request_of(**user(result)).messages
+    assert told == {"role": "tool", "tool_call_id": "c", "content": f"see\n{text}"}
+
+
+def test_what_others_servers_did_is_left_out_of_an_earlier_answer():
+    use = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "x"}}
+    result = {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}
+    said_ = {"type": "text", "text": "So."}
+    request = request_of(**assistant(use, result, said_, IMAGE))
+    assert request.messages[1] == {"role": "assistant", "content": f"So.{NO_IMAGE}"}
 
 
 @pytest.mark.parametrize(
@@ -231,15 +292,19 @@ IMAGE = {"type": "image", "source": {}}
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
         ({"messages": [*HI, {"role": "assistant", "content": "{"}]}, "messages"),
-        (user(IMAGE), "messages[0].content[0].type"),
+        (user({"type": "hologram"}), "messages[0].content[0].type"),
+        (
+            user({"type": "document", "source": {"type": "text"}}),
+            "messages[0].content[0].source.data",
+        ),
         (user("x"), "messages[0].content[0].type"),
         (user({"type": "text"}), "messages[0].content[0].text"),
         (user({"type": "tool_result"}), "messages[0].content[0].tool_use_id"),
         (
-            user({"type": "tool_result", "tool_use_id": "c", "content": [IMAGE]}),
+            user({"type": "tool_result", "tool_use_id": "c", "content": [{"type": "hologram"}]}),
             "messages[0].content[0].content[0].type",
         ),
-        (assistant(IMAGE), "messages[1].content[0].type"),
+        (assistant({"type": "hologram"}), "messages[1].content[0].type"),
         (assistant({"type": "thinking"}), "messages[1].content[0].thinking"),
         (
             assistant({"type": "tool_use", "id": "c", "name": "f", "input": "{}"}),
@@ -251,7 +316,7 @@ IMAGE = {"type": "image", "source": {}}
         ),
         ({"system": 5}, "system"),
         ({"system": ["x"]}, "system[0].type"),
-        ({"system": [IMAGE]}, "system[0].type"),
+        ({"system": [{"type": "hologram"}]}, "system[0].type"),
         ({"system": [{"type": "text", "text": 5}]}, "system[0].text"),
         ({"tools": {}}, "tools"),
         ({"tools": ["x"]}, "tools[0]"),
@@ -529,7 +594,7 @@ def test_client_raises_the_failure_of_a_stream(client):
 def test_client_raises_what_was_refused(client):
     api, _ = client
     with pytest.raises(anthropic.BadRequestError) as refused:
-        api.messages.create(**ASK | {"messages": user(IMAGE)["messages"]})
+        api.messages.create(**ASK | {"messages": user({"type": "hologram"})["messages"]})
     assert refused.value.type == "invalid_request_error"
     assert "messages[0].content[0].type" in str(refused.value)
     with pytest.raises(anthropic.NotFoundError) as missing:

@@ -403,11 +403,7 @@ def test_arguments_that_are_no_json_stay_as_they_are():
             "messages[0].content[0].text",
         ),
         (
-            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-            "messages[0].content[0].type",
-        ),
-        (
-            [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}],
+            [{"role": "user", "content": [{"type": "hologram"}]}],
             "messages[0].content[0].type",
         ),
         ([*MESSAGES, {"role": "user", "name": 5}], "messages[1].name"),
@@ -420,6 +416,32 @@ def test_arguments_that_are_no_json_stay_as_they_are():
 )
 def test_malformed_messages_are_400_and_say_where(messages, param):
     assert refusal(chat, messages=messages).param == param
+
+
+@pytest.mark.parametrize(
+    "part, what",
+    [
+        ({"type": "image_url", "image_url": {"url": "x"}}, "image"),
+        ({"type": "image_url"}, "image"),
+        ({"type": "input_audio", "input_audio": {}}, "audio"),
+        ({"type": "video_url", "video_url": {"url": "x"}}, "video"),
+        ({"type": "file", "file": {"file_id": "f"}}, "file"),
+    ],
+)
+@pytest.mark.parametrize("role", ["user", "tool", "assistant", "system"])
+def test_what_is_no_text_leaves_words_in_its_place(part, what, role):
+    content = [{"type": "text", "text": "See "}, part]
+    (told,) = chat(messages=[{"role": role, "content": content}]).messages
+    assert told["content"] == f"See [{what} omitted: this model reads text only]"
+
+
+def test_a_refusal_of_an_earlier_answer_is_its_text():
+    parts = [{"type": "refusal", "refusal": "No."}]
+    for turn in ({"content": parts}, {"content": None, "refusal": "No."}, {"refusal": "No."}):
+        (told,) = chat(messages=[{"role": "assistant", **turn}]).messages
+        assert told == {"role": "assistant", "content": "No."}
+    (told,) = chat(messages=[{"role": "assistant", "content": "Yes.", "refusal": None}]).messages
+    assert told == {"role": "assistant", "content": "Yes."}
 
 
 def test_odd_but_valid_text_is_taken():

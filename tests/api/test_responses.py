@@ -184,6 +184,15 @@ def test_fields_of_other_services_are_ignored():
     assert request == request_of()
 
 
+def test_what_is_no_text_leaves_words_in_its_place():
+    image = [{"type": "input_image", "image_url": "data:image/png;base64,eA=="}]
+    output = {"type": "function_call_output", "call_id": "c", "output": image}
+    turns = request_of(input=[{"role": "user", "content": image}, output]).messages
+    assert [turn["content"] for turn in turns] == [
+        "[image omitted: this model reads text only]"
+    ] * 2
+
+
 @pytest.mark.parametrize(
     "body, field",
     [
@@ -197,7 +206,7 @@ def test_fields_of_other_services_are_ignored():
         ({"input": [{"role": "user", "content": 5}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": "\ud800"}]}, "input[0].content"),
         (
-            {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+            {"input": [{"role": "user", "content": [{"type": "hologram"}]}]},
             "input[0].content[0].type",
         ),
         (

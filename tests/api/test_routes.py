@@ -258,6 +258,29 @@ def test_a_limit_beyond_the_context_is_clamped(service, client):
     assert service.engine.seen[-1].max_tokens == CONTEXT - 90
 
 
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+        ("responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
+        (
+            "messages",
+            {
+                "max_tokens": 60,
+                "messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}],
+            },
+        ),
+    ],
+)
+def test_an_image_leaves_words_in_the_prompt_and_one_line_in_the_log(service, caplog, path, body):
+    with caplog.at_level(logging.WARNING):
+        answer = service.ask("POST", f"/v1/{path}", body)
+    told = "[image omitted: this model reads text only]"
+    assert answer.status == 200 and service.prompts.texts[-1] == told
+    (line,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert line.endswith(f" /v1/{path}: left out of the prompt: 1 x image")
+
+
 def test_the_default_limit_is_the_operators(start):
     service = start(DEFAULT_MAX_TOKENS="4")
     assert chat(service.client(), "hello").choices[0].message.content == "hell"

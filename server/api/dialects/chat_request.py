@@ -43,12 +43,13 @@ def _variables(given: dict[str, Any]) -> dict[str, Any]:
     return dict(given)
 
 
-CONTENT = texts({"text": "text"}, joint="")
+CONTENT = texts({"text": "text", "refusal": "refusal"}, joint="")
 CALL = as_one(as_given(record({"function": needed(OBJECT)})), "an object with a function")
 MESSAGE = record(
     {
         "role": needed(one_of(*ROLES)),
         "content": CONTENT,
+        "refusal": Field(TEXT, "Of an earlier answer; it stands for a content that is not there."),
         "name": TEXT,
         "tool_call_id": TEXT,
         "tool_calls": Field(
@@ -67,8 +68,9 @@ VARIABLES = then(OBJECT, _variables).showing(
 CONVERSATION: Fields = {
     "messages": needed(
         array(MESSAGE, 1, MAX_TURNS, of="messages"),
-        f"Roles: {', '.join(ROLES)}. Content is text, null or text parts; others (images, audio): "
-        "400. `reasoning_content`, `reasoning` and `tool_calls` of earlier turns go into the "
+        f"Roles: {', '.join(ROLES)}. Content is text, null or parts: text and refusals; in the "
+        "place of images, audio and files the prompt says that they are left out. "
+        "`reasoning_content`, `reasoning` and `tool_calls` of earlier turns go into the "
         "template.",
         cost="0.1 s thread, to render",
     ),
@@ -125,9 +127,10 @@ def _turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """As chat templates expect them: text content, tool arguments as objects."""
     inner = InnerJson()
     for i, message in enumerate(messages):
+        refusal = message.pop("refusal", "")
         if "content" not in message:
             # In the order in which it is written: a template may print a turn as it is.
-            message = messages[i] = {"role": message["role"], "content": ""} | message
+            message = messages[i] = {"role": message["role"], "content": refusal} | message
         if "tool_calls" in message:
             message["tool_calls"] = [
                 _tool_call(call, f"messages[{i}].tool_calls[{j}]", inner)

@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from server.api.dialects.messages_blocks import ASSISTANT_BLOCKS, CONTENT, TEXTS, USER_BLOCK
 from server.api.dialects.turns import (
     NAME,
     Conversation,
     check_choice,
     check_tools,
     function_tool,
-    texts,
+    text_part,
 )
 from server.api.fields import Field, Fields, needed, read, record, tagged
-from server.api.kinds import FLAG, OBJECT, SCHEMA, TEXT, array, either, then
+from server.api.kinds import FLAG, SCHEMA, TEXT, array, either, then
 from server.api.requests import (
     GENERATING,
     LIMIT,
@@ -39,29 +40,12 @@ from server.protocol.requests import ChatRequest, Served, ToolChoice
 SESSION_LINE = "x-anthropic-billing-header"
 CHOICES = {"auto": "auto", "any": "required", "tool": "named", "none": "none"}
 
-BLOCK: Mapping[str, Fields] = {"text": {"text": needed(TEXT)}}
-CONTENT = texts({"text": "text"})
-USER_BLOCK = tagged(
-    "type",
-    {**BLOCK, "tool_result": {"tool_use_id": needed(TEXT), "content": CONTENT}},
-    "'text' or 'tool_result' (this server takes text only)",
-)
-ASSISTANT_BLOCK = tagged(
-    "type",
-    {
-        **BLOCK,
-        "tool_use": {"input": needed(OBJECT), "id": needed(TEXT), "name": needed(TEXT)},
-        "thinking": {"thinking": needed(TEXT)},
-        "redacted_thinking": {},  # sealed: only who made it can read it
-    },
-    "'text', 'thinking' or 'tool_use'",
-)
 BLOCKS_WORDS = "a string, null or an array of blocks"
 TURN = tagged(
     "role",
     {
         "user": {"content": either({str: TEXT, list: array(USER_BLOCK)}, BLOCKS_WORDS)},
-        "assistant": {"content": either({str: TEXT, list: array(ASSISTANT_BLOCK)}, BLOCKS_WORDS)},
+        "assistant": {"content": either({str: TEXT, list: ASSISTANT_BLOCKS}, BLOCKS_WORDS)},
         "system": {"content": CONTENT},
     },
     "one of user, assistant, system",
@@ -70,7 +54,9 @@ TURN = tagged(
 SYSTEM = either(
     {
         str: then(TEXT, lambda text: [{"text": text}]),
-        list: array(tagged("type", BLOCK, "'text' (this server takes text only)")),
+        list: then(
+            array(text_part(TEXTS)), lambda said: [{"type": "text", "text": t} for t in said]
+        ),
     },
     "a string or an array of text blocks",
 )
@@ -106,9 +92,10 @@ CONVERSATION: Fields = {
     **MODEL,
     "messages": needed(
         array(TURN, 1, MAX_TURNS, of="messages"),
-        "Of text, or of `text`, `tool_use`, `tool_result` and `thinking` blocks; "
-        "`redacted_thinking` is ignored. Images and documents: 400. The last one must not be the "
-        "assistant's.",
+        "Of text, or of `text`, `tool_use`, `tool_result`, `thinking`, `document` (of text) and "
+        "`search_result` blocks. In the place of images and other documents the prompt says that "
+        "they are left out; `redacted_thinking` and what Anthropic's servers did is ignored. The "
+        "last one must not be the assistant's.",
         cost="0.1 s thread, to render",
     ),
     "system": Field(
@@ -188,11 +175,11 @@ def _messages(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     return talk.turns
 
 
-def _add_user(talk: Conversation, blocks: list[dict[str, Any]]) -> None:
+def _add_user(talk: Conversation, blocks: list[str | dict[str, Any]]) -> None:
     said = []
     for block in blocks:
-        if block["type"] == "text":
-            said.append(block["text"])
+        if isinstance(block, str):
+            said.append(block)
         else:
             # Before what is said, wherever it stands: templates want results next to their calls.
             talk.result(block["tool_use_id"], block.get("content", ""))
@@ -209,6 +196,8 @@ def _add_assistant(talk: Conversation, blocks: list[dict[str, Any]]) -> None:
             talk.think(block["thinking"])
         elif block["type"] == "tool_use":
             talk.call(block["id"], block["name"], block["input"])
+        elif block["type"] == "compaction":
+            talk.say("assistant", block.get("content", ""))
 
 
 def _choice(

@@ -5,12 +5,13 @@ than chat templates take: Conversation joins these, so that templates which insi
 message at the start and on turns that alternate take them.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from server.api.fields import Fields, needed, tagged
+from server.api.fields import Fields, needed, record, tagged
 from server.api.kinds import TEXT, Kind, Refused, array, either, text, then
+from server.api.notes import MEDIA, omitted
 from server.api.requests import MAX_TOOLS
 from server.protocol.errors import wrong
 from server.protocol.requests import ToolChoice
@@ -87,16 +88,29 @@ class _Texts:
         return "".join(self._parts)
 
 
-def texts(kinds: Mapping[str, str], joint: str = "\n") -> Kind:
-    """A string or an array of parts, read as one string. kinds: part type -> its field with the
-    text. Other parts are refused: an answer that had not seen the image would be wrong.
+# Of a part's type: its fields, and what makes a text of them.
+Readable = Mapping[str, tuple[Fields, Callable[[dict[str, Any]], str]]]
+
+
+def text_part(kinds: Mapping[str, str], also: Readable | None = None) -> Kind:
+    """A part of a content, read as its text. kinds: part type -> its field with the text. also:
+    other parts that are text. An image, or what else no model here reads, is read as a few words
+    in its place.
     """
-    fields: Mapping[str, Fields] = {kind: {name: needed(TEXT)} for kind, name in kinds.items()}
-    words = " or ".join(map(repr, kinds)) + " (this server takes text only)"
+    fields: dict[str, Fields] = {kind: {name: needed(TEXT)} for kind, name in kinds.items()}
+    fields |= {kind: own for kind, (own, _) in (also or {}).items()}
+    others = {kind: then(record(own), make) for kind, (own, make) in (also or {}).items()}
+    words = " or ".join(map(repr, (*kinds, *others))) + ", or an image or file, which is left out"
 
     def read(value: Any) -> str:
         kind = value.get("type") if isinstance(value, dict) else None
-        if not isinstance(kind, str) or kind not in kinds:
+        if not isinstance(kind, str):
+            raise Refused(kind, words).within("type")
+        if kind in others:
+            return others[kind].read(value)
+        if kind not in kinds:
+            if kind in MEDIA:
+                return omitted(MEDIA[kind])
             raise Refused(kind, words).within("type")
         try:
             return TEXT.read(value.get(kinds[kind]))
@@ -105,9 +119,14 @@ def texts(kinds: Mapping[str, str], joint: str = "\n") -> Kind:
             raise
 
     # There may be many, so a part is read as its text at once; as tagged would read it else.
-    part = replace(tagged("type", fields, words), read=read)
+    left_out: Mapping[str, Fields] = {kind: {} for kind in MEDIA}
+    return replace(tagged("type", {**fields, **left_out}, words), read=read)
+
+
+def texts(kinds: Mapping[str, str], joint: str = "\n", also: Readable | None = None) -> Kind:
+    """A string or an array of parts (see text_part), read as one string."""
     return either(
-        {str: TEXT, list: then(array(part), joint.join)},
+        {str: TEXT, list: then(array(text_part(kinds, also)), joint.join)},
         "a string, null or an array of text parts",
     )
 
