@@ -6,6 +6,7 @@ generate. While the model loads, and while the server drains, all of them answer
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -272,6 +273,8 @@ class ModelRoutes:
             exchange.client_gone,
             self._settings.req_timeout,
             client.deadline,
+            client.total,
+            client.end,
         )
 
     def _frame(self, model: Model, common: Common, prompts: int) -> tuple:
@@ -285,11 +288,14 @@ class ModelRoutes:
 
     def _client(self, exchange: Exchange) -> Client:
         """Whoever sent the request: what it waits for before it is admitted is its own time."""
-        timeout = self._settings.req_timeout
+        timeout, started = self._settings.req_timeout, exchange.account.started
+        total = self._settings.req_total_timeout or math.inf
         return Client(
             exchange.account.key or neighbourhood(exchange.client_address[0]),
             timeout=timeout,
-            deadline=exchange.account.started + timeout,
+            deadline=started + timeout,
+            total=total,
+            end=started + total,
             gone=exchange.client_gone,
             serving=self._ready,
         )
@@ -307,7 +313,7 @@ class ModelRoutes:
         room = context - prompt_tokens
         if room < 1:
             raise context_exceeded(prompt_tokens, context, param)
-        return min(common.max_tokens or self._settings.default_max_tokens, room)
+        return min(common.max_tokens or self._settings.default_max_tokens or room, room)
 
 
 def _check_conversation(request: ChatRequest, model: Model) -> None:

@@ -162,7 +162,9 @@ STOPS: Fields = {
 # What chat and completions have beside it.
 CHOICES: Fields = {
     "max_completion_tokens": Field(LIMIT, "Comes before max_tokens, unless it is null."),
-    "max_tokens": Field(LIMIT, "Cut to what the context leaves. Default: DEFAULT_MAX_TOKENS."),
+    "max_tokens": Field(
+        LIMIT, "Cut to what the context leaves. Default: as many, or DEFAULT_MAX_TOKENS."
+    ),
     "n": Field(
         whole(1, MAX_CHOICES),
         "The choices share one prefill; each takes a place in the queue.",

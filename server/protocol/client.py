@@ -25,15 +25,18 @@ class ClientGone(Exception):
 class Client:
     """source: those who share what one client may take, an API key's label or an address.
 
-    deadline: by the monotonic clock, timeout seconds after the request came in. gone: whether the
-    client has left; ApiError when it sends what nobody asked for. serving: raises ApiError once the
-    server would not take the request any more.
+    deadline: by the monotonic clock, timeout seconds after the request came in; end: the same for
+    all of the request, total seconds. gone: whether the client has left; ApiError when it sends
+    what nobody asked for. serving: raises ApiError once the server would not take the request any
+    more.
     """
 
     source: str
     _: KW_ONLY
     timeout: float = math.inf
     deadline: float = math.inf
+    total: float = math.inf
+    end: float = math.inf
     gone: Callable[[], bool] = lambda: False
     serving: Callable[[], object] = lambda: None
 
@@ -42,7 +45,10 @@ class Client:
         ClientGone when there is nobody left to answer, and what gone and serving raise."""
         if self.gone():
             raise ClientGone
-        if time.monotonic() > self.deadline:
+        now = time.monotonic()
+        if now > self.end:
+            raise timed_out(self.total, "REQ_TOTAL_TIMEOUT")
+        if now > self.deadline:
             raise timed_out(self.timeout)
         self.serving()
 

@@ -125,11 +125,13 @@ def unavailable(message: str, code: str, retry_after: float = 5) -> ApiError:
     return ApiError(503, message, type="server_error", code=code, retry_after=retry_after)
 
 
-def timed_out(seconds: float) -> ApiError:
-    """504: the request took longer than REQ_TIMEOUT; the ranks have stopped working on it."""
+def timed_out(seconds: float, setting: str = "REQ_TIMEOUT") -> ApiError:
+    """504: the ranks have stopped working on the request. setting: REQ_TIMEOUT, when nothing went
+    on for so long, or REQ_TOTAL_TIMEOUT, when all of it took longer."""
+    what = "made no progress for" if setting == "REQ_TIMEOUT" else "did not finish within"
     return ApiError(
         504,
-        f"The request did not finish within {seconds:g} s (REQ_TIMEOUT).",
+        f"The request {what} {seconds:g} s ({setting}).",
         type="server_error",
         code="request_timeout",
     )

@@ -29,7 +29,7 @@ class Common:
     """What every kind of request may ask of the engine."""
 
     sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: int | None = None  # None: the server's default
+    max_tokens: int | None = None  # None: the server's default, or as many as fit
     min_tokens: int = 0
     n: int = 1  # choices a prompt
     stop: tuple[str, ...] = ()

@@ -28,9 +28,10 @@ class Settings:
     http_port: int
     queue_max: int  # requests waiting beyond the running ones
     max_batch: int  # requests decoding together
-    default_max_tokens: int
+    default_max_tokens: int | None  # None: what the context leaves
     responses_kept: int  # answers of /v1/responses in memory, over all keys; 0: none
-    req_timeout: float
+    req_timeout: float  # without progress
+    req_total_timeout: float | None  # of a whole request; None: no limit
     drain_timeout: float
     stall_timeout: float
     load_timeout: float

@@ -147,8 +147,8 @@ TABLE = (
         8, least=0, most=100_000,
     ),
     Setting(
-        "DEFAULT_MAX_TOKENS", "whole", "Limit for a request that names none", SERVER,
-        2048, least=1, most=10_000_000,
+        "DEFAULT_MAX_TOKENS", "whole", "Most tokens of an answer whose request names no limit",
+        SERVER, otherwise="what the context leaves", most=10_000_000,
     ),
     Setting(
         "RESPONSES_KEPT", "whole",
@@ -157,8 +157,13 @@ TABLE = (
     ),
     Setting(
         "REQ_TIMEOUT", "decimal",
-        "Seconds for one request, waiting included; then 504, or an error in the stream", SERVER,
-        600, least=0.1, most=YEAR_S, unit="seconds",
+        "Seconds without progress of one request, on prompt or answer, waiting included; then 504,"
+        " or an error in the stream",
+        SERVER, 600, least=0.1, most=YEAR_S, unit="seconds",
+    ),
+    Setting(
+        "REQ_TOTAL_TIMEOUT", "decimal", "The same for a whole request, however it goes on", SERVER,
+        otherwise="none", most=YEAR_S, unit="seconds",
     ),
     Setting(
         "CONTEXT_MAX", "whole", "Tokens of a prompt and its answer together", (*SERVER, DOCTOR),

@@ -4,6 +4,7 @@ Runs on the HTTP thread of the request, on rank 0. The one place where a request
 looked at. However it ends, the engine's side is told: unfinished choices are cancelled.
 """
 
+import math
 import queue
 import time
 from collections.abc import Callable, Iterator
@@ -66,9 +67,10 @@ class Generation:
     """An admitted request's answer, as an iterator of Piece and Waiting.
 
     choices by index; all their tickets share one queue of events. describe turns a Score into a
-    TokenLogprob. timeout: seconds since the request came; deadline: of time.monotonic(), when that
-    was before it was admitted. Raises ApiError (the engine failed, or time is up) or ClientGone
-    from the iteration.
+    TokenLogprob. timeout: seconds in which something must come of the request, be it progress of
+    its prompt; deadline: of time.monotonic(), until when the first must. total and end: the same
+    for all of it. Raises ApiError (the engine failed, or time is up) or ClientGone from the
+    iteration.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Generation:
         client_gone: Callable[[], bool],
         timeout: float,
         deadline: float | None = None,
+        total: float = math.inf,
+        end: float = math.inf,
     ) -> None:
         self._choices = choices
         self._line = line
@@ -87,6 +91,7 @@ class Generation:
         self._timeout = timeout
         self._accepted = choices[0].ticket.accepted
         self._deadline = self._accepted + timeout if deadline is None else deadline
+        self._total, self._end = total, end
         self._prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}  # by id of the prompt
         self.completion_tokens = 0
 
@@ -111,8 +116,7 @@ class Generation:
                 yield from pieces
                 if not pieces:
                     yield Waiting(now - self._accepted)
-                if now > self._deadline and not all(choice.finished for choice in self._choices):
-                    raise timed_out(self._timeout)
+                self._look_at_the_clock(event is not None)
         finally:
             for choice in self._choices:
                 if not choice.finished:
@@ -142,6 +146,19 @@ class Generation:
             cached=sum(max(t.cached for t in tickets) for tickets in prompts.values()),
             reasoning=sum(choice.text.reasoning_tokens for choice in self._choices),
         )
+
+    def _look_at_the_clock(self, moved: bool) -> None:
+        """moved: something has come of the request. A healthy answer may be long; silence not."""
+        # Again: to hand a piece to a slow client takes time, too.
+        now = time.monotonic()
+        if moved:
+            self._deadline = max(self._deadline, now + self._timeout)
+        if all(choice.finished for choice in self._choices):
+            return
+        if now > self._end:
+            raise timed_out(self._total, "REQ_TOTAL_TIMEOUT")
+        if now > self._deadline:
+            raise timed_out(self._timeout)
 
     def _take(self, index: int, event) -> list[Piece]:
         choice = self._choices[index]

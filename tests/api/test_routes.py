@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import socket
@@ -18,7 +19,7 @@ from server.observe.status import Status
 from server.observe.views import Capacity
 from server.protocol.client import SERVER
 from server.protocol.errors import engine_failed, unavailable
-from server.protocol.events import Failed, Token
+from server.protocol.events import Failed, Prefilled, Token
 from server.protocol.requests import Sampling
 from server.protocol.settings import read_settings
 from server.scheduler.queue import Line
@@ -279,6 +280,14 @@ def test_an_image_leaves_words_in_the_prompt_and_one_line_in_the_log(service, ca
     assert answer.status == 200 and service.prompts.texts[-1] == told
     (line,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
     assert line.endswith(f" /v1/{path}: left out of the prompt: 1 x image")
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
+def test_without_a_limit_an_answer_may_have_what_the_context_leaves(service, path):
+    """Agents send none, and were cut at 2,048 tokens, their thinking included."""
+    of = {"chat/completions": {"messages": user("hello")}, "completions": {"prompt": "hello"}}
+    assert service.ask("POST", f"/v1/{path}", of.get(path, {"input": "hello"})).status == 200
+    assert service.engine.seen[-1].max_tokens == CONTEXT - 5
 
 
 def test_the_default_limit_is_the_operators(start):
@@ -890,6 +899,16 @@ def test_too_slow_is_504(start):
     assert (caught.value.status_code, caught.value.code) == (504, "request_timeout")
     assert caught.value.response.headers["x-should-retry"] == "false"
     assert len(service.engine.seen) == 1  # the client did as it was told
+    service.wait_for(lambda: service.line.held() == 0)
+
+
+def test_all_of_a_request_has_a_limit_where_one_is_set(start):
+    """It goes on all the time, so that the other limit never strikes."""
+    service = start(REQ_TOTAL_TIMEOUT="0.3")
+    service.engine.script = lambda ticket: itertools.repeat(Prefilled(1, 10**6))
+    with pytest.raises(openai.InternalServerError, match="REQ_TOTAL_TIMEOUT") as caught:
+        chat(service.client())
+    assert (caught.value.status_code, caught.value.code) == (504, "request_timeout")
     service.wait_for(lambda: service.line.held() == 0)
 
 

@@ -21,8 +21,9 @@ def test_a_model_folder_is_all_that_is_needed(env, tmp_path):
     assert (settings.parallel, settings.http_host, settings.http_port) == (
         "tensor", "127.0.0.1", 8080,
     )  # fmt: skip
-    assert (settings.queue_max, settings.max_batch, settings.default_max_tokens) == (8, 8, 2048)
+    assert (settings.queue_max, settings.max_batch, settings.default_max_tokens) == (8, 8, None)
     assert (settings.req_timeout, settings.drain_timeout) == (600, 30)
+    assert settings.req_total_timeout is None
     assert (settings.stall_timeout, settings.load_timeout) == (60, 900)
     assert settings.join_timeout == 120
     assert (settings.api_keys, settings.allowed_origins, settings.context_max) == ((), (), None)
@@ -46,6 +47,8 @@ def test_empty_means_default(env):
         ("MAX_BATCH", " 32 ", "max_batch", 32),
         ("DEFAULT_MAX_TOKENS", "1", "default_max_tokens", 1),
         ("REQ_TIMEOUT", "0.5", "req_timeout", 0.5),
+        ("REQ_TOTAL_TIMEOUT", "900", "req_total_timeout", 900),
+        ("REQ_TOTAL_TIMEOUT", "0", "req_total_timeout", None),
         ("DRAIN_TIMEOUT", "0", "drain_timeout", 0),
         ("STALL_TIMEOUT", "1e3", "stall_timeout", 1000),
         ("PARALLEL", "pipeline", "parallel", "pipeline"),
@@ -67,7 +70,7 @@ def test_settings_are_read(env, name, text, attribute, value):
         *[("HTTP_PORT", text) for text in ("0", "65536", "-1", "80.5", "http", "8_080", "٨٠٨٠")],
         *[("QUEUE_MAX", text) for text in ("-1", "none", "1e3", "9" * 5000)],
         *[("MAX_BATCH", text) for text in ("0", "1025", "true")],
-        *[("DEFAULT_MAX_TOKENS", text) for text in ("0", "-5")],
+        *[("DEFAULT_MAX_TOKENS", text) for text in ("many", "-5")],
         *[("REQ_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "1e99", "10s")],
         *[("DRAIN_TIMEOUT", text) for text in ("-0.1", "nan")],
         *[("STALL_TIMEOUT", text) for text in ("0", "soon")],

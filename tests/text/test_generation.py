@@ -1,5 +1,6 @@
 """From token events to text: how an answer ends, and that the engine always hears of it."""
 
+import math
 import threading
 import time
 
@@ -62,6 +63,7 @@ class Case:
         prompts=([1],),
         echo: str | None = None,
         age: float = 0.0,
+        total: float = math.inf,
     ) -> None:
         self.line = Line(10, 1)
         self.tickets: list[Ticket] = []
@@ -78,7 +80,10 @@ class Case:
         self.line.admit(firsts)
         self.line.arrived.clear()
         choices = [Choice(one, text, echo) for one, text in zip(self.tickets, texts, strict=True)]
-        self.generation = Generation(choices, self.line, describe, gone, timeout)
+        end = self.ticket.accepted + total
+        self.generation = Generation(
+            choices, self.line, describe, gone, timeout, total=total, end=end
+        )
         self.out = iter(self.generation)
 
     def say(self, text: str, finish: str | None = None, choice: int = 0) -> None:
@@ -167,18 +172,41 @@ def test_too_slow_is_504_and_cancels(monkeypatch):
     assert case.cancelled
 
 
-def test_too_slow_counts_from_acceptance_and_in_spite_of_tokens():
+def test_silence_counts_from_the_start_of_the_request():
     case = Case(timeout=5, age=6)
-    case.say("abc")
-    assert next(case.out) == said("a")
-    with pytest.raises(ApiError) as caught:
-        next(case.out)
-    assert caught.value.status == 504
+    with pytest.raises(ApiError, match="no progress for 5 s .REQ_TIMEOUT"):
+        case.pieces()
     assert case.cancelled
 
 
-def test_an_answer_that_is_complete_at_the_deadline_counts():
+@pytest.mark.parametrize("progress", ["token", "prompt"])
+def test_an_answer_may_be_long_while_something_comes_of_it(progress):
+    """A healthy stream of ten minutes ended with an error."""
     case = Case(timeout=5, age=6)
+    if progress == "token":
+        case.say("a")
+        assert next(case.out) == said("a")
+    else:
+        case.ticket.put(Prefilled(5, 10))
+        assert isinstance(next(case.out), Waiting)
+    assert isinstance(next(case.out), Waiting), "the silence has begun anew"
+    case.say("b", "stop")
+    assert case.pieces() == [said("b", "stop")]
+
+
+def test_all_of_it_has_a_limit_where_one_is_set():
+    case = Case(total=5, age=6)
+    case.say("abc")
+    assert next(case.out) == said("a")
+    with pytest.raises(ApiError, match="not finish within 5 s .REQ_TOTAL_TIMEOUT") as caught:
+        next(case.out)
+    assert (caught.value.status, caught.value.code) == (504, "request_timeout")
+    assert case.cancelled
+
+
+@pytest.mark.parametrize("limit", ["timeout", "total"])
+def test_an_answer_that_is_complete_at_the_deadline_counts(limit):
+    case = Case(**{limit: 5}, age=6)
     case.say("a", "stop")
     assert case.pieces() == [said("a", "stop")]
 

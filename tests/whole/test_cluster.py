@@ -195,10 +195,10 @@ def test_a_client_that_leaves_frees_its_slot(narrow, phase):
 
 
 def test_a_request_over_its_time_ends_with_504_and_leaves_the_ranks(cluster, tiny_model):
-    one = cluster(2, tiny_model, REQ_TIMEOUT=5)
+    one = cluster(2, tiny_model, REQ_TOTAL_TIMEOUT=5)
     status, answer = one.post("/v1/completions", {"prompt": "Once"} | LONG_ANSWER)
     assert (status, answer["error"]["code"]) == (504, "request_timeout")
-    with pytest.raises(openai.APIError, match="REQ_TIMEOUT"):
+    with pytest.raises(openai.APIError, match="REQ_TOTAL_TIMEOUT"):
         for _ in client_of(one).completions.create(
             model="demo",
             prompt="Once",

@@ -387,7 +387,7 @@ function showAbout() {
     Tokens: `${short(totals.prompt_tokens)} of prompts (${short(totals.cached_tokens)} cached), ${short(totals.generated_tokens)} generated`,
     "Prefix cache": `${many(cache.entries || 0, "entry").replace("entrys", "entries")}, ${short(cache.tokens || 0)} tokens, ${digits(100 * share(cache.hit_tokens, asked), 1)} % of prompt tokens found`,
     Context: `${digits(limits.context)} tokens`,
-    "Time for one request": span(limits.req_timeout_s),
+    "Longest silence": span(limits.req_timeout_s),
     Versions: `mlx ${versions.mlx}, mlx-lm ${versions.mlx_lm}, Python ${versions.python}, code ${versions.code}`,
     Run: String(cluster.run_id),
     API: `${ROOT}v1`,
