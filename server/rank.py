@@ -154,7 +154,9 @@ def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog)
     )
     engine = ready.engine(ChoosesForAll(scheduler.row, mailbox.header, scheduler.failed))
     context = min(shard.context, budget.reach)
-    prompts = TokenizerPrompts(shard.tokenizer, shard.vocab)
+    prompts = TokenizerPrompts(
+        shard.tokenizer, shard.vocab, template_kwargs=settings.chat_template_kwargs
+    )
     threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
     app.model_loaded(Model(prompts, context, shard.sampling, ready.system))
     status.publish(Capacity(context, budget.capacity, budget.token_bytes))

@@ -306,7 +306,9 @@ class ModelRoutes:
             raise unavailable(f"The model is loading: {state.detail}.", "loading")
         if state.phase != OK:
             raise unavailable(f"The server is {state.phase}.", state.phase)
-        return model, Served(self._status.start.model_id, sampling=model.sampling)
+        return model, Served(
+            self._status.start.model_id, self._settings.model_aliases, model.sampling
+        )
 
     def _clamp(self, common: Common, prompt_tokens: int, context: int, param: str) -> int:
         """The limit on generated tokens, so that prompt and answer fit the context."""

@@ -127,7 +127,9 @@ BIASES = table(
 # Fields that several APIs have.
 
 MODEL: Fields = {
-    "model": Field(TEXT, "The served model's id; absent means the same. Others are a 404.")
+    "model": Field(
+        TEXT, "The served model's id or one of MODEL_ALIASES; absent means the same. Others: 404."
+    )
 }
 SAMPLING: Fields = {
     "temperature": Field(number(0, 2), "Default: the model's own, else 1."),
@@ -178,9 +180,9 @@ CHOICES: Fields = {
 
 
 def check_model(asked: Mapping[str, Any], served: Served) -> None:
-    """Absent means the served model; any other name is a 404. The name is never looked up."""
+    """Absent means the served model; a name that is not its is a 404. It is never looked up."""
     model = asked.get("model")
-    if model is not None and model != served.model_id and model not in served.aliases:
+    if model is not None and not served.knows(model):
         raise model_not_found(model, served.model_id)
 
 

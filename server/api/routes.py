@@ -5,6 +5,7 @@ there; the routes that need the model are in model_routes. The page at / needs n
 nothing but itself.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,7 @@ from server.observe.metrics import Metrics
 from server.observe.phases import OK
 from server.observe.status import Status
 from server.protocol.errors import ApiError, bad_request, model_not_found
+from server.protocol.requests import ANY_MODEL, Served
 from server.protocol.settings import Settings
 from server.scheduler.queue import Line
 from server.transport.auth import check_key
@@ -27,6 +29,8 @@ from server.transport.cors import cross_origin
 from server.transport.cross_site import CrossSite
 from server.transport.exchange import Exchange
 from server.transport.page import Page
+
+log = logging.getLogger(__name__)
 
 NEED_NO_KEY = ("/", "/health")
 
@@ -129,6 +133,16 @@ class App:
             account.route = UNREADABLE
             self._status.record.received(account)
         self._status.record.closed(account)
+        if account.error is not None:
+            log.warning(
+                "%s %s %s %s, %d: %s",
+                account.request_id,
+                account.method,
+                account.route,
+                account.outcome,
+                account.error.status,
+                account.error_message,
+            )
         self._on_closed(account)
 
     def connection_refused(self) -> None:
@@ -178,24 +192,28 @@ class App:
     def _openapi(self, exchange: Exchange) -> None:
         exchange.send_json(200, describe(self._status.start.model_id))
 
-    def _card(self) -> dict[str, Any]:
+    def _card(self, name: str) -> dict[str, Any]:
+        """name: the model's own, or one of its aliases."""
         view = self._status.look()
         return {
-            "id": view.start.model_id,
+            "id": name,
             "object": "model",
             "created": int(view.start.at),
             "owned_by": "mlx-cluster",
+            "root": view.start.model_id,
             "max_model_len": view.capacity.context or None,
         }
 
     def _models(self, exchange: Exchange) -> None:
-        exchange.send_json(200, {"object": "list", "data": [self._card()]})
+        others = [name for name in self._settings.model_aliases if name != ANY_MODEL]
+        names = dict.fromkeys([self._status.start.model_id, *others])
+        exchange.send_json(200, {"object": "list", "data": [self._card(name) for name in names]})
 
     def _one_model(self, exchange: Exchange, name: str) -> None:
-        served = self._status.start.model_id
-        if name != served:
-            raise model_not_found(name, served)
-        exchange.send_json(200, self._card())
+        served = Served(self._status.start.model_id, self._settings.model_aliases)
+        if not served.knows(name):
+            raise model_not_found(name, served.model_id)
+        exchange.send_json(200, self._card(name))
 
     def _one_response(self, exchange: Exchange, id: str) -> None:
         exchange.send_json(200, self._kept.of(exchange.account.key).response(id))

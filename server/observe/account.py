@@ -14,6 +14,7 @@ ANSWERED, REFUSED, FAILED, CUT = "answered", "refused", "failed", "cut"
 OUTCOMES = (ANSWERED, REFUSED, FAILED, CUT)
 # The routes that generate: those that the totals of /cluster and the request log speak of.
 GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+MESSAGE_CHARS = 1000  # of an error, in the logs
 UNREADABLE = "unreadable"  # the route of what never was a request
 
 
@@ -85,6 +86,12 @@ class Account:
     def generates(self) -> bool:
         """Whether it asks for an answer by the model."""
         return self.method == "POST" and self.route in GENERATING
+
+    @property
+    def error_message(self) -> str | None:
+        """What the client was told, for a log: printable, and not without end."""
+        text = self.error.message if self.error else None
+        return text if text is None or len(text) <= MESSAGE_CHARS else text[:MESSAGE_CHARS] + "..."
 
     @property
     def outcome(self) -> str:

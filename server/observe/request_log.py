@@ -50,6 +50,7 @@ def describe(account: Account, model_id: str) -> dict[str, Any]:
         "outcome": account.outcome,
         "status": account.code,
         "error": account.error and (account.error.code or account.error.type),
+        "error_message": account.error_message,
         "seconds": round(account.seconds, 4),
     }
     generation = account.generation
@@ -73,7 +74,6 @@ def describe(account: Account, model_id: str) -> dict[str, Any]:
         }
     if account.texts is not None:
         line |= account.texts.describe()
-        line["error_message"] = account.error and account.error.message
     return line
 
 

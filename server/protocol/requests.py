@@ -8,6 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 INPUT = "input"  # the one argument of a tool that takes a text
+ANY_MODEL = "*"
+# Arguments of the call that renders a template, not variables of the template: with them a client
+# or a setting could run a template of its own, or get something other than token ids back.
+NOT_TEMPLATE_VARIABLES = {
+    "conversation", "messages", "tools", "chat_template", "add_generation_prompt",
+    "continue_final_message", "tokenize", "tokenizer_kwargs", "sanitize_control_tokens",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,8 +104,13 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class Served:
-    """What requests are checked against: the model's names and its default sampling."""
+    """What requests are checked against: the model's names and its default sampling. aliases: "*"
+    among them stands for any."""
 
     model_id: str
     aliases: tuple[str, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
+
+    def knows(self, name: str) -> bool:
+        """Whether a client that asks for this model means the one that is served."""
+        return name == self.model_id or name in self.aliases or ANY_MODEL in self.aliases

@@ -7,10 +7,13 @@ raises SettingError, which names the setting, the value and what is allowed; the
 into exit code 78.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from server.protocol.requests import NOT_TEMPLATE_VARIABLES
 from server.protocol.settings_table import BY_NAME, RANK, TABLE, SettingError, parse
 
 __all__ = ["SettingError", "Settings", "read_settings"]
@@ -22,6 +25,8 @@ class Settings:
 
     model_dir: Path
     model_id: str
+    model_aliases: tuple[str, ...]  # other names of it; "*": any
+    chat_template_kwargs: dict[str, Any]  # where a request does not say otherwise
     parallel: str  # "tensor" | "pipeline"
     trust_remote_code: bool  # code of the model folder may be run for its tokenizer
     http_host: str
@@ -67,6 +72,7 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
     }
     values["model_dir"] = _folder(env.get("MODEL_DIR", "").strip())
     values["model_id"] = values["model_id"] or values["model_dir"].name
+    values["chat_template_kwargs"] = _variables(values["chat_template_kwargs"])
     values["log_dir"] = Path(values["log_dir"]) if values["log_dir"] else None
     places = values["api_keys"], values.pop("api_key_file")
     keys = _api_keys(*places) if rank == 0 else ()
@@ -90,6 +96,22 @@ def _folder(text: str) -> Path:
             f"{setting.name}={text!r}: must be the folder of an MLX model; {problem}"
         )
     return path
+
+
+def _variables(text: str) -> dict[str, Any]:
+    """Of the chat template, or SettingError."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise SettingError(f"CHAT_TEMPLATE_KWARGS={text!r}: must be a JSON object")
+    for name in sorted(NOT_TEMPLATE_VARIABLES & found.keys()):
+        raise SettingError(
+            f"CHAT_TEMPLATE_KWARGS={text!r}: must be variables of the template; {name} is an"
+            " argument of the rendering"
+        )
+    return found
 
 
 def _api_keys(given: tuple[str, ...], file: str | None) -> tuple[tuple[str, str], ...]:

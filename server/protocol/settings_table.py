@@ -91,6 +91,15 @@ TABLE = (
         allowed="up to 200 letters, digits, spaces and any of ._:/@+-",
     ),
     Setting(
+        "MODEL_ALIASES", "words", "Other names that reach it, commas or blanks between; * for any",
+        SERVER, otherwise="none", pattern=r"\*|[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,199}",
+        allowed="names of up to 200 letters, digits and any of ._:/@+-[], or *",
+    ),
+    Setting(
+        "CHAT_TEMPLATE_KWARGS", "text", "Variables of the chat template for requests without them",
+        SERVER, otherwise="none", pattern=r"\{.*\}", allowed="a JSON object",
+    ),
+    Setting(
         "HOSTFILE", "path", "The hosts of the cluster; not used with --local", USE_HOSTS,
         otherwise=f"{DEFAULT_HOSTFILE}, or the only *.local.json",
     ),

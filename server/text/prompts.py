@@ -6,6 +6,7 @@ context is refused before it is tokenized, and large text is tokenized in a chil
 """
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from server.grammar.grammars import Grammars
@@ -63,10 +64,14 @@ class Prompts(Protocol):
 
 
 class TokenizerPrompts:
-    """Prompts over an mlx_lm TokenizerWrapper. vocab: size of the model's output."""
+    """Prompts over an mlx_lm TokenizerWrapper. vocab: size of the model's output. template_kwargs:
+    variables of the chat template, for requests that do not say otherwise."""
 
-    def __init__(self, tokenizer: Any, vocab: int) -> None:
+    def __init__(
+        self, tokenizer: Any, vocab: int, template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        self._template_kwargs = template_kwargs or {}
         self._eos = set(tokenizer.eos_token_ids)
         self.vocab = vocab
         self.token_bytes = bytes_per_token(tokenizer)
@@ -112,7 +117,7 @@ class TokenizerPrompts:
             tools=(request.tools or None) if request.tool_choice.mode != "none" else None,
             add_generation_prompt=open_turn,
             tokenize=False,
-            **request.template_kwargs,
+            **{**self._template_kwargs, **request.template_kwargs},
         )
 
     def from_text(

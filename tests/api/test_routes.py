@@ -133,6 +133,29 @@ def client(service) -> openai.OpenAI:
     return service.client()
 
 
+def test_a_model_has_the_names_that_its_operator_gives_it(start):
+    """Agents ask for names that they know."""
+    service = start(MODEL_ALIASES="gpt-5, claude-haiku-4-5")
+    cards = service.client().models.list().data
+    assert [card.id for card in cards] == [MODEL, "gpt-5", "claude-haiku-4-5"]
+    assert {card.root for card in cards} == {MODEL}
+    assert service.client().models.retrieve("gpt-5").root == MODEL
+    assert chat(service.client(), "hello", model="gpt-5").model == MODEL
+    for ask in (lambda api: chat(api, model="gpt-6"), lambda api: api.models.retrieve("gpt-6")):
+        with pytest.raises(openai.NotFoundError):
+            ask(service.client())
+
+
+def test_a_model_may_have_any_name(start):
+    service = start(MODEL_ALIASES="* known")
+    assert [card.id for card in service.client().models.list().data] == [MODEL, "known"]
+    assert service.client().models.retrieve("what/ever").root == MODEL
+    body = {"model": "what/ever", "max_tokens": 5, "messages": user("hello")}
+    assert service.ask("POST", "/v1/messages", body).json["model"] == "what/ever"
+    for path in ("messages/count_tokens", "tokenize"):
+        assert service.ask("POST", f"/v1/{path}", body).status == 200
+
+
 def user(text: str) -> list[dict]:
     return [{"role": "user", "content": text}]
 

@@ -1,6 +1,7 @@
 """One line a request, without what people wrote; a bad disk loses lines and nothing else."""
 
 import json
+import logging
 import stat
 import time
 from datetime import datetime
@@ -85,9 +86,9 @@ def test_no_line_holds_a_key_or_what_was_said(plain):
     plain.chat(stream=True)
     plain.chat("Authorization: Bearer sk-wrong")
     plain.chat("Authorization: Bearer sk-bob", stop=SECRET)
-    plain.chat(temperature=SECRET)
-    plain.chat(model=SECRET)
-    plain.front_end.ask("POST", f"/v1/{SECRET}", {}, KEY)
+    plain.chat(temperature=5)
+    plain.chat(model="other")
+    plain.front_end.ask("POST", "/v1/other", {}, KEY)
     lines = plain.lines(6)
     text = json.dumps(lines)
     for secret in (SECRET, TEXT, "sk-"):
@@ -99,6 +100,24 @@ def test_no_line_holds_a_key_or_what_was_said(plain):
     assert [line["key"] for line in lines][:3] == ["Alice's laptop", None, "key 2"]
     assert [line["error"] for line in lines][1] == "invalid_api_key"
     assert lines[0]["stream"] is True
+
+
+def test_a_refusal_has_its_message_printable_and_bounded(plain, caplog):
+    """Nobody could tell why a client failed. A refused value is quoted, as the client saw it."""
+    with caplog.at_level(logging.WARNING):
+        told = plain.chat(temperature="\x1b[2J\n" + "x" * 10**5).json["error"]["message"]
+        plain.chat("Authorization: Bearer sk-wrong")
+        plain.chat()
+        refused, stranger, answered = plain.lines(3)
+    assert refused["error_message"] == told and told.startswith("Invalid value for 'temperature'")
+    assert told.isprintable() and len(told) < 1000
+    assert stranger["error_message"].startswith("Missing or wrong API key")
+    assert answered["error_message"] is None
+    logged = [r.getMessage() for r in caplog.records if r.name == "server.api.routes"]
+    assert logged == [
+        f"{refused['id']} POST {ROUTE} refused, 400: {told}",
+        f"{stranger['id']} POST {ROUTE} refused, 401: {stranger['error_message']}",
+    ]
 
 
 def test_looking_leaves_no_line_unless_it_is_refused(plain):

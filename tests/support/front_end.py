@@ -114,7 +114,7 @@ class FrontEnd:
         self.line = Line(settings.max_batch, settings.queue_max, lambda: status.load.slot_free_s)
         self.speaker = Speaker(tokenizer, vocab)
         self.app = App(settings, status, self.line, on_closed)
-        self.prompts = TokenizerPrompts(tokenizer, vocab)
+        self.prompts = TokenizerPrompts(tokenizer, vocab, settings.chat_template_kwargs)
         self.app.model_loaded(Model(self.prompts, CONTEXT, Sampling(), "fp_demo"))
         self.engine = StubEngine(self.line, status, self.speaker)
         self.server = Server("127.0.0.1", 0, self.app)

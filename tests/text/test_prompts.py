@@ -72,6 +72,19 @@ def test_a_conversation_goes_through_the_template(prompts):
     assert all(type(token) is int for token in ids)
 
 
+@pytest.mark.parametrize(
+    "own, shown", [({}, "1 2"), ({"a": 3}, "3 2"), ({"a": None, "c": 4}, "None 2")]
+)
+def test_a_request_s_variables_of_the_template_come_before_the_operator_s(tmp_path, own, shown):
+    write_byte_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    tokenizer = load_tokenizer(tmp_path, eos_token_ids=EOS)
+    tokenizer._tokenizer.chat_template = "{{ a }} {{ b }}"
+    defaults = TokenizerPrompts(tokenizer, VOCAB, {"a": 1, "b": 2})
+    ids = defaults.from_chat(chat(chat_template_kwargs=own))
+    assert bytes(ids).decode() == shown
+
+
 def test_plain_text_is_encoded_as_it_is(prompts):
     assert prompts.from_text("a\x00é🙂") == list("a\x00é🙂".encode())
 

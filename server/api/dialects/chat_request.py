@@ -24,17 +24,9 @@ from server.api.kinds import (
 )
 from server.api.requests import CHOICES, GENERATING, MAX_TURNS, choices_of, common_of
 from server.protocol.errors import bad_request
-from server.protocol.requests import ChatRequest, Served
+from server.protocol.requests import NOT_TEMPLATE_VARIABLES, ChatRequest, Served
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-# Arguments of the call that renders a template, not variables of the template: with them a client
-# could run a template of its own, or get something other than token ids back.
-NOT_TEMPLATE_VARIABLES = {
-    "conversation", "messages", "tools", "chat_template", "add_generation_prompt",
-    "continue_final_message", "tokenize", "tokenizer_kwargs", "sanitize_control_tokens",
-    "padding", "truncation", "max_length", "return_tensors", "return_dict",
-    "return_assistant_tokens_mask",
-}  # fmt: skip
 
 
 def _variables(given: dict[str, Any]) -> dict[str, Any]:

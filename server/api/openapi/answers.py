@@ -208,6 +208,7 @@ def _openai_schemas() -> dict[str, Schema]:
             object=enum("model"),
             created=integer(0),
             owned_by=string(),
+            root=note(string(), "The served model's own name, of which `id` may be an alias."),
             max_model_len=optional(integer(1)),
         ),
         "Models": told(object=enum("list"), data=array(ref("Model"))),

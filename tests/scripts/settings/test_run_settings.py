@@ -15,8 +15,14 @@ SCRIPT = ROOT / "scripts" / "run_openai_cluster_server.sh"
 # Not for --env: the supervisor's own, and the keys, which ps would show.
 APART = {"SUPERVISOR_RESTARTS", "SUPERVISOR_LAST_FAILURE", "API_KEY"}
 
-TEXTS = {"PARALLEL": "pipeline", "LOG_LEVEL": "DEBUG", "HTTP_HOST": "localhost"}
-TEXTS |= dict.fromkeys(("LOG_PROMPTS", "TRUST_REMOTE_CODE"), "1")
+TEXTS = {
+    "PARALLEL": "pipeline",
+    "LOG_LEVEL": "DEBUG",
+    "LOG_PROMPTS": "1",
+    "TRUST_REMOTE_CODE": "1",
+    "HTTP_HOST": "localhost",
+    "CHAT_TEMPLATE_KWARGS": '{"enable_thinking": false}',
+}
 
 
 class Recorder(dict):
