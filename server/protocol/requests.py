@@ -79,7 +79,7 @@ class ChatRequest:
     messages are as chat templates expect them: content is text, tool-call arguments are objects.
     tools are OpenAI's function tools: {"type": "function", "function": {"name", "description",
     "parameters"}}. text_formats: what the INPUT of a tool must match when the tool is forced, by
-    the tool's name.
+    the tool's name. continues: the answer goes on with the last message, which is the assistant's.
     """
 
     messages: list[dict[str, Any]]
@@ -88,6 +88,7 @@ class ChatRequest:
     parallel_tool_calls: bool = True
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     format: Format | None = None
+    continues: bool = False
     common: Common = field(default_factory=Common)
     text_formats: Mapping[str, Format] = field(default_factory=dict)
 

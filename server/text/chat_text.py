@@ -47,6 +47,7 @@ class ChatText:
     the answer. prompt_ids tell whether the prompt has opened the thinking. tools: OpenAI function
     tools. parse_calls: else calls are plain text. parallel: else only the first call counts.
     json_calls: a grammar decides, which has most families write calls as JSON.
+    continues: the beginning of the content, if it is part of the prompt.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ChatText:
         parse_calls: bool = True,
         parallel: bool = True,
         json_calls: bool = False,
+        continues: str | None = None,
     ) -> None:
         self.stopped: str | None = None
         self.reasoning_tokens = 0
@@ -89,6 +91,11 @@ class ChatText:
         self._reasoning_space = ""  # as _space; it is left out at both ends
         self._reasoning_strip = True
         self._parts = Parts()
+        if continues is not None:
+            self._in = self._origin = "normal"
+            self._begun = self._said = bool(continues.strip())
+            self._strip = self._strip and not self._begun
+            self._code.add(continues)
 
     def add(self, token: int) -> Parts:
         """What this token makes certain."""

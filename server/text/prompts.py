@@ -6,6 +6,7 @@ context is refused before it is tokenized, and large text is tokenized in a chil
 """
 
 import contextlib
+import itertools
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -21,12 +22,15 @@ from server.text.encoder import Encoder, Unavailable
 from server.text.forced_calls import ForcedCalls
 from server.text.markup import call_form
 from server.text.plain_text import PlainText
+from server.text.plainer_turns import plainer
 from server.text.stop_strings import stop_words
 from server.text.token_bytes import bytes_per_token
 
 # Bytes of text. Smaller ones are tokenized in this process, by a call that lets other threads run;
 # larger ones in a child, and the largest in another, so that they keep nobody else waiting.
 LARGE_TEXT, HUGE_TEXT = 256 * 2**10, 4 * 2**20
+# Stands at the end of a message that the answer continues, where the prompt is cut.
+CONTINUED = "<|CONTINUED HERE|>"
 UNLIMITED = 2**62  # tokens: no text is too long
 
 
@@ -94,21 +98,38 @@ class TokenizerPrompts:
         if not self._tokenizer.has_chat_template:
             raise bad_request("This model has no chat template; use /v1/completions.", "messages")
         try:
-            try:
-                text = self._render(request, request.messages, open_turn)
-            except Exception:
-                # Many templates know no developer, and take a system turn only as the first; some
-                # clients send both later on.
-                plainer = _system_first(request.messages)
-                if plainer == request.messages:
-                    raise
-                text = self._render(request, plainer, open_turn)
+            text = self._rendered(request, open_turn)
         except Exception as error:
             # Templates raise whatever they like: unknown roles, wrong order, missing keys.
             raise _refused(error, "messages", "the model's chat template") from error
         if not isinstance(text, str):
             raise bad_request("'messages': the model's chat template gives no text.", "messages")
         return self._checked(self._encode(text, False, "messages", context, client), "messages")
+
+    def _rendered(self, request: ChatRequest, open_turn: bool) -> str:
+        """What the template makes of the conversation, or of a plainer form of it."""
+        messages, tried = request.messages, []
+        if request.continues:
+            last = messages[-1]
+            messages = [*messages[:-1], {**last, "content": last["content"] + CONTINUED}]
+        text, first = None, None
+        for form in itertools.chain([messages], plainer(messages)):
+            if form in tried:
+                continue
+            tried.append(form)
+            try:
+                text = self._render(request, form, open_turn and not request.continues)
+                break
+            except Exception as error:
+                first = first or error
+        else:
+            raise first
+        if not request.continues or not isinstance(text, str):
+            return text
+        at = text.rfind(CONTINUED)
+        if at < 0:
+            raise ValueError("it does not show the last message, which is to be continued")
+        return text[:at]
 
     def _render(self, request: ChatRequest, messages: list[dict], open_turn: bool) -> str:
         return self._tokenizer.apply_chat_template(
@@ -185,6 +206,7 @@ class TokenizerPrompts:
             parse_calls=bool(request.tools) and request.tool_choice.mode == "auto",
             parallel=request.parallel_tool_calls,
             json_calls=self._may_call(request),
+            continues=request.messages[-1]["content"] if request.continues else None,
         )
 
     def plain_out(self, common: Common) -> TextOut:
@@ -303,15 +325,6 @@ def count_chars(value: Any) -> int:
         elif isinstance(item, list):
             left += item
     return chars
-
-
-def _system_first(messages: list[dict]) -> list[dict]:
-    """The same turns, with a system turn at most at the start: later ones become the user's."""
-    instructs = ("system", "developer")
-    return [
-        {**m, "role": "user" if i else "system"} if m["role"] in instructs else m
-        for i, m in enumerate(messages)
-    ]
 
 
 def _forces_call(request: ChatRequest) -> bool:

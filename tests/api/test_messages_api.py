@@ -214,6 +214,8 @@ def assistant(*blocks):
 
 
 IMAGE = {"type": "image", "source": {}}
+USE = {"type": "tool_use", "id": "c", "name": "add", "input": {}}
+BEGUN = [*HI, {"role": "assistant", "content": "{"}]
 NO_IMAGE = "[image omitted: this model reads text only]"
 NO_DOCUMENT = "[document omitted: this model reads text only]"
 
@@ -291,7 +293,8 @@ def test_what_others_servers_did_is_left_out_of_an_earlier_answer():
         ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
-        ({"messages": [*HI, {"role": "assistant", "content": "{"}]}, "messages"),
+        ({"messages": [*HI, {"role": "assistant", "content": [USE]}]}, "messages"),
+        ({"messages": BEGUN, "tools": [ADD], "tool_choice": {"type": "any"}}, "tool_choice"),
         (user({"type": "hologram"}), "messages[0].content[0].type"),
         (
             user({"type": "document", "source": {"type": "text"}}),
@@ -346,6 +349,12 @@ def test_a_refusal_names_the_field(body, field):
     assert refused.value.status == 400 and refused.value.param == field
 
 
+def test_an_answer_that_has_begun_is_continued():
+    request = request_of(messages=BEGUN)
+    assert request.continues and request.messages == BEGUN
+    assert not request_of().continues
+
+
 def test_a_limit_on_tokens_is_required_and_may_be_as_many_as_fit():
     for value in (-1, None):
         assert request_of(max_tokens=value).common.max_tokens == AS_MANY_AS_FIT
@@ -355,8 +364,10 @@ def test_a_limit_on_tokens_is_required_and_may_be_as_many_as_fit():
 
 
 def test_counting_needs_no_limit_and_takes_a_begun_answer():
-    begun = [*HI, {"role": "assistant", "content": "{"}]
-    request = parse_count({"messages": begun, "system": "S", "tools": [ADD]}, SERVED)
+    request = parse_count({"messages": BEGUN, "system": "S", "tools": [ADD]}, SERVED)
+    assert request.continues
+    called_ = [*HI, {"role": "assistant", "content": [USE]}]
+    assert not parse_count({"messages": called_}, SERVED).continues
     assert [m["role"] for m in request.messages] == ["system", "user", "assistant"]
     assert request.tools[0]["function"]["name"] == "add"
     with pytest.raises(ApiError) as refused:

@@ -6,7 +6,7 @@ Pure; called on rank 0's HTTP threads.
 from collections.abc import Mapping
 from typing import Any
 
-from server.api.dialects.turns import texts
+from server.api.dialects.turns import check_continued, texts
 from server.api.fields import Field, Fields, needed, read, record
 from server.api.formats import FORMATS, TOOLS, format_of, tools_of
 from server.api.json_limits import InnerJson, TooManyValues
@@ -80,6 +80,10 @@ CHAT: Fields = {
     **CHOICES,
     **CONVERSATION,
     **FORMATS,
+    "continue_final_message": Field(
+        FLAG, "The answer goes on with the last message, an assistant's text. Not with a format."
+    ),
+    "add_generation_prompt": Field(FLAG, "Not true with `continue_final_message`; else ignored."),
     "logprobs": FLAG,
     "top_logprobs": Field(whole(0, 20), "Needs logprobs.", cost="nothing before the answer"),
 }
@@ -94,15 +98,24 @@ def parse(body: Mapping[str, Any], served: Served) -> ChatRequest:
     kwargs = asked.get("chat_template_kwargs", {})
     if "reasoning_effort" in asked:
         kwargs.setdefault("reasoning_effort", asked["reasoning_effort"])
-    return ChatRequest(
+    continues = asked.get("continue_final_message", False)
+    if continues and asked.get("add_generation_prompt"):
+        raise bad_request(
+            "'continue_final_message' cannot be used with 'add_generation_prompt', which begins a "
+            "new message.",
+            "continue_final_message",
+        )
+    request = ChatRequest(
         messages=_turns(asked["messages"]),
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=parallel,
         template_kwargs=kwargs,
         format=format_of(asked),
+        continues=continues,
         common=common,
     )
+    return check_continued(request, "continue_final_message") if continues else request
 
 
 def _alternatives(asked: Mapping[str, Any]) -> int | None:

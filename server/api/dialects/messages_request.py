@@ -5,7 +5,7 @@ Pure; called on rank 0's HTTP threads. Tools that Anthropic itself would run are
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from server.api.dialects.messages_blocks import ASSISTANT_BLOCKS, CONTENT, TEXTS, USER_BLOCK
@@ -13,6 +13,7 @@ from server.api.dialects.turns import (
     NAME,
     Conversation,
     check_choice,
+    check_continued,
     check_tools,
     function_tool,
     text_part,
@@ -32,7 +33,7 @@ from server.api.requests import (
     limit_of,
     stop_strings,
 )
-from server.protocol.errors import bad_request, wrong
+from server.protocol.errors import bad_request
 from server.protocol.requests import ChatRequest, Served, ToolChoice
 
 # Claude Code begins its system blocks with this line, different in each session: no two sessions
@@ -94,8 +95,8 @@ CONVERSATION: Fields = {
         array(TURN, 1, MAX_TURNS, of="messages"),
         "Of text, or of `text`, `tool_use`, `tool_result`, `thinking`, `document` (of text) and "
         "`search_result` blocks. In the place of images and other documents the prompt says that "
-        "they are left out; `redacted_thinking` and what Anthropic's servers did is ignored. The "
-        "last one must not be the assistant's.",
+        "they are left out; `redacted_thinking` and what Anthropic's servers did is ignored. An "
+        "assistant's text at the end is continued.",
         cost="0.1 s thread, to render",
     ),
     "system": Field(
@@ -134,8 +135,7 @@ def parse(body: Mapping[str, Any], served: Served) -> tuple[ChatRequest, Echo]:
     common = common_of(asked, served, max_tokens=limit_of(asked, body, "max_tokens"), stop=stop)
     request = _conversation(asked, common=common)
     if request.messages[-1]["role"] == "assistant":
-        # An answer would begin a new turn, where such a client wants its own begun one continued.
-        raise wrong("messages", "assistant", "ended by a message that is not the assistant's")
+        request = replace(check_continued(request, "messages"), continues=True)
     return request, Echo(asked.get("model", served.model_id))
 
 
@@ -143,7 +143,9 @@ def parse_count(body: Mapping[str, Any], served: Served) -> ChatRequest:
     """Checks a request to count a prompt's tokens. Raises ApiError that names the field."""
     asked = read(COUNT_BODY, body)
     check_model(asked, served)
-    return _conversation(asked)
+    request = _conversation(asked)
+    last = request.messages[-1]
+    return replace(request, continues=last["role"] == "assistant" and "tool_calls" not in last)
 
 
 def _conversation(asked: Mapping[str, Any], **more: Any) -> ChatRequest:

@@ -13,8 +13,8 @@ from server.api.fields import Fields, needed, record, tagged
 from server.api.kinds import TEXT, Kind, Refused, array, either, text, then
 from server.api.notes import MEDIA, omitted
 from server.api.requests import MAX_TOOLS
-from server.protocol.errors import wrong
-from server.protocol.requests import ToolChoice
+from server.protocol.errors import bad_request, wrong
+from server.protocol.requests import ChatRequest, ToolChoice
 
 JOINT = "\n\n"  # between messages that become one turn
 NAME = text(least=1)  # of a function
@@ -129,6 +129,25 @@ def texts(kinds: Mapping[str, str], joint: str = "\n", also: Readable | None = N
         {str: TEXT, list: then(array(text_part(kinds, also)), joint.join)},
         "a string, null or an array of text parts",
     )
+
+
+def check_continued(request: ChatRequest, name: str) -> ChatRequest:
+    """The request, if its answer can go on with the last message. name: what asks for it. Raises
+    ApiError 400."""
+    last = request.messages[-1]
+    if last["role"] != "assistant" or last.get("tool_calls"):
+        found = "a message with tool calls" if last.get("tool_calls") else last["role"]
+        allowed = "ended by an assistant's message of text, to continue it"
+        raise wrong("messages", found, f"{allowed}, or by one that is not the assistant's")
+    forced = request.tool_choice.mode in ("required", "named")
+    if request.format is not None or forced:
+        other = request.format.field if request.format is not None else "tool_choice"
+        raise bad_request(
+            f"{name!r}: an answer that goes on with the last message cannot be used with {other!r},"
+            " which says what all of it must be.",
+            other,
+        )
+    return request
 
 
 def function_tool(tool: Mapping[str, Any], schema_key: str) -> dict[str, Any]:
