@@ -80,6 +80,7 @@ class ChatRequest:
     tools are OpenAI's function tools: {"type": "function", "function": {"name", "description",
     "parameters"}}. text_formats: what the INPUT of a tool must match when the tool is forced, by
     the tool's name. continues: the answer goes on with the last message, which is the assistant's.
+    thinking_budget: tokens after which a thought is closed; None: no limit.
     """
 
     messages: list[dict[str, Any]]
@@ -89,6 +90,7 @@ class ChatRequest:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     format: Format | None = None
     continues: bool = False
+    thinking_budget: int | None = None
     common: Common = field(default_factory=Common)
     text_formats: Mapping[str, Format] = field(default_factory=dict)
 

@@ -141,8 +141,8 @@ def initial_state(tokenizer: Any, markup: Markup, prompt_ids: Sequence[int]) -> 
     if not markup.has_thinking:
         return markup.initial
     tail = list(prompt_ids[-OPENED_WITHIN:])
-    start = _after_last(tail, _ids(tokenizer, markup.think_start))
-    if start <= _after_last(tail, _ids(tokenizer, markup.think_end)):
+    start = _after_last(tail, marker_ids(tokenizer, markup.think_start))
+    if start <= _after_last(tail, marker_ids(tokenizer, markup.think_end)):
         return "normal"
     after = tail[start:]
     return "normal" if set(tokenizer.get_added_vocab().values()) & set(after) else "reasoning"
@@ -159,7 +159,8 @@ def _has(tokenizer: Any, token: str) -> bool:
     return number is not None and tokenizer.convert_ids_to_tokens(number) == token
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def marker_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a marker."""
     if _has(tokenizer, text):
         return [tokenizer.convert_tokens_to_ids(text)]
     return list(tokenizer.encode(text, add_special_tokens=False))

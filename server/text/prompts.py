@@ -24,6 +24,7 @@ from server.text.markup import call_form
 from server.text.plain_text import PlainText
 from server.text.plainer_turns import plainer
 from server.text.stop_strings import stop_words
+from server.text.thinking import Budget, variables, within_budget
 from server.text.token_bytes import bytes_per_token
 
 # Bytes of text. Smaller ones are tokenized in this process, by a call that lets other threads run;
@@ -138,7 +139,7 @@ class TokenizerPrompts:
             tools=(request.tools or None) if request.tool_choice.mode != "none" else None,
             add_generation_prompt=open_turn,
             tokenize=False,
-            **{**self._template_kwargs, **request.template_kwargs},
+            **variables(self._tokenizer, {**self._template_kwargs, **request.template_kwargs}),
         )
 
     def from_text(
@@ -184,7 +185,7 @@ class TokenizerPrompts:
     # The way out.
 
     def chat_out(
-        self, request: ChatRequest, constraint: Constraint | None, prompt: list[int]
+        self, request: ChatRequest, constraint: Constraint | Budget | None, prompt: list[int]
     ) -> TextOut:
         """A fresh TextOut for one choice of a conversation that continues prompt."""
         common, hidden = request.common, self._hidden(request.common)
@@ -230,6 +231,15 @@ class TokenizerPrompts:
         self._grammars.warm()
 
     def chat_constraint(
+        self, request: ChatRequest, prompt: list[int], client: Client
+    ) -> Constraint | Budget | None:
+        """The grammar of a forced call or of response_format, and the budget of a thought. Raises
+        ApiError 400, and whatever the client's waiting raises."""
+        constraint = self._answers_constraint(request, prompt, client)
+        most = request.thinking_budget
+        return within_budget(most, constraint, self._tokenizer, prompt, self.vocab)
+
+    def _answers_constraint(
         self, request: ChatRequest, prompt: list[int], client: Client
     ) -> Constraint | None:
         """The grammar of a forced call or of response_format, which leaves room for calls. Raises

@@ -173,6 +173,36 @@ def test_openai_goes_on_after_a_tool_call(client):
     assert answer.choices[0].message.content == TEXT
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_openai_loop_of_several_steps(client, stream):
+    """Calls and their results in turn, with a screenshot among them, until the model has done."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,eA=="}}
+    turns, steps = user(), 0
+    while steps < 4:
+        fields = {
+            "model": MODEL,
+            "messages": turns,
+            "tools": [function()],
+            "tool_choice": "required" if steps < 3 else "auto",
+            "reasoning_effort": "high",
+        }
+        if stream:
+            with client.chat.completions.stream(**fields) as events:
+                (one,) = events.until_done().get_final_completion().choices
+        else:
+            (one,) = client.chat.completions.create(**fields).choices
+        steps += 1
+        turns = [*turns, one.message.to_dict()]
+        if one.finish_reason != "tool_calls":
+            break
+        for call in one.message.tool_calls:
+            check_arguments(json.loads(call.function.arguments))
+            content = [{"type": "text", "text": "sunny"}, image]
+            turns = [*turns, {"role": "tool", "tool_call_id": call.id, "content": content}]
+    assert steps == 4 and one.finish_reason == "stop"
+    assert one.message.content == TEXT
+
+
 def test_openai_completions_with_echo_and_logprobs(client):
     answer = client.completions.create(
         model=MODEL, prompt="Paris is", echo=True, logprobs=2, max_tokens=4
@@ -310,6 +340,61 @@ def test_anthropic_tools(claude, stream):
         }
     )
     assert later.content[0].text == TEXT
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropic_parses_what_fits_a_schema(claude, stream):
+    """Claude Code asks for titles so; it got prose."""
+    fields = {"model": MODEL, "max_tokens": 200, "messages": user(), "output_format": Trip}
+    if not stream:
+        answer = claude.messages.parse(**fields)
+    else:
+        with claude.messages.stream(**fields) as events:
+            answer = events.get_final_message()
+    assert isinstance(answer.parsed_output, Trip)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropic_loop_of_several_steps(claude, stream):
+    """Calls and their results in turn, with a screenshot among them, until the model has done."""
+    schema = {"name": "weather", "input_schema": PARAMETERS}
+    image = {"type": "base64", "media_type": "image/png", "data": "eA=="}
+    turns, steps = user(), 0
+    while steps < 4:
+        fields = {
+            "model": MODEL,
+            "max_tokens": 200,
+            "messages": turns,
+            "tools": [schema],
+            "tool_choice": {"type": "any" if steps < 3 else "auto"},
+            "thinking": {"type": "enabled", "budget_tokens": 1024},
+        }
+        if stream:
+            with claude.messages.stream(**fields) as events:
+                answer = events.get_final_message()
+        else:
+            answer = claude.messages.create(**fields)
+        steps += 1
+        turns = [*turns, {"role": "assistant", "content": answer.content}]
+        uses = [block for block in answer.content if block.type == "tool_use"]
+        if not uses:
+            break
+        for use in uses:
+            check_arguments(use.input)
+        results = [
+            {
+                "type": "tool_result",
+                "tool_use_id": use.id,
+                "content": [
+                    {"type": "text", "text": "sunny"},
+                    {"type": "image", "source": image},
+                ],
+            }
+            for use in uses
+        ]
+        turns = [*turns, {"role": "user", "content": results}]
+    assert steps == 4 and answer.stop_reason == "end_turn"
+    assert answer.content[-1].text == TEXT
 
 
 def test_anthropic_counts_what_the_answer_counts(claude):

@@ -27,7 +27,7 @@ from server.protocol.errors import (
     timed_out,
     unavailable,
 )
-from server.protocol.requests import Sampling, Served, ToolChoice
+from server.protocol.requests import Format, Sampling, Served, ToolChoice
 from tests.support.played import (
     SCRIPTS,
     SERVED,
@@ -199,10 +199,45 @@ def test_the_models_own_sampling_is_the_default():
 
 def test_fields_of_the_service_are_ignored():
     request = request_of(
-        context_management={"edits": []}, output_config={"effort": "high"}, n=3, stop="x",
-        thinking={"type": "adaptive"}, metadata={"user_id": "u"}, cache_control=CACHE,
+        context_management={"edits": []}, output_config={"task_budget": {}}, n=3, stop="x",
+        metadata={"user_id": "u"}, cache_control=CACHE,
     )  # fmt: skip
     assert request == request_of()
+
+
+@pytest.mark.parametrize(
+    "body, variables, budget",
+    [
+        ({}, {}, None),
+        ({"thinking": {"type": "disabled"}}, {"enable_thinking": False}, 0),
+        ({"thinking": {"type": "adaptive"}}, {"enable_thinking": True}, None),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+            {"enable_thinking": True},
+            1024,
+        ),
+        ({"output_config": {"effort": "xhigh"}}, {"reasoning_effort": "xhigh"}, None),
+        (
+            {"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}},
+            {"reasoning_effort": "low", "enable_thinking": False},
+            0,
+        ),
+    ],
+)
+def test_thinking_reaches_the_template_and_has_its_budget(body, variables, budget):
+    request = request_of(**body)
+    assert (request.template_kwargs, request.thinking_budget) == (variables, budget)
+    assert parse_count({"messages": HI} | body, SERVED).template_kwargs == variables
+
+
+def test_the_schema_of_an_answer_is_kept():
+    asked = {"type": "json_schema", "schema": SCHEMA}
+    assert request_of().format is None
+    for name, body in (
+        ("output_config.format.schema", {"output_config": {"format": asked}}),
+        ("output_format.schema", {"output_format": asked}),
+    ):
+        assert request_of(**body).format == Format("json_schema", SCHEMA, field=name)
 
 
 def user(*blocks):
@@ -283,6 +318,10 @@ def test_what_others_servers_did_is_left_out_of_an_earlier_answer():
     "body, field",
     [
         ({"max_tokens": -2}, "max_tokens"),
+        ({"thinking": {"type": "on"}}, "thinking.type"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 0}}, "thinking.budget_tokens"),
+        ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
         ({"messages": None}, "messages"),

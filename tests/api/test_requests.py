@@ -519,6 +519,13 @@ def test_formats_and_tools_are_kept_for_the_grammar():
 def test_template_kwargs_and_reasoning_effort_reach_the_template():
     request = chat(chat_template_kwargs={"enable_thinking": False}, reasoning_effort="low")
     assert request.template_kwargs == {"enable_thinking": False, "reasoning_effort": "low"}
+    assert request.thinking_budget is None
+    given = chat(reasoning_effort="low", chat_template_kwargs={"reasoning_effort": "high"})
+    assert given.template_kwargs == {"reasoning_effort": "high"}
+    none = chat(reasoning_effort="none")
+    assert (none.template_kwargs["enable_thinking"], none.thinking_budget) == (False, 0)
+    assert chat(thinking_token_budget=7).thinking_budget == 7
+    assert chat(thinking={"type": "disabled"}).template_kwargs == {"enable_thinking": False}
     own = chat(chat_template_kwargs={"reasoning_effort": "high"}, reasoning_effort="low")
     assert own.template_kwargs == {"reasoning_effort": "high"}
 

@@ -6,6 +6,7 @@ Pure; called on rank 0's HTTP threads.
 from collections.abc import Mapping
 from typing import Any
 
+from server.api.dialects.thinking import CHAT_THINKS, thinking_of
 from server.api.dialects.turns import check_continued, texts
 from server.api.fields import Field, Fields, needed, read, record
 from server.api.formats import FORMATS, TOOLS, format_of, tools_of
@@ -72,7 +73,7 @@ CONVERSATION: Fields = {
         "`chat_template`...): 400.",
         cost="as a conversation",
     ),
-    "reasoning_effort": Field(TEXT, "Handed to the chat template."),
+    **CHAT_THINKS,
     **TOOLS,
 }
 CHAT: Fields = {
@@ -95,9 +96,8 @@ def parse(body: Mapping[str, Any], served: Served) -> ChatRequest:
     asked = read(BODY, body)
     common = common_of(asked, served, logprobs=_alternatives(asked), **choices_of(asked, body))
     tools, choice, parallel = tools_of(asked)
-    kwargs = asked.get("chat_template_kwargs", {})
-    if "reasoning_effort" in asked:
-        kwargs.setdefault("reasoning_effort", asked["reasoning_effort"])
+    thinking = thinking_of(asked, asked.get("reasoning_effort"))
+    thinking["template_kwargs"] |= asked.get("chat_template_kwargs", {})
     continues = asked.get("continue_final_message", False)
     if continues and asked.get("add_generation_prompt"):
         raise bad_request(
@@ -110,7 +110,7 @@ def parse(body: Mapping[str, Any], served: Served) -> ChatRequest:
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=parallel,
-        template_kwargs=kwargs,
+        **thinking,
         format=format_of(asked),
         continues=continues,
         common=common,

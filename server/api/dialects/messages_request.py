@@ -1,7 +1,7 @@
 """POST /v1/messages and /v1/messages/count_tokens, the way in: their fields, and a ChatRequest.
 
 Pure; called on rank 0's HTTP threads. Tools that Anthropic itself would run are ignored, as are
-`thinking`, `output_config`, `context_management`, `metadata` and every `cache_control`.
+`context_management`, `metadata` and every `cache_control`.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from server.api.dialects.messages_blocks import ASSISTANT_BLOCKS, CONTENT, TEXTS, USER_BLOCK
+from server.api.dialects.thinking import EFFORT, THINKS, thinking_of
 from server.api.dialects.turns import (
     NAME,
     Conversation,
@@ -19,6 +20,7 @@ from server.api.dialects.turns import (
     text_part,
 )
 from server.api.fields import Field, Fields, needed, read, record, tagged
+from server.api.formats import IN_A_CHILD
 from server.api.kinds import FLAG, SCHEMA, TEXT, array, either, then
 from server.api.requests import (
     GENERATING,
@@ -34,7 +36,7 @@ from server.api.requests import (
     stop_strings,
 )
 from server.protocol.errors import bad_request
-from server.protocol.requests import ChatRequest, Served, ToolChoice
+from server.protocol.requests import ChatRequest, Format, Served, ToolChoice
 
 # Claude Code begins its system blocks with this line, different in each session: no two sessions
 # would share a prefix.
@@ -88,6 +90,12 @@ TOOL_CHOICE = tagged(
     objects="an object with a type",
 )
 TOOLS_WORDS = f"tools, at most {MAX_TOOLS} of them functions"
+FORMAT = tagged(
+    "type",
+    {"json_schema": {"schema": needed(SCHEMA)}},
+    "'json_schema'",
+    objects="an object with type json_schema",
+)
 # What a prompt is made of.
 CONVERSATION: Fields = {
     **MODEL,
@@ -104,6 +112,13 @@ CONVERSATION: Fields = {
         f"Also as a role inside messages. A first block that begins with `{SESSION_LINE}` is "
         "dropped: it differs in each session.",
     ),
+    **THINKS,
+    "output_config": Field(
+        record({"format": FORMAT, "effort": EFFORT}),
+        "`format`: type json_schema, whose `schema` the text fits. `effort` is as "
+        "`reasoning_effort` in chat. Others are ignored.",
+        IN_A_CHILD,
+    ),
     "tools": Field(array(TOOL, of=TOOLS_WORDS), "Server tools are ignored.", cost="0.01 s thread"),
     "tool_choice": Field(
         TOOL_CHOICE, f"Its type: {', '.join(CHOICES)}. With `disable_parallel_tool_use`."
@@ -112,6 +127,7 @@ CONVERSATION: Fields = {
 MESSAGES: Fields = {
     **GENERATING,
     **CONVERSATION,
+    "output_format": Field(FORMAT, "As `format` of `output_config`.", IN_A_CHILD),
     "max_tokens": Field(LIMIT, "Cut to what the context leaves.", needed=True, nullable=True),
     "stop_sequences": Field(then(STOP_STRINGS, stop_strings), "As `stop` in chat.", cost=STOP_COST),
 }
@@ -133,7 +149,7 @@ def parse(body: Mapping[str, Any], served: Served) -> tuple[ChatRequest, Echo]:
     asked = read(BODY, body)
     stop = asked.get("stop_sequences", ())
     common = common_of(asked, served, max_tokens=limit_of(asked, body, "max_tokens"), stop=stop)
-    request = _conversation(asked, common=common)
+    request = _conversation(asked, common=common, format=_format(asked))
     if request.messages[-1]["role"] == "assistant":
         request = replace(check_continued(request, "messages"), continues=True)
     return request, Echo(asked.get("model", served.model_id))
@@ -148,6 +164,14 @@ def parse_count(body: Mapping[str, Any], served: Served) -> ChatRequest:
     return replace(request, continues=last["role"] == "assistant" and "tool_calls" not in last)
 
 
+def _format(asked: Mapping[str, Any]) -> Format | None:
+    """What the text must match."""
+    given = asked.get("output_config", {}).get("format")
+    field = "output_format" if given is None else "output_config.format"
+    given = given or asked.get("output_format")
+    return given and Format("json_schema", given["schema"], field=f"{field}.schema")
+
+
 def _conversation(asked: Mapping[str, Any], **more: Any) -> ChatRequest:
     tools = [function_tool(tool, "input_schema") for tool in asked.get("tools", ()) if tool]
     choice, parallel = _choice(asked.get("tool_choice"), check_tools(tools))
@@ -156,6 +180,7 @@ def _conversation(asked: Mapping[str, Any], **more: Any) -> ChatRequest:
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=parallel,
+        **thinking_of(asked, asked.get("output_config", {}).get("effort")),
         **more,
     )
 
