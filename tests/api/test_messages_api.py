@@ -230,6 +230,54 @@ def test_thinking_reaches_the_template_and_has_its_budget(body, variables, budge
     assert parse_count({"messages": HI} | body, SERVED).template_kwargs == variables
 
 
+SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 8}
+
+
+def test_a_tool_that_nobody_can_run_is_told_to_model_and_client(client):
+    """The client showed what the model had invented as what was found."""
+    api, play = client
+    asked = ASK | {"tools": [SEARCH, ADD]}
+    for stream in (False, True):
+        play(SCRIPTS["text then call"])
+        if stream:
+            with api.messages.stream(**asked) as events:
+                answer = events.get_final_message()
+        else:
+            answer = api.messages.create(**asked)
+        use, result, *rest = answer.content
+        assert (use.type, use.name, result.tool_use_id) == ("server_tool_use", "web_search", use.id)
+        assert result.type == "web_search_tool_result"
+        assert result.content.error_code == "unavailable"
+        assert [block.type for block in rest] == ["thinking", "text", "tool_use"]
+        assert rest[-1].input == {"a": 1}
+    request, echo = parse({**asked, "system": "S"}, SERVED)
+    system = request.messages[0]["content"]
+    assert system.startswith("S\n\nThis server cannot run web_search.")
+    assert [tool["function"]["name"] for tool in request.tools] == ["add"]
+    assert echo.unavailable == ("web_search",)
+    # Once a conversation, but to the model the same each time: its prompt must not change.
+    later = [*HI, {"role": "assistant", "content": [b.to_dict() for b in answer.content]}, *HI]
+    request, echo = parse({**asked, "system": "S", "messages": later}, SERVED)
+    assert echo.unavailable == () and request.messages[0]["content"] == system
+
+
+@pytest.mark.parametrize(
+    "tools, choice, told, mode",
+    [
+        ([SEARCH], {"type": "tool", "name": "web_search"}, ("web_search",), "auto"),
+        ([SEARCH], {"type": "any"}, ("web_search",), "auto"),
+        ([SEARCH, ADD], {"type": "any"}, ("web_search",), "required"),
+        ([SEARCH, ADD], {"type": "none"}, (), "none"),
+        ([{"type": "web_fetch_20250910", "name": "web_fetch"}], None, ("web_fetch",), "auto"),
+        ([{"type": "bash_20250124", "name": "bash"}, ADD], None, (), "auto"),
+    ],
+)
+def test_a_choice_of_what_nobody_can_run_forces_nothing(tools, choice, told, mode):
+    body = {"max_tokens": 5, "messages": HI, "tools": tools, "tool_choice": choice}
+    request, echo = parse(body, SERVED)
+    assert (echo.unavailable, request.tool_choice.mode) == (told, mode)
+
+
 def test_the_schema_of_an_answer_is_kept():
     asked = {"type": "json_schema", "schema": SCHEMA}
     assert request_of().format is None

@@ -9,6 +9,7 @@ from typing import Any
 
 from server.api.dialects.blocks import Block, Blocks, Step
 from server.api.dialects.messages_request import Echo, parse, parse_count
+from server.api.dialects.server_tools import told_to_the_client
 from server.protocol.errors import ApiError
 from server.protocol.pieces import Event, Piece, Usage
 
@@ -54,12 +55,17 @@ class MessagesDialect:
         self._prompt_tokens = prompt_tokens
         self._id = f"msg_{uuid.uuid4().hex}"
         self._blocks = Blocks()
+        self._before = told_to_the_client(echo.unavailable)
         self._stop: dict[str, str | None] = {"stop_reason": None, "stop_sequence": None}
 
     def opening(self) -> list[Event]:
         """The Message, still empty, and the ping that follows it."""
         message = self._message([], Usage(self._prompt_tokens, 0))
-        return [_event("message_start", message=message), _event("ping")]
+        events = [_event("message_start", message=message), _event("ping")]
+        for index, block in enumerate(self._before):
+            events.append(_event("content_block_start", index=index, content_block=block))
+            events.append(_event("content_block_stop", index=index))
+        return events
 
     def waiting(self) -> list[Event]:
         """A message_delta that tells no end yet: SDKs drop pings before anyone hears of them."""
@@ -69,7 +75,7 @@ class MessagesDialect:
 
     def piece(self, piece: Piece) -> list[Event]:
         """Events of the content blocks that the piece opens, grows and closes."""
-        events = [event for step in self._blocks.add(piece.parts) for event in _tell(step)]
+        events = [event for step in self._blocks.add(piece.parts) for event in self._tell(step)]
         if piece.finish:
             self._stop = {
                 "stop_reason": STOP_REASONS[piece.finish],
@@ -78,7 +84,7 @@ class MessagesDialect:
             if piece.finish == "stop" and piece.stop_string is not None:
                 self._stop["stop_reason"] = "stop_sequence"
             for step in self._blocks.end(cut=piece.finish == "length"):
-                events += _tell(step)
+                events += self._tell(step)
         return events
 
     def closing(self, usage: Usage) -> list[Event]:
@@ -90,7 +96,8 @@ class MessagesDialect:
 
     def whole(self, usage: Usage) -> dict[str, Any]:
         """The Message, the same as an SDK gathers from the stream."""
-        return self._message([_content(block) for block in self._blocks.all], usage)
+        content = [_content(block) for block in self._blocks.all]
+        return self._message(self._before + content, usage)
 
     def failed(self, error: ApiError) -> list[Event]:
         """The error event, on which SDKs raise."""
@@ -99,6 +106,9 @@ class MessagesDialect:
     def error_body(self, error: ApiError) -> dict[str, Any]:
         """See error_body of this module."""
         return error_body(error)
+
+    def _tell(self, step: Step) -> list[Event]:
+        return _tell(step, len(self._before) + step.block.index)
 
     def _message(self, content: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
         return {
@@ -116,20 +126,20 @@ def _event(type: str, **fields: Any) -> Event:
     return type, {"type": type, **fields}
 
 
-def _tell(step: Step) -> list[Event]:
+def _tell(step: Step, index: int) -> list[Event]:
     block = step.block
     if step.act == "open":
-        return [_event("content_block_start", index=block.index, content_block=_content(block))]
+        return [_event("content_block_start", index=index, content_block=_content(block))]
     if step.act == "grow":
         type, key = DELTAS[block.kind]
         delta = {"type": type, key: step.text}
-        return [_event("content_block_delta", index=block.index, delta=delta)]
+        return [_event("content_block_delta", index=index, delta=delta)]
     events = []
     if block.kind == "reasoning":
         # Nothing to sign here, but clients take a thought without a signature for a broken one.
         delta = {"type": "signature_delta", "signature": ""}
-        events.append(_event("content_block_delta", index=block.index, delta=delta))
-    return [*events, _event("content_block_stop", index=block.index)]
+        events.append(_event("content_block_delta", index=index, delta=delta))
+    return [*events, _event("content_block_stop", index=index)]
 
 
 def _content(block: Block) -> dict[str, Any]:

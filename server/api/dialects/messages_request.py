@@ -1,7 +1,7 @@
 """POST /v1/messages and /v1/messages/count_tokens, the way in: their fields, and a ChatRequest.
 
-Pure; called on rank 0's HTTP threads. Tools that Anthropic itself would run are ignored, as are
-`context_management`, `metadata` and every `cache_control`.
+Pure; called on rank 0's HTTP threads. `context_management`, `metadata` and every
+`cache_control` are ignored; of tools that Anthropic itself would run see server_tools.py.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from server.api.dialects.messages_blocks import ASSISTANT_BLOCKS, CONTENT, TEXTS, USER_BLOCK
+from server.api.dialects.server_tools import to_tell, told_to_the_model, unavailable
 from server.api.dialects.thinking import EFFORT, THINKS, thinking_of
 from server.api.dialects.turns import (
     NAME,
@@ -119,7 +120,12 @@ CONVERSATION: Fields = {
         "`reasoning_effort` in chat. Others are ignored.",
         IN_A_CHILD,
     ),
-    "tools": Field(array(TOOL, of=TOOLS_WORDS), "Server tools are ignored.", cost="0.01 s thread"),
+    "tools": Field(
+        array(TOOL, of=TOOLS_WORDS),
+        "Tools that Anthropic's servers run are left out; of `web_search`, `web_fetch` and "
+        "`code_execution` the answer says so in an error block, once a conversation.",
+        cost="0.01 s thread",
+    ),
     "tool_choice": Field(
         TOOL_CHOICE, f"Its type: {', '.join(CHOICES)}. With `disable_parallel_tool_use`."
     ),
@@ -137,9 +143,11 @@ COUNT_BODY = record(CONVERSATION, name="CountTokensRequest")
 
 @dataclass(frozen=True)
 class Echo:
-    """What the answer repeats: the model's name as the client wrote it."""
+    """What the answer repeats: the model's name as the client wrote it. unavailable: tools that the
+    client asks for, nobody can run, and no earlier answer has spoken of."""
 
     model: str
+    unavailable: tuple[str, ...] = ()
 
 
 def parse(body: Mapping[str, Any], served: Served) -> tuple[ChatRequest, Echo]:
@@ -149,17 +157,20 @@ def parse(body: Mapping[str, Any], served: Served) -> tuple[ChatRequest, Echo]:
     asked = read(BODY, body)
     stop = asked.get("stop_sequences", ())
     common = common_of(asked, served, max_tokens=limit_of(asked, body, "max_tokens"), stop=stop)
-    request = _conversation(asked, common=common, format=_format(asked))
+    request = _conversation(asked, body, common=common, format=_format(asked))
     if request.messages[-1]["role"] == "assistant":
         request = replace(check_continued(request, "messages"), continues=True)
-    return request, Echo(asked.get("model", served.model_id))
+    missing = to_tell(unavailable(body.get("tools")), body["messages"])
+    if request.continues or asked.get("tool_choice", {}).get("type") == "none":
+        missing = ()
+    return request, Echo(asked.get("model", served.model_id), missing)
 
 
 def parse_count(body: Mapping[str, Any], served: Served) -> ChatRequest:
     """Checks a request to count a prompt's tokens. Raises ApiError that names the field."""
     asked = read(COUNT_BODY, body)
     check_model(asked, served)
-    request = _conversation(asked)
+    request = _conversation(asked, body)
     last = request.messages[-1]
     return replace(request, continues=last["role"] == "assistant" and "tool_calls" not in last)
 
@@ -172,11 +183,12 @@ def _format(asked: Mapping[str, Any]) -> Format | None:
     return given and Format("json_schema", given["schema"], field=f"{field}.schema")
 
 
-def _conversation(asked: Mapping[str, Any], **more: Any) -> ChatRequest:
+def _conversation(asked: Mapping[str, Any], body: Mapping[str, Any], **more: Any) -> ChatRequest:
     tools = [function_tool(tool, "input_schema") for tool in asked.get("tools", ()) if tool]
-    choice, parallel = _choice(asked.get("tool_choice"), check_tools(tools))
+    missing = unavailable(body.get("tools"))
+    choice, parallel = _choice(asked.get("tool_choice"), check_tools(tools), missing)
     return ChatRequest(
-        messages=_messages(asked),
+        messages=_messages(asked, missing),
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=parallel,
@@ -185,12 +197,14 @@ def _conversation(asked: Mapping[str, Any], **more: Any) -> ChatRequest:
     )
 
 
-def _messages(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _messages(asked: Mapping[str, Any], missing: tuple[str, ...]) -> list[dict[str, Any]]:
     talk = Conversation()
     for i, block in enumerate(asked.get("system", ())):
         in_blocks = "type" in block
         if block["text"] and not (in_blocks and i == 0 and block["text"].startswith(SESSION_LINE)):
             talk.say("system", block["text"])
+    if missing:
+        talk.say("system", told_to_the_model(missing))
     for message in asked["messages"]:
         role, content = message["role"], message.get("content", "")
         if isinstance(content, str):
@@ -228,12 +242,14 @@ def _add_assistant(talk: Conversation, blocks: list[dict[str, Any]]) -> None:
 
 
 def _choice(
-    asked: Mapping[str, Any] | None, tools: list[dict[str, Any]]
+    asked: Mapping[str, Any] | None, tools: list[dict[str, Any]], missing: tuple[str, ...]
 ) -> tuple[ToolChoice, bool]:
     """The choice, and whether several calls may come at once."""
     if asked is None:
         return ToolChoice(), True
     name = asked.get("name")
+    if name in missing or (asked["type"] == "any" and missing and not tools):
+        return ToolChoice(), True  # to force it would only end the conversation
     at = "tool_choice" if name is None else "tool_choice.name"
     choice = check_choice(ToolChoice(CHOICES[asked["type"]], name), tools, at)
     return choice, not asked.get("disable_parallel_tool_use", False)

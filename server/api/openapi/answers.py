@@ -305,6 +305,15 @@ def _messages_schemas() -> dict[str, Schema]:
         told(type=enum("text"), text=string()),
         told(type=enum("thinking"), thinking=string(), signature=string()),
         told(type=enum("tool_use"), id=string(), name=string(), input={"type": "object"}),
+        told(type=enum("server_tool_use"), id=string(), name=string(), input={"type": "object"}),
+        note(
+            told(
+                type={"type": "string", "pattern": "^[a-z_]+_tool_result$"},
+                tool_use_id=string(),
+                content=told(type=string(), error_code=enum("unavailable")),
+            ),
+            "Of a tool that nobody here can run.",
+        ),
     )
     error = told(type=string(), message=string())
     error["properties"]["type"] = enum("api_error", "invalid_request_error", *ERROR_TYPES.values())
