@@ -1,8 +1,8 @@
 """What an answer must look like: its format, and the tools it may or must call.
 
 Pure; rank 0's HTTP threads. The fields are OpenAI's and, beside response_format, those that vLLM
-has added over time: guided_json and its like, and structured_outputs. Whether a schema can be
-compiled is for Grammars to say.
+has added over time (guided_json and its like, and structured_outputs) and SGLang's. Whether a
+schema can be compiled is for Grammars to say.
 """
 
 import re
@@ -83,6 +83,9 @@ FORMATS: Fields = {
     "structured_outputs": Field(
         STRUCTURED_OUTPUTS, f"{ONE_OF_VLLM} or `json_object`.", cost=IN_A_CHILD
     ),
+    # SGLang's.
+    "regex": Field(VLLM["regex"].kind, "As `guided_regex`.", IN_A_CHILD),
+    "ebnf": Field(text(least=1), "In EBNF, from `root ::=` on.", IN_A_CHILD),
     "structural_tag": UNSUPPORTED,
     "guided_whitespace_pattern": UNSUPPORTED,
 }
@@ -120,6 +123,7 @@ def format_of(asked: Mapping[str, Any]) -> Format | None:
     found += _vllm(outputs, "", "structured_outputs.")
     if outputs.get("json_object"):
         found.append(Format("json_object", field="structured_outputs.json_object"))
+    found += [Format(kind, asked[kind], field=kind) for kind in ("regex", "ebnf") if kind in asked]
     if len(found) > 1:
         names = " and ".join(repr(one.field) for one in found)
         raise bad_request(f"Only one of {names} may be given.", found[1].field)

@@ -21,6 +21,7 @@ from server.grammar.either import Harmony, Opener, either_grammar, harmony_gramm
 from server.grammar.process import Checker, CheckerFailed
 from server.grammar.queue import GrammarQueue, NotNow
 from server.grammar.schema_limits import MAX_TOOLS_BYTES, check_schema, measure_schema
+from server.grammar.unenforced import told, unenforced
 from server.grammar.writer import schema_grammar, write_grammar
 from server.protocol.client import SERVER, Client
 from server.protocol.errors import ApiError, bad_request, engine_failed
@@ -141,12 +142,16 @@ class Grammars:
         """The grammar of an answer's format. Raises ApiError, 400 naming its field, and whatever
         asking raises."""
         grammar = self._find(write_grammar(wanted), wanted.field, client)
+        places = told(unenforced(wanted.value)) if wanted.kind == "json_schema" else ""
         if isinstance(grammar, str):
+            grammar += f" (at {places})" if places else ""
             what = "schema" if wanted.kind == "json_schema" else "grammar"
             raise bad_request(
                 f"The {what} in {wanted.field!r} cannot be used: {grammar}",
                 wanted.field,
             )
+        if places:
+            log.warning("left out of the schema in %s: %s", wanted.field, places)
         return grammar
 
     def compile_calls(
@@ -163,6 +168,7 @@ class Grammars:
         possible, text = self._calls(tools, choice, parallel, client)
         grammar = self._find(text, "tools", client)
         if isinstance(grammar, Grammar):
+            _tell_unenforced(possible)
             return grammar
         for number, tool in possible:
             self._check_tool(tool, number, client)
@@ -199,6 +205,7 @@ class Grammars:
             text = either_grammar(answer, calls, form)
         grammar = self._find(text, wanted.field, client)
         if isinstance(grammar, Grammar):
+            _tell_unenforced(possible)
             return grammar
         self.compile(wanted, client)
         for number, tool in possible:
@@ -252,6 +259,8 @@ class Grammars:
         check_schema(schema, field)
         grammar = self._find(schema_grammar(schema, strict=strict, one_line=True), field, client)
         if isinstance(grammar, str):
+            places = told(unenforced(schema)) if strict else ""
+            grammar += f" (at {places})" if places else ""
             raise bad_request(f"The schema in {field!r} cannot be used: {grammar}", field)
 
     def _find(self, text: str, field: str, client: Client) -> Grammar | str:
@@ -301,6 +310,12 @@ class Grammars:
             raise self._broken from error
         self._tools = (tokenizer, Checker(spec), (self._vocab, covered))
         return self._tools
+
+
+def _tell_unenforced(tools: list[tuple[int, dict[str, Any]]]) -> None:
+    for number, tool in tools:
+        if places := told(unenforced(arguments_schema(tool))):
+            log.warning("left out of the schema in %s: %s", _parameters(number), places)
 
 
 def _parameters(number: int) -> str:

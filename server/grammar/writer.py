@@ -8,9 +8,11 @@ import json
 from typing import Any
 
 from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from server.grammar.schema_limits import check_schema
-from server.protocol.errors import bad_request
+from server.grammar.unenforced import lenient
+from server.protocol.errors import bad_request, show
 from server.protocol.requests import Format
 
 MAX_REGEX_BYTES = 16 * 1024
@@ -39,21 +41,34 @@ def write_grammar(wanted: Format) -> str:
     if wanted.kind == "lark":
         _check_size(wanted.value, MAX_LARK_BYTES, wanted.field)
         return LLMatcher.grammar_from_lark(wanted.value)
+    if wanted.kind == "ebnf":
+        _check_size(wanted.value, MAX_LARK_BYTES, wanted.field)
+        return LLMatcher.grammar_from_lark(_lark_of(wanted.value, wanted.field))
     raise ValueError(f"no such kind of format: {wanted.kind!r}")
 
 
 def schema_grammar(schema: dict[str, Any], *, strict: bool, one_line: bool = False) -> str:
     """Grammar text for JSON that matches schema.
 
-    Not strict: keywords and formats that llguidance does not know are ignored, and oneOf is taken
-    as anyOf; strict: the grammar is refused when it is compiled.
+    Not strict: keywords, formats and patterns that llguidance does not know are left out, and oneOf
+    is taken as anyOf; strict: the grammar is refused when it is compiled.
     """
+    if not strict:
+        schema = lenient(schema)
     # A client must not turn JSON into something else by llguidance's own options.
     own = {key: value for key, value in schema.items() if key != "x-guidance"}
     options: dict[str, Any] = ONE_LINE if one_line else {"whitespace_pattern": WHITESPACE}
     return LLMatcher.grammar_from_json_schema(
         json.dumps(own), overrides={**options, "lenient": not strict}
     )
+
+
+def _lark_of(ebnf: str, field: str) -> str:
+    try:
+        return gbnf_to_lark(ebnf)
+    except Exception as error:  # a syntax error, a rule that is not there, or too deep
+        reason = show(str(error), 200)
+        raise bad_request(f"The grammar in {field!r} cannot be used: {reason}", field) from None
 
 
 def _choice(choices: list[str], field: str) -> str:

@@ -55,7 +55,8 @@ class Format:
     """What the text of an answer must match.
 
     kind: "json_object" (value None), "json_schema" (a JSON schema), "regex" (a pattern), "choice"
-    (a list of strings) or "lark" (a grammar). field names where the client put it, for errors.
+    (a list of strings), "lark" or "ebnf" (a grammar). field names where the client put it, for
+    errors.
     """
 
     kind: str

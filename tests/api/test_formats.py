@@ -80,6 +80,10 @@ class TestFormat:
     def test_a_choice_given_twice_is_one(self):
         assert parse_format({"guided_choice": ["a", "b", "a"]}).value == ["a", "b"]
 
+    def test_sglang_s_names(self):
+        assert parse_format({"regex": "a+"}) == Format("regex", "a+", field="regex")
+        assert parse_format({"ebnf": "root ::= x"}) == Format("ebnf", "root ::= x", field="ebnf")
+
     def test_json_object_among_structured_outputs(self):
         found = parse_format({"structured_outputs": {"json_object": True}})
         assert found == Format("json_object", field="structured_outputs.json_object")

@@ -435,6 +435,26 @@ def test_what_is_no_text_leaves_words_in_its_place(part, what, role):
     assert told["content"] == f"See [{what} omitted: this model reads text only]"
 
 
+def test_functions_of_older_clients_are_tools_to_the_template():
+    call = {"name": "f", "arguments": '{"x": 1}'}
+    turns = chat(
+        messages=[
+            *MESSAGES,
+            {"role": "assistant", "content": None, "function_call": call},
+            {"role": "function", "name": "f", "content": "2"},
+        ]
+    ).messages
+    (used,) = turns[1]["tool_calls"]
+    assert used["function"] == {"name": "f", "arguments": {"x": 1}}
+    assert "function_call" not in turns[1]
+    assert turns[2] == {"role": "tool", "name": "f", "content": "2", "tool_call_id": used["id"]}
+    assert len(used["id"]) == 9 and used["id"].isalnum()
+
+
+def test_a_whole_number_may_have_a_point():
+    assert chat(top_k=40.0).common.sampling.top_k == 40
+
+
 def test_a_refusal_of_an_earlier_answer_is_its_text():
     parts = [{"type": "refusal", "refusal": "No."}]
     for turn in ({"content": parts}, {"content": None, "refusal": "No."}, {"refusal": "No."}):

@@ -1,6 +1,7 @@
 """Grammars with real tokenizers: what random tokens under the mask write is always right."""
 
 import json
+import logging
 import re
 import threading
 import time
@@ -349,7 +350,6 @@ class TestRefusals:
             ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum (5) is greater"),
             ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "unsatisfiable"),
             ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "incompatible types"),
-            ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
             ({"type": "string", "pattern": "a", "enum": ["b"]}, "Regex is empty"),
             ({"enum": []}, "anyOf is empty"),
             ({"$ref": "#/$defs/absent"}, "does not exist"),
@@ -371,6 +371,11 @@ class TestRefusals:
         [
             {"type": "object", "not": {"required": ["a"]}},
             {"type": "array", "uniqueItems": True},
+            {"type": "string", "pattern": "^(?!x).*$"},
+            {"type": "string", "pattern": r"(?<=a)b|\bc"},
+            {"type": "string", "pattern": r"(a)\1"},
+            {"type": "object", "patternProperties": {"(?=a)": {}}, "additionalProperties": False},
+            {"type": "array", "items": {"type": "object", "dependentRequired": {"a": ["b"]}}},
             {"type": "string", "format": "phone"},
             {"type": "object", "propertyNames": {"pattern": "^a"}},
             {"oneOf": [{"type": "integer"}, {"type": "number"}]},
@@ -381,6 +386,33 @@ class TestRefusals:
         assert error.status == 400
         grammar = byte.grammars.compile(Format("json_schema", schema, False))
         json.loads(byte.walk(grammar.matcher(), 0))
+
+    def test_what_cannot_be_kept_has_its_place_in_the_refusal_or_the_log(self, byte, caplog):
+        """Clients saw a keyword's name alone, and of a pattern not even that."""
+        item = {"type": "string", "pattern": "^(?=a)"}
+        properties = {
+            "not": {"type": "array", "items": item, "uniqueItems": True},
+            "fine": {"type": "string", "pattern": r"a\\b(?:c)", "enum": [r"a\bc"]},
+        }
+        schema = {"type": "object", "properties": properties, "additionalProperties": False}
+        places = ["#/properties/not/items/pattern", "#/properties/not/uniqueItems"]
+        strict = refusal(byte.grammars, Format("json_schema", schema, True)).message
+        assert all(place in strict for place in places) and "fine" not in strict
+        with caplog.at_level(logging.WARNING):
+            grammar = byte.grammars.compile(Format("json_schema", schema, field="f"))
+        json.loads(byte.walk(grammar.matcher(), 0))
+        (line,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+        assert line.startswith("left out of the schema in f: ")
+        assert all(place in line for place in places) and "fine" not in line
+
+    def test_an_ebnf_grammar_is_kept_and_a_wrong_one_refused(self, byte):
+        grammar = byte.grammars.compile(
+            Format("ebnf", 'root ::= "ab" | c\nc ::= "c"{2}', field="f")
+        )
+        assert byte.walk(grammar.matcher(), 0) in ("ab", "cc")
+        for wrong in ("x", "root ::= a", 'root ::= "a', "root ::= " + "(" * 9999, "#" * 70_000):
+            error = refusal(byte.grammars, Format("ebnf", wrong, field="f"))
+            assert (error.status, error.param) == (400, "f") and len(error.message) < 400
 
     @pytest.mark.parametrize(
         "properties",

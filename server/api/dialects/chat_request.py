@@ -27,7 +27,7 @@ from server.api.requests import CHOICES, GENERATING, MAX_TURNS, choices_of, comm
 from server.protocol.errors import bad_request
 from server.protocol.requests import NOT_TEMPLATE_VARIABLES, ChatRequest, Served
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 def _variables(given: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +47,9 @@ MESSAGE = record(
         "tool_call_id": TEXT,
         "tool_calls": Field(
             array(CALL, of="tool calls"), "Functions with a name, and arguments as JSON text."
+        ),
+        "function_call": Field(
+            as_given(record({"name": needed(TEXT)})), "As one of `tool_calls`, of older clients."
         ),
         "reasoning_content": TEXT,
         "reasoning": TEXT,
@@ -133,6 +136,7 @@ def _turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     inner = InnerJson()
     for i, message in enumerate(messages):
         refusal = message.pop("refusal", "")
+        _modernize(message, i)
         if "content" not in message:
             # In the order in which it is written: a template may print a turn as it is.
             message = messages[i] = {"role": message["role"], "content": refusal} | message
@@ -142,6 +146,18 @@ def _turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 for j, call in enumerate(message["tool_calls"])
             ]
     return messages
+
+
+def _modernize(message: dict[str, Any], place: int) -> None:
+    """Calls and results in the form that came before tools, which templates do not know. They have
+    no ids, but a result follows its call."""
+    if "function_call" in message:
+        call = {"id": f"call{place:05}", "type": "function"}  # as strict templates want them
+        call["function"] = message.pop("function_call")
+        message["tool_calls"] = [*message.get("tool_calls", ()), call]
+    if message["role"] == "function":
+        message["role"] = "tool"
+        message.setdefault("tool_call_id", f"call{max(0, place - 1):05}")
 
 
 def _tool_call(call: dict[str, Any], name: str, inner: InnerJson) -> dict[str, Any]:
