@@ -217,7 +217,7 @@ class ModelRoutes:
         client: Client,
     ) -> None:
         client.look()
-        if any(job.constraint is not None for job in jobs):
+        if any(job.constraint is not None and job.constraint.holds_the_answer for job in jobs):
             common = replace(common, ignore_eos=False)  # what matches a grammar must end
         tickets: list[Ticket] = []
         firsts: list[Ticket] = []

@@ -123,7 +123,8 @@ class Row(RandomState):
         """(token id, value to add) for the token about to be drawn."""
         yield from self.common.logit_bias
         # A grammar that is complete allows an end token alone; then it wins.
-        if self.drawn < self.common.min_tokens and not self.constrained:
+        ends = self.constrained and getattr(self._grammar, "holds_the_answer", True)
+        if self.drawn < self.common.min_tokens and not ends:
             for token in (*self._eos, *self.common.stop_token_ids):
                 yield token, -np.inf
 

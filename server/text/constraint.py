@@ -6,7 +6,7 @@ but has not begun may open a section instead of the constrained text, as its ver
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Constraint:
     think_start: int | None = None
     think_end: tuple[int, ...] = ()
     thinking: bool = False
+    holds_the_answer: ClassVar[bool] = True  # else only the thought before it
 
     @classmethod
     def for_chat(

@@ -49,6 +49,11 @@ class Budget:
     thinking: bool
     vocab: int
 
+    @property
+    def holds_the_answer(self) -> bool:
+        """Whether it says when the answer ends, too."""
+        return self.inner is not None
+
     def matcher(self) -> "Counting":
         """A fresh matcher at the start of the answer."""
         return Counting(self, self.inner.matcher() if self.inner is not None else None)

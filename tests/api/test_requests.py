@@ -545,6 +545,7 @@ def test_template_kwargs_and_reasoning_effort_reach_the_template():
     none = chat(reasoning_effort="none")
     assert (none.template_kwargs["enable_thinking"], none.thinking_budget) == (False, 0)
     assert chat(thinking_token_budget=7).thinking_budget == 7
+    assert chat(thinking={"type": "auto"}).template_kwargs == {}
     assert chat(thinking={"type": "disabled"}).template_kwargs == {"enable_thinking": False}
     own = chat(chat_template_kwargs={"reasoning_effort": "high"}, reasoning_effort="low")
     assert own.template_kwargs == {"reasoning_effort": "high"}

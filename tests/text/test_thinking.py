@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 
+from server.protocol.requests import Common
+from server.sampling.row_state import Row
 from server.text.constraint import Constraint
 from server.text.thinking import variables, within_budget
 from tests.support.tiny_models import SPECIALS, VOCAB, write_byte_tokenizer
@@ -132,6 +134,17 @@ def test_no_thought_at_all_is_closed_at_once_or_never_opened(thinker):
     assert allowed(begin(thinker, 0, [1, THINK])) == {END}
     assert allowed(begin(thinker, 0, [1])) == set(range(VOCAB)) - {THINK}
     assert allowed(begin(thinker, 0, [1], Grammar())) == {A}
+
+
+def test_a_budget_alone_does_not_say_when_the_answer_ends(thinker):
+    """min_tokens and ignore_eos hold, as they do not where a grammar ends the answer."""
+    free = within_budget(1, None, thinker, [1, THINK], VOCAB)
+    inner = Constraint.for_chat(Grammar(), thinker, [1, THINK], True)
+    held = within_budget(1, inner, thinker, [1, THINK], VOCAB)
+    assert not free.holds_the_answer and held.holds_the_answer and inner.holds_the_answer
+    common = Common(min_tokens=3)
+    assert list(Row(common, [1], VOCAB, (2,), grammar=free).biases()) == [(2, -np.inf)]
+    assert list(Row(common, [1], VOCAB, (2,), grammar=held).biases()) == []
 
 
 def test_without_a_budget_nothing_is_counted(thinker):
