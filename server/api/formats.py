@@ -126,7 +126,8 @@ def format_of(asked: Mapping[str, Any]) -> Format | None:
     found += [Format(kind, asked[kind], field=kind) for kind in ("regex", "ebnf") if kind in asked]
     if len(found) > 1:
         names = " and ".join(repr(one.field) for one in found)
-        raise bad_request(f"Only one of {names} may be given.", found[1].field)
+        message = f"Only one of {names} may be given: they cannot be used together."
+        raise bad_request(message, found[1].field)
     return found[0] if found else None
 
 

@@ -187,7 +187,8 @@ def make_sense(body: dict) -> None:
     formats = [
         name
         for name in body
-        if name.startswith("guided_") or name in ("response_format", "structured_outputs")
+        if name.startswith("guided_")
+        or name in ("response_format", "structured_outputs", "regex", "ebnf", "output_format")
     ]
     for name in formats[1:]:
         del body[name]
