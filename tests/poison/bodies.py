@@ -194,7 +194,7 @@ def _conversations() -> list[Case]:
         for text in ("null", "[]", "{}", '"x"', "5", "true", "[5]", "[null]", "[[]]", "[{}]")
     ]
     found.append(body("messages: missing", CHAT, json.dumps(ASK), BAD))
-    for role in (None, 5, True, [], {}, "", "USER", "function", "user\0", "\ud800", "u" * 10**6):
+    for role in (None, 5, True, [], {}, "", "USER", "functions", "user\0", "\ud800", "u" * 10**6):
         text = _turns({"role": role, "content": "x"})
         found.append(body(f"role: {str(role)[:20]!a}", CHAT, text, BAD))
     parts = {"type": "text", "text": "x"}
