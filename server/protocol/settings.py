@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from server.protocol.requests import NOT_TEMPLATE_VARIABLES
-from server.protocol.settings_table import BY_NAME, RANK, TABLE, SettingError, parse
+from server.protocol.setting import SettingError, parse
+from server.protocol.settings_table import BY_NAME, RANK, TABLE
 
 __all__ = ["SettingError", "Settings", "read_settings"]
 

@@ -44,7 +44,8 @@ from scripts.lib.launch.output import Output
 from scripts.lib.launch.rank_process import RankProcess
 from scripts.lib.launch.signal_pipe import SignalPipe
 from server.protocol.exit_codes import INTERNAL, NOT_JOINED, OK, PEER_LOST
-from server.protocol.settings_table import BY_NAME, SettingError, parse
+from server.protocol.setting import SettingError, parse
+from server.protocol.settings_table import BY_NAME
 
 LEASE_PERIOD_S = 5.0  # Between two newlines on a rank's stdin.
 GRACE_S = 5.0  # Between the first SIGTERM and the next, and from there to SIGKILL.

@@ -23,16 +23,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.protocol.settings_table import (
-    BY_NAME,
-    OF_USERS,
-    TABLE,
-    Setting,
-    SettingError,
-    Value,
-    parse,
-    plain,
-)
+from server.protocol.setting import Setting, SettingError, Value, parse, plain
+from server.protocol.settings_table import BY_NAME, OF_USERS, TABLE
 
 ROOT = Path(__file__).resolve().parents[3]
 FILE = "cluster.env"

@@ -30,17 +30,8 @@ import os
 from scripts.lib.hosts import reach
 from scripts.lib.settings import kept_settings
 from server.protocol import limits
-from server.protocol.settings_table import (
-    BENCH,
-    BY_NAME,
-    OF_USERS,
-    RUN,
-    Setting,
-    SettingError,
-    allowed,
-    default_words,
-    plain,
-)
+from server.protocol.setting import Setting, SettingError, allowed, default_words, plain
+from server.protocol.settings_table import BENCH, BY_NAME, OF_USERS, RUN
 
 WIDTH = 100
 BETWEEN = "\037"

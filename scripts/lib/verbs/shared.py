@@ -18,7 +18,8 @@ import re
 from collections.abc import Callable
 
 from scripts.lib.hosts.reach import MOST_RANKS
-from server.protocol.settings_table import BY_NAME, SettingError, allowed, parse
+from server.protocol.setting import SettingError, allowed, parse
+from server.protocol.settings_table import BY_NAME
 
 # Options that are settings, too: they win over the environment and over cluster.env.
 SETTINGS = {"--port": "HTTP_PORT", "--hostfile": "HOSTFILE"}

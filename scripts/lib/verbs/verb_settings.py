@@ -15,7 +15,7 @@ from scripts.lib.settings.kept_settings import Found, MissingFile, resolve
 from scripts.lib.status.servers import Server, choose_one, find_servers, read_server
 from scripts.lib.verbs import shared
 from scripts.lib.verbs.exit_codes import MISSING, USAGE
-from server.protocol.settings_table import SettingError
+from server.protocol.setting import SettingError
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -6,7 +6,8 @@ import pytest
 
 from scripts.lib.settings import kept_settings
 from scripts.lib.settings.kept_settings import first_key, parse_file, resolve
-from server.protocol.settings_table import RUN, SettingError
+from server.protocol.setting import SettingError
+from server.protocol.settings_table import RUN
 
 
 @pytest.fixture
