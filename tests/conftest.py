@@ -1,5 +1,6 @@
 """Shared fixtures. Real parts only: the demo model and ranks under the launcher are real."""
 
+import gc
 import os
 import signal
 import sys
@@ -122,6 +123,12 @@ def _beyond_the_sample(items):
             cases[item.originalname] += 1
         elif item.get_closest_marker("thorough"):
             yield item
+
+
+def pytest_collection_finish(session):
+    # Thousands of collected tests, which every full garbage collection would look through.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config):

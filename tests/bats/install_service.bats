@@ -363,7 +363,8 @@ for setting in OF_USERS:
         continue
     value = {"choice": setting.choices[-1:], "switch": "1", "path": [sys.argv[2]], "text": "x",
              "program": [sys.executable], "words": "x"}.get(setting.kind, [f"{setting.most:.0f}"])[0]
-    print(f"{setting.name}={'ring' if setting.name == 'BACKEND' else value}")
+    value = {"BACKEND": "ring", "CHAT_TEMPLATE_KWARGS": "{}"}.get(setting.name, value)
+    print(f"{setting.name}={value}")
 CODE
 }
 

@@ -22,12 +22,18 @@ STUB
   run "$TEST"
   [ "$status" -eq 0 ]
   called "-m pip install --disable-pip-version-check -r $CHECKOUT/requirements.txt -r $CHECKOUT/requirements-dev.txt"
-  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m not ranks -n auto --dist loadfile"
+  workers=$(($(getconf _NPROCESSORS_ONLN) + 1))
+  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m not ranks -n $workers --dist loadfile --no-loadscope-reorder"
   called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m ranks"
   : >"$CALLS"
   run "$TEST"
   run called "pip"
   [ "$status" -ne 0 ]
+}
+
+@test "--all is for both runs" {
+  run "$TEST" --all
+  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m ranks --all"
 }
 
 @test "arguments go to pytest; a path replaces the whole folder" {

@@ -120,11 +120,11 @@ def test_a_killed_child_is_503_and_the_next_text_has_another(large):
 
 def test_a_stopped_child_is_noticed_and_ended(large, monkeypatch):
     """Nobody would be served any more otherwise, and each would wait until its deadline."""
-    monkeypatch.setattr(encoder, "SILENCE_S", 1.0)
     ask(large, "hello")
     pid = large.pid()
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(ApiError) as caught:
+    with monkeypatch.context() as patch, pytest.raises(ApiError) as caught:
+        patch.setattr(encoder, "SILENCE_S", 1.0)
         ask(large, TEXT)
     assert caught.value.status == 503 and not alive(pid)
     assert ask(large, TEXT)
