@@ -124,6 +124,6 @@ def test_many_prefixes_are_cut_at_once_and_their_memory_is_free_without_another_
     mx.synchronize()
     assert not waits, "for no entry: header and bundle are read without it"
     assert not desk.engine.prefixes._fresh
-    # Keys and values of two layers, four heads of sixteen float32, for 280 tokens each, but for what
-    # the turn itself leaves: a few arrays of its step.
+    # Keys and values of two layers, four heads of sixteen float32, for 280 tokens each, but for
+    # what the turn itself leaves: a few arrays of its step.
     assert before - mx.get_active_memory() >= 4 * 280 * 2 * 2 * 4 * 16 * 4 - 2**16
