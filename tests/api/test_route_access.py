@@ -1,0 +1,114 @@
+"""Keys and other origins, through the whole front end."""
+
+import openai
+import pytest
+
+from tests.support.api_service import chat
+
+
+def test_a_key_is_asked_for_everywhere_but_in_health(start):
+    service = start(API_KEY="first-key, second-kéy")
+    for method, path in (
+        ("GET", "/v1/models"),
+        ("GET", "/queue"),
+        ("POST", "/v1/chat/completions"),
+        ("GET", "/nowhere"),
+    ):
+        answer = service.ask(method, path, "{}" if method == "POST" else None)
+        assert answer.status == 401
+        assert answer.error["type"] == "authentication_error"
+        assert answer.error["code"] == "invalid_api_key"
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert service.ask("GET", "/health").status == 200
+    assert service.ask("OPTIONS", "/v1/models").status == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("Authorization: Bearer first-key", 200),
+        ("Authorization: bearer   first-key ", 200),
+        ("Authorization: Bearer second-key", 200),
+        ("x-api-key: first-key", 200),
+        ("X-API-Key: second-key", 200),
+        ("Authorization: Bearer first-key,second-key", 401),
+        ("Authorization: Bearer FIRST-KEY", 401),
+        ("Authorization: Bearer first-ke", 401),
+        ("Authorization: Bearer ", 401),
+        ("Authorization: Bearer", 401),
+        ("Authorization: first-key", 401),
+        ("Authorization: Basic first-key", 401),
+        ("x-api-key:", 401),
+        ("x-api-key: \xff\xfe", 401),
+        ("Api-Key: first-key", 401),
+    ],
+)
+def test_each_key_opens_in_either_header(start, header, status):
+    service = start(API_KEY="first-key,second-key")
+    assert service.ask("GET", "/v1/models", None, header).status == status
+
+
+def test_a_key_beyond_ascii_opens_as_utf_8(start):
+    service = start(API_KEY="schlüssel")
+    assert service.ask("GET", "/v1/models", None, "x-api-key: schlüssel").status == 200
+
+
+def test_the_openai_client_signs_in(start):
+    service = start(API_KEY="right")
+    assert chat(service.client("right")).choices[0].message.content == "hello"
+    with pytest.raises(openai.AuthenticationError) as caught:
+        chat(service.client("wrong"))
+    assert caught.value.code == "invalid_api_key"
+
+
+def test_a_large_body_with_a_wrong_key_still_gets_its_401(start):
+    """The body is not read; the answer used to be lost in the connection's reset."""
+    service = start(API_KEY="right")
+    with pytest.raises(openai.AuthenticationError):
+        chat(service.client("wrong"), "x" * 10_000_000)
+
+
+def test_no_origin_is_allowed_unless_configured(service):
+    for method in ("GET", "OPTIONS"):
+        answer = service.ask(method, "/v1/models", None, "Origin: http://page")
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_an_allowed_origin_may_read_answers_errors_and_streams(start):
+    service = start(ALLOWED_ORIGINS="http://page, http://other")
+    asks = [
+        ("GET", "/v1/models", None),
+        ("GET", "/nowhere", None),
+        ("POST", "/v1/completions", {"prompt": "x", "stream": True}),
+    ]
+    for method, path, body in asks:
+        answer = service.ask(method, path, body, "Origin: http://page")
+        assert answer.headers["access-control-allow-origin"] == "http://page"
+        assert answer.headers["vary"] == "Origin"
+        assert "x-request-id" in answer.headers["access-control-expose-headers"]
+        for origin in ("Origin: http://evil", "Origin: http://page.evil", "X-None: 1"):
+            answer = service.ask(method, path, body, origin)
+            assert "access-control-allow-origin" not in answer.headers
+            assert answer.headers["vary"] == "Origin"
+
+
+def test_a_preflight_needs_no_key_and_allows_what_sdks_send(start):
+    service = start(ALLOWED_ORIGINS="http://page", API_KEY="right")
+    asked = "authorization,content-type,x-stainless-lang,bad\x01name, folded: 1"
+    answer = service.ask(
+        "OPTIONS", "/v1/chat/completions", None, "Origin: http://page",
+        "Access-Control-Request-Method: POST", f"Access-Control-Request-Headers: {asked}",
+    )  # fmt: skip
+    assert answer.status == 200
+    allowed = answer.headers["access-control-allow-headers"].split(", ")
+    assert {"authorization", "content-type", "x-api-key", "x-stainless-lang"} <= set(allowed)
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert "folded" not in answer.headers
+    answer = service.ask("GET", "/v1/models", None, "Origin: http://page")
+    assert answer.status == 401 and answer.headers["access-control-allow-origin"] == "http://page"
+
+
+def test_any_origin_can_be_allowed(start):
+    service = start(ALLOWED_ORIGINS="*")
+    answer = service.ask("GET", "/v1/models", None, "Origin: http://anything")
+    assert answer.headers["access-control-allow-origin"] == "*"
