@@ -234,7 +234,7 @@ def _conversations() -> list[Case]:
         "%s%n{0.__class__}${jndi:ldap://x}`reboot`$(reboot)",
     ):
         text = _turns(_user(content))
-        found.append(body(f"odd content: {str(content)[:40]!a}", CHAT, text, FINE))
+        found.append(body(f"odd content: {str(content)[:70]!a}", CHAT, text, FINE))
     for field in ("name", "tool_call_id", "reasoning_content", "reasoning"):
         for value in (5, [], {"a": 1}, "\ud800"):
             text = _turns({"role": "assistant", "content": "x", field: value})
