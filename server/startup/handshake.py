@@ -17,8 +17,8 @@ from typing import Any
 from server.observe.fleet import Machine, Member
 from server.observe.machine import describe_machine
 from server.observe.versions import code_fingerprint
+from server.protocol.fingerprint import fingerprint_files
 from server.protocol.settings import Settings
-from server.startup.model_files import fingerprint_files
 from server.wire.link import Link
 
 PACKAGES = ("mlx", "mlx-lm", "transformers")

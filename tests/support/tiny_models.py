@@ -16,6 +16,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from scripts.lib.model.random_model import write_random_weights
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+# Of the first two spare ones, which tests make <think> and </think>.
+THINK, END = 256 + len(SPECIALS), 257 + len(SPECIALS)
 VOCAB = 264  # 256 bytes, the specials above, and spare ones
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

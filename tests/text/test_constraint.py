@@ -8,10 +8,9 @@ pytest.importorskip("mlx_lm")
 from mlx_lm.utils import load_tokenizer
 
 from server.text.constraint import Constraint, MayThink
-from tests.support.tiny_models import SPECIALS, VOCAB, write_byte_tokenizer
+from tests.support.tiny_models import END, SPECIALS, THINK, VOCAB, write_byte_tokenizer
 
 TURN = 256 + SPECIALS.index("<|im_start|>")
-THINK, END = 256 + len(SPECIALS), 257 + len(SPECIALS)  # ids of <think> and </think>
 ALLOWED = 5
 
 
@@ -21,21 +20,6 @@ def plain(tmp_path_factory):
     write_byte_tokenizer(folder)
     (folder / "config.json").write_text("{}")
     return load_tokenizer(folder)
-
-
-@pytest.fixture(scope="module")
-def thinker(tmp_path_factory):
-    """The same with tokens that begin and end thinking."""
-    folder = tmp_path_factory.mktemp("thinker")
-    write_byte_tokenizer(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        text = (folder / name).read_text()
-        text = text.replace("<|spare_0|>", "<think>").replace("<|spare_1|>", "</think>")
-        (folder / name).write_text(text)
-    (folder / "config.json").write_text("{}")
-    tokenizer = load_tokenizer(folder)
-    assert tokenizer.think_start_tokens == (THINK,) and tokenizer.think_end_tokens == (END,)
-    return tokenizer
 
 
 class Grammar:

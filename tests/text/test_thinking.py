@@ -8,9 +8,8 @@ from server.protocol.requests import Common
 from server.sampling.row_state import Row
 from server.text.constraint import Constraint
 from server.text.thinking import variables, within_budget
-from tests.support.tiny_models import SPECIALS, VOCAB, write_byte_tokenizer
+from tests.support.tiny_models import END, THINK, VOCAB, write_byte_tokenizer
 
-THINK, END = 256 + len(SPECIALS), 257 + len(SPECIALS)  # ids of <think> and </think>
 A, B = 10, 11
 
 
@@ -39,19 +38,6 @@ class Template:
 def test_an_effort_is_the_nearest_that_the_template_names(template, given, told):
     found = variables(Template(template), {"reasoning_effort": given, "x": 1})
     assert found == {"reasoning_effort": told, "x": 1}
-
-
-@pytest.fixture(scope="module")
-def thinker(tmp_path_factory):
-    """A tokenizer with tokens that begin and end thinking."""
-    folder = tmp_path_factory.mktemp("thinker")
-    write_byte_tokenizer(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        text = (folder / name).read_text()
-        text = text.replace("<|spare_0|>", "<think>").replace("<|spare_1|>", "</think>")
-        (folder / name).write_text(text)
-    (folder / "config.json").write_text("{}")
-    return load_tokenizer(folder)
 
 
 class Grammar:

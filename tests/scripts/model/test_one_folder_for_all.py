@@ -11,7 +11,7 @@ from scripts.lib.model.model_folder import folder_problems
 from scripts.lib.sync import hub
 from scripts.lib.sync.manifest import list_names
 from server.protocol import fingerprint
-from server.startup.model_files import fingerprint_files
+from server.protocol.fingerprint import fingerprint_files
 
 FILES = {
     "config.json": b'{"model_type": "llama"}',

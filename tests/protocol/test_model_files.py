@@ -5,8 +5,7 @@ import struct
 
 import pytest
 
-from server.protocol.fingerprint import fingerprint
-from server.startup.model_files import fingerprint_files
+from server.protocol.fingerprint import fingerprint, fingerprint_files
 
 
 def write_weights(path, header: dict, data: bytes = b"\x00" * 64) -> None:
