@@ -22,9 +22,11 @@ Exit codes: 0 read, 1 the request or the model's folder was refused, 2 usage, 3 
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,8 @@ def main() -> int:
     """Reads the answer and prints it; returns the exit code."""
     arguments = _arguments()
     try:
-        answer = _read(arguments)
+        with _notes_on_stderr():
+            answer = _read(arguments)
     except Problem as problem:
         print(f"read_answer.py: {problem}", file=sys.stderr)
         return problem.code
@@ -93,11 +96,6 @@ def _read(arguments: argparse.Namespace) -> dict[str, Any]:
     from server.text.markup import markup_of
     from server.text.prompts import TokenizerPrompts
 
-    notes = logging.StreamHandler(sys.stderr)
-    notes.setFormatter(logging.Formatter("read_answer.py: %(message)s"))
-    logger = logging.getLogger("server.text")
-    logger.addHandler(notes)
-    logger.setLevel(logging.INFO)
     name = folder.resolve().name
     body = {"messages": [{"role": "user", "content": "Hi"}], **body, "model": name}
     prompts = TokenizerPrompts(tokenizer, vocab)
@@ -126,6 +124,22 @@ def _read(arguments: argparse.Namespace) -> dict[str, Any]:
         "finish": finish,
         "format": name_of(markup_of(tokenizer).reader),
     }
+
+
+@contextlib.contextmanager
+def _notes_on_stderr() -> Iterator[None]:
+    """Shows what the readers log, such as why markup is no call."""
+    notes = logging.StreamHandler(sys.stderr)
+    notes.setFormatter(logging.Formatter("read_answer.py: %(message)s"))
+    logger = logging.getLogger("server.text")
+    before = logger.level
+    logger.addHandler(notes)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)
+        logger.setLevel(before)
 
 
 def _body(path: Path | None) -> dict[str, Any]:

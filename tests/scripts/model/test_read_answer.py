@@ -1,6 +1,7 @@
 """read_answer.py: a raw answer as the server would tell it, and errors that name what is wrong."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,16 @@ def test_content_reasoning_calls_and_finish_of_an_answer(run):
     }  # fmt: skip
     code, out, _ = run(text, request={"tools": [TOOL]})
     assert code == 0 and 'call: weather {"city": "A"}\n' in out and 'content: "I look."\n' in out
+
+
+def test_why_markup_is_no_call_is_said_once_and_only_here(run):
+    """The handler goes with the call: left behind it wrote on a closed stream ever after."""
+    for _ in range(2):
+        _, _, errors = run(
+            "<tool_call>\nnothing\n</tool_call>", "--json", request={"tools": [TOOL]}
+        )
+        assert errors.count("no tool call") == 1
+    assert logging.getLogger("server.text").handlers == []
 
 
 def test_without_tools_calls_are_text(run):
