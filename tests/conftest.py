@@ -53,26 +53,6 @@ def cluster(tmp_path):
         one.end()
 
 
-@pytest.fixture(scope="module")
-def shared_cluster(demo_model_dir, tmp_path_factory):
-    """ranks -> a running demo cluster, kept for the module, for tests that leave it whole.
-
-    Not longer: idle ranks meet all the time, and on two cores that slows whatever runs beside.
-    """
-    running: dict[int, Cluster] = {}
-
-    def get(ranks: int) -> Cluster:
-        if ranks not in running:
-            one = Cluster(ranks, demo_model_dir, tmp_path_factory.mktemp(f"ranks{ranks}"), {})
-            running[ranks] = one
-            one.wait_ready()
-        return running[ranks]
-
-    yield get
-    for one in running.values():
-        one.end()
-
-
 @pytest.fixture(scope="session")
 def _all_nodes(tmp_path_factory):
     with running_nodes(tmp_path_factory.mktemp("nodes") / "n", NODE_NAMES) as nodes:
@@ -95,13 +75,20 @@ def pytest_addoption(parser):
 
 # Begun first, so that no core is left with one of them alone at the end.
 LONGEST = (
-    "scripts/test_bats_files.py", "engine/test_engine.py", "scheduler/test_walk.py",
+    "scripts/test_bats_files.py", "house/test_lint.py", "engine/test_engine.py",
+    "scheduler/test_walk.py",
     "scripts/supervise/test_supervise.py", "lifecycle/test_watchdog.py",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(config, items):
-    """Takes a sample where not all is asked for, and the longest files first."""
+    """Takes a sample where not all is asked for, and the longest files first.
+
+    A file's tests go to one process together, for its fixtures' sake, unless they have groups of
+    their own."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
     left_out = set() if config.getoption("--all") else set(_beyond_the_sample(items))
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])

@@ -75,6 +75,12 @@ def pair(tmp_path_factory):
     one.end()
 
 
+@pytest.fixture(scope="module")
+def alone(pair):
+    """What each request gets while nobody else asks."""
+    return {name: ask(pair, name) for name in REQUESTS}
+
+
 def ask(cluster: Cluster, name: str) -> list:
     """The choices of the answer; ids of calls, which are random, left out."""
     path, body = REQUESTS[name]
@@ -100,8 +106,7 @@ def without_scores(choices: list) -> tuple[list, list[float]]:
     return text, scores
 
 
-def test_all_kinds_of_requests_in_one_batch_get_what_each_gets_alone(pair):
-    alone = {name: ask(pair, name) for name in REQUESTS}
+def test_all_kinds_of_requests_in_one_batch_get_what_each_gets_alone(pair, alone):
     pids = pair.pids()
     leavers = [
         pair.open_stream(max_tokens=2000, ignore_eos=True, temperature=1, seed=i, n=1 + i % 2)
@@ -118,28 +123,33 @@ def test_all_kinds_of_requests_in_one_batch_get_what_each_gets_alone(pair):
     assert pair.get("/health")[1]["kv_tokens"]["used"] == 0
 
 
-def test_ranks_stay_in_step_whenever_steps_are_handed_to_mlx(pair, tmp_path):
-    """After messages and prompts, or before: rank 0 changes its mind at random, from turn to turn.
-    A grammar is in between, with which no step may be late."""
-    alone = {name: ask(pair, name) for name in REQUESTS}
-    (tmp_path / "coin-0").touch()
-    faults = {"PYTHONPATH": FAULT_SITE, "FAULT_DIR": tmp_path}
+@pytest.fixture(scope="module")
+def tossing(pair, tmp_path_factory):
+    """Two ranks of which rank 0 changes its mind at random, from turn to turn, whether steps are
+    handed to MLX after messages and prompts, or before."""
+    folder = tmp_path_factory.mktemp("tossing")
+    (folder / "coin-0").touch()
+    faults = {"PYTHONPATH": FAULT_SITE, "FAULT_DIR": folder}
     settings = {"QUEUE_MAX": 64, "MAX_BATCH": 6, "PREFILL_STEP": 64} | faults
-    one = Cluster(2, pair.model_dir, tmp_path / "run", settings)
-    try:
-        one.wait_ready()
-        with ThreadPoolExecutor(8) as pool:
-            for turn in range(3):
-                names = random.Random(turn).sample(sorted(REQUESTS), len(REQUESTS))
-                leavers = [one.open_stream(max_tokens=2000, ignore_eos=True) for _ in range(3)]
-                answers = {name: pool.submit(ask, one, name) for name in names}
-                for leaver in leavers:
-                    leaver.close()
-                for name, answer in answers.items():
-                    assert_same(answer.result(), alone[name], name)
-        one.wait_idle()
-    finally:
-        one.end()
+    one = Cluster(2, pair.model_dir, folder / "run", settings)
+    one.wait_ready()
+    yield one
+    one.end()
+
+
+@pytest.mark.sweep(3)
+@pytest.mark.parametrize("turn", range(3))
+def test_ranks_stay_in_step_whenever_steps_are_handed_to_mlx(tossing, alone, turn):
+    """A grammar is in between, with which no step may be late."""
+    names = random.Random(turn).sample(sorted(REQUESTS), len(REQUESTS))
+    with ThreadPoolExecutor(8) as pool:
+        leavers = [tossing.open_stream(max_tokens=2000, ignore_eos=True) for _ in range(3)]
+        answers = {name: pool.submit(ask, tossing, name) for name in names}
+        for leaver in leavers:
+            leaver.close()
+        for name, answer in answers.items():
+            assert_same(answer.result(), alone[name], name)
+    tossing.wait_idle()
 
 
 def converse(cluster: Cluster) -> tuple[list[str], list[int]]:
@@ -155,26 +165,26 @@ def converse(cluster: Cluster) -> tuple[list[str], list[int]]:
     return answers, cached
 
 
-def test_one_rank_and_two_give_the_same(pair, tmp_path):
+def test_one_rank_and_two_give_the_same(pair, alone, tmp_path):
     """Seeds, grammars and choices too, with prefixes kept or not; log-probabilities, which
     rounding changes, are left out."""
 
-    def texts(cluster: Cluster) -> dict[str, list]:
+    def texts(answers: dict[str, list]) -> dict[str, list]:
         return {
-            name: [choice.get("text") or choice["message"] for choice in ask(cluster, name)]
-            for name in REQUESTS
+            name: [choice.get("text") or choice["message"] for choice in choices]
+            for name, choices in answers.items()
         }
 
-    two, (answers, cached) = texts(pair), converse(pair)
+    answers, cached = converse(pair)
     assert cached[0] < 32 and cached[1] >= 400 and cached[2] >= 430
     settings = {"QUEUE_MAX": 64, "PREFILL_STEP": 64, "PREFIX_CACHE_PERCENT": 0}
-    alone = Cluster(1, pair.model_dir, tmp_path / "run", settings)
+    single = Cluster(1, pair.model_dir, tmp_path / "run", settings)
     try:
-        alone.wait_ready()
-        assert texts(alone) == two
-        assert converse(alone) == (answers, [0, 0, 0])
+        single.wait_ready()
+        assert texts({name: ask(single, name) for name in REQUESTS}) == texts(alone)
+        assert converse(single) == (answers, [0, 0, 0])
     finally:
-        alone.end()
+        single.end()
 
 
 def test_what_must_match_matches(pair):

@@ -10,10 +10,13 @@ import pytest
 from tests.support.paths import ROOT
 
 FILES = sorted((ROOT / "tests" / "bats").glob("*.bats"))
-LIMIT_S = 240
+LIMIT_S = 600  # against a hang
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(path, marks=pytest.mark.xdist_group(path.stem), id=path.stem) for path in FILES],
+)
 def test_script_behaves(file):
     bats = shutil.which("bats")
     if bats is None:

@@ -1,4 +1,4 @@
-"""Real ranks of the real server with the demo model: what a user of the cluster relies on."""
+"""Real ranks of the real server: what a user of the cluster relies on."""
 
 import json
 import os
@@ -12,14 +12,23 @@ import openai
 import pytest
 
 from tests.support.cluster import Cluster
+from tests.support.faults import CONTEXT
 from tests.support.tiny_models import tiny_llama, tiny_pipeline
 
 pytestmark = pytest.mark.ranks
 
-CAPITAL = "What is the capital of France? Answer in one sentence."
 QUESTIONS = [f"What is the capital of {place}? Answer in one sentence." for place in (
     "France", "Italy", "Spain", "Japan", "Egypt", "Norway", "Peru", "Kenya",
 )]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_model, tmp_path_factory):
+    """Two ranks, kept for the tests that leave them whole."""
+    one = Cluster(2, tiny_model, tmp_path_factory.mktemp("pair"), {})
+    one.wait_ready()
+    yield one
+    one.end()
 
 
 def client_of(cluster) -> openai.OpenAI:
@@ -31,15 +40,6 @@ def stream_text(client: openai.OpenAI, text: str, **fields) -> str:
         model="demo", messages=[{"role": "user", "content": text}], stream=True, **fields
     )
     return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-
-
-def test_greedy_text_is_the_same_on_one_rank_and_on_two(shared_cluster):
-    stories = []
-    for ranks in (1, 2):
-        one = shared_cluster(ranks)
-        assert one.chat(CAPITAL, max_tokens=20) == "The capital of France is Paris."
-        stories.append(one.chat("Tell me a story about a dog.", max_tokens=12))
-    assert len(set(stories)) == 1
 
 
 def test_greedy_text_is_the_same_on_any_number_of_ranks(cluster, tmp_path):
@@ -56,24 +56,22 @@ def test_greedy_text_is_the_same_on_any_number_of_ranks(cluster, tmp_path):
     assert len(stories[0]) == 16
 
 
-def test_eight_streams_at_once_get_what_each_gets_alone(shared_cluster):
-    cluster = shared_cluster(2)
-    client = client_of(cluster)
+def test_eight_streams_at_once_get_what_each_gets_alone(pair):
+    client = client_of(pair)
     options = {"temperature": 0, "max_tokens": 8}
     alone = [stream_text(client, question, **options) for question in QUESTIONS]
+    assert len(set(alone)) > 1
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda q: stream_text(client, q, **options), QUESTIONS))
     assert together == alone
-    assert "Paris" in alone[0] and "Rome" in alone[1]
 
 
-def test_a_seed_gives_the_same_text_alone_and_among_others(shared_cluster):
-    cluster = shared_cluster(2)
-    client = client_of(cluster)
+def test_a_seed_gives_the_same_text_alone_and_among_others(pair):
+    client = client_of(pair)
     seeded = {"temperature": 0.9, "seed": 2**63 - 1, "max_tokens": 8}
-    alone = stream_text(client, CAPITAL, **seeded)
-    assert alone == stream_text(client, CAPITAL, **seeded)
-    assert alone != stream_text(client, CAPITAL, **seeded | {"seed": -5})
+    alone = stream_text(client, QUESTIONS[0], **seeded)
+    assert alone == stream_text(client, QUESTIONS[0], **seeded)
+    assert alone != stream_text(client, QUESTIONS[0], **seeded | {"seed": -5})
     others = [
         {"temperature": 1.3, "top_p": 0.8},
         {"temperature": 0},
@@ -86,41 +84,32 @@ def test_a_seed_gives_the_same_text_alone_and_among_others(shared_cluster):
             pool.submit(stream_text, client, q, max_tokens=10, **o)
             for q, o in zip(QUESTIONS, others, strict=False)
         ]
-        assert pool.submit(stream_text, client, CAPITAL, **seeded).result() == alone
+        assert pool.submit(stream_text, client, QUESTIONS[0], **seeded).result() == alone
         for future in noise:
             future.result()
 
 
-def test_stop_strings_and_limits_end_an_answer(shared_cluster):
-    client = client_of(shared_cluster(2))
-    ask = {"model": "demo", "messages": [{"role": "user", "content": CAPITAL}], "temperature": 0}
-    cut = client.chat.completions.create(**ask, stop=["France is"])
-    assert cut.choices[0].message.content == "The capital of "
-    assert cut.choices[0].finish_reason == "stop"
-    short = client.chat.completions.create(**ask, max_completion_tokens=3, max_tokens=50)
-    assert short.choices[0].finish_reason == "length"
-    assert short.usage.completion_tokens == 3
-    endless = client.chat.completions.create(**ask, max_tokens=12, extra_body={"ignore_eos": True})
-    assert endless.usage.completion_tokens == 12
-    shared_cluster(2).wait_idle()
+def test_bursts_of_leavers_leave_nothing_behind(pair):
+    quiet = pair.chat(QUESTIONS[0], max_tokens=20)
+
+    def leave(i: int) -> None:
+        connection = pair.open_stream(
+            max_tokens=200, ignore_eos=True, temperature=0.5, seed=i if i % 2 else None
+        )
+        if i % 3:
+            connection.recv(1)
+        connection.close()
+
+    threads = [threading.Thread(target=leave, args=(i,)) for i in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pair.wait_idle()
+    assert pair.chat(QUESTIONS[0], max_tokens=20) == quiet
 
 
-def test_completions_take_text_and_token_ids(shared_cluster):
-    client = client_of(shared_cluster(2))
-    by_text = client.completions.create(
-        model="demo", prompt="One, two, three, four,", max_tokens=4, temperature=0
-    )
-    assert by_text.choices[0].text.startswith(" five, six")
-    by_ids = client.completions.create(model="demo", prompt=[1, 2, 3], max_tokens=2, temperature=0)
-    assert by_ids.usage.prompt_tokens == 3
-
-
-def test_a_prompt_beyond_the_context_is_refused_before_any_work(shared_cluster):
-    status, body = shared_cluster(2).post("/v1/completions", {"prompt": [5] * 8192})
-    assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
-
-
-def test_the_loading_server_says_so_and_then_serves(cluster, demo_model_dir, monkeypatch):
+def test_the_loading_server_says_so_and_then_serves(cluster, tiny_model, monkeypatch):
     phases = []
 
     def look(self):
@@ -132,10 +121,10 @@ def test_the_loading_server_says_so_and_then_serves(cluster, demo_model_dir, mon
         self.wait_for(ready)
 
     monkeypatch.setattr(Cluster, "wait_ready", look)
-    one = cluster(2, demo_model_dir)
+    one = cluster(2, tiny_model)
     assert (503, "loading") in phases
     assert phases[-1] == (200, "ok")
-    assert one.get("/v1/models")[1]["data"][0]["max_model_len"] == 8192
+    assert one.get("/v1/models")[1]["data"][0]["max_model_len"] == CONTEXT
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +200,7 @@ def test_a_request_over_its_time_ends_with_504_and_leaves_the_ranks(cluster, tin
     assert one.post("/v1/completions", SHORT)[0] == 200
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("penalty", [0.5, 0])
 def test_requests_that_outgrow_the_kv_memory_take_turns(cluster, tiny_model, penalty):
     """Two rows of 512 tokens do not fit, two of 256 do: one is paused when they grow over that.
@@ -237,7 +227,7 @@ def test_requests_that_outgrow_the_kv_memory_take_turns(cluster, tiny_model, pen
 def test_sigterm_finishes_what_runs_and_refuses_what_comes(cluster, tiny_model):
     one = cluster(2, tiny_model, DRAIN_TIMEOUT=90)
     pids = one.pids()
-    running = one.open_stream(max_tokens=2000, ignore_eos=True, temperature=0)
+    running = one.open_stream(max_tokens=1000, ignore_eos=True, temperature=0)
     one.wait_for(lambda: one.get("/queue")[1]["running"] == 1)
     one.launcher.send_signal(signal.SIGTERM)
     one.wait_for(lambda: one.get("/health")[1].get("status") == "draining")
@@ -280,26 +270,6 @@ def test_a_pipeline_model_serves_on_two_ranks(cluster, tmp_path):
         assert body["usage"]["completion_tokens"] == 12
         texts.append(body["choices"][0]["text"])
     assert texts[0] == texts[1]
-
-
-def test_bursts_of_leavers_leave_nothing_behind(shared_cluster):
-    cluster = shared_cluster(2)
-
-    def leave(i: int) -> None:
-        connection = cluster.open_stream(
-            max_tokens=200, ignore_eos=True, temperature=0.5, seed=i if i % 2 else None
-        )
-        if i % 3:
-            connection.recv(1)
-        connection.close()
-
-    threads = [threading.Thread(target=leave, args=(i,)) for i in range(24)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    cluster.wait_idle()
-    assert cluster.chat(CAPITAL, max_tokens=20) == "The capital of France is Paris."
 
 
 def assert_gone(cluster, pids: list[int]) -> None:
