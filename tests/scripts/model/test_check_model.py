@@ -10,7 +10,8 @@ import mlx.nn as nn
 import pytest
 from mlx_lm.models import llama
 
-from scripts.lib.model import check_model, mlx_lm_source
+from scripts.lib.model import check_model
+from server.startup import mlx_lm_source
 from tests.support.paths import ROOT
 from tests.support.tiny_models import tiny_llama, tiny_pipeline
 

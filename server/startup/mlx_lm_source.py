@@ -6,7 +6,8 @@ reading the two or three files that matter takes milliseconds. Nothing of them i
 
 import ast
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -18,6 +19,9 @@ class Architecture:
     can_shard: bool  # tensor parallel: Model has shard()
     can_pipeline: bool  # pipeline parallel: Model.model has pipeline()
     shard_names: frozenset[str]  # every name and attribute that shard() mentions
+    takes_split: bool = False  # pipeline() takes the number of layers of each rank
+    # Kinds of arrangement that are known to be wrong for it, each with the reason.
+    unfit: Mapping[str, str] = field(default_factory=dict)
 
 
 def mlx_lm_folder() -> Path | None:
@@ -38,10 +42,12 @@ def find_architecture(config: dict, package: Path) -> Architecture | None:
     if model is None:
         return None
     inner = source.class_of_attribute(model, "model")
+    pipeline = source.find_method(inner, "pipeline") if inner else None
     return Architecture(
         name=name,
         can_shard=source.find_method(model, "shard") is not None,
-        can_pipeline=inner is not None and source.find_method(inner, "pipeline") is not None,
+        can_pipeline=pipeline is not None,
+        takes_split=pipeline is not None and _has_argument(pipeline[1], "split"),
         shard_names=source.names_in_method(model, "shard"),
     )
 
@@ -165,6 +171,10 @@ class _Source:
                 ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
             )
         return self._trees[module]
+
+
+def _has_argument(method: ast.FunctionDef, name: str) -> bool:
+    return any(argument.arg == name for argument in method.args.args)
 
 
 def _assigns_call(node: ast.AST, path: list[str]) -> bool:
