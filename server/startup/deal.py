@@ -38,3 +38,15 @@ def deal(nbytes: Sequence[int], fixed: int, memories: Sequence[int | None]) -> t
         dealt.append(row[end][1])
         end -= row[end][1]
     return tuple(dealt)
+
+
+def deal_runs(
+    runs: Sequence[range], nbytes: Sequence[int], fixed: int, memories: Sequence[int | None]
+) -> tuple[int, ...]:
+    """The same where some layers have to stay together: runs of them, in order."""
+    dealt = deal([sum(nbytes[n] for n in run) for run in runs], fixed, memories)
+    ends = [sum(dealt[rank:]) for rank in range(len(dealt))]
+    return tuple(
+        sum(len(run) for run in runs[end - count : end])
+        for end, count in zip(ends, dealt, strict=True)
+    )

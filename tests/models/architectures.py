@@ -50,6 +50,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
     """A model with random weights, the same for the same arguments."""
     config = config_of(name)
     module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    mx.random.seed(seed)  # MLX starts some by chance, and fill() leaves those nearly as they are
     model = module.Model(module.ModelArgs.from_dict(config))
     fill(model, seed)
     model.eval()

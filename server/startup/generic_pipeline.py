@@ -1,0 +1,123 @@
+"""Gives each rank a run of a model's layers, for architectures without a pipeline.
+
+Called on the main thread of every rank, before the weights are evaluated: each rank reads those of
+its own layers alone, and what is in no layer (embeddings, the head). As in mlx-lm's pipelines the
+last rank has the first layers; neighbours send and receive, and rank 0's hidden state is gathered
+by all, so that every rank has logits.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import ArraysCache, CacheList
+
+from server.startup.deal import deal_runs
+from server.startup.layer_chain import (
+    Chain,
+    Unfit,
+    arrays_in,
+    caches_in,
+    follow,
+    leave_out,
+    replace,
+)
+
+
+def make_pipeline(
+    model: nn.Module,
+    group: mx.distributed.Group,
+    fixed: int,
+    memories: Sequence[int | None],
+) -> tuple[int, ...]:
+    """Splits it in place; returns how many layers each rank has. fixed, memories: as in deal().
+    Raises Unfit."""
+    chain = follow(model)
+    runs = chain.runs()
+    if len(runs) < group.size():
+        raise Unfit(f"its layers use what others have: only {len(runs)} runs of them stand alone")
+    sizes = [sum(a.nbytes for a in arrays_in(layer.parameters())) for layer in chain.layers]
+    dealt = deal_runs(runs, sizes, fixed, memories)
+    end = sum(dealt[group.rank() :])
+    stage = _Stage(group, chain, range(end - dealt[group.rank()], end))
+    for number, layer in enumerate(chain.layers):
+        stage.take(number, layer)
+    return dealt
+
+
+class _Stage:
+    """One rank's part of a forward pass."""
+
+    def __init__(self, group: mx.distributed.Group, chain: Chain, mine: range) -> None:
+        self._group, self._chain, self._mine = group, chain, mine
+        self._cache: Any = None  # the last one that was filled in this pass
+        self._sent: mx.array | None = None  # what no cache waits for as yet
+
+    def take(self, number: int, layer: nn.Module) -> None:
+        """Gives the layer of this number its place."""
+        mine, rank = self._mine, self._group.rank()
+        fills = self._chain.calls[number].fills
+        stand_in = None if number in mine else leave_out(self._chain, number)
+        receives = number == mine.start and rank < self._group.size() - 1
+        sends = number == mine[-1] and rank > 0
+        last = number == len(self._chain.layers) - 1
+
+        def call(own: Callable, hidden: mx.array, *args: Any, **named: Any) -> Any:
+            if number == 0:
+                self._cache = self._sent = None
+            if receives:
+                hidden = mx.distributed.recv_like(hidden, rank + 1, group=self._group)
+            result = (
+                stand_in(own, hidden, *args, **named) if stand_in else own(hidden, *args, **named)
+            )
+            if fills:
+                self._cache = next(iter(caches_in([args, named])), self._cache)
+            if sends:
+                result = _with_hidden(result, self._send)
+            self._make_wait()
+            return _with_hidden(result, self._gather) if last else result
+
+        replace(layer, call)
+        if stand_in:
+            _drop_weights(layer)
+
+    def _send(self, hidden: mx.array) -> mx.array:
+        self._sent = mx.distributed.send(hidden, self._group.rank() - 1, group=self._group)
+        return self._sent
+
+    def _make_wait(self) -> None:
+        """Of a prompt only the caches are computed: one of them has to wait for what is sent, or it
+        would not be."""
+        if self._sent is not None and self._cache is not None:
+            _wait(self._cache, self._sent)
+            self._sent = None
+
+    def _gather(self, hidden: mx.array) -> mx.array:
+        """Rank 0's, on every rank."""
+        return mx.distributed.all_gather(hidden, group=self._group)[: hidden.shape[0]]
+
+
+def _with_hidden(result: Any, change: Callable[[mx.array], mx.array]) -> Any:
+    """A layer's result with another hidden state."""
+    if isinstance(result, tuple):
+        return (change(result[0]), *result[1:])
+    return change(result)
+
+
+def _wait(cache: Any, sent: mx.array) -> None:
+    """Makes one of a cache's arrays depend on what was sent."""
+    if isinstance(cache, CacheList):
+        _wait(cache.caches[0], sent)
+    elif isinstance(cache, ArraysCache):
+        place = next(i for i, held in enumerate(cache.cache) if held is not None)
+        cache[place] = mx.depends(cache[place], sent)
+    else:
+        cache.keys = mx.depends(cache.keys, sent)
+
+
+def _drop_weights(layer: nn.Module) -> None:
+    """What else it has stays: models look at their layers' kinds and windows."""
+    for module in layer.modules():
+        for name in [name for name, value in module.items() if isinstance(value, mx.array)]:
+            del module[name]
