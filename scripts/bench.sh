@@ -8,7 +8,7 @@
 #                     if it must. Without it: the hosts of HOSTFILE.
 #   --hostfile FILE   HOSTFILE: the hosts of the cluster.
 #   --model DIR       MODEL_DIR: folder of an MLX model, the same path on every host.
-#   --parallel KIND   PARALLEL: tensor or pipeline.
+#   --parallel KIND   PARALLEL: auto, tensor or pipeline.
 #   --env NAME=VALUE  One more variable for every rank. May be repeated.
 #   --dry-run         Print what would be run, and run nothing.
 #   ARGUMENT...       Options of jaccl_tps_bench.py, among ours or after `--`:

@@ -30,7 +30,7 @@ from server.scheduler.prefix_index import PrefixIndex
 from server.scheduler.queue import Line
 from server.scheduler.scheduler import Scheduler, Spectator
 from server.startup.canary import check_link
-from server.startup.handshake import introduce, shake_hands
+from server.startup.handshake import introduce, rank_memories, shake_hands
 from server.startup.loading import Shard, Unloadable, load_shard
 from server.startup.proof import Proof
 from server.text.prompts import TokenizerPrompts
@@ -82,6 +82,7 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
         tell,
         status.fleet.load,
         settings.trust_remote_code,
+        rank_memories(members),
     )
     if shard.last.ways.slower:
         status.note(f"requests of this model are computed {shard.last.ways}: see the log")

@@ -28,7 +28,7 @@ class Settings:
     model_id: str
     model_aliases: tuple[str, ...]  # other names of it; "*": any
     chat_template_kwargs: dict[str, Any]  # where a request does not say otherwise
-    parallel: str  # "tensor" | "pipeline"
+    parallel: str  # "auto" | "tensor" | "pipeline"
     trust_remote_code: bool  # code of the model folder may be run for its tokenizer
     http_host: str
     http_port: int

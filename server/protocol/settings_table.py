@@ -55,8 +55,10 @@ TABLE = (
         choices=("ring", "jaccl", "jaccl-ring"),
     ),
     Setting(
-        "PARALLEL", "choice", "Split every layer (tensor), or give each rank some (pipeline)",
-        (*SERVER, BENCH, DOCTOR), "tensor", choices=("tensor", "pipeline"),
+        "PARALLEL", "choice",
+        "Split every layer (tensor), give each rank some (pipeline), or the first of these that the"
+        " model allows (auto)",
+        (*SERVER, BENCH, DOCTOR), "auto", choices=("auto", "tensor", "pipeline"),
     ),
     Setting(
         "TRUST_REMOTE_CODE", "switch",

@@ -6,7 +6,9 @@ last rank has the first layers; neighbours send and receive, and rank 0's hidden
 by all, so that every rank has logits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -25,52 +27,49 @@ from server.startup.layer_chain import (
 )
 
 
-def make_pipeline(
-    model: nn.Module,
-    group: mx.distributed.Group,
-    fixed: int,
-    memories: Sequence[int | None],
-) -> tuple[int, ...]:
-    """Splits it in place; returns how many layers each rank has. fixed, memories: as in deal().
-    Raises Unfit."""
-    chain = follow(model)
-    runs = chain.runs()
-    if len(runs) < group.size():
-        raise Unfit(f"its layers use what others have: only {len(runs)} runs of them stand alone")
-    sizes = [sum(a.nbytes for a in arrays_in(layer.parameters())) for layer in chain.layers]
-    dealt = deal_runs(runs, sizes, fixed, memories)
-    end = sum(dealt[group.rank() :])
-    stage = _Stage(group, chain, range(end - dealt[group.rank()], end))
-    for number, layer in enumerate(chain.layers):
-        stage.take(number, layer)
-    return dealt
+class Stage:
+    """One rank's part of a forward pass. dealt: how many layers each rank has. left_out: layers
+    that nobody computes for now."""
 
-
-class _Stage:
-    """One rank's part of a forward pass."""
-
-    def __init__(self, group: mx.distributed.Group, chain: Chain, mine: range) -> None:
-        self._group, self._chain, self._mine = group, chain, mine
+    def __init__(
+        self,
+        model: nn.Module,
+        group: mx.distributed.Group,
+        fixed: int,
+        memories: Sequence[int | None],
+    ) -> None:
+        """Splits the model in place. fixed, memories: as in deal(). Raises Unfit."""
+        self.chain = chain = follow(model)
+        runs = chain.runs()
+        if len(runs) < group.size():
+            raise Unfit(f"its layers use what others have: {len(runs)} runs of them stand alone")
+        sizes = [sum(a.nbytes for a in arrays_in(layer.parameters())) for layer in chain.layers]
+        self.dealt = deal_runs(runs, sizes, fixed, memories)
+        self.left_out: frozenset[int] = frozenset()
+        end = sum(self.dealt[group.rank() :])
+        self._group = group
+        self._mine = range(end - self.dealt[group.rank()], end)
         self._cache: Any = None  # the last one that was filled in this pass
         self._sent: mx.array | None = None  # what no cache waits for as yet
+        for number, layer in enumerate(chain.layers):
+            self._take(number, layer)
 
-    def take(self, number: int, layer: nn.Module) -> None:
+    def _take(self, number: int, layer: nn.Module) -> None:
         """Gives the layer of this number its place."""
         mine, rank = self._mine, self._group.rank()
-        fills = self._chain.calls[number].fills
-        stand_in = None if number in mine else leave_out(self._chain, number)
+        fills = self.chain.calls[number].fills
+        stand_in = leave_out(self.chain, number)
         receives = number == mine.start and rank < self._group.size() - 1
         sends = number == mine[-1] and rank > 0
-        last = number == len(self._chain.layers) - 1
+        last = number == len(self.chain.layers) - 1
 
         def call(own: Callable, hidden: mx.array, *args: Any, **named: Any) -> Any:
             if number == 0:
                 self._cache = self._sent = None
             if receives:
                 hidden = mx.distributed.recv_like(hidden, rank + 1, group=self._group)
-            result = (
-                stand_in(own, hidden, *args, **named) if stand_in else own(hidden, *args, **named)
-            )
+            absent = number not in mine or number in self.left_out
+            result = (partial(stand_in, own) if absent else own)(hidden, *args, **named)
             if fills:
                 self._cache = next(iter(caches_in([args, named])), self._cache)
             if sends:
@@ -79,8 +78,21 @@ class _Stage:
             return _with_hidden(result, self._gather) if last else result
 
         replace(layer, call)
-        if stand_in:
+        if number not in mine:
             _drop_weights(layer)
+
+    def firsts(self) -> list[int]:
+        """The first layer of each rank's."""
+        return [sum(self.dealt[rank + 1 :]) for rank in range(len(self.dealt))]
+
+    @contextmanager
+    def leave(self, chain: Chain | None, numbers: frozenset[int]) -> Iterator[None]:
+        """For a while nobody computes these layers."""
+        self.left_out = numbers
+        try:
+            yield
+        finally:
+            self.left_out = frozenset()
 
     def _send(self, hidden: mx.array) -> mx.array:
         self._sent = mx.distributed.send(hidden, self._group.rank() - 1, group=self._group)

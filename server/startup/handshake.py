@@ -8,7 +8,8 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -83,6 +84,17 @@ def shake_hands(mine: dict[str, Any], link: Link) -> tuple[Member, ...]:
         Member(g["rank"], g["host"], g["pid"], g["model_dir"], Machine(**g.get("machine", {})))
         for g in gathered
     )
+
+
+def rank_memories(members: Sequence[Member]) -> list[int | None]:
+    """Bytes that each rank may use: of its GPU, or of its host, shared by the ranks there. What is
+    free at the moment does not count, or layers would be dealt otherwise at every start."""
+    ranks_of = Counter(member.host for member in members)
+    limits = [one.machine.gpu_limit or one.machine.memory_total for one in members]
+    return [
+        limit and limit // ranks_of[member.host]
+        for member, limit in zip(members, limits, strict=True)
+    ]
 
 
 def compare(gathered: list[dict[str, Any]]) -> None:

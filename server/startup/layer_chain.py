@@ -28,11 +28,12 @@ class Unfit(ValueError):
 class Call:
     """How a layer is called. more: of a tuple that it returns, the number of parts after the hidden
     state, 0 for no tuple. fills: it puts something into a cache of its own. needs: layers whose
-    caches or results it uses beside the hidden state."""
+    caches or results it uses beside the hidden state. caches: of what kinds its caches are."""
 
     more: int
     fills: bool
     needs: frozenset[int]
+    caches: tuple[tuple[str, int | None], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def follow(model: nn.Module) -> Chain:
         given = [*its, *arrays_in([args[1:], named])]
         needs = frozenset(owners[id(one)] for one in given if id(one) in owners)
         owners |= dict.fromkeys(map(id, [*own, *arrays_in(more)]), number)
-        calls.append(Call(len(more), bool(own), needs))
+        kinds = tuple((type(one).__name__, getattr(one, "max_size", None)) for one in own)
+        calls.append(Call(len(more), bool(own), needs, kinds))
     if before is None or LENGTH not in before.shape[1:]:
         raise Unfit("its hidden state has no axis of tokens")
     return Chain(layers, tuple(calls), before.shape.index(LENGTH, 1))

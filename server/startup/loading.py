@@ -1,14 +1,15 @@
 """Loads this rank's shard of the model, piece by piece.
 
-Called on the main thread of every rank. mlx-lm reads the folder, builds the model and shards it;
-mlx_lm.utils.sharded_load would then evaluate all weights in one go, which shows no progress and
-on a GPU can run into the command buffer's time-out, so the pieces are evaluated here. After each
-piece the ranks meet: so every rank knows how far all are, and a dead one is noticed at once.
+Called on the main thread of every rank. mlx-lm reads the folder and builds the model, splitting.py
+shards it; mlx_lm.utils.sharded_load would then evaluate all weights in one go, which shows no
+progress and on a GPU can run into the command buffer's time-out, so the pieces are evaluated here.
+After each piece the ranks meet: so every rank knows how far all are, and a dead one is noticed at
+once.
 """
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,20 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.utils import load_model
 
 from server.engine.last_logits import LastLogits, put_heads
 from server.engine.split_head import split_heads
 from server.observe.fleet import Loaded
 from server.protocol.failures import SHARED
 from server.protocol.requests import Sampling
+from server.startup.arrangement import GENERIC_PIPELINE, PIPELINE, Arrangement
 from server.startup.batching import Wrong, prove_ways
+from server.startup.handshake import Mismatch
+from server.startup.splitting import Indivisible, load_split
 from server.startup.tokenizer import load as load_tokenizer
 from server.wire.link import Link
 from server.wire.link_speed import Sums, counting_sums
+from server.wire.seal import Garbled
 
 PIECE_BYTES = 2**30
 NO_METAL = "No Metal back-end"  # MLX's words
@@ -52,6 +56,7 @@ class Shard:
     hidden: int
     sums: Sums  # of a forward pass of one token
     sampling: Sampling
+    arrangement: Arrangement
 
 
 def load_shard(
@@ -62,17 +67,18 @@ def load_shard(
     progress: Callable[[str], None],
     on_loaded: Callable[[tuple[Loaded, ...]], None] = lambda loaded: None,
     trust: bool = False,
+    memories: Sequence[int | None] = (),
 ) -> Shard:
     """Loads, shards and evaluates. on_loaded hears how far each rank is. trust: code of the folder
-    may be run for its tokenizer. Raises Unloadable."""
+    may be run for its tokenizer. memories: bytes that each rank may use, as far as they are known.
+    Raises Unloadable, and Mismatch."""
     with _or_unloadable(f"{model_dir} cannot be loaded"):
-        model, config = load_model(model_dir, lazy=True)
+        split = load_split(model_dir, parallel, link, memories, progress)
+        model, config = split.model, split.config
     with _or_unloadable(f"the tokenizer of {model_dir} cannot be loaded"):
         tokenizer = load_tokenizer(model_dir, config, trust)
     splits = []
     with _or_unloadable("the model cannot be split"):
-        if link.size > 1:
-            _split(model, parallel, link)
         heads = put_heads(model)
         if link.size > 1:
             splits = split_heads(heads, link)
@@ -86,7 +92,7 @@ def load_shard(
         logits = model(mx.zeros((1, 1), dtype=mx.int32))  # as yet nothing is sent or computed
     mx.eval(logits)
     last = LastLogits(model, heads)
-    last.alike = link.size == 1 or parallel != "pipeline"
+    last.alike = split.arrangement.kind not in (PIPELINE, GENERIC_PIPELINE)
     with _or_unloadable("this model cannot be served", SHARED):
         if not last.prove(link):
             log.warning("no output projection found: prompts compute logits of all their tokens")
@@ -105,6 +111,7 @@ def load_shard(
         hidden=_config_integer(config, "hidden_size", "n_embd", "d_model") or 4096,
         sums=sums,
         sampling=default_sampling(model_dir),
+        arrangement=split.arrangement,
     )
 
 
@@ -114,10 +121,11 @@ def _or_unloadable(what: str, kinds: type | tuple[type, ...] = Exception) -> Ite
     machines: the next start would meet it again, and a traceback helps nobody."""
     try:
         yield
-    except Unloadable:
+    except (Unloadable, Mismatch, Garbled):
         raise
     except kinds as error:
-        said = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
+        ours = isinstance(error, Wrong | Indivisible)
+        said = str(error) if ours else f"{type(error).__name__}: {error}"
         if NO_METAL in said:
             said += " (it needs Apple's GPU)"
         log.debug("%s", what, exc_info=error)
@@ -154,20 +162,6 @@ def default_sampling(model_dir: Path) -> Sampling:
         return Sampling()
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     return Sampling(**{n: made_for[n] for n in names if isinstance(made_for.get(n), int | float)})
-
-
-def _split(model: Any, parallel: str, link: Link) -> None:
-    if parallel == "pipeline":
-        if not hasattr(getattr(model, "model", None), "pipeline"):
-            raise Unloadable("PARALLEL='pipeline': this architecture has no pipeline; use tensor")
-        model.model.pipeline(link.group)
-        return
-    if not hasattr(model, "shard"):
-        raise Unloadable("PARALLEL='tensor': this architecture cannot be sharded; use pipeline")
-    try:
-        model.shard(link.group)
-    except (ValueError, AssertionError) as error:
-        raise Unloadable(f"the model does not split over {link.size} ranks: {error}") from error
 
 
 def _describe(loaded: tuple[Loaded, ...]) -> str:

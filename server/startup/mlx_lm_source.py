@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.startup.unfit import UNFIT
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -19,7 +21,7 @@ class Architecture:
     can_shard: bool  # tensor parallel: Model has shard()
     can_pipeline: bool  # pipeline parallel: Model.model has pipeline()
     shard_names: frozenset[str]  # every name and attribute that shard() mentions
-    takes_split: bool = False  # pipeline() takes the number of layers of each rank
+    takes_split: bool = False  # its pipeline() takes the number of layers of each rank
     # Kinds of arrangement that are known to be wrong for it, each with the reason.
     unfit: Mapping[str, str] = field(default_factory=dict)
 
@@ -37,8 +39,9 @@ def find_architecture(config: dict, package: Path) -> Architecture | None:
     """The architecture that mlx-lm in `package` would choose for `config`, None if it has none."""
     name = architecture_name(config, package)
     source = _Source(package / "models")
-    # The name comes from a file of the user's: only a plain one may become a path.
-    model = source.find_class(name, "Model") if name.isidentifier() else None
+    # The name comes from a file of the user's: only one that is there may become a path.
+    known = {path.stem for path in (package / "models").glob("*.py")}
+    model = source.find_class(name, "Model") if name in known else None
     if model is None:
         return None
     inner = source.class_of_attribute(model, "model")
@@ -49,6 +52,7 @@ def find_architecture(config: dict, package: Path) -> Architecture | None:
         can_pipeline=pipeline is not None,
         takes_split=pipeline is not None and _has_argument(pipeline[1], "split"),
         shard_names=source.names_in_method(model, "shard"),
+        unfit=UNFIT.get(name, {}),
     )
 
 

@@ -21,6 +21,8 @@ from mlx_lm.utils import save_model
 from tests.models.sizes import COMMON, CONTEXT, IN_TEXT_CONFIG, OWN, VARIANTS
 from tests.support.tiny_models import VOCAB, write_byte_tokenizer
 
+GROUP = 32  # of quantised weights: the smallest that MLX has
+
 
 @cache
 def architectures() -> tuple[str, ...]:
@@ -81,10 +83,23 @@ def fill(model: nn.Module, seed: int) -> None:
     mx.eval(model.parameters())
 
 
-def write(folder: Path, name: str, seed: int = 0, **config: Any) -> Path:
+def quantize(model: nn.Module, bits: int | None) -> None:
+    """Weights of so many bits, where their widths allow it; None: as they are."""
+    if bits is not None:
+        fits = lambda _, m: hasattr(m, "to_quantized") and m.weight.shape[-1] % GROUP == 0  # noqa: E731
+        nn.quantize(model, group_size=GROUP, bits=bits, class_predicate=fits)
+
+
+def write(
+    folder: Path, name: str, seed: int = 0, *, bits: int | None = None, **config: Any
+) -> Path:
     """A folder that a server can load. config: more of its config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder, build(name, seed))
+    model = build(name, seed)
+    if bits is not None:
+        quantize(model, bits)
+        config["quantization"] = {"group_size": GROUP, "bits": bits}
+    save_model(folder, model)
     (folder / "config.json").write_text(json.dumps(config_of(name) | config, indent=2))
     write_byte_tokenizer(folder, VOCAB, CONTEXT)
     return folder

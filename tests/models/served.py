@@ -13,7 +13,7 @@ from server.protocol.events import Scored
 from server.scheduler.queue import Ticket
 from server.startup.batching import prove_ways
 from server.wire.link import Link
-from tests.models.architectures import build
+from tests.models.architectures import build, quantize
 from tests.support.desk import Desk, choices, ids_of, ticket
 from tests.support.ticket_events import all_events
 
@@ -26,9 +26,7 @@ SEEDED = {"temperature": 0.8, "seed": 7, "top_p": 0.9}
 def serve(name: str, bits: int | None = None) -> SimpleNamespace:
     """As a rank has it. bits: of its weights, quantized where their widths allow it."""
     model = build(name)
-    if bits is not None:
-        fits = lambda _, m: hasattr(m, "to_quantized") and m.weight.shape[-1] % 32 == 0  # noqa: E731
-        nn.quantize(model, group_size=32, bits=bits, class_predicate=fits)
+    quantize(model, bits)
     last, link = LastLogits(model, put_heads(model)), Link(mx.distributed.init())
     last.prove(link)
     vocab = model(mx.zeros((1, 1), dtype=mx.int32)).shape[-1]

@@ -1,6 +1,6 @@
 """Distributed tokens/sec of one request, without HTTP: the server's own engine on every rank.
 
-usage: mlx.launch ... -- scripts/jaccl_tps_bench.py --model DIR [--parallel tensor|pipeline]
+usage: mlx.launch ... -- scripts/jaccl_tps_bench.py --model DIR [--parallel KIND]
                          [--prompt TEXT] [--raw] [--max-tokens N] [--ignore-eos]
                          [--prefill-step N] [--warmup N] [--repeats N] [--json]
 
@@ -45,6 +45,7 @@ from server.protocol.events import Token
 from server.protocol.requests import Common, Sampling
 from server.sampling.choosers import ChoosesForAll, Follows
 from server.sampling.row_state import Row
+from server.startup.arrangement import KINDS
 from server.startup.handshake import Mismatch
 from server.startup.joining import NotJoined, ToBeMended, join
 from server.startup.loading import Shard, Unloadable, load_shard
@@ -182,8 +183,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="folder of a local MLX model")
     parser.add_argument(
         "--parallel",
-        type=one_of("tensor", "pipeline"),
-        default=os.environ.get("PARALLEL") or "tensor",
+        type=one_of(*KINDS),
+        default=os.environ.get("PARALLEL") or "auto",
     )
     add_options(parser)
     arguments = parser.parse_args()

@@ -38,6 +38,29 @@ def weights(cluster: Cluster) -> int:
 
 def share(cluster: Cluster, facts: HostFacts) -> float:
     """Bytes of weights that the ranks of this host will hold."""
+    if dealt(cluster):
+        every = sum(limit(one) or 0 for one in cluster.reached)
+        return weights(cluster) * (limit(facts) or 0) / every
+    return _even_share(cluster, facts)
+
+
+def dealt(cluster: Cluster) -> bool:
+    """Whether each host gets layers by its memory: in a pipeline, which PARALLEL=auto takes, too,
+    where an even share is too much for a host."""
+    limits = [limit(facts) for facts in cluster.reached]
+    if not all(limits) or len(cluster.plan.ranks) < 2:
+        return False
+    ways = next((f.split.get("ways") for f in cluster.reached if f.split), None) or []
+    if cluster.plan.parallel == "tensor" or not any("pipeline" in way for way in ways):
+        return False
+    small = any(
+        _even_share(cluster, facts) > most
+        for facts, most in zip(cluster.reached, limits, strict=True)
+    )
+    return small or all("pipeline" in way for way in ways)
+
+
+def _even_share(cluster: Cluster, facts: HostFacts) -> float:
     return weights(cluster) * len(cluster.plan.ranks_on(facts.host)) / len(cluster.plan.ranks)
 
 
@@ -141,7 +164,8 @@ def _too_small(cluster: Cluster) -> list[str]:
 
 
 def even(cluster: Cluster) -> Iterator[Finding]:
-    """A tensor split is even, so the smallest host sets the limit for all."""
+    """A tensor split is even, so the smallest host sets the limit for all. Layers of a pipeline are
+    dealt by memory."""
     limits = {facts.host: limit(facts) for facts in cluster.reached}
     known = [value for value in limits.values() if value]
     small = _too_small(cluster)
@@ -149,6 +173,10 @@ def even(cluster: Cluster) -> Iterator[Finding]:
     for facts in cluster.reached:
         most = limits[facts.host]
         if not most or most >= UNEVEN * max(known):
+            continue
+        if dealt(cluster):
+            words = f"memory is uneven ({sizes}), and layers are dealt by it"
+            yield Finding("even", facts.host, PASS, words)
             continue
         need = share(cluster, facts) + kv_bytes(cluster, facts)
         if weights(cluster) and need <= most:
@@ -162,8 +190,8 @@ def even(cluster: Cluster) -> Iterator[Finding]:
             + (f", {gigabytes(share(cluster, facts))}" if weights(cluster) else ""),
             "out of memory, or a kernel panic, on this host first",
             Fix(
-                "a smaller model, or leave this host out"
-                if cluster.plan.parallel == "pipeline"
-                else "PARALLEL=pipeline, a smaller model, or leave this host out"
+                "PARALLEL=auto, a smaller model, or leave this host out"
+                if cluster.plan.parallel == "tensor"
+                else "a smaller model, or leave this host out"
             ),
         )

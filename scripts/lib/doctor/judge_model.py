@@ -17,20 +17,19 @@ from scripts.lib.doctor.findings import (
 )
 
 SHOWN = 3  # differing files that are named
-# Reasons of check_model.py that are about the number of ranks, not about the files.
-_SPLIT = re.compile(
-    r"does not divide|cannot be split|no tensor parallelism|too few for|a pipeline finds"
-)
+# Reasons of check_model.py that are about the number of ranks, not about the files: each begins
+# with the kind of split that it is about.
+_SPLIT = re.compile(r"(generic )?(tensor|pipeline): ")
 
 
 def _split_reasons(facts: HostFacts) -> list[str]:
     reasons = facts.split["reasons"] if facts.split else []
-    return [reason for reason in reasons if _SPLIT.search(reason)]
+    return [reason for reason in reasons if _SPLIT.match(reason)]
 
 
 def _file_reasons(facts: HostFacts) -> list[str]:
     reasons = facts.split["reasons"] if facts.split else []
-    return [reason for reason in reasons if not _SPLIT.search(reason)]
+    return [reason for reason in reasons if not _SPLIT.match(reason)]
 
 
 def model(cluster: Cluster) -> Iterator[Finding]:
@@ -110,7 +109,7 @@ def _difference(facts: HostFacts, name: str, usual: str | None) -> str:
 
 
 def heads(cluster: Cluster) -> Iterator[Finding]:
-    """The model's heads and widths divide by the number of ranks."""
+    """There is a way to share the model among so many ranks."""
     plan = cluster.plan
     told = [facts for facts in cluster.reached if facts.split is not None]
     if not told:
@@ -119,12 +118,13 @@ def heads(cluster: Cluster) -> Iterator[Finding]:
         return
     reasons = _split_reasons(told[0])  # the same config everywhere, or see model
     if not reasons:
-        yield Finding("heads", None, PASS, f"{plan.parallel} over {len(plan.ranks)} rank(s)")
+        how = told[0].split.get("arrangement") or plan.parallel
+        yield Finding("heads", None, PASS, f"{how} over {len(plan.ranks)} rank(s)")
         return
     counts = told[0].split.get("rank_counts") or []
     words = f"start with {listed(counts)} rank(s)" if counts else "take another model"
-    if plan.parallel == "tensor":
-        words += ", or PARALLEL=pipeline"
+    if plan.parallel != "auto":
+        words += ", or PARALLEL=auto"
     yield Finding(
         "heads",
         None,

@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hostfile", type=Path)
     parser.add_argument("--local", type=int, default=0)
     parser.add_argument("--model-dir")
-    parser.add_argument("--parallel", default="tensor")
+    parser.add_argument("--parallel", default="auto")
     parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--kv-budget-gb", type=float)
     parser.add_argument("--context-max", type=int)

@@ -30,7 +30,7 @@ class Plan:
     hostfile: Hostfile | None = None
     hostfile_name: str = ""
     model_dir: str | None = None
-    parallel: str = "tensor"
+    parallel: str = "auto"
     trust_remote_code: bool = False
     kv_budget_gb: float | None = None
     context_max: int | None = None

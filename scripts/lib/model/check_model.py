@@ -1,43 +1,47 @@
 #!/usr/bin/env python3
 """Refuse, before launch, a model that the ranks could not load or share.
 
-usage: check_model.py MODEL_DIR RANKS [--parallel tensor|pipeline] [--trust-remote-code] [--json]
+usage: check_model.py MODEL_DIR RANKS [--parallel KIND] [--trust-remote-code] [--json]
 
-Checks that the folder is whole, that the installed mlx-lm knows the architecture and
-can split it in the way asked for, and that its heads, widths and quantisation groups
-divide by the number of ranks. Exit code 0: it will do; 1: it will not, with the reasons
-on stderr; 2: usage; 3: mlx-lm is not installed. --json prints the verdict on stdout.
+Checks that the folder is whole, that the installed mlx-lm knows the architecture, and
+that there is a way to share it among so many ranks. KIND is PARALLEL's: auto, tensor or
+pipeline. Exit code 0: it will do; 1: it will not, with the reasons on stderr; 2: usage;
+3: mlx-lm is not installed. --json prints the verdict on stdout.
 
 It never imports mlx, loads no weights and runs nothing of the model folder.
 """
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from scripts.lib.hosts.reach import MOST_RANKS
-from scripts.lib.model.model_folder import INDEX_FILE, folder_problems, read_json
+from scripts.lib.model.model_folder import folder_problems, read_json
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.shared import one_of, whole
 from server.protocol.tokenizer_code import must_run
-from server.startup.mlx_lm_source import Architecture, find_architecture, mlx_lm_folder
-from server.startup.tensor_sizes import number, sizes_of, tensor_obstacles
+from server.startup.arrangement import KINDS, Arrangement, arrangements, choose
+from server.startup.mlx_lm_source import find_architecture, mlx_lm_folder
+from server.startup.weights_index import Weight, read_weights
 
 RANK_COUNTS = range(1, MOST_RANKS + 1)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What check() found. `rank_counts` are those of 1 to 8 that would work."""
+    """What check() found. `rank_counts` are those of 1 to 8 that would work; `arrangement` is how
+    the ranks asked for would share it, None if they cannot; `ways`: all that are possible."""
 
     model_type: str | None
     ok: bool
     rank_counts: list[int]
     reasons: list[str]
+    arrangement: str | None = None
+    ways: list[str] = field(default_factory=list)
 
 
-def check(folder: Path, ranks: int, parallel: str = "tensor", trust: bool = False) -> Verdict:
+def check(folder: Path, ranks: int, parallel: str = "auto", trust: bool = False) -> Verdict:
     """Whether the model in `folder` runs on `ranks` ranks, split as `parallel` says. trust: code of
     the folder may be run for its tokenizer.
 
@@ -69,33 +73,34 @@ def check(folder: Path, ranks: int, parallel: str = "tensor", trust: bool = Fals
         reasons.append(f"model_type is {model_type!r}, which the installed mlx-lm does not know")
         return Verdict(model_type, False, [], reasons)
 
-    if parallel == "pipeline" and ranks > 1 and not (folder / INDEX_FILE).exists():
-        reasons.append(f"{INDEX_FILE} is missing: a pipeline finds its layers by it")
-    rank_counts = [n for n in RANK_COUNTS if not obstacles(config, architecture, n, parallel)]
-    reasons += obstacles(config, architecture, ranks, parallel)
-    return Verdict(model_type, not reasons, rank_counts, reasons)
+    weights = weights_of(folder)
+
+    def found(count: int) -> tuple[Arrangement, ...]:
+        return arrangements(config, weights, count, (), architecture, parallel)
+
+    rank_counts = [count for count in RANK_COUNTS if choose(found(count))]
+    chosen = choose(found(ranks))
+    if chosen is None:
+        reasons += [f"{one.kind}: {reason}" for one in found(ranks) for reason in one.reasons]
+    ways = [one.kind for one in found(ranks) if one.possible]
+    taken = str(chosen) if chosen else None
+    return Verdict(model_type, not reasons, rank_counts, reasons, taken, ways)
 
 
-def obstacles(config: dict, architecture: Architecture, ranks: int, parallel: str) -> list[str]:
-    """Why this architecture with this config cannot be split over `ranks`, a sentence each."""
-    if ranks == 1:
-        return []
-    sizes = sizes_of(config)
-    if parallel == "pipeline":
-        if not architecture.can_pipeline:
-            return [f"mlx-lm's {architecture.name} cannot be split into a pipeline"]
-        layers = number(sizes, "num_hidden_layers") or number(sizes, "num_layers")
-        if 0 < layers < ranks:
-            return [f"num_hidden_layers is {layers}: too few for a pipeline of {ranks} ranks"]
-        return []
-    return tensor_obstacles(config, architecture, ranks)
+def weights_of(folder: Path) -> dict[str, Weight]:
+    """Names, shapes and bytes of the folder's weights; none where its files are not whole, which is
+    told elsewhere."""
+    try:
+        return read_weights(folder)
+    except (OSError, ValueError):
+        return {}
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser("check_model.py", __doc__)
     parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
     parser.add_argument("ranks", type=whole(1, 10**6), metavar="RANKS")
-    parser.add_argument("--parallel", type=one_of("tensor", "pipeline"), default="tensor")
+    parser.add_argument("--parallel", type=one_of(*KINDS), default="auto")
     parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)

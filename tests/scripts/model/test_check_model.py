@@ -12,6 +12,7 @@ from mlx_lm.models import llama
 
 from scripts.lib.model import check_model
 from server.startup import mlx_lm_source
+from server.startup.tensor_sizes import tensor_obstacles
 from tests.support.paths import ROOT
 from tests.support.tiny_models import tiny_llama, tiny_pipeline
 
@@ -89,13 +90,13 @@ def change(folder, **values):
     return folder
 
 
-def counts(config, parallel="tensor"):
-    """The rank counts that check_model would allow a model of this config."""
+def counts(config):
+    """The rank counts over which mlx-lm's shard() could split a model of this config."""
     architecture = mlx_lm_source.find_architecture(config, PACKAGE)
     return [
         n
         for n in check_model.RANK_COUNTS
-        if not check_model.obstacles(config, architecture, n, parallel)
+        if n == 1 or not tensor_obstacles(config, architecture, n)
     ]
 
 
@@ -107,12 +108,19 @@ def reason(folder, ranks=2, parallel="tensor"):
     return verdict.reasons[0]
 
 
+def obstacles(folder, ranks=2):
+    """What stands against mlx-lm's shard()."""
+    config = json.loads((folder / "config.json").read_text())
+    return tensor_obstacles(config, mlx_lm_source.find_architecture(config, PACKAGE), ranks)
+
+
 # --- the folder ---
 
 
 def test_whole_model_passes(model):
     verdict = check_model.check(model, 2)
-    assert verdict == check_model.Verdict("llama", True, [1, 2, 4], [])
+    ways = ["tensor", "generic tensor", "generic pipeline"]
+    assert verdict == check_model.Verdict("llama", True, [1, 2, 4, 8], [], "tensor", ways)
 
 
 def test_folder_that_is_not_there_is_refused(tmp_path):
@@ -220,30 +228,28 @@ def test_synonyms_of_mlx_lm_are_honoured():
     assert name(special) == "bailing_moe_v3"
 
 
-def test_architecture_without_tensor_parallelism_is_refused(model):
+def test_architecture_without_tensor_parallelism_is_split_by_names_or_into_a_pipeline(model):
     change(model, model_type="gemma")
-    assert reason(model) == "mlx-lm's gemma has no tensor parallelism"
-    assert check_model.check(model, 2).rank_counts == [1]
-    assert check_model.check(model, 1).ok
-
-
-def test_architecture_without_pipeline_is_refused(model):
-    assert reason(model, parallel="pipeline") == "mlx-lm's llama cannot be split into a pipeline"
+    verdict = check_model.check(model, 2)
+    # By 8 the heads do not divide, and the feed-forward blocks do, which is most of it.
+    assert (verdict.arrangement, verdict.rank_counts) == ("generic tensor", [1, 2, 4, 8])
+    verdict = check_model.check(model, 2, "pipeline")
+    assert (verdict.arrangement, verdict.rank_counts) == ("generic pipeline of 1, 1 layers", [1, 2])
+    assert check_model.check(model, 1).arrangement == "one rank"
 
 
 def test_pipeline_needs_a_layer_for_each_rank(tmp_path):
     model = tiny_pipeline(tmp_path / "model", layers=3)
     verdict = check_model.check(model, 4, "pipeline")
-    assert verdict.reasons == ["num_hidden_layers is 3: too few for a pipeline of 4 ranks"]
+    assert "pipeline: 3 layers are too few for a pipeline of 4 ranks" in verdict.reasons
     assert verdict.rank_counts == [1, 2, 3]
 
 
-def test_pipeline_needs_the_index(tmp_path):
-    model = tiny_pipeline(tmp_path / "model")
-    assert check_model.check(model, 2, "pipeline").ok
-    (model / "model.safetensors.index.json").unlink()
-    assert "index.json is missing" in reason(model, parallel="pipeline")
-    assert check_model.check(model, 2, "tensor").ok
+def test_every_way_that_is_impossible_says_why(tmp_path):
+    model = tiny_pipeline(tmp_path / "model", layers=2)
+    change(model, model_type="llama")
+    kinds = [reason.partition(":")[0] for reason in check_model.check(model, 3).reasons]
+    assert [*dict.fromkeys(kinds)] == ["tensor", "generic tensor", "pipeline", "generic pipeline"]
 
 
 @pytest.mark.parametrize(
@@ -279,21 +285,22 @@ def test_pipelining_is_found_in_the_source(name, can):
 
 def test_heads_that_do_not_divide_are_named_with_the_counts_that_work(model):
     change(model, num_attention_heads=9, num_key_value_heads=3)
-    verdict = check_model.check(model, 2)
-    assert "num_attention_heads is 9, which does not divide by 2 ranks" in verdict.reasons
-    assert "num_key_value_heads is 3, which does not divide by 2 ranks" in verdict.reasons
+    assert obstacles(model) == [
+        "num_attention_heads is 9, which does not divide by 2 ranks",
+        "num_key_value_heads is 3, which does not divide by 2 ranks",
+    ]
     change(model, intermediate_size=144)
-    assert check_model.check(model, 2).rank_counts == [1, 3]
+    assert counts(json.loads((model / "config.json").read_text())) == [1, 3]
 
 
 def test_mlp_width_that_does_not_divide_is_named(model):
     change(model, intermediate_size=130)
-    assert reason(model, 4) == "intermediate_size is 130, which does not divide by 4 ranks"
+    assert obstacles(model, 4) == ["intermediate_size is 130, which does not divide by 4 ranks"]
 
 
 def test_expert_width_that_does_not_divide_is_named(model):
     change(model, model_type="qwen3_moe", moe_intermediate_size=90, mlp_only_layers=[])
-    assert reason(model, 4) == "moe_intermediate_size is 90, which does not divide by 4 ranks"
+    assert obstacles(model, 4) == ["moe_intermediate_size is 90, which does not divide by 4 ranks"]
 
 
 def test_quantisation_groups_that_do_not_divide_are_named(model):
@@ -302,17 +309,17 @@ def test_quantisation_groups_that_do_not_divide_are_named(model):
     expected = (
         "intermediate_size in quantisation groups (192 / 64) is 3, which does not divide by 2 ranks"
     )
-    assert reason(model) == expected
+    assert obstacles(model) == [expected]
 
 
 def test_groups_of_a_single_layer_count_and_those_of_the_embedding_do_not(model):
     change(model, intermediate_size=256, hidden_size=256)
     quantization = {"group_size": 64, "bits": 4, "model.embed_tokens": {"group_size": 128}}
     change(model, quantization=quantization)
-    assert check_model.check(model, 4).ok
+    assert obstacles(model, 4) == []
     quantization["model.layers.0.mlp.down_proj"] = {"group_size": 128, "bits": 4}
     change(model, quantization=quantization)
-    assert "(256 / 128) is 2" in reason(model, 4)
+    assert "(256 / 128) is 2" in obstacles(model, 4)[0]
 
 
 def test_kv_heads_do_not_matter_for_latent_attention():
@@ -416,20 +423,24 @@ def test_command_passes_a_good_model_in_silence(model):
 
 
 def test_command_refuses_with_the_value_and_the_counts_that_work(model):
-    done = run(model, "3")
+    done = run(model, "3", "--parallel", "tensor")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "check_model: num_attention_heads is 4, which does not divide by 3 ranks" in done.stderr
-    assert done.stderr.splitlines()[-1].endswith("rank counts that work: 1, 2, 4")
+    assert (
+        "check_model: tensor: num_attention_heads is 4, which does not divide by 3 ranks"
+        in done.stderr
+    )
+    assert done.stderr.splitlines()[-1].endswith("rank counts that work: 1, 2, 4, 8")
 
 
 def test_command_prints_json_for_programs(model):
     done = run(model, "3", "--json")
     verdict = json.loads(done.stdout)
     assert done.returncode == 1
-    assert list(verdict) == ["model_type", "ok", "rank_counts", "reasons"]
+    assert list(verdict) == ["model_type", "ok", "rank_counts", "reasons", "arrangement", "ways"]
     assert (verdict["model_type"], verdict["ok"]) == ("llama", False)
-    assert verdict["rank_counts"] == [1, 2, 4]
+    assert verdict["rank_counts"] == [1, 2, 4, 8]
+    assert verdict["arrangement"] is None
     assert json.loads(run(model, "4", "--json").stdout)["ok"] is True
 
 

@@ -1,0 +1,170 @@
+"""Loads a model and splits it over the ranks, in the best way that holds.
+
+Called on the main thread of every rank. What is possible is decided by arrangement.py, of the same
+numbers on every rank; what fails here, or computes something else than the model does, gives way to
+the next. No weights are read but those that the proof of a generic split needs.
+"""
+
+import inspect
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.utils import load_model
+
+from server.protocol.failures import is_shared
+from server.startup.arrangement import (
+    GENERIC_PIPELINE,
+    GENERIC_TENSOR,
+    PIPELINE,
+    TENSOR,
+    WHOLE,
+    Arrangement,
+    arrangements,
+    choose,
+)
+from server.startup.generic_pipeline import Stage
+from server.startup.generic_tensor import split_layers
+from server.startup.handshake import Mismatch
+from server.startup.layer_chain import Chain, Unfit, leave_out, replaced
+from server.startup.mlx_lm_source import find_architecture, mlx_lm_folder
+from server.startup.split_proof import STAGE, compare
+from server.startup.tensor_sizes import sizes_of
+from server.startup.weights_index import by_layer, read_weights, total
+from server.wire.link import Link
+
+log = logging.getLogger(__name__)
+
+
+class Indivisible(ValueError):
+    """There is no way to split this model over these ranks; why, of each way."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """This rank's part of a model, lazy: nothing of it is read yet."""
+
+    model: nn.Module
+    config: dict[str, Any]
+    arrangement: Arrangement
+
+
+def load_split(
+    folder: Path,
+    parallel: str,
+    link: Link,
+    memories: Sequence[int | None],
+    progress: Callable[[str], None],
+) -> Split:
+    """Every rank calls it, and gets the same arrangement. memories: bytes that each rank may use.
+
+    Raises Indivisible; Mismatch where the ranks decide differently; and what load_model() raises.
+    """
+    if link.size == 1:
+        return Split(*load_model(folder, lazy=True), Arrangement(WHOLE))
+    found = _decide(folder, parallel, link, memories)
+    said = [f"{one.kind}: {reason}" for one in found for reason in one.reasons]
+    tried = []
+    while (one := choose([one for one in found if one not in tried])) is not None:
+        tried.append(one)
+        model, config = load_model(folder, lazy=True)
+        progress(f"splitting: {one.kind}")
+        wrong = _Way(folder, model, config, one, memories).take(link, progress)
+        if not wrong:
+            log.info("how it is split: %s", one)
+            if one.tight:
+                log.warning("memory may not suffice: %s", one.tight)
+            return Split(model, config, one)
+        log.warning("this model cannot be split as %s: %s", one.kind, wrong)
+        said.append(f"{one.kind}: {wrong}")
+    raise Indivisible("; ".join(said))
+
+
+def _decide(
+    folder: Path, parallel: str, link: Link, memories: Sequence[int | None]
+) -> tuple[Arrangement, ...]:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    package = mlx_lm_folder()
+    architecture = find_architecture(config, package) if package else None
+    if architecture is None:
+        raise ValueError(f"mlx-lm does not know model_type {config.get('model_type')!r}")
+    found = arrangements(config, read_weights(folder), link.size, memories, architecture, parallel)
+    mine = "; ".join(f"{one}{' (no)' * bool(one.reasons)}" for one in found)
+    theirs = [data.decode() for data in link.gather_bytes(mine.encode())]
+    for rank, other in enumerate(theirs):
+        if other != theirs[0]:
+            raise Mismatch(f"rank {rank} would split the model as {other}, rank 0 as {theirs[0]}")
+    return found
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One arrangement of a model that was just loaded."""
+
+    folder: Path
+    model: nn.Module
+    config: dict[str, Any]
+    arrangement: Arrangement
+    memories: Sequence[int | None]
+
+    def take(self, link: Link, progress: Callable[[str], None]) -> str:
+        """Splits the model in place; what is wrong with that, "" for nothing."""
+        made: list[Stage] = []
+        wrong = _agree(link, lambda: made.extend(self._split(link.group)))
+        if wrong or self.arrangement.kind not in (GENERIC_TENSOR, GENERIC_PIPELINE):
+            return wrong
+        progress(STAGE)
+        leave, firsts = self._leave, ()
+        if made:
+            leave, firsts = made[0].leave, made[0].firsts()
+        return compare(
+            self.model,
+            lambda: load_model(self.folder, lazy=True)[0],
+            leave,
+            firsts,
+            not made,
+            lambda act: _agree(link, act),
+        )
+
+    def _split(self, group: mx.distributed.Group) -> Iterator[Stage]:
+        kind = self.arrangement.kind
+        if kind == TENSOR:
+            self.model.shard(group)
+        elif kind == PIPELINE:
+            self._mlx_lm_pipeline(group)
+        elif kind == GENERIC_TENSOR:
+            split_layers(self.model, sizes_of(self.config), group)
+        else:
+            _, others = by_layer(read_weights(self.folder))
+            yield Stage(self.model, group, total(others), self.memories)
+
+    def _mlx_lm_pipeline(self, group: mx.distributed.Group) -> None:
+        pipeline = self.model.model.pipeline
+        if "split" in inspect.signature(pipeline).parameters:
+            pipeline(group, split=list(self.arrangement.layers))
+        else:
+            pipeline(group)
+
+    def _leave(self, chain: Chain | None, numbers: frozenset[int]) -> AbstractContextManager[None]:
+        layers = self.model.layers
+        return replaced([(layers[n], leave_out(chain, n)) for n in numbers])
+
+
+def _agree(link: Link, act: Callable[[], None]) -> str:
+    """What any rank says is wrong; "" if none does. All ranks hear the same."""
+    said = ""
+    try:
+        act()
+    except Exception as error:
+        if not is_shared(error):
+            raise
+        said = str(error) if isinstance(error, Unfit) else f"{type(error).__name__}: {error}"
+        log.debug("%s", said, exc_info=error)
+    everywhere = [json.loads(data) for data in link.gather_bytes(json.dumps(said).encode())]
+    return next(filter(None, everywhere), "")
