@@ -12,7 +12,8 @@
 # need none to themselves, then the others ("ranks"), one after another.
 #
 # Makes .venv with requirements.txt and requirements-dev.txt. Some tests also use shellcheck,
-# bats and sshd where they are installed, and are skipped, with the reason, where they aren't.
+# bats, sshd and coding agents (npm ci in tests/agents) where they are installed, and are skipped,
+# with the reason, where they aren't.
 # With CI=true a missing one is a failure.
 #
 # Exit codes: pytest's, but 3 if a tool or a file is missing.

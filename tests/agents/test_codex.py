@@ -1,12 +1,8 @@
 """codex itself, against the whole front end: it mends a bug with what a scripted model says.
 
-Needs `codex` on PATH (npm package @openai/codex, 0.171 when this was written); nothing else, and
-no network: its home is empty but for a configuration that knows this server alone.
+No network: its home is empty but for a configuration that knows this server alone.
 """
 
-import os
-import shutil
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from server.api import responder
-from tests.support.agent_model import AgentModel, call, thought
+from tests.agents.conftest import MEND, TRY
+from tests.support.agent_model import AgentModel
+from tests.support.agent_programs import program, run_agent
 
-CODEX = shutil.which("codex")
-pytestmark = pytest.mark.skipif(CODEX is None, reason="codex is not installed (@openai/codex)")
-DEADLINE_S = 120  # against a hang
 IDLE_S = 1.5  # after which codex gives a silent stream up
 CONFIG = """
 model = "demo"
@@ -40,30 +35,19 @@ request_max_retries = 0
 command = "{python}"
 args = ["{mcp}"]
 """
-MEND = "sed -i.bak 's/a - b/a + b/' add.py"
-TRY = f"{sys.executable} -c 'import add; assert add.add(1, 2) == 3; print(\"it holds\")'"
 
 
 @pytest.fixture
-def model(tmp_path):
-    one = AgentModel(tmp_path / "model", API_KEY="right")
+def model(agent_model):
+    one = agent_model("qwen3.5")
     one.answers = [
-        thought("What does it say?") + call("exec_command", cmd="cat add.py"),
-        thought("And the docs?") + "I look it up.\n" + call("mcp__docs__search", q="add"),
-        thought("A sum.") + call("exec_command", cmd=MEND),
-        thought("Try it.") + call("exec_command", cmd=TRY),
-        thought("Good.") + "The bug is mended.",
+        one.thought("What does it say?") + one.call("exec_command", cmd="cat add.py"),
+        one.thought("And the docs?") + "I look it up.\n" + one.call("mcp__docs__search", q="add"),
+        one.thought("A sum.") + one.call("exec_command", cmd=MEND),
+        one.thought("Try it.") + one.call("exec_command", cmd=TRY),
+        one.thought("Good.") + "The bug is mended.",
     ]
-    yield one
-    one.end()
-
-
-@pytest.fixture
-def repository(tmp_path) -> Path:
-    folder = tmp_path / "repository"
-    folder.mkdir()
-    (folder / "add.py").write_text("def add(a, b):\n    return a - b\n")
-    return folder
+    return one
 
 
 def run_codex(model: AgentModel, repository: Path) -> str:
@@ -75,16 +59,8 @@ def run_codex(model: AgentModel, repository: Path) -> str:
         url=model.url, idle_ms=int(IDLE_S * 1000), python=sys.executable, mcp=mcp
     )
     (home / "config.toml").write_text(config)
-    env = {"PATH": os.environ["PATH"], "HOME": str(home), "CODEX_HOME": str(home)}
-    done = subprocess.run(
-        [CODEX, "exec", "--skip-git-repo-check", "Mend add.py"],
-        cwd=repository,
-        env=env | {"CLUSTER_API_KEY": "right"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-    )
+    command = [program("codex"), "exec", "--skip-git-repo-check", "Mend add.py"]
+    done = run_agent(command, repository, home, CODEX_HOME=str(home), CLUSTER_API_KEY="right")
     assert done.returncode == 0, done.stderr
     return done.stdout
 

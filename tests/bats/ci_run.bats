@@ -7,7 +7,7 @@ setup() {
   printf '#!/bin/sh\necho "test.sh $*" >>"$CALLS"\nexit "${TESTS_CODE:-0}"\n' >"$TEST"
   # A machine that has these programs and no others.
   mkdir "$BATS_TEST_TMPDIR/machine"
-  for tool in awk bash cat dirname env sh tr uname; do
+  for tool in awk bash cat dirname env sh touch tr uname; do
     ln -s "$(command -v "$tool")" "$BATS_TEST_TMPDIR/machine/$tool"
   done
   MACHINE=$STUBS:$BATS_TEST_TMPDIR/machine
@@ -41,6 +41,23 @@ setup() {
   [ "$status" -eq 0 ]
   called "sudo apt-get update"
   called "sudo env DEBIAN_FRONTEND=noninteractive apt-get install"
+}
+
+@test "coding agents are installed where npm is, and again when others are pinned" {
+  agents=$CHECKOUT/tests/agents
+  mkdir -p "$agents/node_modules"
+  echo >"$agents/package-lock.json"
+  stub npm <<<'echo "in $PWD" >>"$CALLS"; touch node_modules/.package-lock.json'
+  touch -t 202601010000 "$agents/package-lock.json"
+  PATH=$MACHINE run "$CHECKOUT/.ci/run"
+  called "npm ci"
+  called "in $agents"
+  : >"$CALLS"
+  PATH=$MACHINE run "$CHECKOUT/.ci/run"
+  [ "$(grep -c "npm ci" "$CALLS")" -eq 0 ]
+  touch -t 203601010000 "$agents/package-lock.json"
+  PATH=$MACHINE run "$CHECKOUT/.ci/run"
+  called "npm ci"
 }
 
 @test "a failed install or a failed test fails the run" {

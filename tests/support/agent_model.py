@@ -3,24 +3,28 @@ format, and a template that shows all of a conversation. Only the model is made 
 
 import json
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from server.api.model_routes import Model
-from server.observe.views import Capacity
+from server.observe.account import Account
 from server.protocol.events import Event
-from server.protocol.requests import Sampling
 from server.scheduler.queue import Ticket
-from tests.support.families import FAMILIES, write_tokenizer
+from tests.support.families import FAMILIES, Family, write_tokenizer
+from tests.support.fields_seen import Recording
 from tests.support.front_end import FrontEnd, Speaker
 
+BY_NAME = {family.name: family for family in FAMILIES}
+DEFAULT = BY_NAME["qwen3.5"]
 CONTEXT = 2**18  # an agent's own prompt is long
-FAMILY = next(family for family in FAMILIES if family.name == "qwen3.5")
+WAIT_S = 120.0  # against a hang
 SHOWS_ALL = (
     "{% if tools %}<|turn|>tools\n{{ tools | tojson }}\n{% endif %}"
     "{% for m in messages %}<|turn|>{{ m | tojson }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|turn|>assistant\n<think>\n{% endif %}"
+    "{% if add_generation_prompt %}"
 )
+# What it says next: a text, or events of its own making.
+Step = str | Callable[[Ticket], Iterator[Event]]
 
 
 class Thinker(Speaker):
@@ -28,45 +32,119 @@ class Thinker(Speaker):
 
     def _choose(self, mask, chance) -> int:
         if mask is None:
-            return self._tokenizer.convert_tokens_to_ids("</think>")
+            return self.tokenizer.convert_tokens_to_ids("</think>")
         return super()._choose(mask, chance)
 
 
-class AgentModel(FrontEnd):
-    """answers: what it says next, each once, to those whose answer has no grammar. prompts_seen:
-    what it was asked, as text."""
+class AgentModel:
+    """One server, through all the lives that a test gives it.
 
-    def __init__(self, folder: Path | None = None, **env: str) -> None:
-        from mlx_lm.tokenizer_utils import load
+    answers: what it says next, each once, to those whose answer has no grammar. prompts_seen: what
+    it was asked, as text. closed: the requests that are over.
+    """
 
-        folder = folder or Path(tempfile.mkdtemp(prefix="agent-"))
-        write_tokenizer(FAMILY, folder, ["<function=exec_command>\n<parameter=cmd>\n"] * 3)
-        config = json.loads((folder / "tokenizer_config.json").read_text())
-        telltale = config["chat_template"].partition("{% if false %}")[2]
-        config["chat_template"] = SHOWS_ALL + "{% if false %}" + telltale
-        (folder / "tokenizer_config.json").write_text(json.dumps(config))
-        (folder / "config.json").write_text("{}")
-        super().__init__(folder, **env)
-        tokenizer = load(folder)
-        self.speaker = Thinker(tokenizer, len(tokenizer.get_vocab()))
-        self.app.model_loaded(Model(self.prompts, CONTEXT, Sampling(), "fp_agent"))
-        self.status.publish(Capacity(CONTEXT))
-        self.answers: list[str] = []
+    def __init__(
+        self,
+        folder: Path | None = None,
+        family: str = DEFAULT.name,
+        context: int = CONTEXT,
+        **env: str,
+    ) -> None:
+        self.family = BY_NAME[family]
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="agent-"))
+        _write_model(self.family, self.folder)
+        self.answers: list[Step] = []
         self.prompts_seen: list[str] = []
-        self.engine.script = self._say_next
+        self.recording = Recording()
+        self.closed: list[Account] = []
+        self._changed = threading.Condition()
+        self._settings = {"context": context, **env}
+        self.front = self._begin()
+
+    def _begin(self, **life) -> FrontEnd:
+        front = FrontEnd(self.folder, on_closed=self._note_closed, **life, **self._settings)
+        tokenizer, vocab = front.speaker.tokenizer, front.speaker.vocab
+        front.speaker = Thinker(tokenizer, vocab)
+        front.engine.script = self._say_next
+        front.server.app = self.recording.of(front.app)
+        return front
+
+    @property
+    def url(self) -> str:
+        return self.front.url
+
+    @property
+    def root(self) -> str:
+        return self.front.root
+
+    @property
+    def engine(self):
+        return self.front.engine
+
+    @property
+    def ask(self):
+        return self.front.ask
+
+    def end(self) -> None:
+        self.front.end()
+
+    # What it says.
+
+    def thought(self, text: str) -> str:
+        """A thought, or the end of one that the prompt has begun."""
+        return self.family.think(text)
+
+    def call(self, name: str, **arguments) -> str:
+        """One call, as the family writes it."""
+        return _write_call(self.family, name, arguments)
 
     def _say_next(self, ticket: Ticket) -> Iterator[Event]:
-        self.prompts_seen.append(self.prompts.decode(ticket.prompt))
+        front = self.front
+        self.prompts_seen.append(front.prompts.decode(ticket.prompt))
         if ticket.grammar is None:
-            self.speaker.text = self.answers.pop(0)
-        return self.speaker(ticket)
+            step = self.answers.pop(0)
+            if callable(step):
+                return step(ticket)
+            front.speaker.text = step
+        return front.speaker(ticket)
+
+    # What became of it.
+
+    def _note_closed(self, account: Account) -> None:
+        with self._changed:
+            self.closed.append(account)
+            self._changed.notify_all()
+
+    def refused(self, status: int) -> int:
+        """How many requests have ended with this error."""
+        return sum(one.error is not None and one.error.status == status for one in self.closed)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Until the end of some request makes it true."""
+        with self._changed:
+            assert self._changed.wait_for(condition, WAIT_S)
+
+
+def _write_model(family: Family, folder: Path) -> None:
+    write_tokenizer(family, folder, ["<function=exec_command>\n<parameter=cmd>\n"] * 3)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    telltale = config["chat_template"].partition("{% if false %}")[2]
+    config["chat_template"] = f"{SHOWS_ALL}{family.prompt}{{% endif %}}{{% if false %}}{telltale}"
+    path.write_text(json.dumps(config))
+    (folder / "config.json").write_text("{}")
+
+
+def _write_call(family: Family, name: str, arguments: dict) -> str:
+    written = family.call(name, json.dumps(arguments, ensure_ascii=False))
+    return family.calls([written])
 
 
 def thought(text: str) -> str:
     """The end of a thought that the prompt has begun."""
-    return f"{text}\n</think>\n\n"
+    return DEFAULT.think(text)
 
 
 def call(name: str, **arguments: str) -> str:
     """A call as Qwen3-Coder writes it."""
-    return FAMILY.call(name, json.dumps(arguments))
+    return _write_call(DEFAULT, name, arguments)

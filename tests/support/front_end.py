@@ -40,8 +40,8 @@ class Speaker:
 
     def __init__(self, tokenizer: Any, vocab: int, text: str = TEXT) -> None:
         self.text = text
-        self._tokenizer = tokenizer
-        self._vocab = vocab
+        self.tokenizer = tokenizer
+        self.vocab = vocab
         self._eos = set(tokenizer.eos_token_ids)
         names = tokenizer.convert_ids_to_tokens(list(range(vocab)))
         # What ends things comes first, or an answer would go on for ever; then other things.
@@ -65,7 +65,7 @@ class Speaker:
                 return
 
     def _speak(self) -> Iterator[int]:
-        yield from self._tokenizer.encode(self.text, add_special_tokens=False)
+        yield from self.tokenizer.encode(self.text, add_special_tokens=False)
         yield min(self._eos)
 
     def _obey(self, ticket: Ticket) -> Iterator[int]:
@@ -80,7 +80,7 @@ class Speaker:
     def _choose(self, mask: np.ndarray | None, chance: random.Random) -> int:
         if mask is None:
             return chance.choice(np.flatnonzero(self._plain).tolist())
-        allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self._vocab].astype(bool)
+        allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self.vocab].astype(bool)
         for token in self._favourites:
             if allowed[token]:
                 return token
@@ -101,8 +101,12 @@ class FrontEnd:
         model_dir: Path,
         record: Recorder | None = None,
         on_closed: Callable[[Account], None] = lambda account: None,
+        context: int = CONTEXT,
+        port: int = 0,
+        loading: bool = False,
         **env: str,
     ) -> None:
+        """loading: until load() it says that it is."""
         from mlx_lm.tokenizer_utils import load
 
         from server.text.prompts import TokenizerPrompts
@@ -115,12 +119,18 @@ class FrontEnd:
         self.speaker = Speaker(tokenizer, vocab)
         self.app = App(settings, status, self.line, on_closed)
         self.prompts = TokenizerPrompts(tokenizer, vocab, settings.chat_template_kwargs)
-        self.app.model_loaded(Model(self.prompts, CONTEXT, Sampling(), "fp_demo"))
+        self.context = context
         self.engine = StubEngine(self.line, status, self.speaker)
-        self.server = Server("127.0.0.1", 0, self.app)
+        self.server = Server("127.0.0.1", port, self.app)
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        status.publish(Capacity(CONTEXT))
-        status.phases.serve()
+        if not loading:
+            self.load()
+
+    def load(self) -> None:
+        """The model is there: serves."""
+        self.app.model_loaded(Model(self.prompts, self.context, Sampling(), "fp_demo"))
+        self.status.publish(Capacity(self.context))
+        self.status.phases.serve()
 
     @property
     def root(self) -> str:
