@@ -4,21 +4,28 @@ No network: its home is empty but for a configuration that knows this server alo
 """
 
 import sys
-import threading
-from pathlib import Path
 
 import pytest
 
-from server.api import responder
-from tests.agents.conftest import MEND, TRY
-from tests.support.agent_model import AgentModel
+from tests.agents.conftest import (
+    END,
+    IDLE_S,
+    MCP,
+    MCP_ANSWER,
+    MEND,
+    SHOW,
+    TRY,
+    check_mended,
+)
+from tests.support.agent_model import KEY, AgentModel, Step
 from tests.support.agent_programs import program, run_agent
+from tests.support.agent_troubles import line_fills, little_room, rank_ends
+from tests.support.fields_seen import Recording, check_kept
 
-IDLE_S = 1.5  # after which codex gives a silent stream up
 CONFIG = """
 model = "demo"
 model_provider = "cluster"
-model_context_window = 200000
+model_context_window = {window}
 approval_policy = "never"
 sandbox_mode = "danger-full-access"
 
@@ -28,61 +35,110 @@ base_url = "{url}"
 env_key = "CLUSTER_API_KEY"
 wire_api = "responses"
 stream_idle_timeout_ms = {idle_ms}
-stream_max_retries = 0
-request_max_retries = 0
+request_max_retries = {retries}
+stream_max_retries = {retries}
 
 [mcp_servers.docs]
 command = "{python}"
 args = ["{mcp}"]
 """
+WINDOW = 200_000
+SUMMARY = "In short: add.py is to be mended."
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    """What it sent in all of the tests is what is written down."""
+    seen: list[Recording] = []
+    yield seen
+    check_kept("codex", seen)
 
 
 @pytest.fixture
-def model(agent_model):
-    one = agent_model("qwen3.5")
-    one.answers = [
-        one.thought("What does it say?") + one.call("exec_command", cmd="cat add.py"),
-        one.thought("And the docs?") + "I look it up.\n" + one.call("mcp__docs__search", q="add"),
-        one.thought("A sum.") + one.call("exec_command", cmd=MEND),
-        one.thought("Try it.") + one.call("exec_command", cmd=TRY),
-        one.thought("Good.") + "The bug is mended.",
+def run(repository, tmp_path, recordings):
+    """model -> what it says in the end, and on the way, of a run that ends well or with a failure
+    as asked."""
+
+    def run(
+        model: AgentModel, *, fails: bool = False, window: int = WINDOW, retries: int = 0
+    ) -> tuple[str, str]:
+        home = tmp_path / "home"
+        home.mkdir()
+        config = CONFIG.format(
+            url=model.url, idle_ms=int(IDLE_S * 1000), python=sys.executable, mcp=MCP,
+            window=window, retries=retries,
+        )  # fmt: skip
+        (home / "config.toml").write_text(config)
+        command = [program("codex"), "exec", "--skip-git-repo-check", "Mend add.py"]
+        done = run_agent(command, repository, home, CODEX_HOME=str(home), CLUSTER_API_KEY=KEY)
+        recordings.append(model.recording)
+        assert (done.returncode != 0) is fails, done.stderr
+        return done.stdout, done.stderr
+
+    return run
+
+
+def steps(model: AgentModel) -> list[Step]:
+    """Read, edit, try, end."""
+    return [
+        model.thought("What does it say?") + model.call("exec_command", cmd=SHOW),
+        model.thought("A sum.") + "I mend it.\n" + model.call("exec_command", cmd=MEND),
+        model.thought("Try it.") + model.call("exec_command", cmd=TRY),
+        model.thought("Good.") + END,
     ]
-    return one
 
 
-def run_codex(model: AgentModel, repository: Path) -> str:
-    """What it says in the end."""
-    home = repository.parent / "home"
-    home.mkdir()
-    mcp = Path(__file__).with_name("mcp_docs.py")
-    config = CONFIG.format(
-        url=model.url, idle_ms=int(IDLE_S * 1000), python=sys.executable, mcp=mcp
-    )
-    (home / "config.toml").write_text(config)
-    command = [program("codex"), "exec", "--skip-git-repo-check", "Mend add.py"]
-    done = run_agent(command, repository, home, CODEX_HOME=str(home), CLUSTER_API_KEY="right")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def numbers(model: AgentModel, n: int) -> Step:
+    """A call for some 5,000 tokens."""
+    return model.thought("How many?") + model.call("exec_command", cmd=f"seq {n}000 {n}800")
 
 
-def check_mended(model: AgentModel, repository: Path) -> None:
-    assert (repository / "add.py").read_text() == "def add(a, b):\n    return a + b\n"
-    assert not model.answers
-    last = model.prompts_seen[-1]
-    # All of it came back: what was thought, called and found.
-    for told in ("What does it say?", "return a - b", "mcp__docs__search", "it holds"):
+def test_it_mends_a_bug_with_the_help_of_an_mcp_server(agent_model, repository, run):
+    model = agent_model("qwen3.5")
+    docs = "I look it up.\n" + model.call("mcp__docs__search", q="add")
+    model.answers = [model.thought("And the docs?") + docs, *steps(model)]
+    assert END in run(model)[0]
+    last = check_mended(model, repository)
+    # All of it came back: what was thought, said, called and found.
+    for told in ("What does it say?", "I look it up.", "return a - b", MCP_ANSWER):
         assert told in last
-    assert "add: add returns the sum of both." in last
 
 
-def test_codex_mends_a_bug_with_the_help_of_an_mcp_server(model, repository):
-    assert "The bug is mended." in run_codex(model, repository)
+def test_it_waits_in_a_queue_that_is_longer_than_its_timer_and_for_a_place_in_it(
+    agent_model, repository, run, tmp_path, keep_waiting
+):
+    model = agent_model("glm-4.x", MAX_BATCH="1", QUEUE_MAX="1")
+    keep_waiting(model)
+    full = tmp_path / "full"
+    model.answers = steps(model)
+    tries = model.call("exec_command", cmd=f"until [ -e {full} ]; do sleep 0.1; done; {TRY}")
+    model.answers[2] = line_fills(model, model.thought("Try it.") + tries, full)
+    assert END in run(model, retries=4)[0]
     check_mended(model, repository)
+    assert model.refused(429) and len(model.prompts_seen) == 4
 
 
-def test_codex_waits_in_a_queue_that_is_longer_than_its_idle_timer(model, repository, monkeypatch):
-    monkeypatch.setattr(responder, "PING_S", IDLE_S / 10)
-    model.engine.go.clear()
-    threading.Timer(3 * IDLE_S, model.engine.go.set).start()
-    assert "The bug is mended." in run_codex(model, repository)
+@pytest.mark.parametrize("said", ("", "I mend"))
+def test_it_goes_on_after_the_end_of_a_rank(agent_model, repository, run, said):
+    model = agent_model("kimi-k2")
+    first, *others = steps(model)
+    model.answers = [first, rank_ends(model, model.thought("A sum.") + said), *others]
+    assert END in run(model, retries=10)[0]
     check_mended(model, repository)
+    assert model.refused(503) == 2
+
+
+def test_it_knows_that_the_context_is_full(agent_model, run):
+    model = agent_model("qwen3.5")
+    model.answers = [little_room(model, numbers(model, 1), 2_000)]
+    assert "ran out of room in the model's context window" in run(model, fails=True)[1]
+
+
+def test_it_goes_on_with_a_summary_before_the_context_is_full(agent_model, repository, run):
+    """By the usage that it was told, which is all that it goes by."""
+    model = agent_model("qwen3.5")
+    summary = model.thought("Sum up.") + SUMMARY
+    model.answers = [*(numbers(model, n) for n in (1, 2, 3)), summary, *steps(model)]
+    assert END in run(model, window=50_000)[0]
+    assert SUMMARY in check_mended(model, repository)
+    assert model.refused(400) == 0

@@ -16,6 +16,7 @@ from tests.support.front_end import FrontEnd, Speaker
 
 BY_NAME = {family.name: family for family in FAMILIES}
 DEFAULT = BY_NAME["qwen3.5"]
+KEY = "right"
 CONTEXT = 2**18  # an agent's own prompt is long
 WAIT_S = 120.0  # against a hang
 SHOWS_ALL = (
@@ -40,7 +41,8 @@ class AgentModel:
     """One server, through all the lives that a test gives it.
 
     answers: what it says next, each once, to those whose answer has no grammar. prompts_seen: what
-    it was asked, as text. closed: the requests that are over.
+    it was asked, as text. aside: what else it says, to prompts that hold the key. closed: the
+    requests that are over.
     """
 
     def __init__(
@@ -57,17 +59,31 @@ class AgentModel:
         self.prompts_seen: list[str] = []
         self.recording = Recording()
         self.closed: list[Account] = []
+        self.aside: dict[str, Callable[[Ticket], Iterator[Event]]] = {}
         self._changed = threading.Condition()
         self._settings = {"context": context, **env}
         self.front = self._begin()
 
     def _begin(self, **life) -> FrontEnd:
         front = FrontEnd(self.folder, on_closed=self._note_closed, **life, **self._settings)
-        tokenizer, vocab = front.speaker.tokenizer, front.speaker.vocab
-        front.speaker = Thinker(tokenizer, vocab)
+        front.speaker = Thinker(front.speaker.tokenizer, front.speaker.vocab)
         front.engine.script = self._say_next
-        front.server.app = self.recording.of(front.app)
+        app = self.recording.of(front.app)
+
+        def answer(exchange) -> None:
+            if self.front is not front:
+                # The process is gone, and its connections with it.
+                exchange.close_connection = True
+                raise ConnectionResetError
+            app(exchange)
+
+        front.server.app = answer
         return front
+
+    def begin_again(self, loading: bool) -> None:
+        """Another run of the server at the same address."""
+        self.front.end()
+        self.front = self._begin(port=self.front.server.port, loading=loading)
 
     @property
     def url(self) -> str:
@@ -98,15 +114,21 @@ class AgentModel:
         """One call, as the family writes it."""
         return _write_call(self.family, name, arguments)
 
+    def speak(self, text: str, ticket: Ticket) -> Iterator[Event]:
+        """The text, token by token."""
+        self.front.speaker.text = text
+        return self.front.speaker(ticket)
+
     def _say_next(self, ticket: Ticket) -> Iterator[Event]:
-        front = self.front
-        self.prompts_seen.append(front.prompts.decode(ticket.prompt))
-        if ticket.grammar is None:
-            step = self.answers.pop(0)
-            if callable(step):
+        prompt = self.front.prompts.decode(ticket.prompt)
+        for told, step in self.aside.items():
+            if told in prompt:
                 return step(ticket)
-            front.speaker.text = step
-        return front.speaker(ticket)
+        self.prompts_seen.append(prompt)
+        if ticket.grammar is not None:
+            return self.front.speaker(ticket)
+        step = self.answers.pop(0)
+        return step(ticket) if callable(step) else self.speak(step, ticket)
 
     # What became of it.
 

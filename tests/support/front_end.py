@@ -126,8 +126,9 @@ class FrontEnd:
         if not loading:
             self.load()
 
-    def load(self) -> None:
-        """The model is there: serves."""
+    def load(self, context: int | None = None) -> None:
+        """The model is there: serves. context: from now on, if not what it had."""
+        self.context = context or self.context
         self.app.model_loaded(Model(self.prompts, self.context, Sampling(), "fp_demo"))
         self.status.publish(Capacity(self.context))
         self.status.phases.serve()
