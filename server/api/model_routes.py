@@ -7,6 +7,7 @@ generate. While the model loads, and while the server drains, all of them answer
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +35,8 @@ from server.text.generation import Choice, Generation
 from server.text.prompts import Prompts, check_length, count_chars
 from server.transport.http_server import Exchange
 from server.transport.places import neighbourhood
+
+LOADING_RETRY_S = 30.0  # the most that anybody is told to wait while the model loads
 
 log = logging.getLogger(__name__)
 
@@ -303,12 +306,18 @@ class ModelRoutes:
     def _ready(self) -> tuple[Model, Served]:
         state, model = self._status.state, self._model
         if state.phase == LOADING or model is None:
-            raise unavailable(f"The model is loading: {state.detail}.", "loading")
+            raise unavailable(f"The model is loading: {state.detail}.", "loading", self._patience())
         if state.phase != OK:
             raise unavailable(f"The server is {state.phase}.", state.phase)
         return model, Served(
             self._status.start.model_id, self._settings.model_aliases, model.sampling
         )
+
+    def _patience(self) -> float:
+        """Seconds to come back after, while the model loads: as long again as that has taken.
+        Always few, they would use up an agent's retries long before a large model is there."""
+        loading = time.monotonic() - self._status.start.since
+        return min(max(loading, 1.0), LOADING_RETRY_S)
 
     def _clamp(self, common: Common, prompt_tokens: int, context: int, param: str) -> int:
         """The limit on generated tokens, so that prompt and answer fit the context."""

@@ -12,13 +12,15 @@ from server.observe.fleet import Ranks
 
 @dataclass(frozen=True)
 class Start:
-    """How this process was started. Written by the Status, once."""
+    """How this process was started. at: by the wall clock; since: by the one that only goes on.
+    Written by the Status, once."""
 
     model_id: str
     run_id: str
     restarts: int = 0
     last_failure: str = ""
     at: float = field(default_factory=time.time)
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)

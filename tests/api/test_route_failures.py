@@ -1,10 +1,12 @@
 """A front end that does not serve, failures on the way, and clients that leave."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import socket
 import threading
+import time
 
 import openai
 import pytest
@@ -40,6 +42,22 @@ def test_while_loading_only_small_questions_are_answered(tmp_path):
         service.finish_loading()
         assert service.ask("GET", "/health").status == 200
         assert chat(service.client()).choices[0].message.content == "hello"
+    finally:
+        service.end()
+
+
+@pytest.mark.parametrize(("loading_s", "least", "most"), ((0, 1, 29), (20, 20, 30), (500, 30, 30)))
+def test_who_comes_while_it_loads_is_told_to_wait_as_long_again(tmp_path, loading_s, least, most):
+    """Agents try again a set number of times (codex 30, Claude Code 10): with 5 s each they had
+    given up before a model of hundreds of gigabytes was there."""
+    service = Service(tmp_path)
+    try:
+        start = service.status.start
+        service.status.start = dataclasses.replace(start, since=time.monotonic() - loading_s)
+        for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"):
+            answer = service.ask("POST", path, {})
+            assert answer.status == 503
+            assert least <= int(answer.headers["retry-after"]) <= most
     finally:
         service.end()
 
