@@ -16,6 +16,7 @@ import errno
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -107,7 +108,7 @@ def main() -> None:
         tell = Stages(status.phases, watchdog.progress).tell
         link = _join(settings, arguments.run_id, status, tell)
         handle_signals(leaver)
-        reason = _live(settings, link, tell, app, status, line, watchdog)
+        reason = _live(settings, arguments.run_id, link, tell, app, status, line, watchdog)
     except Exception as error:
         leaver.leave(*_explain(error))
     log.info("left the loop: %s", reason)
@@ -142,19 +143,31 @@ def _listen(settings: Settings, app: App, leaver: Leaver) -> None:
 def _join(settings: Settings, run_id: str, status: Status, tell: Callable[[str], None]) -> "Link":
     # mlx and mlx-lm take seconds to import; the port is open by now. Then MLX waits for the other
     # ranks in native code, for ever, and no other thread of ours can run meanwhile.
+    until = time.monotonic() + settings.join_timeout
     with limit_native(settings.join_timeout), signals_end_at_once():
         from server import rank  # noqa: F401  # its imports are slow, too
         from server.startup import joining
 
         status.publish(Group(joining.name_backend(os.environ)))
         tell("joining the other ranks")
-        for handler in logging.getLogger().handlers:
-            handler.flush()  # the log's thread cannot run meanwhile, either
-        return joining.join(os.environ, run_id)
+        _flush_log()
+        return joining.join(os.environ, until - time.monotonic(), _say_now)
+
+
+def _say_now(text: str) -> None:
+    log.info("%s", text)
+    _flush_log()
+
+
+def _flush_log() -> None:
+    """Before MLX keeps the interpreter to itself: the log's thread cannot run then, either."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
 
 
 def _live(
     settings: Settings,
+    run_id: str,
     link: "Link",
     tell: Callable[[str], None],
     app: App,
@@ -163,8 +176,14 @@ def _live(
     watchdog: Watchdog,
 ) -> str:
     from server import rank
+    from server.startup.joining import meet
+    from server.startup.pairs import WHAT_TO_DO
 
-    ready = rank.prepare(settings, link, status, tell)
+    # All have joined, so all are here; only small files are read until hands are shaken.
+    with watchdog.within(settings.handshake_timeout, NOT_JOINED, WHAT_TO_DO):
+        meet(link, os.environ, run_id, tell)
+        met = rank.greet(settings, link, status, tell)
+    ready = rank.prepare(settings, link, met, status, tell)
     watchdog.follow(settings.stall_timeout, ready.times)
     if link.rank == 0:
         return rank.lead(ready, line, app, status, watchdog)
@@ -179,6 +198,7 @@ def _explain(error: Exception) -> tuple[int, str]:
         return CONFIG, f"a package is missing or broken: {error}"
     from server.startup.handshake import Mismatch
     from server.startup.joining import NotJoined, ToBeMended
+    from server.startup.link_errors import explain
     from server.startup.loading import Unloadable
     from server.wire.seal import Garbled
 
@@ -191,9 +211,11 @@ def _explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, ToBeMended):
         return INTERNAL, str(error)
     log.error("unexpected error", exc_info=error)
-    if "connection to a peer was lost" in str(error) or "[jaccl]" in str(error):
-        return PEER_LOST, f"lost a peer: {error}"
-    return INTERNAL, f"{type(error).__name__}: {error}"
+    meaning = explain(str(error))
+    if meaning is None:
+        return INTERNAL, f"{type(error).__name__}: {error}"
+    lost = not meaning.is_own
+    return PEER_LOST if lost else INTERNAL, f"{'lost a peer: ' * lost}{error}: {meaning.text}"
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -64,15 +64,32 @@ class Ready:
         return bundle_bytes_most(self.settings.max_batch, self.budget.capacity)
 
 
-def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str], None]) -> Ready:
-    """Handshake, load, and proof. tell is called with what comes next: the watchdog's food.
+@dataclass(frozen=True)
+class Met:
+    """What the handshake tells: the name of what all have the same, and how many ranks this
+    machine has."""
 
-    Raises Mismatch or Unloadable, on every rank alike.
-    """
+    system: str
+    ranks_here: int
+
+
+def greet(settings: Settings, link: Link, status: Status, tell: Callable[[str], None]) -> Met:
+    """The handshake. Raises Mismatch, on every rank alike."""
     tell("handshake")
     introduction = introduce(settings, link)
     members = shake_hands(introduction, link)
     status.fleet.join(members)
+    here = sum(member.host == members[link.rank].host for member in members)
+    return Met("fp_" + fingerprint(introduction["same"]), here)
+
+
+def prepare(
+    settings: Settings, link: Link, met: Met, status: Status, tell: Callable[[str], None]
+) -> Ready:
+    """Load, and proof. tell is called with what comes next: the watchdog's food.
+
+    Raises Mismatch or Unloadable, on every rank alike.
+    """
     tell(f"loading on {link.size} ranks")
     shard = load_shard(
         settings.model_dir,
@@ -93,15 +110,13 @@ def prepare(settings: Settings, link: Link, status: Status, tell: Callable[[str]
     longest = min(rows * settings.prefill_step * shard.hidden, LINK_CHECK_VALUES_MOST)
     check_link(link, longest)
     tell("measuring the KV cache")
-    ranks_here = sum(m.host == members[link.rank].host for m in members)
-    budget, prefixes = _share_memory(settings, link, shard, ranks_here)
+    budget, prefixes = _share_memory(settings, link, shard, met.ranks_here)
     times = TurnTimes(settings.stall_timeout)
     engine = partial(_make_engine, settings, link, shard)
     proof = Proof(engine, settings, link, shard, longest, status, times.observe)
     tell("canary")
     proof.run(tell)
-    system = "fp_" + fingerprint(introduction["same"])
-    return Ready(settings, link, shard, budget, prefixes, system, times, engine, proof.run)
+    return Ready(settings, link, shard, budget, prefixes, met.system, times, engine, proof.run)
 
 
 def _make_engine(settings: Settings, link: Link, shard: Shard, chooser: Chooser) -> Engine:

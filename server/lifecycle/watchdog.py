@@ -40,6 +40,7 @@ class Watchdog:
         self._times: TurnTimes | None = None  # whose limits count, once it serves
         self._count = 0
         self._stage = "start"
+        self._code, self._hint = STALLED, ""
         self._look_s = min(LOOK_S, limit / 4)
 
     def progress(self, stage: str) -> None:
@@ -52,6 +53,18 @@ class Watchdog:
         self.progress(self._stage)
         self._limit = limit
         self._look_s = min(LOOK_S, limit / 4)
+
+    @contextlib.contextmanager
+    def within(self, limit: float, code: int, hint: str) -> Iterator[None]:
+        """While the body runs, the limit and the exit code; hint ends the reason."""
+        before = self._limit, self._code, self._hint
+        self._code, self._hint = code, f"; {hint}"
+        self.set_limit(limit)
+        try:
+            yield
+        finally:
+            limit, self._code, self._hint = before
+            self.set_limit(limit)
 
     def follow(self, least: float, times: TurnTimes) -> None:
         """From now on limits are those of times, at least so many seconds."""
@@ -79,16 +92,17 @@ class Watchdog:
         return self._limit if self._times is None else self._times.limit(self._stage)
 
     def _bite(self, seconds: float) -> None:
-        end_soon(STALLED)
-        reason = f"no progress for {seconds:.0f} s at: {self._stage}"
+        code = self._code
+        end_soon(code)
+        reason = f"no progress for {seconds:.0f} s at: {self._stage}{self._hint}"
         try:
             log.error("%s; stacks of all threads follow", reason)
             print(list_stacks(), file=sys.stderr, flush=True)
             self._on_stall(reason)
-            log.error("ending with code %d: %s", STALLED, reason)
+            log.error("ending with code %d: %s", code, reason)
             logging.shutdown()  # the log has a thread of its own
         finally:
-            os._exit(STALLED)
+            os._exit(code)
 
 
 def end_soon(code: int) -> None:

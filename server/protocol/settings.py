@@ -42,6 +42,7 @@ class Settings:
     stall_timeout: float
     load_timeout: float
     join_timeout: float  # for ranks to import what they need and to find each other
+    handshake_timeout: float  # without progress, from there until they have compared themselves
     prefill_step: int  # tokens of a full prefill chunk, as when nothing decodes
     prefill_pause_ms: float  # what a chunk may add to the step of those who decode
     context_max: int | None  # tokens; None: what the model's config says

@@ -166,6 +166,12 @@ TABLE = (
         SERVER, 120, least=0.1, most=YEAR_S, unit="seconds",
     ),
     Setting(
+        "HANDSHAKE_TIMEOUT", "decimal",
+        "Seconds without progress in which ranks that have joined prove their links and compare"
+        " what must be the same; then all start again",
+        SERVER, 60, least=0.1, most=YEAR_S, unit="seconds",
+    ),
+    Setting(
         "CANARY_INTERVAL", "decimal", "Seconds of idleness between two canaries; 0: only at start",
         SERVER, 0, least=0, most=YEAR_S, unit="seconds",
     ),

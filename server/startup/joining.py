@@ -1,32 +1,25 @@
-"""How a rank joins the group: MLX's init, and a first sum that only this run's ranks get right.
+"""How a rank joins the group: MLX's init, tried again while the others are late, and a first proof.
 
-Called once on the main thread of every rank, under a limit of its own (JOIN_TIMEOUT). MLX asks
-nobody who connects: over ring the first caller of a rank's port is taken for its neighbour, over
-JACCL for a rank. A scanner, or a rank of a server that starts at the same moment, can so take a
-peer's place, and nothing says so until the first collective. All that can go wrong here is over
-when the ranks are started again, which the exit code tells the supervisor.
+Called once on the main thread of every rank, under a limit of its own (JOIN_TIMEOUT). MLX gives the
+others some 15 to 30 s to come, then throws; it has opened no device by then, so it is asked again
+until the time is up. And it asks nobody who connects: over ring the first caller of a rank's
+port is taken for its neighbour, over JACCL for a rank. A scanner, or a rank of a server that starts
+at the same moment, can so take a peer's place, and nothing says so until the first exchange. That
+is what `meet` is for, after the joining: a dead link has no end, and has a limit of its own.
 """
 
-import zlib
-from collections.abc import Mapping, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 
 import mlx.core as mx
 
 from server.startup.handshake import Mismatch, promised_group
+from server.startup.link_errors import Kind, explain
+from server.startup.pairs import Stranger, prove_pairs, run_token
+from server.startup.wiring import Wiring, read_wiring
 from server.wire.link import Link
 
-TOKEN_BITS = 0xFFFFFF  # of the run's name: sums of it stay well within int32
-
-# What JACCL says of a machine that somebody has to see to. Each start that fails there is reported
-# to cost a protection domain, of about 11, until that Mac is restarted.
-TO_BE_MENDED = (
-    "RDMA enabled",
-    "Could not find device",
-    "protection domain",
-    "GID",
-    "malformed",
-    "Cannot initialize",
-)
+PAUSE_S = 0.2  # between two tries; MLX's own waits are longer
 
 
 class ToBeMended(Exception):
@@ -37,31 +30,81 @@ class NotJoined(Exception):
     """The ranks of this run did not come together. Another try may succeed."""
 
 
-def join(env: MutableMapping[str, str], run_id: str) -> Link:
-    """Joins the ranks of this run. Raises Mismatch for another number of them than the launcher
-    meant, NotJoined when they did not find each other or somebody else is among them, ToBeMended
-    where no other try is due."""
+def join(
+    env: MutableMapping[str, str],
+    within_s: float = 0.0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Link:
+    """Joins the ranks of this run, which may take within_s seconds to come. say is told of each try
+    that came too early. Raises Mismatch for another number of ranks than the launcher meant, and
+    for settings that cannot work; NotJoined when they did not find each other; ToBeMended for what
+    this machine lacks."""
     backend, ranks = promised_group(env)
     if ranks == 1:
         # For one rank mlx.launch writes an empty hostfile, which MLX cannot parse.
         env.pop("MLX_HOSTFILE", None)
         return Link(mx.distributed.init())
-    try:
-        group = mx.distributed.init(strict=True, backend=backend)
-    except Exception as error:
-        if any(words in str(error) for words in TO_BE_MENDED):
-            raise ToBeMended(f"this machine cannot join over {backend}: {error}") from error
-        raise NotJoined(f"the ranks did not join over {backend}: {error}") from error
+    group = _form_group(backend, read_wiring(env, ranks), env, time.monotonic() + within_s, say)
     if group.size() != ranks:
         raise Mismatch(f"the launcher started {ranks} ranks, but {group.size()} joined")
-    link = Link(group)
+    return Link(group)
+
+
+def _form_group(
+    backend: str,
+    wiring: Wiring,
+    env: Mapping[str, str],
+    until: float,
+    say: Callable[[str], None],
+) -> mx.distributed.Group:
+    rank = int(env.get("MLX_RANK") or 0)
+    while True:
+        try:
+            return mx.distributed.init(strict=True, backend=backend)
+        except Exception as error:
+            meaning = explain(str(error))
+            text = f"{error}" + (f": {meaning.text}" if meaning else "")
+            if meaning and meaning.is_own:
+                kind = Mismatch if meaning.kind is Kind.FIX else ToBeMended
+                raise kind(f"{wiring.host(rank)} cannot join over {backend}: {text}") from error
+            left = until - time.monotonic()
+            if left <= 0 or not _is_early(str(error), backend, rank, wiring.size):
+                raise NotJoined(f"the ranks did not join over {backend}: {text}") from error
+            say(f"not all ranks are there yet, trying for {left:.0f} s more: {text}")
+            time.sleep(min(PAUSE_S, left))
+
+
+def _is_early(error: str, backend: str, rank: int, ranks: int) -> bool:
+    """Whether another try of this rank alone may succeed. In a larger ring the last rank connects
+    before it accepts; the others have accepted a neighbour by then, which will not come again, so
+    all must start again."""
+    if "Couldn't connect" not in error:
+        return False
+    return backend != "ring" or ranks == 2 or rank == ranks - 1
+
+
+def meet(
+    link: Link,
+    env: Mapping[str, str],
+    run_id: str,
+    tell: Callable[[str], None] = lambda stage: None,
+) -> None:
+    """Proves every link, and that all who joined are of this run. tell is called with what comes
+    next. Raises NotJoined."""
+    if link.size == 1:
+        return
+    try:
+        prove_pairs(link, read_wiring(env, link.size), run_id, tell)
+    except Stranger as stranger:
+        raise NotJoined(str(stranger)) from None
+    except RuntimeError as error:
+        raise NotJoined(f"the ranks joined, and lost each other at once: {error}") from error
     prove_peers(link, run_id)
-    return link
 
 
 def prove_peers(link: Link, run_id: str) -> None:
     """One sum in which each rank has a place for the run's name: whoever joined is of this run."""
-    token = zlib.crc32(run_id.encode()) & TOKEN_BITS | 1  # not 0, which would be no word at all
+    token = run_token(run_id)
     mine = [token if rank == link.rank else 0 for rank in range(link.size)]
     try:
         total = link.sum(mx.array(mine, dtype=mx.int32))

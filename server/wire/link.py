@@ -2,8 +2,9 @@
 
 Called on the main thread of every rank, by every rank, in the same order: each function here is
 one or more collectives on MLX's default stream. Nothing else in the server communicates. All but
-the bare sum are sealed (seal.py): they bring what the ranks have sent, or raise Garbled. Ranks of
-different code meet in gather_bytes, so what it sends must stay as it is from version to version.
+what is called bare are sealed (seal.py): they bring what the ranks have sent, or raise Garbled.
+Ranks of different code meet in gather_bytes, so what it sends must stay as it is from version to
+version.
 """
 
 from collections.abc import Sequence
@@ -108,6 +109,15 @@ class Link:
                 )
             rows.append(data)
         return rows, values[: len(beside)]
+
+    def send_ints(self, values: Sequence[int], rank: int) -> None:
+        """To one rank that has a link to this one, and hears as many from it; bare. Few of them
+        take no answer: it returns before they are heard."""
+        mx.eval(mx.distributed.send(mx.array(values, dtype=mx.int32), rank, group=self.group))
+
+    def hear_ints(self, count: int, rank: int) -> list[int]:
+        """What one rank sends to this one; bare."""
+        return mx.distributed.recv((count,), mx.int32, rank, group=self.group).tolist()
 
     def _next(self) -> int:
         self._number = (self._number + 1) % NUMBERS

@@ -32,6 +32,20 @@ def test_a_rank_that_never_comes_up_ends_the_start(server, missing):
     assert not one.left()
 
 
+@pytest.mark.parametrize("mute", [0, 1])
+@pytest.mark.sweep(2)
+def test_a_rank_that_joins_and_falls_silent_is_named(server, mute):
+    """As one does behind a dead wire: it stood at "handshake" for a quarter of an hour."""
+    one = server(HANDSHAKE_TIMEOUT=2)
+    (one.fault_dir / f"mute-{mute}").touch()
+    assert one.start("--no-restart") == 1
+    last = one.last_line()
+    assert f"the last: rank {1 - mute} on 127.0.0.1 exited with code 68" in last
+    assert f"no progress for 2 s at: rank {1 - mute} (127.0.0.1:" in last
+    assert f") hears rank {mute} (127.0.0.1:" in last and "scripts/verify_cluster.sh" in last
+    assert not one.left()
+
+
 @pytest.mark.sweep(2)
 @pytest.mark.parametrize("deed", ["talks", "leaves"])
 def test_a_stranger_at_a_ring_port_costs_a_start_one_more_try(server, deed):
@@ -49,13 +63,13 @@ def test_a_rank_that_dies_while_it_loads_ends_the_start(server):
     """Long before LOAD_TIMEOUT, though rank 0 waits for it in a collective."""
     one = server()
     (one.fault_dir / "load-1").touch()
-    starting = one.begin()
+    starting = one.begin("--no-restart")
     wait_for(lambda: one.get("/health")[1].get("detail") == "loading on 2 ranks", "loading")
     time.sleep(1)  # into the collective
     os.kill(one.rank(1), signal.SIGKILL)
     assert starting.wait(SOON_S) == 1
     last = one.last_line()
-    assert "over: the server did not start; the last: rank 1" in last and "SIGKILL" in last
+    assert "over: restarts are off; the last: rank 1" in last and "SIGKILL" in last
     assert not one.left()
 
 

@@ -22,12 +22,12 @@ from server.observe.status import Status
 from server.protocol.events import Token
 from server.protocol.requests import Common, Sampling
 from server.protocol.settings import read_settings
-from server.rank import Ready, prepare
+from server.rank import Ready, greet, prepare
 from server.sampling.choosers import ChoosesForAll, Follows
 from server.sampling.row_state import Row
 from server.scheduler.pacing import PrefillPace
 from server.scheduler.scheduler import SLOW_S
-from server.startup.joining import join
+from server.startup.joining import join, meet
 from server.wire.messages import Submit
 
 NAP_S = 0.05
@@ -43,10 +43,12 @@ def main() -> None:
     arguments = parser.parse_args()
     rank = int(os.environ.get("MLX_RANK") or 0)
     write_pidfile(arguments.run_dir, rank, arguments.run_id)
-    link = join(os.environ, arguments.run_id)
+    link = join(os.environ)
     settings = read_settings(os.environ, rank)
     status = Status(settings.model_id, arguments.run_id)
-    ready = prepare(settings, link, status, lambda stage: None)
+    meet(link, os.environ, arguments.run_id)
+    met = greet(settings, link, status, lambda stage: None)
+    ready = prepare(settings, link, met, status, lambda stage: None)
     if rank == 0:
         (arguments.run_dir / "ready").touch()
     # Kept from one order to the next, as the server's is.

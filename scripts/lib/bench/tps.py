@@ -42,18 +42,22 @@ from scripts.lib.verbs.shared import one_of
 from server.engine.engine import Engine, Turn
 from server.lifecycle.watchdog import Watchdog
 from server.protocol.events import Token
+from server.protocol.exit_codes import NOT_JOINED
 from server.protocol.requests import Common, Sampling
+from server.protocol.settings_table import BY_NAME
 from server.sampling.choosers import ChoosesForAll, Follows
 from server.sampling.row_state import Row
 from server.startup.arrangement import KINDS
 from server.startup.handshake import Mismatch
-from server.startup.joining import NotJoined, ToBeMended, join
+from server.startup.joining import NotJoined, ToBeMended, join, meet
 from server.startup.loading import Shard, Unloadable, load_shard
+from server.startup.pairs import WHAT_TO_DO
 from server.wire.link import Link
 from server.wire.mailbox import Header
 from server.wire.messages import Submit, decode, encode
 
 STALL_S = 900.0
+JOIN_S, HANDSHAKE_S = (float(BY_NAME[f"{of}_TIMEOUT"].default) for of in ("JOIN", "HANDSHAKE"))
 NO_NEWS = [0] * Header.SIZE  # the mailbox header of a run without messages
 
 
@@ -63,7 +67,9 @@ def main() -> None:
     watchdog = Watchdog(STALL_S, on_stall=lambda reason: None)
     watchdog.start()
     try:
-        link = join(os.environ, "")
+        link = join(os.environ, JOIN_S, lambda text: print(text, file=sys.stderr, flush=True))
+        with watchdog.within(HANDSHAKE_S, NOT_JOINED, WHAT_TO_DO):
+            meet(link, os.environ, "", watchdog.progress)
         shard = load_shard(
             arguments.model.resolve(), arguments.parallel, link, None, watchdog.progress
         )

@@ -9,7 +9,7 @@ import os
 import signal
 
 from scripts.lib.launch.rank_process import RankProcess
-from server.protocol.exit_codes import PEER_LOST, explain
+from server.protocol.exit_codes import NOT_JOINED, PEER_LOST, explain
 
 CAUSE_PREFIX = "mlx_launch: cause: "  # the supervisor looks for these two in the output.
 TAIL_PREFIX = "  | "
@@ -28,12 +28,12 @@ def weigh(rank: RankProcess) -> int:
     Sockets close before a process is gone, so the victims may well be seen to end first.
     """
     if rank.code == 128 + signal.SIGKILL and signal.SIGKILL not in rank.signals_sent:
-        return 3  # Out of memory, or somebody's doing. Never for want of a peer.
+        return 4  # Out of memory, or somebody's doing. Never for want of a peer.
     if not rank.is_local and rank.code == SSH_FAILED:
-        return 2
+        return 3
     if rank.code == PEER_LOST or rank.signals_sent:
         return 0
-    return 1
+    return 1 if rank.code == NOT_JOINED else 2  # It may be for want of a peer.
 
 
 def own_words(rank: RankProcess) -> str:

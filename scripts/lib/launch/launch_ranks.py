@@ -50,7 +50,7 @@ from server.protocol.settings_table import BY_NAME
 LEASE_PERIOD_S = 5.0  # Between two newlines on a rank's stdin.
 GRACE_S = 5.0  # Between the first SIGTERM and the next, and from there to SIGKILL.
 HOPELESS_S = 1.0  # The first of these after a rank failed: the others cannot finish anything.
-CAUSE_WAIT_S = 2.0  # A rank that lost a peer is seldom the cause; another may be on its way.
+CAUSE_WAIT_S = 2.0  # A rank that misses a peer is seldom the cause; another may be on its way.
 STRAGGLE_S = 10.0  # Ranks end together; one that stays longer than this is stuck.
 DRAIN_EXTRA_S = 10.0  # Beyond DRAIN_TIMEOUT until a rank that was asked to leave is killed.
 ERRAND_S = 10.0  # An ssh that carries a signal has this long.
@@ -230,7 +230,7 @@ class Launch:
         if any(other.running for other in self._ranks):
             if not failed:
                 self._after(STRAGGLE_S, self._end_stragglers)
-            elif rank.code == PEER_LOST and not self._asked:  # Let the cause show itself.
+            elif rank.code in (PEER_LOST, NOT_JOINED) and not self._asked:  # Let the cause show.
                 self._after(CAUSE_WAIT_S, self._end_all)
             else:
                 self._end_all()

@@ -79,9 +79,11 @@ def mend(
 
     def launch_with_io(command_class, arguments, verbose) -> None:
         ranks = []
+        # A rank knows its own host's name, but has to tell which other one it does not hear.
+        hosts = "RANK_HOSTS=" + ",".join(arguments[rank][0][1] for rank in range(len(arguments)))
         for (rank, host, python, cwd, files, env, command), _ in arguments:
             script = launcher.RemoteProcess.make_launch_script(
-                rank, python, cwd, files, env, command, is_local=host == "127.0.0.1"
+                rank, python, cwd, files, [*env, hosts], command, is_local=host == "127.0.0.1"
             )
             ranks.append((rank, host, script, command if python is None else [python, *command]))
         launch = Launch(

@@ -64,7 +64,7 @@ def main() -> None:
     options = parse_arguments()
     where = ["joining the other ranks"]
     end_by(options.deadline, where)
-    link = join(os.environ, options.ranks)
+    link = join(os.environ, options.ranks, where.append)
     backend = backend_name(os.environ)
     if not 1 < link.size <= MOST_RANKS:
         refuse(f"{link.size} ranks: start from 2 to {MOST_RANKS}, since one has no link")

@@ -15,14 +15,17 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import mlx.core as mx
 
 from server.lifecycle.lease import watch_lifeline
-from server.protocol.exit_codes import CONFIG, PEER_LOST, STALLED
+from server.protocol.exit_codes import CONFIG, INTERNAL, NOT_JOINED, PEER_LOST, STALLED
 from server.startup.handshake import Mismatch, promised_group
+from server.startup.joining import NotJoined, ToBeMended, meet
+from server.startup.joining import join as server_join
 from server.wire.link import Link
 
 WARMUP = 3
@@ -69,8 +72,13 @@ def end_by(seconds: float, where: list[str]) -> None:
     watch_lifeline(lambda reason: leave(PEER_LOST, reason))
 
 
-def join(env: MutableMapping[str, str], ranks: int | None) -> Link:
-    """Joins the group; ends this rank if it is not of `ranks` (None: as the launcher says)."""
+def join(
+    env: MutableMapping[str, str],
+    ranks: int | None,
+    tell: Callable[[str], None] = lambda stage: None,
+) -> Link:
+    """Joins the group, and proves each of its links; ends this rank if it is not of `ranks` (None:
+    as the launcher says). tell is called with what may not end. end_by's limit is the only one."""
     try:
         backend, promised = promised_group(env)
     except Mismatch as error:
@@ -78,16 +86,20 @@ def join(env: MutableMapping[str, str], ranks: int | None) -> Link:
     wanted = promised if ranks is None else ranks
     if promised != wanted:
         refuse(f"{wanted} ranks were started, but the launcher's files are for {promised}")
-    if wanted == 1:
-        env.pop("MLX_HOSTFILE", None)  # Empty for one rank, which MLX cannot parse.
-        return Link(mx.distributed.init())
     try:
-        link = Link(mx.distributed.init(strict=True, backend=backend))
-    except (RuntimeError, ValueError) as error:
+        link = server_join(env, float("inf"), say)
+        meet(link, env, "", tell)
+    except Mismatch as error:
         refuse(f"the {backend_name(env)} backend did not start: {error}")
-    if link.size != wanted:
-        refuse(f"the world has {link.size} ranks, not {wanted}")
+    except ToBeMended as error:
+        refuse(f"the {backend_name(env)} backend did not start: {error}", INTERNAL)
+    except NotJoined as error:
+        refuse(str(error), NOT_JOINED)
     return link
+
+
+def say(text: str) -> None:
+    print(f"link: {text}", file=sys.stderr, flush=True)
 
 
 def backend_name(env: Mapping[str, str]) -> str:
@@ -98,10 +110,10 @@ def backend_name(env: Mapping[str, str]) -> str:
     return "none" if backend == "any" else backend
 
 
-def refuse(reason: str) -> None:
+def refuse(reason: str, code: int = CONFIG) -> NoReturn:
     """Ends this rank with the reason, in the form in which the launcher looks for it."""
-    print(f"ending with code {CONFIG}: {reason}", file=sys.stderr, flush=True)
-    sys.exit(CONFIG)
+    print(f"ending with code {code}: {reason}", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 def share_floats(link: Link, values: list[float], origin: int) -> list[float]:

@@ -79,7 +79,7 @@ def main() -> None:
     name = f"rank {os.environ.get('MLX_RANK', '0')} of {len(hosts)}"
     print(f"link_ranks: {name}: waiting for the others", file=sys.stderr, flush=True)
     began = time.perf_counter()
-    link = join(os.environ, len(hosts))
+    link = join(os.environ, len(hosts), where.append)
     joined_s = time.perf_counter() - began
     where.append("summing over all ranks")
     try:

@@ -10,12 +10,12 @@ away, is not: it will serve again when what hit it is over.
 
 from dataclasses import dataclass
 
-from server.protocol.exit_codes import CONFIG, GARBLED, NOT_JOINED, OK, PEER_LOST
+from server.protocol.exit_codes import CONFIG, OK
 
 HEALTHY_S = 300.0  # A server that served this long ends a row of failures.
 LONGEST_PAUSE_S = 30.0
-# The network's and the link's doing. Wrong settings and models end a start with other codes.
-ACCIDENTS = frozenset((NOT_JOINED, PEER_LOST, GARBLED))
+# Of a command that cannot even begin: Python's, usage, a file or a tool that is missing, a shell's.
+OF_OUR_MAKING = frozenset((1, 2, 3, 126, 127))
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ def judge(ending: Ending, row: Row, *, may_restart: bool, max_failures: int) -> 
     - One that got ready at all shows that the cluster can start: only starts that never got
       ready count towards max_failures.
     - While a host is away nothing counts: that a start without it fails says nothing.
-    - A first start that failed by itself is not tried again: a mistake is likely, and somebody is
-      watching, or a service that waits itself. What the network did (ACCIDENTS) is no mistake.
+    - A first start is tried again like any other: a rank that was late, a port that has no address
+      yet and a machine short of memory are no mistakes. What a mistake in settings or a model ends
+      has a code of its own (CONFIG); what cannot even begin (OF_OUR_MAKING) never got so far.
     """
     if ending.asked:
         return Verdict(False, "stopped as asked", row)
@@ -67,7 +68,7 @@ def judge(ending: Ending, row: Row, *, may_restart: bool, max_failures: int) -> 
         # Not 1: a service manager must be able to tell that it should not try, either.
         return Verdict(False, "starting again cannot help", row, exit_code=CONFIG)
     away = f"no answer from {', '.join(ending.away)}" if ending.away else ""
-    if ending.first_start and ending.served_s is None and ending.code not in ACCIDENTS:
+    if ending.first_start and ending.served_s is None and ending.code in OF_OUR_MAKING:
         reason = f"the server did not start{away and f'; {away}'}"
         return Verdict(False, reason, row, exit_code=1)
     if not may_restart:

@@ -12,9 +12,8 @@ this process lives (its lease), and what it prints goes to the log file and to s
   the launcher and from there to the ranks. A launcher that does not end is killed.
 - An end that nobody asked for is a failure: its reason goes to the log, every host in
   RUN_DIR/hosts is cleaned of our ranks, and after a pause of 1, 2, 4 to 30 s the launcher
-  is started again. restart_policy.py says when not: a first start that never got ready by
-  another cause than the network's, exit code 78, --no-restart, or N starts in a row that
-  never got ready (default 5).
+  is started again. restart_policy.py says when not: exit code 78, a first start that could
+  not even begin, --no-restart, or N starts in a row that never got ready (default 5).
 - While a host does not answer ssh nothing is started and nothing counts: it looks again
   after 2, 4, 8 to 60 s, for as long as that takes.
 - The launcher learns the number of restarts and the last failure from
@@ -40,6 +39,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from scripts.lib.launch.launch_ranks import read_drain_timeout
@@ -47,7 +47,7 @@ from scripts.lib.logs.log_files import Mark
 from scripts.lib.supervise.clean_hosts import read_hosts
 from scripts.lib.supervise.start_records import CannotStart, Start, bring_keys, write_records
 from scripts.lib.supervise.supervisor import Supervisor
-from scripts.lib.supervise.wait_ready import Refused, read_failure, wait_for
+from scripts.lib.supervise.wait_ready import Refused, read_failure, read_said, wait_for
 from server.protocol.settings_table import BY_NAME
 
 OURSELVES = (str(Path(__file__).resolve().parents[1] / "module.py"), "lib.supervise.supervise")
@@ -128,7 +128,7 @@ def detach(args: argparse.Namespace, argv: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        if wait_for(told_fd, args.health_url, args.run_id):
+        if wait_for(told_fd, args.health_url, args.run_id, partial(read_said, args.log, before)):
             return 0
     except Refused as refused:
         supervisor.wait()

@@ -26,12 +26,15 @@ ANSWER_WITHIN_S = 5.0
 TELL_EVERY_S = 10.0  # A line of progress, where no terminal can overwrite one.
 LAST_LINES = 20  # Of the log, when no rank is known to have caused the end.
 READ_BACK = 1 << 20  # Bytes of the log that are searched for the cause.
+READ_SAID = 1 << 16  # For the supervisor's last words, of which there are few between two starts.
+SUPERVISOR = " supervisor: "  # run_log.py's, in its own lines.
 
 
 @dataclass(frozen=True)
 class Health:
     ready: bool
     text: str  # What to tell somebody who waits.
+    answered: bool = True
 
 
 def ask_health(url: str, run_id: str) -> Health:
@@ -45,7 +48,7 @@ def ask_health(url: str, run_id: str) -> Health:
         if not isinstance(told, dict):
             raise ValueError("not an object")
     except ConnectionRefusedError:
-        return Health(False, "the ranks start")
+        return Health(False, "the ranks start", answered=False)
     except (OSError, ValueError, http.client.HTTPException) as error:
         return Health(False, f"/health does not answer ({type(error).__name__})")
     finally:
@@ -117,19 +120,20 @@ class Refused(Exception):
     """The supervisor did not begin at all; the message is its word."""
 
 
-def wait_for(told_fd: int, url: str, run_id: str) -> bool:
+def wait_for(told_fd: int, url: str, run_id: str, said: Callable[[], str] = lambda: "") -> bool:
     """Wait until the supervisor tells on told_fd that the server is ready; False: it has ended.
 
     Raises Refused for anything but the newline that means ready.
 
     Its word and not /health's: a fault before the supervisor has seen the server ready counts
-    as a start that failed, which is not tried again.
-    No deadline: each rank has one (JOIN_TIMEOUT, then LOAD_TIMEOUT), and it counts from progress.
+    as a start that failed. said: what it says between two starts, when nothing answers.
+    No deadline: each rank has one (JOIN_TIMEOUT, HANDSHAKE_TIMEOUT, LOAD_TIMEOUT).
     """
     progress = Progress()
     try:
         while True:
-            progress.show(ask_health(url, run_id).text)
+            health = ask_health(url, run_id)
+            progress.show(health.text if health.answered else said() or health.text)
             if select.select([told_fd], [], [], ASK_EVERY_S)[0]:
                 told = os.read(told_fd, 4096)
                 progress.clear()
@@ -142,6 +146,20 @@ def wait_for(told_fd: int, url: str, run_id: str) -> bool:
     except KeyboardInterrupt:
         progress.clear()
         raise
+
+
+def read_said(log: Path, before: Mark) -> str:
+    """Why nothing runs now, in the supervisor's words between two starts; "" while one is under
+    way."""
+    try:
+        lines = [line.decode(errors="replace") for line in read_since(log, before, READ_SAID)]
+    except OSError:
+        return ""
+    told = [line.partition(SUPERVISOR)[2] for line in lines if SUPERVISOR in line]
+    if not told or "starting again" not in told[-1] and "still no answer" not in told[-1]:
+        return ""
+    failed = [text for text in told if text.startswith("failed: ")]
+    return "; ".join([*failed[-1:], told[-1]])
 
 
 def read_failure(log: Path, before: Mark) -> list[str]:

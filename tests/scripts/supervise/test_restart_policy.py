@@ -3,7 +3,7 @@
 import pytest
 
 from scripts.lib.supervise.restart_policy import HEALTHY_S, Ending, Row, judge
-from server.protocol.exit_codes import GARBLED, NOT_JOINED, PEER_LOST
+from server.protocol.exit_codes import GARBLED, INTERNAL, NOT_JOINED, PEER_LOST, STALLED
 
 
 def judge_one(code=70, served_s=None, row=(0, 0), asked=False, first=False, away=(), **settings):
@@ -16,14 +16,15 @@ def test_a_server_that_was_ready_is_started_again():
     assert (verdict.start_again, verdict.row, verdict.pause_s) == (True, Row(1, 0), 1)
 
 
-@pytest.mark.parametrize("code", [1, 70, 75, 78, 137, 255])
-def test_a_first_start_that_never_got_ready_is_not_tried_again(code):
+@pytest.mark.parametrize("code", [1, 2, 3, 78, 126, 127])
+def test_a_first_start_of_what_we_made_wrong_is_not_tried_again(code):
     verdict = judge_one(code=code, first=True)
     assert (verdict.start_again, verdict.exit_code) == (False, 78 if code == 78 else 1)
 
 
-@pytest.mark.parametrize("code", [NOT_JOINED, PEER_LOST, GARBLED])
-def test_a_first_start_that_the_network_ended_is_tried_again(code):
+@pytest.mark.parametrize("code", [NOT_JOINED, PEER_LOST, GARBLED, INTERNAL, STALLED, 137, 255])
+def test_any_other_first_start_is_tried_again_like_a_later_one(code):
+    """A Mac that was late, or had no address yet, cost the first start for good."""
     verdict = judge_one(code=code, first=True)
     assert (verdict.start_again, verdict.row, verdict.pause_s) == (True, Row(1, 1), 1)
     assert not judge_one(code=code, first=True, row=(4, 4)).start_again
@@ -70,9 +71,9 @@ def test_while_a_host_is_away_nothing_counts(served_s):
     assert verdict.reason == "no answer from mac2 (no route)"
 
 
-@pytest.mark.parametrize("how", [{"first": True}, {"may_restart": False}])
+@pytest.mark.parametrize("how", [{"first": True, "code": 127}, {"may_restart": False}])
 def test_where_nothing_is_tried_again_the_host_that_is_away_is_named(how):
-    verdict = judge_one(code=255, away=("mac2 (no route)",), **how)
+    verdict = judge_one(**({"code": 255, "away": ("mac2 (no route)",)} | how))
     assert (verdict.start_again, verdict.exit_code) == (False, 1)
     assert verdict.reason.endswith("; no answer from mac2 (no route)")
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from server.protocol.exit_codes import GARBLED, NOT_JOINED, PEER_LOST, explain
+from server.protocol.exit_codes import CONFIG, GARBLED, INTERNAL, NOT_JOINED, PEER_LOST, explain
 from tests.support.launch_helpers import (
     command_of,
     wait_until,
@@ -141,20 +141,20 @@ def test_ranks_that_end_as_planned_end_the_supervisor(server):
     assert "the ranks ended as planned" in out
 
 
-def test_a_first_start_that_fails_is_not_tried_again(server):
-    supervisor = server.supervise(ranks=("--at-start", "say('no memory'); leave(70)"))
+def test_a_first_start_that_cannot_even_begin_is_not_tried_again(server):
+    supervisor = server.supervise(ranks=("--at-start", "say('no pydantic'); leave(1)"))
     code, out, _ = finish(supervisor)
     assert code == 1
     assert "the server did not start" in out.splitlines()[-1]
     assert out.count("started launcher") == 1
-    assert "  | no memory" in out
+    assert "  | no pydantic" in out
 
 
 JOINS_LATE = "os.environ['SUPERVISOR_RESTARTS'] == '0' and leave(68)"
 
 
-@pytest.mark.parametrize("code", [NOT_JOINED, PEER_LOST, GARBLED])
-def test_a_first_start_that_is_cut_short_by_the_network_is_tried_again(server, code):
+@pytest.mark.parametrize("code", [NOT_JOINED, PEER_LOST, GARBLED, INTERNAL])
+def test_a_first_start_that_fails_is_tried_again(server, code):
     """A stranger who called while they joined cost 15 minutes, and the start."""
     at_start = JOINS_LATE.replace("68", str(code))
     supervisor = server.supervise(ranks=("--lease", "60", "--at-start", at_start))
@@ -164,12 +164,21 @@ def test_a_first_start_that_is_cut_short_by_the_network_is_tried_again(server, c
     assert finish(supervisor)[0] == 0
 
 
-def test_another_failure_of_the_same_first_start_is_final(server):
-    """Nothing was ever ready: that the ranks had not joined before makes no difference."""
-    supervisor = server.supervise(ranks=("--at-start", f"{JOINS_LATE}; leave(70)"))
+def test_a_wrong_setting_ends_it_whatever_was_before(server):
+    supervisor = server.supervise(ranks=("--at-start", f"{JOINS_LATE}; leave(78)"))
     code, out, _ = finish(supervisor)
-    assert (code, out.count("started launcher")) == (1, 2)
-    assert "the server did not start" in out.splitlines()[-1]
+    assert (code, out.count("started launcher")) == (CONFIG, 2)
+    assert "starting again cannot help" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("own", [INTERNAL, CONFIG])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_rank_with_the_fault_is_named_and_not_the_one_that_missed_it(server, rank, own):
+    """Rank 0 had no device, and rank 1, which lost its connection to it, was blamed."""
+    joins = f"leave(68) if RANK != {rank} else (time.sleep(1), leave({own}))"
+    code, out, _ = finish(server.supervise("--no-restart", ranks=("--at-start", joins)))
+    assert code == (CONFIG if own == CONFIG else 1)
+    assert f"; the last: rank {rank} on 127.0.0.1" in out.splitlines()[-1]
 
 
 def test_a_link_that_garbles_every_start_comes_to_an_end(server):
