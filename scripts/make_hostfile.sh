@@ -9,8 +9,9 @@
 # hostfile if the cabling carries one: a mesh (backend jaccl) where every Mac has a cable to every
 # other, else a ring (backend jaccl-ring), in which the ranks follow the cables.
 #
-#   --topology mesh|ring  This one or none. With two cables or more between two Macs a ring uses
-#                         all of them, a mesh only the first.
+#   --topology mesh|ring  This one or none. With two cables or more between each two Macs a ring
+#                         uses all of them, a mesh (since MLX 0.32.4) all for messages of 512 KB
+#                         and more, the first for shorter.
 #   --ring-tcp            No RDMA: the ring backend over the ordinary network. For Macs without
 #                         Thunderbolt 5 cables, and for Linux.
 #   --address IPV4        The address of the first HOST, where the ranks meet. Default: that of

@@ -204,7 +204,10 @@ def _cables(facts: Mapping[str, Facts], plan: Plan) -> Iterator[Finding]:
             continue
         yield Finding("note", f"the cable from {link} is not used")
     if plan.topology == "mesh" and plan.width > 1:
-        text = "a mesh uses the first cable of each pair; with --topology ring the ranks use all"
+        text = (
+            "a mesh (since MLX 0.32.4) uses all cables of each pair for messages of 512 KB and"
+            " more, the first for shorter; with --topology ring the ranks use all for both"
+        )
         yield Finding("note", text)
 
 

@@ -3,8 +3,9 @@
 Pure: nothing is asked, printed or written here. make_plan always returns a Plan; where the cabling
 does not carry the topology, its hosts are None and its findings hold errors.
 
-What JACCL does with a matrix, from MLX's source: a mesh joins each pair over the first device of
-its entry and leaves the others idle; a ring uses every device of an entry, up to four.
+What JACCL does with a matrix, from MLX's source: a mesh joins each pair over every device of its
+entry, and from 0.32.4 on divides messages of 512 KB and more among them; shorter ones, and all of
+an older MLX, go over the first. A ring uses every device of an entry, up to four.
 """
 
 import itertools

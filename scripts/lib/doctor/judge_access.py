@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from scripts.lib.doctor.cluster import Cluster
 from scripts.lib.doctor.facts import HostFacts
-from scripts.lib.doctor.findings import FAIL, PASS, WARN, Finding, Fix, listed
+from scripts.lib.doctor.findings import FAIL, PASS, WARN, Finding, Fix
 from scripts.lib.hosts.hostfile import find_problems
 from scripts.lib.hosts.on_hosts import LOCAL_HOST
 
@@ -62,23 +62,7 @@ def hostfile(cluster: Cluster) -> Iterator[Finding]:
                 here=True,
             ),
         )
-    unused = [
-        (rank, cell)
-        for rank, host in enumerate(plan.hostfile.hosts)
-        for cell in host.rdma
-        if cell and len(cell) > 1
-    ]
-    if unused and plan.backend == "jaccl":
-        rank, cell = unused[0]
-        yield Finding(
-            "hostfile",
-            None,
-            WARN,
-            f"rank {rank} has {listed(cell)} to one rank, and a mesh uses the first alone",
-            "the second cable carries nothing",
-            Fix('"backend": "jaccl-ring" uses all of them; or take the second cable out'),
-        )
-    elif not problems:
+    if not problems:
         words = f"{plan.hostfile_name}: {len(plan.ranks)} rank(s), {plan.backend}"
         yield Finding("hostfile", None, PASS, words)
 

@@ -239,8 +239,13 @@ def _check_links(hostfile: Hostfile, neighbours_only: bool) -> Iterator[str]:
                 )
             elif needed:
                 widths.add(len(there))
-    if neighbours_only and len(widths) > 1:
-        yield f"pairs have {sorted(widths)} devices: a JACCL ring needs the same number everywhere"
+    if len(widths) > 1:
+        # A ring refuses it; what a mesh does with it nobody has tried.
+        listed = " and ".join(map(str, sorted(widths)))
+        yield (
+            f'pairs have {listed} "rdma" devices: JACCL needs the same number everywhere, so list '
+            f"{min(widths)} for each"
+        )
 
 
 def _devices(host: Host) -> list[str]:

@@ -53,7 +53,9 @@ def test_two_cables_are_listed_and_a_ring_of_two_uses_both():
         content = make_plan(facts, topology).hostfile(facts)
         assert content["hosts"][0]["rdma"][1] == ["rdma_en3", "rdma_en6"]
         assert content["hosts"][1]["rdma"][0] == ["rdma_en7", "rdma_en4"]
-    assert any("a mesh uses the first cable of each pair" in text for text in said(wiring))
+    assert any(
+        "uses all cables of each pair for messages of 512 KB" in text for text in said(wiring)
+    )
 
 
 def test_a_second_cable_of_one_pair_alone_is_left_out():

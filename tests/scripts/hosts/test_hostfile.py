@@ -190,13 +190,20 @@ def test_one_host_is_no_jaccl_cluster_and_nine_are_no_mesh():
     assert problems(mesh(9)) == ["lists 9 hosts: a JACCL mesh has at most 8"]
 
 
-def test_a_ring_needs_the_same_number_of_cables_everywhere():
-    hosts = ring(3)
-    hosts[0]["rdma"][1] = ["rdma_en3", "rdma_en4"]
-    hosts[1]["rdma"][0] = ["rdma_en2", "rdma_en4"]
-    found = problems({"backend": "jaccl-ring", "hosts": hosts})
-    assert len(found) == 1
-    assert "the same number everywhere" in found[0]
+@pytest.mark.parametrize("backend", ["jaccl", "jaccl-ring"])
+def test_jaccl_needs_the_same_number_of_cables_everywhere(backend):
+    """MLX refuses a ring without; what a mesh does then nobody knows."""
+    hosts = mesh(3) if backend == "jaccl" else ring(3)
+    hosts[0]["rdma"][1] = ["rdma_en8", "rdma_en9"]
+    hosts[1]["rdma"][0] = ["rdma_en8", "rdma_en9"]
+    assert problems({"backend": backend, "hosts": hosts}) == [
+        'pairs have 1 and 2 "rdma" devices: JACCL needs the same number everywhere, so list 1 for '
+        "each"
+    ]
+    for i, j in ((0, 2), (1, 2)):
+        hosts[i]["rdma"][j] = [f"rdma_en{10 + j}", f"rdma_en{20 + j}"]
+        hosts[j]["rdma"][i] = [f"rdma_en{10 + i}", f"rdma_en{20 + i}"]
+    assert problems({"backend": backend, "hosts": hosts}) == []
 
 
 def test_a_mesh_file_is_checked_for_the_backend_that_will_be_launched():
