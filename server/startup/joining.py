@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 
 import mlx.core as mx
 
+from server.startup.domains import UsedUp, counted
 from server.startup.handshake import Mismatch, promised_group
 from server.startup.link_errors import Kind, explain
 from server.startup.pairs import Stranger, prove_pairs, run_token
@@ -44,7 +45,17 @@ def join(
         # For one rank mlx.launch writes an empty hostfile, which MLX cannot parse.
         env.pop("MLX_HOSTFILE", None)
         return Link(mx.distributed.init())
-    group = _form_group(backend, read_wiring(env, ranks), env, time.monotonic() + within_s, say)
+    wiring, rank = read_wiring(env, ranks), int(env.get("MLX_RANK") or 0)
+    until = time.monotonic() + within_s
+    if backend == "jaccl":
+        try:
+            with counted(wiring.device_count(rank)) as told:
+                say(told) if told else None
+                group = _form_group(backend, wiring, rank, until, say)
+        except UsedUp as used_up:
+            raise Mismatch(f"{wiring.host(rank)}: {used_up}") from None
+    else:
+        group = _form_group(backend, wiring, rank, until, say)
     if group.size() != ranks:
         raise Mismatch(f"the launcher started {ranks} ranks, but {group.size()} joined")
     return Link(group)
@@ -53,11 +64,10 @@ def join(
 def _form_group(
     backend: str,
     wiring: Wiring,
-    env: Mapping[str, str],
+    rank: int,
     until: float,
     say: Callable[[str], None],
 ) -> mx.distributed.Group:
-    rank = int(env.get("MLX_RANK") or 0)
     while True:
         try:
             return mx.distributed.init(strict=True, backend=backend)

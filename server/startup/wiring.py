@@ -38,6 +38,11 @@ class Wiring:
         """The most between any two ranks; 1 where nobody knows."""
         return max((len(names) for row in self.devices for names in row), default=1)
 
+    def device_count(self, rank: int) -> int:
+        """That this rank opens."""
+        peers = self.peers(rank) if self.devices else []
+        return sum(len(self.devices[rank][peer]) for peer in peers)
+
     def host(self, rank: int) -> str:
         return f"rank {rank} ({self.hosts[rank]})" if self.hosts[rank] else f"rank {rank}"
 

@@ -48,6 +48,7 @@ STUBS = {
     "ifconfig": ("/sbin/ifconfig", "bridge0"),
     "networksetup": ("/usr/sbin/networksetup", "-listallhardwareports"),
     "system_profiler": ("/usr/sbin/system_profiler", "'SPThunderboltDataType -json'"),
+    "ioclasscount": ("/usr/sbin/ioclasscount", "AppleThunderboltRDMAProtectionDomain"),
     "ioreg": ("/usr/sbin/ioreg", "*"),
     "getifaddr": ("/usr/sbin/ipconfig", "'getifaddr {}'"),
     "lsof": ("/usr/sbin/lsof", "*'-iTCP:{} '*"),
@@ -269,6 +270,7 @@ def healthy(plan: Plan, wiring: Wiring, name: str) -> dict[str, tuple[str, int] 
         for tool in ("rdma_ctl", "ibv_devices", "networksetup", "system_profiler"):
             found[tool] = (texts[tool], 0)
         found["ifconfig"] = (texts["ifconfig"], 0 if texts["ifconfig"] else 1)
+        found["ioclasscount"] = (domains(0), 0)
         found["ioreg"] = (ioreg({device: (0, []) for device in plan.devices(name)}), 0)
         for device in plan.devices(name):
             found[f"ibv_devinfo:{device}"] = (devinfo(wiring, name, device), 0)
@@ -313,6 +315,11 @@ def vm_stat(wired_gib: float) -> str:
     return (
         f"{head}Pages free:                               100.\nPages wired down:       {pages}.\n"
     )
+
+
+def domains(count: int) -> str:
+    """`ioclasscount AppleThunderboltRDMAProtectionDomain`."""
+    return f"AppleThunderboltRDMAProtectionDomain = {count}\n"
 
 
 def ioreg(devices: dict[str, tuple[int, list[tuple[int, str]]]]) -> str:

@@ -141,6 +141,14 @@ CHECKS = (
         _rdma,
         macs_only=True,
     ),
+    Check(
+        "domains",
+        "no protection domains are lost to failed starts",
+        judge_running.domains,
+        ("ioclasscount", "ioreg", "ranks"),
+        _rdma,
+        macs_only=True,
+    ),
     Check("ranks", "no rank is left over", judge_running.ranks, ("ranks",)),
     Check(
         "address",

@@ -5,6 +5,7 @@ reads. A name is the tool's, with what it is asked about after a colon: `ibv_dev
 """
 
 from scripts.lib.doctor.plan import Plan
+from server.startup.domains import COUNT
 
 PACKAGES = ("mlx", "mlx-lm", "transformers", "huggingface-hub", "llguidance", "prometheus-client")
 
@@ -60,6 +61,7 @@ THUNDERBOLT = {
         ["/usr/sbin/system_profiler", "SPThunderboltDataType", "-json"],
         30,
     ),
+    "ioclasscount": (list(COUNT), 5),
     "ioreg": (["/usr/sbin/ioreg", "-r", "-c", "AppleThunderboltIPPort", "-l"], 10),
 }
 LINUX = {

@@ -21,6 +21,7 @@ from scripts.lib.cabling.ports import (
 from scripts.lib.doctor import mac_text
 from scripts.lib.doctor.ask import Raw
 from scripts.lib.doctor.processes import OurProcess, living_processes
+from server.startup.domains import parse_count
 
 # What ssh itself says on stderr, which no shell profile printed.
 # setlocale is /bin/sh's, for a language that ssh brought along.
@@ -75,6 +76,7 @@ class HostFacts:
     bridge: tuple[str, ...] | None = None
     thunderbolt: tuple[Port, ...] | None = None
     device_use: dict[str, mac_text.DeviceUse] | None = None
+    domains: int | None = None  # protection domains in use, of all devices
     addresses: tuple[str, ...] = ()
     bound: dict[str, str] | None = None
     listeners: dict[int, tuple[int | None, str]] | None = None
@@ -204,6 +206,8 @@ def _thunderbolt_facts(texts: Mapping[str, str], silent: dict[str, str]) -> dict
             facts["device_ports"][name.partition(":")[2]] = port
     if "ifconfig" in texts and "ifconfig" not in silent:
         facts["bridge"] = parse_bridge_members(texts["ifconfig"])
+    if "ioclasscount" in texts and "ioclasscount" not in silent:
+        facts["domains"] = parse_count(texts["ioclasscount"])
     if "ioreg" in texts and "ioreg" not in silent:
         facts["device_use"] = mac_text.parse_ioreg(texts["ioreg"])
     if {"system_profiler", "networksetup"} <= set(texts) - set(silent):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from scripts.lib.doctor.cluster import Cluster
 from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed
 from scripts.lib.doctor.processes import OurProcess
+from server.startup.domains import MOST
 
 MAX_QUEUE_PAIRS = 10  # of a device; the next one fails with errno 16
 
@@ -91,3 +92,28 @@ def queues(cluster: Cluster) -> Iterator[Finding]:
                     "errno 16 when queue pairs are made, and it does not pass by itself",
                     Fix(f"restart {facts.host}"),
                 )
+
+
+def domains(cluster: Cluster) -> Iterator[Finding]:
+    """Failed starts have left enough protection domains for another, and none is lost at best."""
+    for facts in cluster.macs:
+        held, needed = facts.domains, len(cluster.plan.devices(facts.host))
+        in_use = any(use.holders for use in (facts.device_use or {}).values())
+        if held is None:
+            reason = facts.why("ioclasscount") or "ioclasscount did not say"
+            yield Finding("domains", facts.host, SKIP, reason)
+        elif in_use or cluster.our_pids(facts):
+            yield Finding("domains", facts.host, SKIP, f"{held} in use by what runs: see queues")
+        elif not held:
+            yield Finding("domains", facts.host, PASS, "0")
+        else:
+            fits = held + needed < MOST
+            yield Finding(
+                "domains",
+                facts.host,
+                WARN if fits else FAIL,
+                f"{held} of about {MOST} protection domains are held, and no job runs",
+                "each start that fails loses as many as it opens devices; then \"Couldn't allocate "
+                'protection domain", until the Mac is restarted',
+                Fix(f"restart {facts.host}" + (", before more are lost" if fits else "")),
+            )

@@ -11,7 +11,17 @@ import pytest
 
 from scripts.lib.doctor import checks, judge_memory, report
 from scripts.lib.doctor.findings import FAIL, WARN
-from tests.support.machines import MODEL, PYTHON, Macs, devinfo, ioreg, sysctl, vm_stat, write_model
+from tests.support.machines import (
+    MODEL,
+    PYTHON,
+    Macs,
+    devinfo,
+    domains,
+    ioreg,
+    sysctl,
+    vm_stat,
+    write_model,
+)
 from tests.support.wiring import Wiring, mesh, ring
 
 NAMES = ["studio-1", "studio-2", "studio-3", "studio-4"]
@@ -222,11 +232,6 @@ def a_cable_is_slow(cluster):
 @row("hostfile", [None], r'"rdma" has 2 entries: must have 3', r"make_hostfile\.sh --output")
 def a_row_of_the_matrix_is_short(cluster):
     cluster.change_row("studio-2", lambda row: row[:2])
-
-
-@row("hostfile", [None], "rdma_en3 and rdma_en5 to one rank", "jaccl-ring", WARN, double_cables)
-def a_mesh_has_two_cables_between_two_nodes(cluster):
-    cluster.change(backend="jaccl")
 
 
 @row("address", ["studio-1"], "192.0.2.10 is not an address of", r'"ips": \["192\.0\.2\.77"\]')
@@ -449,6 +454,16 @@ def some_queue_pairs_are_lost(cluster):
     cluster["studio-1"].say("ioreg", ioreg({"rdma_en4": (3, [])}))
 
 
+@row("domains", ["studio-1"], "9 of about 11 protection domains are held", "restart studio-1")
+def protection_domains_are_used_up(cluster):
+    cluster["studio-1"].say("ioclasscount", domains(9))
+
+
+@row("domains", ["studio-1"], "2 of about 11 protection domains", "restart studio-1, before", WARN)
+def some_protection_domains_are_lost(cluster):
+    cluster["studio-1"].say("ioclasscount", domains(2))
+
+
 @row("compute", ["studio-3"], "adding two small arrays with MLX does not end", "restart that host")
 def a_gpu_is_wedged(cluster):
     cluster["studio-3"].hang("mlx", first='{"jaccl": true}\n')
@@ -518,12 +533,13 @@ def test_a_pid_that_is_somebody_elses_by_now_is_no_rank(tmp_path):
 
 def test_a_tool_that_is_gone_is_no_failure_of_what_it_would_have_told(tmp_path):
     cluster = two(tmp_path)
-    for tool in ("pmset", "vm_stat", "ioreg", "sw_vers"):
+    for tool in ("pmset", "vm_stat", "ioreg", "ioclasscount", "sw_vers"):
         cluster["studio-2"].remove(tool)
     looked = checks.judge(cluster.look())
     assert [f for f in looked if f.verdict in (FAIL, WARN)] == []
     text = report.text(looked, cluster.plan.asked)
-    for check, tool in (("sleep", "pmset"), ("wired", "vm_stat"), ("queues", "ioreg")):
+    silent = {"sleep": "pmset", "wired": "vm_stat", "queues": "ioreg", "domains": "ioclasscount"}
+    for check, tool in silent.items():
         assert f"-     studio-2: {check}: there is no {tool}" in text
 
 

@@ -1,0 +1,126 @@
+"""Protection domains and starts of JACCL, counted; the tools are stubs that say what macOS's do."""
+
+import json
+
+import mlx.core as mx
+import pytest
+
+from server.main import _explain
+from server.protocol.exit_codes import CONFIG
+from server.startup import domains, joining
+from server.startup.domains import UsedUp, counted, parse_count
+from server.startup.handshake import Mismatch
+
+SAYS = "AppleThunderboltRDMAProtectionDomain = {}\n"
+
+
+class Mac:
+    """Its tools and its record. held: domains; boot: of this session."""
+
+    def __init__(self, folder, monkeypatch) -> None:
+        self.record = folder / "run" / "jaccl-starts.json"
+        self._tools = {name: folder / name for name in ("COUNT", "BOOT")}
+        self.say("COUNT", SAYS.format(0))
+        self.say("BOOT", "9D0C4A5E-0000\n")
+        monkeypatch.setattr(domains, "RECORD", self.record)
+        for name, path in self._tools.items():
+            monkeypatch.setattr(domains, name, (str(path),))
+
+    def say(self, tool: str, text: str, code: int = 0) -> None:
+        self._tools[tool].write_text(f"#!/bin/sh\nprintf '%s' '{text}'\nexit {code}\n")
+        self._tools[tool].chmod(0o755)
+
+    def remove(self, tool: str) -> None:
+        self._tools[tool].unlink()
+
+    def start(self, devices: int = 3, fails: bool = False) -> str:
+        try:
+            with counted(devices) as told:
+                if fails:
+                    raise RuntimeError
+        except RuntimeError:
+            pass
+        return told
+
+
+@pytest.fixture
+def mac(tmp_path, monkeypatch):
+    return Mac(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (SAYS.format(7), 7),
+        ("  AppleThunderboltRDMAProtectionDomain  12\n", 12),
+        ("IOService = 900\n", None),
+        ("", None),
+        ("AppleThunderboltRDMAProtectionDomain = none\n", None),
+    ],
+)
+def test_what_the_kernel_counts(text, count):
+    assert parse_count(text) == count
+
+
+def test_starts_are_counted_from_boot_and_failures_among_them(mac):
+    mac.start()
+    mac.start(fails=True)
+    mac.say("COUNT", SAYS.format(2))
+    assert mac.start() == (
+        "RDMA: 2 of about 11 protection domains are in use; "
+        "2 starts of JACCL since this Mac booted, 1 failed"
+    )
+    mac.say("BOOT", "another\n")
+    assert "0 starts of JACCL since this Mac booted, 0 failed" in mac.start()
+
+
+@pytest.mark.parametrize(("held", "devices", "fits"), [(7, 3, True), (8, 3, False), (0, 12, True)])
+def test_a_start_that_could_take_the_last_is_refused_before_it_begins(mac, held, devices, fits):
+    mac.say("COUNT", SAYS.format(held))
+    if fits:
+        mac.start(devices)
+    else:
+        with pytest.raises(UsedUp, match=f"{held} of about 11 .* needs {devices}.*restart"):
+            mac.start(devices)
+        assert not mac.record.exists()
+
+
+def test_without_the_kernels_count_failed_starts_stand_for_it(mac):
+    """What failed before it opened a device is among them, so the kernel's word goes first."""
+    mac.remove("COUNT")
+    for _ in range(3):
+        mac.start(fails=True)
+    with pytest.raises(UsedUp, match="3 starts of JACCL since this Mac booted, 3 failed"):
+        mac.start()
+    mac.say("COUNT", SAYS.format(1))
+    mac.start()
+
+
+WRONG = ["", "{", "[]", '{"boot": 1}', '{"a": 2}']
+
+
+@pytest.mark.parametrize("text", [*WRONG, '{"boot": "9D0C4A5E-0000", "begun": 1, "joined": 5}'])
+def test_a_record_that_cannot_be_read_begins_anew(mac, text):
+    mac.record.parent.mkdir()
+    mac.record.write_text(text)
+    mac.start()
+    assert json.loads(mac.record.read_text()) == {"boot": "9D0C4A5E-0000", "begun": 1, "joined": 1}
+
+
+def test_where_nothing_is_known_nothing_is_told_or_refused(mac):
+    mac.remove("COUNT")
+    mac.remove("BOOT")
+    for _ in range(20):
+        assert mac.start(fails=True) == ""
+    assert not mac.record.exists()
+
+
+def test_a_refused_start_ends_for_good_with_the_reason(mac, tmp_path, monkeypatch):
+    mac.say("COUNT", SAYS.format(10))
+    matrix = tmp_path / "devices.json"
+    matrix.write_text('[[null, "rdma_en2"], ["rdma_en2", null]]')
+    monkeypatch.setattr(mx.distributed, "init", lambda **_: pytest.fail("it was started"))
+    env = {"MLX_IBV_DEVICES": str(matrix), "RANK_HOSTS": "mac0,mac1", "MLX_RANK": "1"}
+    with pytest.raises(Mismatch, match=r"rank 1 \(mac1\): RDMA: 10 of about 11") as refused:
+        joining.join(env)
+    assert _explain(refused.value) == (CONFIG, str(refused.value))
