@@ -94,10 +94,12 @@ def main() -> None:
         remove_pidfile(pidfile)
 
     if rank == 0:
-        leaver = Drainer(on_end, line, status, settings.drain_timeout, on_fail=files.close)
+        leaver = Drainer(
+            on_end, line, status, settings.drain_timeout, files.close, settings.supervised
+        )
     else:
         leaver = Worker(on_end, status, settings.drain_timeout)
-    watch_lifeline(partial(leaver.leave, PEER_LOST))
+    watch_lifeline(partial(leaver.leave, PEER_LOST), on_word=leaver.follow)
     watchdog = Watchdog(settings.load_timeout, on_stall=leaver.fail)
     watchdog.start()
     app = App(settings, status, line, files.request_ended)

@@ -23,7 +23,7 @@ from server.api.notes import noting
 from server.api.requests import check_vocabulary, parse_json
 from server.api.responder import answer
 from server.observe.account import Texts
-from server.observe.phases import LOADING, OK
+from server.observe.phases import ENDING, LOADING, OK
 from server.observe.status import Status
 from server.protocol.client import Client
 from server.protocol.errors import context_exceeded, unavailable, wrong
@@ -308,7 +308,8 @@ class ModelRoutes:
         if state.phase == LOADING or model is None:
             raise unavailable(f"The model is loading: {state.detail}.", "loading", self._patience())
         if state.phase != OK:
-            raise unavailable(f"The server is {state.phase}.", state.phase)
+            why = f": {state.detail}" if state.phase in ENDING else ""
+            raise unavailable(f"The server is {state.phase}{why}.", state.phase)
         return model, Served(
             self._status.start.model_id, self._settings.model_aliases, model.sampling
         )

@@ -1,5 +1,7 @@
 """Signals: the first SIGTERM or SIGINT drains, the second ends at once; SIGHUP ends at once.
 
+A failure is something else: those who wait hear whether the supervisor starts the server again.
+
 Python runs signal handlers on the main thread, which may sit in a collective for ever. So the
 signals are blocked in every thread and one thread waits for them; it can end the process whatever
 the main thread does.
@@ -18,7 +20,7 @@ from server.lifecycle.watchdog import end_soon
 from server.observe import phases
 from server.observe.status import Status
 from server.protocol.errors import unavailable
-from server.protocol.exit_codes import OK, PEER_LOST, STALLED
+from server.protocol.exit_codes import CONFIG, OK, PEER_LOST, STALLED
 from server.scheduler.queue import Line
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -38,15 +40,17 @@ class Leaver:
         on_end: Callable[[], None],
         status: Status,
         on_fail: Callable[[], None] = lambda: None,
+        restarts: bool = False,
     ) -> None:
         self._on_end = on_end
         self._on_fail = on_fail
         self._status = status
+        self._restarts = restarts  # a supervisor does, after a failure
 
     def drain(self) -> None:
         """Ends in good order; returns never, or after the loop was told to end."""
         before = self._status.phases.drain()
-        if before == phases.FAILED:
+        if before in phases.ENDING:
             # Whoever found the failure is telling the clients, and ends the process after that.
             log.info("asked to end; ending already")
             return
@@ -56,25 +60,41 @@ class Leaver:
             self.end(OK)
         self._finish()
 
+    @property
+    def failing(self) -> bool:
+        """The end of this rank is decided, and a few seconds away whatever happens."""
+        return self._status.state.phase in phases.ENDING
+
     def _finish(self) -> NoReturn:
         """What is left to do for a rank that serves. Ends the process, if the loop has not."""
         raise NotImplementedError
 
-    def last_words(self, reason: str) -> None:
+    def last_words(self, reason: str, code: str = "shutting_down") -> None:
         """Answers whoever still waits for this rank."""
 
-    def fail(self, reason: str) -> None:
-        """Tells everybody of the failure that ends this rank. Any thread."""
-        self._status.phases.fail(reason)
+    def fail(self, reason: str, exit_code: int = STALLED) -> None:
+        """Tells everybody of the failure that ends this rank, or all. Any thread."""
+        restarting = self._restarts and exit_code != CONFIG
+        self._status.phases.fail(reason, restarting)
         self._status.note(f"ending: {reason}")
-        self.last_words(f"The server is restarting: {reason}.")
+        how = "is restarting" if restarting else "failed"
+        self.last_words(f"The server {how}: {reason}.", self._status.state.phase)
         self._on_fail()
 
     def leave(self, code: int, reason: str) -> NoReturn:
         """Ends this rank for a failure."""
+        end_soon(code)
         log.error("ending with code %d: %s", code, reason)
-        self.fail(reason)
+        self.fail(reason, code)
         self.end(code)
+
+    def follow(self, word: str) -> NoReturn:
+        """Ends this rank because another has failed, as the launcher says: CODE and a reason."""
+        end_soon(PEER_LOST)
+        code, _, reason = word.partition(" ")
+        log.error("ending with code %d: %s", PEER_LOST, reason)
+        self.fail(reason, int(code) if code.isdigit() else PEER_LOST)
+        self.end(PEER_LOST)
 
     def end(self, code: int) -> NoReturn:
         """Ends the process now, even while the main thread sits in native code."""
@@ -94,8 +114,9 @@ class Drainer(Leaver):
         status: Status,
         drain_timeout: float,
         on_fail: Callable[[], None] = lambda: None,
+        restarts: bool = False,
     ) -> None:
-        super().__init__(on_end, status, on_fail)
+        super().__init__(on_end, status, on_fail, restarts)
         self._line = line
         self._timeout = drain_timeout
 
@@ -109,9 +130,9 @@ class Drainer(Leaver):
         log.error("a rank did not leave the loop within %g s", LEAVE_S)
         self.end(STALLED)
 
-    def last_words(self, reason: str) -> None:
+    def last_words(self, reason: str, code: str = "shutting_down") -> None:
         """Answers everything held with 503, and gives the HTTP threads time to send it."""
-        self._line.fail_all(unavailable(reason, "shutting_down"))
+        self._line.fail_all(unavailable(reason, code))
         self._wait_answered(FLUSH_S)
 
     def _wait_answered(self, seconds: float) -> None:
@@ -177,6 +198,10 @@ def handle_signals(leaver: Leaver) -> None:
         while True:
             number = signal.sigwait(SIGNALS)
             name = signal.Signals(number).name
+            if leaver.failing:
+                # Whoever found the failure is telling the clients, and ends the process after that.
+                log.info("%s; ending already", name)
+                continue
             if number == signal.SIGHUP:
                 log.error("ending with code %d: %s, the launcher is gone", PEER_LOST, name)
                 leaver.last_words("The server lost its launcher.")

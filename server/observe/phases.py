@@ -1,4 +1,4 @@
-"""The phase that this rank is in: loading, ok, draining, failed, and never back.
+"""The phase that this rank is in: loading, ok, draining, failed or restarting, and never back.
 
 Moved by the main thread as it loads and serves, by the thread that drains, and by whichever finds
 a failure: under a lock, so that none of them undoes what another has said.
@@ -8,7 +8,9 @@ import threading
 
 from server.observe.views import State
 
-LOADING, OK, DRAINING, FAILED = PHASES = ("loading", "ok", "draining", "failed")
+PHASES = ("loading", "ok", "draining", "failed", "restarting")
+LOADING, OK, DRAINING, FAILED, RESTARTING = PHASES
+ENDING = (FAILED, RESTARTING)
 
 
 class Phases:
@@ -30,9 +32,9 @@ class Phases:
         """Asked to end. Returns the phase before; a rank that has failed stays so."""
         return self._move(DRAINING)
 
-    def fail(self, reason: str) -> None:
-        """The process is about to end."""
-        self._move(FAILED, reason)
+    def fail(self, reason: str, restarting: bool = False) -> None:
+        """The process is about to end; restarting: and the supervisor starts another."""
+        self._move(RESTARTING if restarting else FAILED, reason)
 
     def _move(self, phase: str, detail: str | None = None) -> str:
         with self._lock:

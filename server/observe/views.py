@@ -25,8 +25,8 @@ class Start:
 
 @dataclass(frozen=True)
 class State:
-    """phase: "loading", then "ok", then "draining"; "failed" just before the process ends. detail:
-    what it does in it. Written by Phases."""
+    """phase: "loading", then "ok", then "draining"; "failed" or "restarting" just before the
+    process ends. detail: what it does in it. Written by Phases."""
 
     phase: str
     detail: str

@@ -59,6 +59,7 @@ class Settings:
     log_prompts: bool
     restarts: int  # told by the supervisor, shown in /health
     last_failure: str
+    supervised: bool  # started again after a fault
 
 
 def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:

@@ -236,6 +236,9 @@ TABLE = (
         field="restarts",
     ),
     Setting(
+        "SUPERVISED", "switch", "1: it is started again after a fault", (RANK,), 0,
+    ),
+    Setting(
         "SUPERVISOR_LAST_FAILURE", "free", "Why it was started again", (RANK,), "",
         field="last_failure",
     ),

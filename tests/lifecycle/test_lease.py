@@ -72,6 +72,21 @@ def test_renewing_keeps_the_lease(monkeypatch):
     assert lease.reason() == "the launcher is gone"
 
 
+def test_a_line_that_says_something_is_a_word_and_renews_the_lease_too():
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    lost: queue.SimpleQueue[str] = queue.SimpleQueue()
+    read, write = os.pipe()
+    thread = watch_lifeline(lost.put, read, told.put)
+    for part in (b"\n", b"137 rank 1 on mac1 ", "ended: \u00e4rgerlich\r\n\n".encode(), b"69 b\n"):
+        os.write(write, part)
+    assert told.get(timeout=DEADLINE_S) == "137 rank 1 on mac1 ended: \u00e4rgerlich"
+    assert told.get(timeout=DEADLINE_S) == "69 b"
+    os.close(write)
+    assert lost.get(timeout=DEADLINE_S) == "the launcher is gone"
+    thread.join(DEADLINE_S)
+    os.close(read)
+
+
 def test_without_a_first_newline_there_is_no_lease(lease, monkeypatch):
     """Started by hand with stdin at /dev/null, or by the plain mlx.launch."""
     monkeypatch.setattr(lifeline, "LEASE_S", 0.05)

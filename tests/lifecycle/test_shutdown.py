@@ -7,17 +7,20 @@ import time
 
 import pytest
 
+from server.lifecycle import shutdown
 from server.lifecycle.shutdown import Drainer
 from server.observe.status import Status
+from server.observe.views import State
 from server.protocol.exit_codes import OK, PEER_LOST, STALLED
-from server.scheduler.queue import Line
+from server.protocol.requests import Common
+from server.scheduler.queue import Line, Ticket
 from tests.support.paths import ROOT
 
 DEADLINE_S = 60
 
 PRELUDE = """
 import logging, os, sys, threading, time
-from server.lifecycle import shutdown
+from server.lifecycle import shutdown, watchdog
 from server.protocol.errors import ApiError
 from server.api.requests import Common
 from server.lifecycle.shutdown import Drainer, Worker, block_signals, handle_signals
@@ -167,6 +170,53 @@ def test_the_second_signal_ends_at_once_after_last_words(start):
     rank.signal(signal.SIGTERM)
     assert rank.end() == (OK, "on_end\n")
     assert "ending at once: second signal (SIGTERM)" in rank.log
+
+
+ENDINGS = pytest.mark.parametrize(
+    ("restarts", "code", "told"),
+    [(True, 137, "restarting"), (True, 78, "failed"), (False, 137, "failed")],
+)
+FAILURE = "rank 1 on mac1 exited with code 137"
+
+
+@ENDINGS
+def test_of_another_ranks_failure_clients_hear_and_not_of_a_stop(start, restarts, code, told):
+    """The launcher's SIGTERMs were taken for wishes: "draining", "The server is shutting down."."""
+    rank = start(f"""
+line.admit([ticket])
+shutdown.FLUSH_S = watchdog.LAST_WORDS_S = 2  # for what the client of this test asks
+leaver = Drainer(on_end, line, status, 60, restarts={restarts})
+handle_signals(leaver)
+threading.Thread(target=leaver.follow, args=["{code} {FAILURE}"]).start()
+while status.state.phase == "ok": time.sleep(0.01)
+""")
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
+        rank.signal(number)
+    heard = [rank.ask() for _ in range(3)]
+    assert [newcomer for newcomer, _ in heard] == [f"{told} 503 {told}"] * 3
+    assert [code for _, code in heard if code != "nothing"] == [told]
+
+
+@ENDINGS
+def test_the_words_of_a_failure_name_the_rank(monkeypatch, restarts, code, told):
+    monkeypatch.setattr(shutdown, "end_soon", lambda code: None)
+
+    class Watched(Drainer):
+        def end(self, code):
+            ended.append(code)
+
+    ended, line, status = [], Line(1, 1), Status("demo", "run")
+    ticket = Ticket([1], 10, Common())
+    status.phases.serve()
+    line.admit([ticket])
+    line.answered(ticket)
+    Watched(lambda: None, line, status, 30, restarts=restarts).follow(f"{code} {FAILURE}")
+    error = ticket.events.get(timeout=DEADLINE_S)[1].error
+    verb = {"restarting": "is restarting", "failed": "failed"}[told]
+    assert error.message == f"The server {verb}: {FAILURE}."
+    assert (error.status, error.code, error.headers()["Retry-After"]) == (503, told, "5")
+    assert status.state == State(told, FAILURE)
+    assert ended == [PEER_LOST]
 
 
 def test_a_hangup_ends_at_once_and_says_that_the_launcher_is_gone(start):

@@ -105,6 +105,7 @@ def test_a_phase_never_goes_back(first, then):
         "ok": phases.serve,
         "draining": phases.drain,
         "failed": lambda: phases.fail("rank 1 is gone"),
+        "restarting": lambda: phases.fail("rank 1 is gone", restarting=True),
     }
     move[first]()
     before = phases.state

@@ -21,7 +21,9 @@ def assert_told(clients: list[Client]) -> None:
     for client in clients:
         client.join(SOON_S)
         assert client.outcome in ("503", ERROR_EVENT), (client.outcome, client.text[-20:])
-        assert client.error["type"] == "server_error" and client.error["message"]
+        assert client.error["type"] == "server_error"
+        assert client.error["message"].startswith("The server is restarting"), client.error
+        assert client.error["code"] == "restarting"
         if client.outcome == "503":
             assert int(client.retry_after) >= 1
 

@@ -69,6 +69,8 @@ def follow_lease() -> None:
                 leave(69)
             renewed[0] = time.monotonic()
             note("lease")
+            if data.strip():
+                note(f"told {data.decode().strip()}")
 
     threading.Thread(target=read, daemon=True).start()
     while True:

@@ -57,3 +57,9 @@ def explain_end(rank: RankProcess) -> str:
     if not rank.is_local and rank.code == SSH_FAILED:
         return f"code {SSH_FAILED} (ssh failed, or a signal ended the rank)"
     return explain(rank.code)
+
+
+def explain_failure(rank: RankProcess) -> str:
+    """Which rank, how it ended, and why, in its own words."""
+    reasons = filter(None, (own_words(rank), disk_words(rank)))
+    return ": ".join((f"{rank} exited with {explain_end(rank)}", *reasons))

@@ -9,8 +9,9 @@ our output may stop reading (a supervisor under Ctrl-Z, a terminal under Ctrl-S)
 pipes are emptied all the same, a few MB are kept for the reader, and the rest is counted.
 
 How ranks come to an end:
-- A rank fails: the others cannot drain without it, so SIGTERM, again after HOPELESS_S, and
-  SIGKILL after 2 GRACE_S. (SIGKILL last: on macOS it can strand wired memory.)
+- A rank fails: the others cannot drain without it. They are told so on their stdin, and leave
+  by themselves; after TOLD_S SIGTERM, again after HOPELESS_S, and SIGKILL after 2 GRACE_S.
+  (SIGKILL last: on macOS it can strand wired memory.)
 - A rank leaves with 0 and others stay for STRAGGLE_S: the same.
 - A signal to the launcher: SIGTERM to every rank, which drains it; each further signal is
   another SIGTERM, and the second makes a rank leave at once. SIGKILL after DRAIN_TIMEOUT
@@ -35,20 +36,21 @@ from scripts.lib.launch.causes import (
     CAUSE_PREFIX,
     SSH_FAILED,
     TAIL_PREFIX,
-    disk_words,
     explain_end,
-    own_words,
+    explain_failure,
     weigh,
 )
 from scripts.lib.launch.output import Output
 from scripts.lib.launch.rank_process import RankProcess
 from scripts.lib.launch.signal_pipe import SignalPipe
 from server.protocol.exit_codes import INTERNAL, NOT_JOINED, OK, PEER_LOST
+from server.protocol.printable import printable
 from server.protocol.setting import SettingError, parse
 from server.protocol.settings_table import BY_NAME
 
 LEASE_PERIOD_S = 5.0  # Between two newlines on a rank's stdin.
 GRACE_S = 5.0  # Between the first SIGTERM and the next, and from there to SIGKILL.
+TOLD_S = 1.5  # Before a signal, for what a rank was told: it gives its clients a second.
 HOPELESS_S = 1.0  # The first of these after a rank failed: the others cannot finish anything.
 CAUSE_WAIT_S = 2.0  # A rank that misses a peer is seldom the cause; another may be on its way.
 STRAGGLE_S = 10.0  # Ranks end together; one that stays longer than this is stuck.
@@ -255,10 +257,21 @@ class Launch:
     def _end_all(self) -> None:
         if not self._ending:
             self._ending = True
-            self._signal_all(signal.SIGTERM)
             patience = GRACE_S if self._failed is None else min(HOPELESS_S, GRACE_S)
+            if self._failed and self._tell_all():
+                first = min(TOLD_S, GRACE_S)
+                self._after(first, lambda: self._signal_all(signal.SIGTERM))
+                patience += first
+            else:
+                self._signal_all(signal.SIGTERM)
             self._after(patience, lambda: self._signal_all(signal.SIGTERM))
             self._kill_within(2 * GRACE_S)
+
+    def _tell_all(self) -> bool:
+        """Tells the others why they have to leave; whether any may have heard it."""
+        word = printable(f"{self._failed.code} {explain_failure(self._failed)}")
+        told = [rank.tell(word) for rank in self._ranks]
+        return any(told)
 
     def _kill_within(self, seconds: float) -> None:
         """SIGKILL what is left in `seconds`, unless that was to happen sooner already."""
@@ -325,9 +338,7 @@ class Launch:
     def _name_the_cause(self) -> None:
         if self._failed is None:
             return
-        text = f"{CAUSE_PREFIX}{self._failed} exited with {explain_end(self._failed)}"
-        for reason in filter(None, (own_words(self._failed), disk_words(self._failed))):
-            text += f": {reason}"
+        text = CAUSE_PREFIX + explain_failure(self._failed)
         tail = [TAIL_PREFIX.encode() + line for line in self._failed.tail]
         self._out.write(2, [text.encode(), *tail], must=True)
 

@@ -18,6 +18,7 @@ from server.protocol.printable import printable_line
 
 TAIL_LINES = 120  # Kept of each rank, to be shown if it fails: enough for all threads' stacks.
 LINE_LIMIT = 1 << 18  # Bytes. A line longer than this is cut, so memory is bounded.
+WORD_LIMIT = 500  # Characters of what a rank is told; a terminal takes some more in a line.
 PREAMBLE_LINES = 200  # Lines that a remote shell profile may print before our script runs.
 
 # The launch script prints the name of a mktemp file first. A profile may print before it,
@@ -136,6 +137,14 @@ class RankProcess:
         if self._leased and self.running:
             with contextlib.suppress(OSError):
                 os.write(self.process.stdin.fileno(), b"\n")
+
+    def tell(self, word: str) -> bool:
+        """A line on the rank's stdin: what it should know before it is ended. Whether it could be
+        written; it may be lost all the same."""
+        if self._leased and self.running:
+            with contextlib.suppress(OSError):
+                return os.write(self.process.stdin.fileno(), f"{word[:WORD_LIMIT]}\n".encode()) > 0
+        return False
 
     def poll(self) -> bool:
         """Return True once: when the rank has ended since the last call."""

@@ -11,7 +11,7 @@ from scripts.lib.hosts.our_process import is_of_run
 from scripts.lib.status.ask import Gathered, LogFacts
 from scripts.lib.status.facts import MIB, HostFacts, RankRecord
 
-RUNNING = ("ok", "loading", "draining", "failed")  # rank 0's own words
+RUNNING = ("ok", "loading", "draining", "failed", "restarting")  # rank 0's own words
 NOTHING = "stopped"  # as asked, or never started
 WAITS = (
     "starting",

@@ -16,6 +16,7 @@ from server.api.openapi.words import (
     string,
     told,
 )
+from server.observe.phases import PHASES
 
 FINISHES = tuple(STOP_REASONS)
 
@@ -38,7 +39,7 @@ def answer_schemas() -> dict[str, Schema]:
             {
                 "type": "object",
                 "properties": {
-                    "status": enum("loading", "ok", "draining", "failed"),
+                    "status": enum(*PHASES),
                     "detail": string(),
                     "model": string(),
                     "world_size": integer(0),
@@ -79,7 +80,7 @@ def _cluster_schema() -> Schema:
         queued=count,
     )
     return told(
-        status=enum("loading", "ok", "draining", "failed"),
+        status=enum(*PHASES),
         detail=string(),
         model=string(),
         run_id=string(),

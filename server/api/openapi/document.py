@@ -45,7 +45,7 @@ def _paths() -> dict[str, Any]:
     model = {"name": "model", "in": "path", "required": True, "schema": string(minLength=1)}
     kept = {"name": "id", "in": "path", "required": True, "schema": string(minLength=1)}
     health = _get("Whether the server is ready", "Health", errors=())
-    health["responses"]["503"] = _answer("Loading, draining or failed", "Health")
+    health["responses"]["503"] = _answer("Loading, draining, failed or restarting", "Health")
     health["security"] = []
     page = _get("The page for people", None, errors=())
     page["responses"]["200"]["content"] = {"text/html": {"schema": string()}}

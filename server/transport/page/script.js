@@ -7,6 +7,7 @@ const LEAST_CHART_S = 120; // a chart begins with the server's start, but is no 
 const KEY_NAME = "api-key";
 const STATES = { // of the server: class of the pill, its word
   ok: ["good", "Serving"], loading: ["warn", "Loading"], draining: ["warn", "Stopping"], failed: ["bad", "Failed"],
+  restarting: ["bad", "Restarting"],
 };
 const byId = (id) => document.getElementById(id);
 // The page answers at / and at /v1/, and behind a proxy that adds a prefix.
@@ -201,7 +202,10 @@ function state() { // [class, word, a sentence]
     return [tone, word, `The server is being stopped. It finishes ${many(cluster.running, "request")} and takes no new ones.`];
   }
   if (cluster.status === "failed") {
-    return [tone, word, `${cluster.detail || "No reason is known"}. A server under its start script is started again by itself.`];
+    return [tone, word, `${cluster.detail || "No reason is known"}. Nobody starts it again.`];
+  }
+  if (cluster.status === "restarting") {
+    return [tone, word, `${cluster.detail || "No reason is known"}. It is started again by itself.`];
   }
   if (silence()) return ["bad", "A rank is silent", silence()];
   const split = cluster.world_size > 1 ? `, ${cluster.parallel} parallel over ${cluster.backend}` : "";

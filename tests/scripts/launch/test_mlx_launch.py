@@ -12,7 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch_helpers import StubRanks, command_of, cpu_seconds, wait_until
+from tests.support.launch_helpers import (
+    PATIENCE_S,
+    StubRanks,
+    command_of,
+    cpu_seconds,
+    wait_until,
+)
 from tests.support.nodes import loopback_sshd
 
 # Waits of seconds that a test need not sit through.
@@ -284,6 +290,18 @@ def test_ranks_leave_when_the_launcher_is_killed(stubs):
     launcher.kill()
     stubs.wait_for_none()
     assert stubs.seen(0)[-1] == stubs.seen(1)[-1] == "stdin: end of file"
+
+
+def test_the_others_are_told_who_failed_before_they_are_signalled(stubs):
+    """A SIGTERM alone says "stop": clients read that the server was shutting down."""
+    launcher = stubs.launch("--lease", "60")
+    for rank in (0, 1):
+        wait_until(lambda r=rank: "lease" in stubs.seen(r))
+    stubs.order(1, "say('ending with code 70: no room'); leave(70)")
+    launcher.communicate(timeout=PATIENCE_S)
+    told = "told 70 rank 1 on 127.0.0.1 exited with code 70 (unexpected error): no room"
+    seen = [line for line in stubs.seen(0) if line != "lease"]
+    assert seen == [told, "SIGTERM"]
 
 
 def test_launcher_ends_the_ranks_when_its_lease_ends(stubs):
