@@ -12,7 +12,7 @@
 # for run_openai_cluster_server.sh, and try them with it first. What the environment has now goes into
 # run/PORT/service.settings, which only you can read; edit it, or install again, to change it.
 # cluster.env is read anew at each start, but for what the unit depends on, which is kept, too:
-# HTTP_PORT, HTTP_HOST, HOSTFILE, LOG_DIR, DRAIN_TIMEOUT.
+# HTTP_PORT, HTTP_HOST, HOSTFILE, LOG_DIR, DRAIN_TIMEOUT, RANK_END_TIMEOUT.
 #
 #   install     Write the settings and the unit, and start the service, now and at each boot.
 #   uninstall   Stop the server, which drains first, and remove both.
@@ -33,8 +33,10 @@
 # no question asked; install looks whether they do. The supervisor starts ranks again after faults.
 # When that has given up the service tries three times, a minute apart, then leaves it until the
 # next boot, or: sudo systemctl restart mlx-cluster-PORT, or on macOS
-# sudo launchctl kickstart -k system/mlx-cluster.server.PORT. A server that was stopped with
-# stop_openai_cluster_server.sh stays stopped, and comes back in the same way.
+# sudo launchctl bootout system/mlx-cluster.server.PORT, and when that has drained and ended it,
+# sudo launchctl bootstrap system /Library/LaunchDaemons/mlx-cluster.server.PORT.plist (kickstart -k
+# is SIGKILL). A server that was stopped with stop_openai_cluster_server.sh stays stopped, and comes
+# back in the same way.
 #
 # API keys: API_KEY_FILE, a file with one a line, or API_KEY in cluster.env. API_KEY of the environment
 # is refused: it would have to be kept in a file that was not made for secrets.
@@ -51,7 +53,7 @@ set -euo pipefail
 . "$ROOT/scripts/lib/service/service_managers.sh"
 
 # Whatever says so: the unit, or what waits for the hosts at boot, is made from these.
-UNIT_NEEDS="HTTP_PORT HTTP_HOST HOSTFILE LOG_DIR DRAIN_TIMEOUT"
+UNIT_NEEDS="HTTP_PORT HTTP_HOST HOSTFILE LOG_DIR DRAIN_TIMEOUT RANK_END_TIMEOUT"
 
 ACTION='' LOCAL='' USER_SERVICE=''
 TAKES_WORDS=1
@@ -207,7 +209,7 @@ check_one_line() {
 print_unit() {
   local options
   options=(--port "$HTTP_PORT" --python "$ANY_PYTHON" --settings "$SETTINGS"
-    --stop-within "$(stop_seconds "$DRAIN_TIMEOUT")" --log "$SERVICE_LOG")
+    --stop-within "$(stop_seconds "$DRAIN_TIMEOUT" "$END_S")" --log "$SERVICE_LOG")
   [ -n "$USER_SERVICE" ] || options+=(--user "$(id -un)")
   "$ANY_PYTHON" "$ROOT/scripts/lib/module.py" lib.service.service_unit "$MANAGER" "${options[@]}"
 }
@@ -220,6 +222,8 @@ install() {
   choose_python
   choose_hosts
   choose_any_python
+  END_S=${RANK_END_TIMEOUT-}
+  case $BACKEND in jaccl*) : "${END_S:=$RDMA_END_S}" ;; esac
   BACKEND=$backend # What the hostfile says must not be kept: it may change.
   check_key_file
   make_absolute

@@ -11,7 +11,7 @@
 #   --hostfile FILE   Where to look if nothing recorded the hosts (HOSTFILE).
 #   --dry-run         Print what would be run, and run nothing.
 #
-# Unless the environment has a DRAIN_TIMEOUT, what the server was started with holds.
+# Unless the environment has a DRAIN_TIMEOUT or a RANK_END_TIMEOUT, what the server was started with holds.
 #
 # Exit codes: 0 nothing of it runs any more, 1 a host could not be reached or something could
 # not be ended, 2 usage (or several servers run, and none was named), 3 a tool or a file is missing.
@@ -24,7 +24,7 @@ set -euo pipefail
 
 SLACK_S=15   # beyond the drain, for ranks to leave and hosts to be cleaned
 AT_ONCE_S=10 # for the second SIGTERM, which cuts the drain short
-RANK_GRACE_S=5
+RANK_GRACE_S=5 # without RANK_END_TIMEOUT
 
 STOPPED='' # whether anything was running
 FAILED=''
@@ -39,6 +39,16 @@ choose_drain() {
   fi
   use_default DRAIN_TIMEOUT
   DRAIN_S=$(awk -v s="$DRAIN_TIMEOUT" 'BEGIN { print int(s) + (s > int(s)) }')
+}
+
+# Sets END_S: whole seconds for ranks to leave, beyond what is usual over TCP.
+choose_end() {
+  if [ -z "${RANK_END_TIMEOUT-}" ] && [ -f "$RUN_DIR/rank_end_timeout" ]; then
+    RANK_END_TIMEOUT=$(cat "$RUN_DIR/rank_end_timeout")
+    [ -z "$RANK_END_TIMEOUT" ] || matches "$RANK_END_TIMEOUT" '[0-9]{1,8}(\.[0-9]{1,9})?' ||
+      die 1 "$RUN_DIR/rank_end_timeout: '$RANK_END_TIMEOUT' is no number of seconds; set RANK_END_TIMEOUT"
+  fi
+  END_S=$(awk -v s="${RANK_END_TIMEOUT:-0}" 'BEGIN { print int(s) + (s > int(s)) }')
 }
 
 # wait_for_supervisor SECONDS: it has ended by then.
@@ -61,11 +71,11 @@ stop_supervisor() {
   fi
   log "asking the server (pid $OURS_PID) to drain, up to $DRAIN_S s"
   end_gently "$OURS_PID"
-  wait_for_supervisor "$((DRAIN_S + SLACK_S))" && return 0
+  wait_for_supervisor "$((DRAIN_S + SLACK_S + END_S))" && return 0
   log "it still runs: asking it to leave at once"
   end_gently "$OURS_PID"
-  wait_for_supervisor "$AT_ONCE_S" && return 0
-  log "it still runs: ending pid $OURS_PID"
+  wait_for_supervisor "$((AT_ONCE_S + END_S))" && return 0
+  log "it still runs: SIGKILL to the supervisor, pid $OURS_PID"
   kill -KILL "$OURS_PID" 2>/dev/null || true
   wait_for_supervisor 5 || {
     log "pid $OURS_PID could not be ended"
@@ -140,17 +150,19 @@ main() {
   choose_server
   RUN_DIR=$ROOT/run/$HTTP_PORT
   choose_drain
+  choose_end
   recall_hosts
   case "$HOSTS" in 127.0.0.1) ;; *) need ssh "it is part of every macOS and Debian" ;; esac
   SCRATCH=$(mktemp -d)
   trap 'rm -rf "$SCRATCH"' EXIT
 
-  local grace=$RANK_GRACE_S run_id=''
+  local grace run_id=''
+  grace=$((END_S > 0 ? END_S : RANK_GRACE_S))
   # Now: by the end another server may have been started.
   [ ! -f "$RUN_DIR/started_with" ] || run_id=$(sed -n 's/^RUN_ID=//p' "$RUN_DIR/started_with")
   stop_supervisor
   # Nobody asked these ranks to drain yet, if they run without a supervisor.
-  [ -n "$STOPPED" ] || grace=$((DRAIN_S + RANK_GRACE_S))
+  [ -n "$STOPPED" ] || grace=$((DRAIN_S + grace))
   end_ranks "$grace"
   [ -z "$DRY_RUN" ] || exit 0
   [ -z "$FAILED" ] || exit 1

@@ -164,10 +164,15 @@ check_devices_free() {
   done
 }
 
+RDMA_END_S=60 # RANK_END_TIMEOUT over JACCL
+
 # launcher_command NAME...: sets LAUNCHER to the launcher's command line, up to and with `--`.
 # The settings named go to every rank if they are set, then the user's own $EXTRA_ENV.
 launcher_command() {
   local name
+  # SIGKILL of a process that has RDMA open can cost a Mac its ports, or all but its power switch.
+  case $BACKEND in jaccl*) : "${RANK_END_TIMEOUT:=$RDMA_END_S}" ;; esac
+  [ -z "${RANK_END_TIMEOUT-}" ] || export RANK_END_TIMEOUT
   LAUNCHER=("$PY" "$ROOT/scripts/lib/module.py" lib.launch.mlx_launch --python "$PY" --backend "$BACKEND")
   # Ports that nobody chose are the launcher's to find, and to change when a start has failed.
   if [ -n "$LOCAL" ]; then

@@ -150,6 +150,12 @@ TABLE = (
         (*SERVER, STOP), 30, least=0, most=YEAR_S, unit="seconds",
     ),
     Setting(
+        "RANK_END_TIMEOUT", "decimal",
+        "Seconds that a rank gets to leave when it was told to, before SIGKILL",
+        (*LAUNCHERS, STOP), otherwise="60 with JACCL, else 5 to 10", least=1, most=YEAR_S,
+        unit="seconds",
+    ),
+    Setting(
         "STALL_TIMEOUT", "decimal",
         "Seconds without progress after which a rank ends itself; up to ten times that where turns"
         " are slow",

@@ -9,8 +9,12 @@ our output may stop reading (a supervisor under Ctrl-Z, a terminal under Ctrl-S)
 pipes are emptied all the same, a few MB are kept for the reader, and the rest is counted.
 
 How ranks come to an end:
+SIGKILL of a rank that has RDMA open can leave a process that nothing ends, and a Mac that needs its
+power cut: over JACCL RANK_END_TIMEOUT is long, and each SIGKILL is announced.
+
 - A rank fails: the others cannot drain without it. They are told so on their stdin, and leave
-  by themselves; after TOLD_S SIGTERM, again after HOPELESS_S, and SIGKILL after 2 GRACE_S.
+  by themselves; after TOLD_S SIGTERM, again after HOPELESS_S, and SIGKILL after 2 GRACE_S,
+  or RANK_END_TIMEOUT where that is set.
   (SIGKILL last: on macOS it can strand wired memory.)
 - A rank leaves with 0 and others stay for STRAGGLE_S: the same.
 - A signal to the launcher: SIGTERM to every rank, which drains it; each further signal is
@@ -67,11 +71,21 @@ _FAULTHANDLERS = 1  # How a rank ends whose native code outlasted its limit.
 
 def read_drain_timeout(env: Mapping[str, str]) -> float:
     """Read DRAIN_TIMEOUT (s) as the server does; to refuse a wrong one is its business."""
-    setting = BY_NAME["DRAIN_TIMEOUT"]
+    return _read_seconds("DRAIN_TIMEOUT", env) or 0.0
+
+
+def read_end_timeout(env: Mapping[str, str]) -> float | None:
+    """Read RANK_END_TIMEOUT (s) in the same way; None where it is not set."""
+    return _read_seconds("RANK_END_TIMEOUT", env)
+
+
+def _read_seconds(name: str, env: Mapping[str, str]) -> float | None:
+    setting = BY_NAME[name]
     try:
-        return float(parse(setting, env.get(setting.name, "")))
+        value = parse(setting, env.get(name, ""))
     except SettingError:
-        return float(setting.default)
+        value = setting.default
+    return None if value is None else float(value)
 
 
 class Launch:
@@ -85,11 +99,13 @@ class Launch:
         lease_fd: int | None = None,
         log: str | None = None,
         label: bool = False,
+        end_timeout: float | None = None,
     ):
         self._descriptions = ranks
         self._log = log
         self._label = label
         self._drain_timeout = drain_timeout
+        self._end_timeout = end_timeout
         self._lease_fd = lease_fd
         self._ranks: list[RankProcess] = []
         self._out = Output()
@@ -122,14 +138,20 @@ class Launch:
                 self._reap()
                 self._run_what_is_due()
         finally:
-            for rank in self._ranks:
-                rank.process.kill()  # Those of a loop that broke; the others have ended.
+            self._kill_after_a_fault_of_ours()
         self._done.set()
         self._name_the_cause()
         if self._lease_lost:
             self._say("over: every rank has been ended, because the supervisor is gone")
         self._flush()
         return self._result()
+
+    def _kill_after_a_fault_of_ours(self) -> None:
+        """Of a loop that broke; else all have ended."""
+        if left := [rank for rank in self._ranks if rank.process.poll() is None]:
+            self._say(f"a fault of the launcher: SIGKILL to {', '.join(map(str, left))}")
+            for rank in left:
+                rank.process.kill()
 
     def _start_ranks(self) -> None:
         for description in self._descriptions:
@@ -183,7 +205,8 @@ class Launch:
         first = self._stop_signal is None
         self._stop_signal = self._stop_signal or signum
         self._signal_all(signal.SIGTERM)
-        self._kill_within(self._drain_timeout + DRAIN_EXTRA_S if first else GRACE_S)
+        drain_s = self._drain_timeout + DRAIN_EXTRA_S if first else GRACE_S
+        self._kill_within(drain_s + (self._end_timeout or 0.0))
 
     def _on_lease(self) -> None:
         with contextlib.suppress(OSError):
@@ -257,15 +280,16 @@ class Launch:
     def _end_all(self) -> None:
         if not self._ending:
             self._ending = True
-            patience = GRACE_S if self._failed is None else min(HOPELESS_S, GRACE_S)
+            told_s = 0.0
             if self._failed and self._tell_all():
-                first = min(TOLD_S, GRACE_S)
-                self._after(first, lambda: self._signal_all(signal.SIGTERM))
-                patience += first
+                told_s = min(TOLD_S, GRACE_S)
+                self._after(told_s, lambda: self._signal_all(signal.SIGTERM))
             else:
                 self._signal_all(signal.SIGTERM)
-            self._after(patience, lambda: self._signal_all(signal.SIGTERM))
-            self._kill_within(2 * GRACE_S)
+            patience = GRACE_S if self._failed is None else min(HOPELESS_S, GRACE_S)
+            self._after(told_s + patience, lambda: self._signal_all(signal.SIGTERM))
+            end_s = 2 * GRACE_S if self._end_timeout is None else self._end_timeout
+            self._kill_within(told_s + end_s)
 
     def _tell_all(self) -> bool:
         """Tells the others why they have to leave; whether any may have heard it."""
@@ -282,7 +306,8 @@ class Launch:
 
     def _kill_all(self) -> None:
         if left := [str(rank) for rank in self._ranks if rank.running]:
-            self._say(f"{', '.join(left)} did not leave when asked: SIGKILL")
+            waited = f" within {self._end_timeout:g} s" if self._end_timeout else ""
+            self._say(f"{', '.join(left)} did not leave when asked{waited}: SIGKILL")
             self._signal_all(signal.SIGKILL)
             self._after(ERRAND_S + GIVE_UP_S, self._give_up)
 

@@ -33,7 +33,7 @@ import shutil
 import sys
 from types import ModuleType
 
-from scripts.lib.launch.launch_ranks import Launch, read_drain_timeout
+from scripts.lib.launch.launch_ranks import Launch, read_drain_timeout, read_end_timeout
 from scripts.lib.launch.meeting_ports import fill_in
 from server.protocol.exit_codes import INTERNAL, NOT_JOINED
 
@@ -72,7 +72,12 @@ def find_differences(launcher: ModuleType) -> list[str]:
 
 
 def mend(
-    launcher: ModuleType, *, drain_timeout: float, lease_fd: int | None, log: str | None = None
+    launcher: ModuleType,
+    *,
+    drain_timeout: float,
+    lease_fd: int | None,
+    log: str | None = None,
+    end_timeout: float | None = None,
 ) -> list[int]:
     """Put our loop in place of MLX's; return the list that will receive the exit code."""
     codes: list[int] = []
@@ -91,6 +96,7 @@ def mend(
             drain_timeout=drain_timeout,
             lease_fd=lease_fd,
             log=log,
+            end_timeout=end_timeout,
             label=lease_fd is not None,  # A log is read by people, a benchmark's output is not.
         )
         codes.append(launch.run())
@@ -139,6 +145,7 @@ def main() -> int:
     codes = mend(
         launcher,
         drain_timeout=read_drain_timeout(env),
+        end_timeout=read_end_timeout(env),
         lease_fd=LEASE_FD if supervised else None,
         log=env.get("MLX_LAUNCH_LOG") if supervised else None,
     )

@@ -12,13 +12,13 @@ SYSTEM_UNITS=/etc/systemd/system
 USER_UNITS=${HOME-}/.config/systemd/user
 
 # Beyond DRAIN_TIMEOUT, for what the supervisor may have to do: end a launcher that is stuck (30 s)
-# and clean hosts that do not answer (25 s).
+# and clean hosts that do not answer (25 s); each may take RANK_END_TIMEOUT longer.
 STOP_SLACK_S=60
 
-# stop_seconds DRAIN_TIMEOUT: prints how long the service may take to stop.
+# stop_seconds DRAIN_TIMEOUT RANK_END_TIMEOUT: prints how long the service may take to stop.
 stop_seconds() {
-  awk -v drain="$1" -v slack="$STOP_SLACK_S" \
-    'BEGIN { print int(drain) + (drain > int(drain)) + slack }'
+  awk -v drain="$1" -v end="${2:-0}" -v slack="$STOP_SLACK_S" \
+    'BEGIN { s = drain + 2 * end; print int(s) + (s > int(s)) + slack }'
 }
 
 # Sets MANAGER, and for both kinds of service where its unit is: SYSTEM_UNIT, USER_UNIT; and NAME,
@@ -96,7 +96,8 @@ unload_launchd() {
   launchd_knows_it || return 0
   for_service launchctl bootout "$(launchd_domain)/$NAME" || true
   [ -z "$DRY_RUN" ] || return 0
-  most=$(stop_seconds "$(cat "$RUN_DIR/drain_timeout" 2>/dev/null || echo 30)")
+  most=$(stop_seconds "$(cat "$RUN_DIR/drain_timeout" 2>/dev/null || echo 30)" \
+    "$(cat "$RUN_DIR/rank_end_timeout" 2>/dev/null || true)")
   while launchd_knows_it; do
     [ "$waited" -lt "$((most * 5))" ] || return 1
     [ "$((waited % 50))" != 49 ] || log "waiting for the server to drain, $(((waited + 1) / 5)) s"

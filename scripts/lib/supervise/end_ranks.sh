@@ -7,8 +7,8 @@
 # of its run. A process is ended only if its command line carries that id, so a pid that
 # has meanwhile gone to another program is left alone. Each rank gets SIGTERM (and SIGCONT:
 # it may be stopped), after GRACE_S seconds (default 5) another one, which makes it leave at
-# once, and 2 s later SIGKILL. Records of ranks that are gone are removed. Prints one line for each rank that
-# it ended.
+# once, and 2 s later SIGKILL, which is announced; but not one that is stuck in the kernel: it would not hear
+# that, either. Records of ranks that are gone are removed. Prints one line for each rank that it ended.
 #
 # Exit codes: 0 no rank of ours is left here; 1 one could not be ended; 2 usage.
 #
@@ -16,10 +16,16 @@
 set -euo pipefail
 
 AT_ONCE_S=2 # Between the second SIGTERM and SIGKILL.
+STUCK_S=1   # Between two looks at one that may be stuck: a disk keeps a process for less.
 KILLED_S=5  # A process that outlives SIGKILL this long is stuck in the kernel.
 
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+
+rank_of() {
+  local name=${1##*/rank-}
+  printf '%s' "${name%.pid}"
+}
 
 # signal_ranks TERM|KILL: sends it to those of ours that remain.
 signal_ranks() {
@@ -28,9 +34,46 @@ signal_ranks() {
     if is_run "${pids[i]}" "${run_ids[i]}"; then
       case $1 in
         TERM) end_gently "${pids[i]}" ;;
-        KILL) kill -KILL "${pids[i]}" 2>/dev/null || true ;;
+        KILL)
+          case " $stuck " in *" ${pids[i]} "*) continue ;; esac
+          printf 'rank %s (pid %s) did not leave within %s s: SIGKILL\n' \
+            "$(rank_of "${files[i]}")" "${pids[i]}" "$((grace + AT_ONCE_S))"
+          kill -KILL "${pids[i]}" 2>/dev/null || true
+          ;;
       esac
     fi
+  done
+}
+
+# state_of PID: as ps shows it; U (on macOS; ?E is its end) or D (Linux) is a wait in the kernel that
+# no signal ends.
+state_of() {
+  ps -p "$1" -o state= 2>/dev/null | tr -d ' ' || true
+}
+
+# waits_in_kernel PID
+waits_in_kernel() {
+  case $(state_of "$1") in
+    U* | D* | '?E'*) return 0 ;;
+  esac
+  return 1
+}
+
+# find_stuck: sets stuck to the pids of ours that wait in the kernel, seen twice.
+find_stuck() {
+  local i seen=''
+  stuck=''
+  for i in "${!pids[@]}"; do
+    if is_run "${pids[i]}" "${run_ids[i]}" && waits_in_kernel "${pids[i]}"; then
+      seen="$seen ${pids[i]}"
+    fi
+  done
+  [ -n "$seen" ] || return 0
+  sleep "$STUCK_S"
+  for i in "${!pids[@]}"; do
+    case " $seen " in
+      *" ${pids[i]} "*) ! waits_in_kernel "${pids[i]}" || stuck="$stuck ${pids[i]}" ;;
+    esac
   done
 }
 
@@ -74,12 +117,14 @@ main() {
   done
   [ ${#pids[@]} -gt 0 ] || exit 0 # From here on the arrays are not empty (bash 3.2).
 
-  local forced='' failed=0 how
+  local forced='' stuck='' failed=0 how rank
   signal_ranks TERM
   if ! wait_for_ranks "$grace"; then
     signal_ranks TERM
     if ! wait_for_ranks "$AT_ONCE_S"; then
-      # Only now: on macOS SIGKILL can strand the memory that the GPU had wired.
+      # Only now: on macOS SIGKILL can strand the memory that the GPU had wired, or a process that has
+      # RDMA open.
+      find_stuck
       for i in "${!pids[@]}"; do
         if is_run "${pids[i]}" "${run_ids[i]}"; then forced="$forced ${pids[i]}"; fi
       done
@@ -88,14 +133,21 @@ main() {
     fi
   fi
   for i in "${!pids[@]}"; do
-    file=${files[i]##*/rank-}
+    rank=$(rank_of "${files[i]}")
     how=ended
     case " $forced " in *" ${pids[i]} "*) how="killed after $((grace + AT_ONCE_S)) s" ;; esac
     if is_run "${pids[i]}" "${run_ids[i]}"; then
-      printf 'rank %s (pid %s) cannot be ended\n' "${file%.pid}" "${pids[i]}"
+      how='cannot be ended'
+      case " $stuck " in
+        *" ${pids[i]} "*)
+          how="is stuck in the kernel (state $(state_of "${pids[i]}")), where no signal ends it: restart"
+          how="$how this host, and if that does not come to an end, cut its power"
+          ;;
+      esac
+      printf 'rank %s (pid %s) %s\n' "$rank" "${pids[i]}" "$how"
       failed=1
     else
-      printf 'rank %s (pid %s) %s\n' "${file%.pid}" "${pids[i]}" "$how"
+      printf 'rank %s (pid %s) %s\n' "$rank" "${pids[i]}" "$how"
       rm -f -- "${files[i]}"
     fi
   done

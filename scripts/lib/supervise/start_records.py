@@ -43,6 +43,7 @@ def write_records(run_dir: Path, start: Start) -> None:
         if start.started_with:
             _write(run_dir / "started_with", start.started_with)
         _write(run_dir / "drain_timeout", drain_timeout)
+        _write(run_dir / "rank_end_timeout", [os.environ.get("RANK_END_TIMEOUT") or ""])
     except OSError as error:
         raise CannotStart(f"cannot write {run_dir}: {error.strerror}") from error
 

@@ -43,7 +43,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from scripts.lib.launch.launch_ranks import read_drain_timeout
+from scripts.lib.launch.launch_ranks import read_drain_timeout, read_end_timeout
 from scripts.lib.logs.log_files import Mark
 from scripts.lib.supervise.clean_hosts import read_hosts
 from scripts.lib.supervise.start_records import CannotStart, Start, bring_keys, write_records
@@ -75,7 +75,9 @@ def supervise(args: argparse.Namespace) -> int:
             _refuse(args, f"supervise: cannot write {args.run_dir}: {error.strerror}")
             return 1
         try:
-            supervisor = Supervisor(args, read_drain_timeout(os.environ))
+            supervisor = Supervisor(
+                args, read_drain_timeout(os.environ), read_end_timeout(os.environ)
+            )
             start = Start(args.host, args.started_with, args.keys_to)
             # The last run may have been on hosts that this one does not have.
             gone = [host for host in read_hosts(args.run_dir) if host not in args.host]

@@ -8,6 +8,7 @@ supervise.py says what it promises, and is the entry. Standard library only.
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import selectors
 import signal
@@ -44,9 +45,12 @@ STUCK_AFTER_S = 30.0
 class Supervisor:
     """One server from its first start to its end. `run` does everything."""
 
-    def __init__(self, args: argparse.Namespace, drain_timeout: float):
+    def __init__(
+        self, args: argparse.Namespace, drain_timeout: float, end_timeout: float | None = None
+    ):
         self._args = args
         self._drain_timeout = drain_timeout
+        self._end_timeout = end_timeout  # of a rank, until SIGKILL; None: a few seconds
         self._log = RunLog(args.log, int(args.log_max_mb * 1e6))
         self._signals = SignalPipe((*STOP_SIGNALS, signal.SIGCHLD))
         self._stops = 0  # How often we were asked to stop.
@@ -148,7 +152,8 @@ class Supervisor:
                     if key.fileobj is launcher.stdout and not self._pass_on(launcher, cutter):
                         selector.unregister(launcher.stdout)
                 for _ in range(self._take_stops()):
-                    patience = STUCK_AFTER_S + (self._drain_timeout if kill_at is None else 0.0)
+                    patience = STUCK_AFTER_S + (self._end_timeout or 0.0)
+                    patience += self._drain_timeout if kill_at is None else 0.0
                     kill_at = min(kill_at or float("inf"), time.monotonic() + patience)
                     launcher.send_signal(signal.SIGTERM)
                 if watch.ready_at is not None and not told_ready:
@@ -156,7 +161,7 @@ class Supervisor:
                     self._log.say(f"ready: {self._args.health_url} answers")
                     self._tell_ready()
                 if kill_at is not None and time.monotonic() >= kill_at:
-                    self._log.say("the launcher does not end: SIGKILL")
+                    self._log.say("the launcher does not end: SIGKILL to it; its ranks are told")
                     launcher.kill()
                     launcher.wait()
             while self._pass_on(launcher, cutter):
@@ -246,4 +251,5 @@ class Supervisor:
 
     def end_ranks(self, hosts: list[str] | None = None) -> Cleaned:
         """End what is left of ours, on these hosts or on all of the record."""
-        return end_ranks_everywhere(self._args.run_dir, END_RANKS_GRACE_S, self._log.say, hosts)
+        grace_s = END_RANKS_GRACE_S if self._end_timeout is None else math.ceil(self._end_timeout)
+        return end_ranks_everywhere(self._args.run_dir, grace_s, self._log.say, hosts)

@@ -20,6 +20,7 @@ from tests.support.launch_helpers import (
     wait_until,
 )
 from tests.support.nodes import loopback_sshd
+from tests.support.paths import ROOT
 
 # Waits of seconds that a test need not sit through.
 QUICK = """
@@ -242,6 +243,32 @@ def test_second_signal_is_passed_on_and_then_ranks_are_killed(stubs):
     assert status == 128 + signal.SIGTERM
     assert "did not leave when asked: SIGKILL" in err
     assert not stubs.left()
+
+
+def test_over_jaccl_a_rank_has_its_time_before_it_is_killed(stubs):
+    """SIGKILL of a process that has RDMA open can cost the Mac its power."""
+    launcher = stubs.launch("--stubborn", tweak=QUICK, env={"RANK_END_TIMEOUT": "3"})
+    stubs.pid(0)
+    stubs.order(1, "leave(70)")
+    _, err = launcher.communicate(timeout=PATIENCE_S)
+    assert b"rank 0 on 127.0.0.1 did not leave when asked within 3 s: SIGKILL" in err
+    assert stubs.seen(0).count("SIGTERM") == 2
+
+
+@pytest.mark.parametrize(
+    ("backend", "given", "seconds"),
+    [("jaccl", "", "60"), ("jaccl-ring", "", "60"), ("jaccl", "90", "90"), ("ring", "", "")],
+)
+def test_every_launch_over_jaccl_is_patient(backend, given, seconds):
+    code = """
+. "$1/scripts/lib/common.sh"; . "$1/scripts/lib/cluster_env.sh"
+BACKEND=$2 LOCAL=2 PY=python LAUNCH_SETTINGS='' RANK_END_TIMEOUT=$3
+launcher_command; sh -c 'printf %s "${RANK_END_TIMEOUT-}"'
+"""
+    done = subprocess.run(
+        ["bash", "-euc", code, "-", ROOT, backend, given], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, seconds), done.stderr
 
 
 def test_first_signal_alone_ends_stubborn_ranks_after_the_drain_timeout(stubs):
