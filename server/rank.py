@@ -66,11 +66,12 @@ class Ready:
 
 @dataclass(frozen=True)
 class Met:
-    """What the handshake tells: the name of what all have the same, and how many ranks this
-    machine has."""
+    """What the handshake tells: the name of what all have the same, how many ranks this machine
+    has, and the bytes that each rank may use."""
 
     system: str
     ranks_here: int
+    memories: list[int | None]
 
 
 def greet(settings: Settings, link: Link, status: Status, tell: Callable[[str], None]) -> Met:
@@ -80,7 +81,7 @@ def greet(settings: Settings, link: Link, status: Status, tell: Callable[[str], 
     members = shake_hands(introduction, link)
     status.fleet.join(members)
     here = sum(member.host == members[link.rank].host for member in members)
-    return Met("fp_" + fingerprint(introduction["same"]), here)
+    return Met("fp_" + fingerprint(introduction["same"]), here, rank_memories(members))
 
 
 def prepare(
@@ -99,7 +100,7 @@ def prepare(
         tell,
         status.fleet.load,
         settings.trust_remote_code,
-        rank_memories(members),
+        met.memories,
     )
     if shard.last.ways.slower:
         status.note(f"requests of this model are computed {shard.last.ways}: see the log")

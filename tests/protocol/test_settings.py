@@ -19,7 +19,7 @@ def test_a_model_folder_is_all_that_is_needed(env, tmp_path):
     assert settings.model_dir == (tmp_path / "a-model").resolve()
     assert settings.model_id == "a-model"
     assert (settings.parallel, settings.http_host, settings.http_port) == (
-        "tensor", "127.0.0.1", 8080,
+        "auto", "127.0.0.1", 8080,
     )  # fmt: skip
     assert (settings.queue_max, settings.max_batch, settings.default_max_tokens) == (8, 8, None)
     assert (settings.req_timeout, settings.drain_timeout) == (600, 30)
