@@ -86,6 +86,7 @@ class ChatText:
         self._strip = self._markup.has_thinking  # newlines that come next are layout
         self._begun = False  # there is content, or a call
         self._said = False  # there is content
+        self._ends_in_text = False  # and no call after it
         self._reasoned = False
         self._called_in_thought = False
         self._reasoning_space = ""  # as _space; it is left out at both ends
@@ -115,7 +116,7 @@ class ChatText:
             self._read(self._detokenizer.last_segment, "length" if reason == "length" else "stop")
         if self.stopped is None:
             self._content_ends()
-            if not self._calls.count:
+            if self._ends_in_text or not self._calls.count:
                 self._tell(text=self._space)
         if self.stopped is not None:
             reason = "stop"
@@ -162,10 +163,10 @@ class ChatText:
     def _begins_bare(self) -> bool:
         """Whether a call without any marker may begin the answer here."""
         rest = self._text.lstrip()
-        if self._begun or self._in != "normal" or not self._markup.bare_json or rest[:1] != "{":
+        if self._begun or self._in != "normal" or not rest or rest[0] not in self._markup.bare:
             return False
         self._content(self._text[: len(self._text) - len(rest)])
-        self._text, self._marker = rest, "{"
+        self._text, self._marker = rest, rest[0]
         self._origin, self._in, self._next_size = "normal", "tool", 0
         return True
 
@@ -259,7 +260,7 @@ class ChatText:
             self._in, self._called_in_thought = "normal", True
             self._searches.clear()
         self._tell(calls=self._calls.tell(found.calls))
-        self._begun = True
+        self._begun, self._ends_in_text = True, False
         if not self._said:
             self._strip, self._space = True, ""
 
@@ -309,6 +310,7 @@ class ChatText:
         kept = text.rstrip() if self._markup.reader is not None else text
         self._space = text[len(kept) :]
         self._said = self._said or bool(kept)
+        self._ends_in_text = self._ends_in_text or bool(kept)
         self._tell(text=kept)
 
     def _tell(self, text: str = "", reasoning: str = "", calls: tuple[CallPiece, ...] = ()) -> None:

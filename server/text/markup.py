@@ -15,6 +15,7 @@ from server.text.calls.formats import reader_of
 from server.text.calls.headed import HARMONY, MISTRAL
 from server.text.calls.json_text import JsonAfter
 from server.text.calls.llama import LLAMA_3
+from server.text.calls.pythonic import LLAMA_4
 from server.text.calls.reader import Reader
 
 # Turn markers have a few tokens; a section that was opened further back is not the template's.
@@ -49,9 +50,9 @@ class Markup:
         return self.think_start is not None
 
     @property
-    def bare_json(self) -> bool:
-        """An answer that begins with { is a call, without any marker."""
-        return self.reader is LLAMA_3
+    def bare(self) -> str:
+        """What an answer begins with that may be a call, without any marker."""
+        return {LLAMA_3: "{[", LLAMA_4: "["}.get(self.reader, "")
 
     @property
     def short_ids(self) -> bool:

@@ -1,7 +1,8 @@
 """What models write as calls, and what a client must get of it: shapes that went wrong somewhere.
 
-cases/tool_calls.jsonl has transcripts, one a line: family, text, want; tools, finish and prompt
-where they are not the usual ones. The rest is made here, the same for every format.
+cases/tool_calls*.jsonl have transcripts, one a line: family, text, want; tools (their properties)
+or functions (all of them), finish and prompt where they are not the usual ones. The rest is made
+here, the same for every format.
 """
 
 import json
@@ -30,7 +31,8 @@ from tests.support.families import FAMILIES, Family
 
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parent / "cases/tool_calls.jsonl").read_text("utf-8").splitlines()
+    for path in sorted((Path(__file__).parent / "cases").glob("tool_calls*.jsonl"))
+    for line in path.read_text("utf-8").splitlines()
 ]
 USUAL = {
     "write_file": {"path": STRING, "content": STRING},
@@ -47,13 +49,15 @@ def folder(tmp_path_factory) -> str:
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 def test_what_models_wrote(case, folder):
     tools = [tool(name, of) for name, of in case.get("tools", USUAL).items()]
+    if "functions" in case:
+        tools = [{"type": "function", "function": function} for function in case["functions"]]
     finish, prompt = case.get("finish", "stop"), case.get("prompt", PROMPT)
     got = read(folder, case["family"], case["text"], tools, finish, prompt)
     want = case["want"]
     assert values(got) == [(call["name"], call["arguments"]) for call in want["calls"]]
     assert got.text == want.get("content", got.text)
     assert got.reasoning == want.get("reasoning", got.reasoning)
-    assert got.finish == ("tool_calls" if want["calls"] else finish)
+    assert got.finish == ("tool_calls" if want["calls"] and finish == "stop" else finish)
 
 
 # The same for every format.
@@ -106,6 +110,31 @@ def test_two_calls_are_two(family, folder):
     got = read(folder, family.name, family.calls(both), prompt=family_prompt(family))
     want = [("now", {}), ("write", {"path": "/a", "text": "x"})]
     assert (values(got), got.text, got.finish) == (want, "", "tool_calls")
+
+
+@FORMATS
+def test_two_calls_of_one_tool_are_two(family, folder):
+    first, second = {"path": "/a", "text": "x\ny"}, {"path": "/b", "text": ""}
+    both = [family.call("write", json.dumps(arguments)) for arguments in (first, second)]
+    got = read(folder, family.name, family.calls(both), prompt=family_prompt(family))
+    assert (values(got), got.text) == ([("write", first), ("write", second)], "")
+
+
+@FORMATS
+def test_a_cut_call_takes_none_along_that_was_whole(family, folder):
+    """Unless the format has one list for all of them."""
+    first, second = family.call("now", "{}"), one(family, "write", path="/a", text="y")
+    text = family.calls([first, family.call("write", '{"path": "/a", "text": "y"}')])
+    lists = family.name in ("llama-3", "mistral-7b", "lfm2")
+    for finish in ("stop", "length"):
+        for cut in range(len(second) // 3, len(second) // 2):
+            at = text.rindex("write") + cut - len(second) // 3
+            got = read(
+                folder, family.name, text[:at], finish=finish, prompt=family_prompt(family),
+                every_cut=False,
+            )  # fmt: skip
+            assert values(got) == ([] if lists else [("now", {})])
+            assert lists or got.text and got.text in text
 
 
 def seen_as_text(family: Family, text: str) -> str:

@@ -317,7 +317,8 @@ def test_white_space_before_a_call_is_layout_only_if_one_follows(qwen):
     assert run(qwen, f"a \n\n{CALL}\n\n{CALL}\n ").text == "a"
     assert run(qwen, "a \n\n<tool_call>").text == "a \n\n<tool_call>"
     assert run(qwen, "a \n\n").text == "a \n\n"
-    assert run(qwen, f"{CALL}\nand\n").text == "and"
+    assert run(qwen, f"{CALL}\nand\n").text == "and\n"
+    assert run(qwen, f"a\n{CALL}\n").text == "a"
 
 
 def test_kimi_keeps_its_own_ids_once_each(tokenizers):

@@ -50,7 +50,9 @@ def main() -> int:
     except Problem as problem:
         print(f"read_answer.py: {problem}", file=sys.stderr)
         return problem.code
-    print(json.dumps(answer, ensure_ascii=False) if arguments.json else _shown(answer))
+    shown = json.dumps(answer, ensure_ascii=False) if arguments.json else _shown(answer)
+    # An argument may hold half of a surrogate pair, which UTF-8 cannot.
+    print(shown.encode("utf-8", "backslashreplace").decode())
     return 0
 
 

@@ -9,22 +9,24 @@ import re
 from dataclasses import dataclass
 
 from server.text.calls.json_text import as_object, calls_of, is_json, read_object
-from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
-from server.text.calls.tools import Tool, Tools, read_json
+from server.text.calls.literals import read_json
+from server.text.calls.reader import Call, Found, More, NotACall, Scan, make_call
+from server.text.calls.tools import Tool, Tools
 
+_STRAY = re.compile(r"[}\]\s]*")  # brackets too many
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Headed:
-    """A Reader. section: what may stand around calls. head: the header, with a group name and
+    """A Reader. sections: what may stand around calls. head: the header, with a group name and
     perhaps one id; it begins with start. ends: what may stand after the arguments, in this order.
 
     others: what else may follow where those are missing; None: anything. strangers: with an id, a
     name that is no tool's is a call, too.
     """
 
-    section: tuple[str, str] | None
+    sections: tuple[tuple[str, str], ...]
     start: str
     head: re.Pattern[str]
     ends: tuple[str, ...]
@@ -34,20 +36,27 @@ class Headed:
     @property
     def openers(self) -> tuple[str, ...]:
         """As in Reader."""
-        return (self.section[0], self.start) if self.section else (self.start,)
+        return (*(opener for opener, _ in self.sections), self.start)
 
     def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
         calls: list[Call] = []
-        inside = bool(self.section) and scan.text.startswith(self.section[0])
-        at = len(self.section[0]) if inside else 0
+        section = next((pair for pair in self.sections if scan.text.startswith(pair[0])), None)
+        at = len(section[0]) if section else 0
         while True:
             after = scan.space(at)
-            if inside and calls and scan.literal(after, self.section[1]):
-                return Found(tuple(calls), after + len(self.section[1]))
+            if section and calls and scan.literal(after, section[1]):
+                return Found(tuple(calls), after + len(section[1]))
             if calls and not scan.literal(after, self.start):
                 return Found(tuple(calls), at)
-            call, at = self._call(scan, after, tools)
+            try:
+                call, at = self._call(scan, after, tools)
+            except More:
+                raise
+            except Exception:  # also of ast and json
+                if not calls:
+                    raise
+                return Found(tuple(calls), at)  # the next one alone is text
             calls.append(call)
 
     def _call(self, scan: Scan, at: int, tools: Tools) -> tuple[Call, int]:
@@ -67,9 +76,9 @@ class Headed:
 
     def _arguments(self, scan: Scan, at: int) -> tuple[object, int]:
         """The object, and where its end markers end."""
-        end = scan.literal(at, *self.ends) if self.ends else None
-        if end:  # no arguments at all
-            return {}, at + len(end)
+        end = self._ended(scan, at)
+        if end is not None:  # no arguments at all
+            return {}, end
         if scan.text[at : at + 1] == '"':
             string = _STRING.match(scan.text, at)
             if string is None:
@@ -78,21 +87,31 @@ class Headed:
             arguments, at = read_json(string[0]), string.end()
         else:
             arguments, at = read_object(scan, at)
-        ended = self.others is None
-        for literal in self.ends:
-            after = scan.space(at)
-            if scan.literal(after, literal):
-                at, ended = after + len(literal), True
-        after = scan.space(at)
-        if not ended and after < len(scan.text):
-            others = (self.start, *(self.section or ()), *self.others)
-            if not scan.literal(after, *others):
+        stray = _STRAY.match(scan.text, at).end()
+        end = self._ended(scan, stray)
+        if end is not None:
+            return as_object(arguments), end
+        if stray < len(scan.text) and self.others is not None:
+            others = (self.start, *(mark for pair in self.sections for mark in pair), *self.others)
+            if not scan.literal(stray, *others):
                 raise NotACall("text after the arguments")
         return as_object(arguments), at
 
+    def _ended(self, scan: Scan, at: int) -> int | None:
+        """After the end markers that stand there; None if there are none."""
+        ended = None
+        for literal in self.ends:
+            after = scan.space(at)
+            if scan.literal(after, literal):
+                at = ended = after + len(literal)
+        return ended
+
 
 KIMI_K2 = Headed(
-    ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+    (
+        ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+        ("<|tool_call_section_begin|>", "<|tool_call_section_end|>"),
+    ),
     "<|tool_call_begin|>",
     re.compile(
         r"<\|tool_call_begin\|>\s*(?:(?P<id>(?P<name>[^\s<>]{1,200}):\d{1,6})"
@@ -105,19 +124,19 @@ KIMI_K2 = Headed(
     strangers=True,
 )
 DEEPSEEK_V3 = Headed(
-    ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+    (("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),),
     "<｜tool▁call▁begin｜>",
     re.compile(
-        r"<｜tool▁call▁begin｜>\s*(?:function\s*<｜tool▁sep｜>\s*(?P<fenced>[^\s<>]{1,256})"
-        r"\s*```(?:json)?\s*(?=[{\"`])|(?P<name>[^\s<>]{1,256})\s*<｜tool▁sep｜>\s*(?=[{\"<]))"
+        r"<｜tool▁call▁begin｜>\s*(?:function\s*<｜tool▁sep｜>\s*(?P<typed>[^\s<>{}\"`]{1,256})"
+        r"|(?P<name>[^\s<>]{1,256})\s*<｜tool▁sep｜>)\s*(?:```(?:json)?\s*(?=[{\"`])|(?=[{\"<]))"
     ),
     ("```", "<｜tool▁call▁end｜>"),
 )
 HARMONY = Headed(
-    None,
+    (),
     "to=",
     re.compile(r"to=(?P<name>[^\s<>]{1,200})(?:(?!<\|message\|>)[^\n]){0,128}<\|message\|>"),
-    ("<|call|>", "<|end|>"),
+    ("<|call|>", "<|end|>", "<|return|>"),
     others=("<|start|>",),
 )
 
@@ -127,7 +146,7 @@ class Mistral:
 
     openers = ("[TOOL_CALLS]",)
     _named = Headed(
-        None,
+        (),
         "[TOOL_CALLS]",
         re.compile(
             r"\[TOOL_CALLS\]\s*(?P<name>[^\s\[\]{}]{1,256})\s*"

@@ -9,8 +9,12 @@ import re
 
 from server.text.calls.elements import Elements, Shape
 
-_QUOTED = r"[\"']?(?P<{}>[^\"'<>\n]{{1,256}})[\"']?"
+# Attributes before and after the one that is looked for.
+_BEFORE, _AFTER = r"(?:[^<>\n]{0,64}?\s)?", r"(?:\s[^<>\n]{0,64}?)?\s*"
+_QUOTED = r" *= *[\"']?(?P<{}>(?<=[\"'])[^\"'<>\n]{{1,256}}(?=[\"'])|[^\s\"'<>]{{1,256}})[\"']?"
 _NAME, _KEY = _QUOTED.format("name"), _QUOTED.format("key")
+# What stands ahead among the attributes of an argument.
+_AHEAD = r"(?:(?=[^<>\n]{{0,400}}?\b{} *= *[\"']?(?P<said>\w{{1,16}})))?"
 
 
 def _invokes(
@@ -20,16 +24,17 @@ def _invokes(
     said: str = "",
     cdata: bool = False,
 ) -> Elements:
-    """call, argument: names of the elements. said: what may stand after an argument's name."""
+    """call, argument: names of the elements. said: an attribute of an argument, read ahead."""
     call_, argument_ = re.escape(call), re.escape(argument)
     return Elements(
         Shape(
             blocks=blocks,
-            call_head=f"<{call} name=",
-            call_open=re.compile(rf"<{call_} name={_NAME}\s*>"),
+            bare=f"<{call} name=",
+            call_head=f"<{call} ",
+            call_open=re.compile(rf"<{call_} {_BEFORE}name{_NAME}{_AFTER}>"),
             call_close=f"</{call}>",
-            argument_head=f"<{argument} name=",
-            argument_open=re.compile(rf"<{argument_} name={_KEY}{said}\s*>"),
+            argument_head=f"<{argument} ",
+            argument_open=re.compile(rf"<{argument_} {said}{_BEFORE}name{_KEY}{_AFTER}>"),
             argument_close=f"</{argument}>",
             cdata=cdata,
         )
@@ -43,28 +48,25 @@ DSML = _invokes(
     ),
     "｜DSML｜invoke",
     "｜DSML｜parameter",
-    said=r'(?:\s+string="(?P<said>true|false)")?',
+    said=_AHEAD.format("string"),
 )
 MINIMAX_M2 = _invokes((("<minimax:tool_call>", "</minimax:tool_call>"),), "invoke", "parameter")
 MUSE_SPARK = _invokes(
     (("<atem:function_calls>", "</atem:function_calls>"),),
     "atem:invoke",
     "atem:parameter",
-    said=r"(?:\s[^<>\n]{0,128})?",
 )
 MINICPM5 = _invokes((), "function", "param", cdata=True)
 KIMI_K3 = Elements(
     Shape(
         blocks=(("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),),
+        bare="<|open|>call ",
         call_head="<|open|>call ",
-        call_open=re.compile(
-            r'<\|open\|>call [^<>\n]{0,64}?tool="(?P<name>[^"<>\n]{1,256})"[^<>\n]{0,64}<\|sep\|>'
-        ),
+        call_open=re.compile(rf"<\|open\|>call {_BEFORE}tool{_NAME}{_AFTER}<\|sep\|>"),
         call_close="<|close|>call<|sep|>",
         argument_head="<|open|>argument ",
         argument_open=re.compile(
-            r'<\|open\|>argument key="(?P<key>[^"<>\n]{1,256})"'
-            r'(?: type="(?P<said>\w{1,16})")?<\|sep\|>'
+            rf"<\|open\|>argument {_AHEAD.format('type')}{_BEFORE}key{_KEY}{_AFTER}<\|sep\|>"
         ),
         argument_close="<|close|>argument<|sep|>",
     )

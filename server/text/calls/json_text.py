@@ -7,14 +7,18 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from server.text.calls.brackets import JSON, PYTHON, bracket_end, read_python
+from server.text.calls.brackets import bracket_end
+from server.text.calls.literals import JSON, PYTHON, read_json, read_python
 from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
-from server.text.calls.tools import Tools, read_json
+from server.text.calls.tools import Tools
 
 ARGUMENTS = ("arguments", "parameters", "args", "input")
 BESIDE = {"name", "id", "type", "index"}  # what a call without arguments may have
 SEPARATORS = ",;"
 
+FENCE = "```"
+_FENCE = re.compile(r"```\w*\s*")
+_STRAY = re.compile(r"[}\]\s]*")
 # Up to the first key or value, which tells whether this is JSON or Python.
 _OPENING = re.compile(r"[{\[\s]*")
 
@@ -58,26 +62,30 @@ def as_object(arguments: Any) -> Any:
     return {} if arguments is None else arguments
 
 
-def read_block(scan: Scan, at: int, tools: Tools, *closers: str, needed: bool = False) -> Found:
-    """Objects of calls up to a closer, which may be missing at the end of the answer.
-
-    needed: not even there.
-    """
+def read_block(scan: Scan, at: int, tools: Tools, *closers: str, again: str = "") -> Found:
+    """Objects of calls up to a closer, which may be missing at the end of the answer and before
+    again, which opens the next block. A fence around them and brackets too many are left out."""
     calls: list[Call] = []
+    ends = (*closers, again) if again else closers
+    fenced = scan.literal(at, FENCE)
+    if fenced:
+        at = _FENCE.match(scan.text, at).end()
     while True:
         value, at = read_object(scan, at)
         calls += calls_of(value, tools)
-        at = scan.space(at)
+        at = _STRAY.match(scan.text, at).end()
         if scan.text[at : at + 1] in tuple(SEPARATORS):
             at = scan.space(at + 1)
-        closer = scan.literal(at, *closers) if closers else None
+        if fenced and scan.literal(at, FENCE):
+            at = scan.space(at + len(FENCE))
+        closer = scan.literal(at, *ends) if ends else None
         if closer or at >= len(scan.text):
             break
     if not closer:
         scan.more()
-    if not calls or (needed and not closer):
+    if not calls:
         raise NotACall("no call")
-    return Found(tuple(calls), at + len(closer or ""))
+    return Found(tuple(calls), at if closer in (None, again) else at + len(closer))
 
 
 @dataclass(frozen=True)

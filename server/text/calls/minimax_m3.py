@@ -16,6 +16,7 @@ _TAG = re.compile(re.escape(MARK) + r"<(?P<close>/?)(?P<name>[^<>/\n]{1,256})>")
 _INVOKE = re.compile(re.escape(MARK) + r"<invoke name=[\"']?(?P<name>[^\"'<>\n]{1,256})[\"']?\s*>")
 _OPEN, _CLOSE = f"{MARK}<tool_call>", f"{MARK}</tool_call>"
 _END = f"{MARK}</invoke>"
+_ENDS = (_CLOSE, f"{MARK}<invoke name=")  # of a call whose own end was forgotten
 
 
 class MiniMaxM3:
@@ -40,7 +41,12 @@ class MiniMaxM3:
                 if calls:
                     return Found(tuple(calls), at)
                 raise NotACall("no call of a tool")
-            call, at = _invoke(scan, opened.end(), tool)
+            try:
+                call, at = _invoke(scan, opened.end(), tool)
+            except NotACall:
+                if not calls:
+                    raise
+                return Found(tuple(calls), at)  # the next one alone is text
             calls.append(call)
 
 
@@ -48,8 +54,9 @@ def _invoke(scan: Scan, at: int, tool: Tool) -> tuple[Call, int]:
     arguments: dict[str, Any] = {}
     while True:
         at = scan.space(at)
-        if scan.literal(at, _END):
-            return make_call(tool, arguments), at + len(_END)
+        end = scan.literal(at, _END, *_ENDS)
+        if end:
+            return make_call(tool, arguments), at + len(_END) * (end == _END)
         tag = scan.match(_TAG, at, f"{MARK}<")
         if tag is None or tag["close"] or tag["name"] in arguments or not tool.takes(tag["name"]):
             raise NotACall("no argument")
@@ -79,7 +86,7 @@ def _argument(scan: Scan, tag: re.Match[str], tool: Tool, seen: dict[str, Any]) 
 
 def _goes_on(scan: Scan, at: int, tool: Tool, seen: set[str]) -> bool:
     """Whether another argument or the call's end is there."""
-    if scan.literal(at, _END):
+    if scan.literal(at, _END, *_ENDS):
         return True
     tag = scan.match(_TAG, at, f"{MARK}<")
     return bool(tag and not tag["close"] and tag["name"] not in seen and tool.takes(tag["name"]))

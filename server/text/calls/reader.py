@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from server.text.calls.tools import Tool, Tools
 
-MAX_MARKER = 300  # characters of a marker with the name in it
+MAX_MARKER = 600  # characters of a marker with the name in it, and with other attributes
 Finish = Literal["stop", "length"]  # how the model ended
 
 _SPACE = re.compile(r"\s*")
@@ -106,4 +106,5 @@ def make_call(tool: Tool, arguments: Any, id: str | None = None) -> Call:
         raise NotACall("arguments that the tool does not have")
     # Not NaN: it is no JSON.
     text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    return Call(tool.name, text, id)
+    # Half of a surrogate pair, which UTF-8 cannot hold, stays the escape that it was.
+    return Call(tool.name, text.encode("utf-8", "backslashreplace").decode(), id)

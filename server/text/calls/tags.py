@@ -8,10 +8,13 @@ of a Qwen value is layout; GLM's templates add none.
 import re
 
 from server.text.calls.elements import Elements, Shape
-from server.text.calls.json_text import as_object, is_json, read_block, read_object
+from server.text.calls.invokes import MINIMAX_M2
+from server.text.calls.json_text import FENCE, as_object, is_json, read_block, read_object
 from server.text.calls.reader import Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tools
 
+# <function=f>, <function="f">, <function name="f">.
+_NAMED = r"(?:\s+name)?\s*=\s*[\"']?(?P<{}>[^<>\"'\n]{{1,256}})[\"']?\s*"
 # The word after which pairs, JSON or the end may come.
 _NAME = re.compile(r"(?P<name>[^\s<>{}\[\]\"]+)\s*")
 
@@ -24,14 +27,14 @@ class Pairs(Elements):
         super().__init__(
             Shape(
                 blocks=((f"<{prefix}tool_call>", f"</{prefix}tool_call>"),),
+                bare="",
                 call_head="",
                 call_open=_NAME,
                 call_close=None,
                 argument_head=f"<{key}>",
                 argument_open=re.compile(rf"<{key}>(?P<key>[^<]{{1,256}})</{key}>\s*<{value}>"),
                 argument_close=f"</{value}>",
-            ),
-            bare=False,
+            )
         )
 
     def open_call(self, scan: Scan, at: int, tools: Tools) -> re.Match[str] | None:
@@ -49,11 +52,12 @@ PAIRS = Pairs()
 XML = Elements(
     Shape(
         blocks=(("<tool_call>", "</tool_call>"),),
-        call_head="<function=",
-        call_open=re.compile(r"<function=(?P<name>[^<>\n]{1,256})>"),
+        bare="<function=",
+        call_head="<function",
+        call_open=re.compile(rf"<function{_NAMED.format('name')}>"),
         call_close="</function>",
-        argument_head="<parameter=",
-        argument_open=re.compile(r"<parameter=(?P<key>[^<>\n]{1,256})>"),
+        argument_head="<parameter",
+        argument_open=re.compile(rf"<parameter{_NAMED.format('key')}>"),
         argument_close="</parameter>",
         lines=True,
     )
@@ -66,7 +70,7 @@ class Tags:
     def __init__(self, prefix: str = "") -> None:
         self._pairs = Pairs(prefix) if prefix else PAIRS
         self._block = self._pairs.shape.blocks[0]
-        self.openers = (self._block[0], XML.shape.call_head)
+        self.openers = (self._block[0], XML.shape.bare)
 
     def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
@@ -74,10 +78,12 @@ class Tags:
         if not scan.text.startswith(opener):
             return XML.read(scan, tools)
         at = scan.space(len(opener))
-        if is_json(scan, at):
-            return read_block(scan, at, tools, closer)
+        if is_json(scan, at) or scan.literal(at, FENCE):
+            return read_block(scan, at, tools, closer, again=opener)
         if scan.literal(at, XML.shape.call_head):
             return XML.read_calls(scan, at, tools, self._block)
+        if scan.literal(at, MINIMAX_M2.shape.call_head):
+            return MINIMAX_M2.read_calls(scan, at, tools, self._block)
         named = self._with_json(scan, at, tools)
         return named or self._pairs.read_calls(scan, at, tools, self._block)
 

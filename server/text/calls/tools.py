@@ -3,11 +3,12 @@
 Pure; rank 0's HTTP threads. Schemas are a client's own: whatever is in them, nothing here raises.
 """
 
-import ast
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
+
+from server.text.calls.literals import read_json, read_python
 
 MAX_DEPTH = 16  # of schemas in schemas, references followed
 MAX_LITERAL = 64 * 1024  # characters of a value that is read as Python's
@@ -43,8 +44,9 @@ class Tool:
         self.required = {
             key for key in (required if isinstance(required, list) else ()) if isinstance(key, str)
         }
-        self.open = given.get("additionalProperties") is not False
-        self.listed = "properties" in given and not given.get("additionalProperties")
+        self._others = given.get("additionalProperties")
+        self.open = self._others is not False
+        self.listed = "properties" in given and not self._others
 
     def takes(self, key: str) -> bool:
         """Whether an argument may have this name, where names stand in text."""
@@ -64,7 +66,7 @@ class Tool:
 
     def value(self, key: str, text: str, string: bool | None = None) -> Any:
         """The value of an argument that was written as text. string: what the model said it is."""
-        return self.read(self.properties.get(key), text, string)
+        return self.read(self.properties.get(key, self._others), text, string)
 
     def read(self, schema: Any, text: str, string: bool | None = None) -> Any:
         """What text says where schema is: the text itself where a string may stand; else what it
@@ -144,6 +146,8 @@ def types_of(schema: Any, root: Any, depth: int = 0) -> set[str]:
         signs = {"properties": "object", "items": "array", "pattern": "string",
                  "minLength": "string", "maxLength": "string"}  # fmt: skip
         found = {kind for key, kind in signs.items() if key in schema}
+    if found and schema.get("nullable") is True:  # as OpenAPI says it
+        found.add("null")
     return found
 
 
@@ -176,7 +180,7 @@ def _meanings(text: str, kinds: set[str]):
         yield None
     if kinds & {"array", "object"} and text[:1] in ("[", "{", "(") and len(text) <= MAX_LITERAL:
         try:
-            value = ast.literal_eval(text)
+            value = read_python(text)
             json.dumps(value, allow_nan=False)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return
@@ -195,12 +199,3 @@ def _plain(tool: dict[str, Any]) -> dict[str, Any]:
         name: schema if isinstance(schema, dict) else {} for name, schema in properties.items()
     }
     return {**tool, "function": {**function, "parameters": parameters}}
-
-
-def read_json(text: str) -> Any:
-    """JSON, with line breaks in strings as models write them. Raises ValueError."""
-    return json.loads(text, strict=False, parse_constant=_refuse)
-
-
-def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
