@@ -6,6 +6,8 @@ Pure; rank 0's HTTP threads, one CodeSpans for each choice.
 import re
 
 FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<info>.*)")
+RUNS = re.compile(r"`+|[^`]+")
+LINE, PARAGRAPH = "\n", r"\n\s*\n"
 LINE_CHARS = 256  # of a line, as far as it is looked at
 
 
@@ -15,7 +17,8 @@ class CodeSpans:
     def __init__(self) -> None:
         self._fence = ""  # what opened the block of code that is open
         self._line = ""  # the beginning of the last line
-        self._ticks = 0  # in it
+        self._run = 0  # backticks at its end
+        self._span = 0  # backticks that opened the code that is open in it
 
     def add(self, text: str) -> None:
         """More content."""
@@ -32,16 +35,31 @@ class CodeSpans:
             mark, size = self._fence[0], len(self._fence)
             closing = re.search(rf"\n {{0,3}}{mark}{{{size},}}[ \t]*(?:\n{'|$' * ended})", text)
             return closing.end() if closing else (0 if ended else -1)
-        if self._ticks % 2:
-            closing = re.match(r"[^`\n]*(?P<end>[`\n])", text)
+        self._end_run()
+        if self._span:
+            # As many as opened it, in its line; several open more than a line, a paragraph at most.
+            end = rf"(?P<close>(?<!`)`{{{self._span}}})(?:[^`]{'|$' * ended})"
+            closing = re.search(rf"{end}|{PARAGRAPH if self._span > 1 else LINE}", text)
             if closing is None:
                 return 0 if ended else -1
-            return closing.end() if closing["end"] == "`" else 0
+            return max(closing.end("close"), 0)
         return 0
 
     def _more_of_line(self, text: str) -> None:
         self._line = (self._line + text)[:LINE_CHARS]
-        self._ticks += text.count("`")
+        for run in RUNS.findall(text):
+            if run[0] == "`":
+                self._run += len(run)
+            else:
+                self._end_run()
+
+    def _end_run(self) -> None:
+        """A run of backticks opens code, or closes what a run of the same length opened."""
+        if self._run and not self._span:
+            self._span = self._run
+        elif self._run == self._span:
+            self._span = 0
+        self._run = 0
 
     def _end_line(self) -> None:
         found = FENCE.fullmatch(self._line)
@@ -51,4 +69,4 @@ class CodeSpans:
                 self._fence = "" if fence[0] == "`" and "`" in info else fence
             elif fence.startswith(self._fence) and not info.strip():
                 self._fence = ""
-        self._line, self._ticks = "", 0
+        self._line, self._run, self._span = "", 0, 0

@@ -215,6 +215,21 @@ def test_a_fenced_example_is_none_and_nothing_around_it_is_lost(family, folder):
 
 
 @FORMATS
+@pytest.mark.parametrize(
+    "quoted",
+    ["``%s``", "```%s```", "~~~\n%s\n~~~\n", "````md\n```\n%s\n```\n````\n", "  ```\n%s\n  ```\n"],
+)
+def test_code_in_any_fence_or_backticks_is_no_call(quoted, family, folder):
+    if family.name in ("gpt-oss", "llama-3"):
+        return
+    text = "It's so: " * ("\n" not in quoted) + quoted % one(family, "write", path="/a") + " See?"
+    assert read(folder, family.name, text, every_cut="``" in quoted) == Folded(text)
+    real = one(family, "now")
+    got = read(folder, family.name, f"{text} A ` or ``, then: {real}", every_cut=False)
+    assert (got.text, values(got)) == (f"{text} A ` or ``, then:", [("now", {})])
+
+
+@FORMATS
 def test_a_fence_that_is_never_closed_hides_no_call(family, folder):
     if family.name in ("gpt-oss", "llama-3"):
         return
