@@ -22,7 +22,7 @@ from typing import Any
 
 from server.protocol.pieces import CallPiece, Parts
 from server.text.call_text import CallText
-from server.text.calls.reader import Finish, Found, More, NotACall, Scan
+from server.text.calls.reader import READ_IN_VAIN, Finish, Found, More, NotACall, Scan
 from server.text.calls.tools import Tools
 from server.text.code_spans import CodeSpans
 from server.text.marker_search import MarkerSearch
@@ -36,8 +36,6 @@ HEADERS = ("<|", "to=", "assistant")  # how the header of a message may begin
 RECIPIENT, FUNCTION = "to=", "to=functions."  # in a header; other recipients are no tools of ours
 # What may be a call is read again when it has grown by so much.
 GROWTH, GROWTH_CHARS = 4, 16
-# Characters that are read for calls and turn out to be none; what comes after them is text.
-READ_IN_VAIN = 2**20
 
 
 class ChatText:
@@ -221,13 +219,14 @@ class ChatText:
             # Other errors may quote the answer.
             why = str(error) if isinstance(error, NotACall) else type(error).__name__
             log.info("no tool call: %s", why)
-            self._vain += scan.reached
+            self._vain += scan.reached + scan.vain
             return self._give_back(len(self._marker))
         if finish is None and (end < 0 or self._origin == "reasoning"):
             self._next_size = max(GROWTH_CHARS, len(self._text) // GROWTH)
             return False
         if found is None:
             return self._give_back(len(self._marker))
+        self._vain += scan.vain
         self._text = self._text[found.end :]
         self._called(found)
         return True

@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("mlx_lm")
 
-from server.text.chat_text import READ_IN_VAIN, ChatText
+from server.text.calls.reader import READ_IN_VAIN
+from server.text.chat_text import ChatText
 from tests.support.answers_folded import Cut, Folded, fold
 from tests.support.call_shapes import (
     PROMPT,

@@ -22,7 +22,15 @@ import re
 from dataclasses import dataclass
 
 from server.text.calls.json_text import as_object, is_json, read_object
-from server.text.calls.reader import Call, Found, More, NotACall, Scan, make_call
+from server.text.calls.reader import (
+    READ_IN_VAIN,
+    Call,
+    Found,
+    More,
+    NotACall,
+    Scan,
+    make_call,
+)
 from server.text.calls.tools import Tool, Tools
 
 MAX_ARGUMENTS = 1000  # of a call
@@ -226,6 +234,7 @@ class _OneCall:
         self._json: object = None
         self._last: _Ended | None = None
         self._forgiving = False  # in the second reading
+        self._unpaired: set[int] = set()  # arguments in whose values markers are no pairs
 
     def read(self, at: int) -> int:
         """Where the call ends that has its arguments from at on. Raises NotACall, More."""
@@ -299,8 +308,12 @@ class _OneCall:
 
     def _end(self, argument: _Argument) -> _Ended | None:
         """Where the argument's value ends."""
-        ended = self._search(argument, True)
-        return self._search(argument, False) if ended is None and self._forgiving else ended
+        key = argument.marker.start()
+        ended = None if key in self._unpaired else self._search(argument, True)
+        if ended is None and self._forgiving:
+            self._unpaired.add(key)
+            ended = self._search(argument, False)
+        return ended
 
     def _search(self, argument: _Argument, pairs: bool) -> _Ended | None:
         """As _end. pairs: markers in the value come in pairs, and none was forgotten."""
@@ -340,6 +353,9 @@ class _OneCall:
             if end is not None:
                 return _Ended(mark.start(), None, end, at)
         scan.more()
+        scan.vain += len(scan.text) - argument.at
+        if scan.vain > READ_IN_VAIN:
+            raise NotACall("too much was read in vain")
         return None
 
     def _nothing_but_calls(self, at: int) -> bool:

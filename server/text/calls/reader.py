@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol
 from server.text.calls.tools import Tool, Tools
 
 MAX_MARKER = 600  # characters of a marker with the name in it, and with other attributes
+# Characters that are read for calls and turn out to be none; what comes after them is text.
+READ_IN_VAIN = 2**20
 Finish = Literal["stop", "length"]  # how the model ended
 
 _SPACE = re.compile(r"\s*")
@@ -46,13 +48,14 @@ class Found:
 class Scan:
     """Text that may go on. What asks for something here raises More if the text ends in it.
 
-    finish: how the answer ended, None while it goes on. reached: how far a search went.
+    finish: how the answer ended, None while it goes on. reached: how far a search went. vain: over
+    how many characters searches found nothing.
     """
 
     def __init__(self, text: str, finish: Finish | None) -> None:
         self.text = text
         self.finish = finish
-        self.reached = 0
+        self.reached = self.vain = 0
 
     def more(self) -> None:
         """Raises More if the answer goes on, else nothing."""
