@@ -71,4 +71,4 @@ class Counting:
         try:
             return self._reader.read(scan, tools)
         finally:
-            self.chars += scan.reached
+            self.chars += scan.reached + scan.vain

@@ -174,7 +174,7 @@ def test_a_namespace_before_a_name_is_taken_off(family, folder):
     for prefix in ("functions.", "mcp:server:"):
         got = read(
             folder, family.name, one(family, f"{prefix}write", path="/a"),
-            prompt=family_prompt(family), every_cut=False,
+            prompt=family_prompt(family),
         )  # fmt: skip
         assert values(got) == [("write", {"path": "/a"})]
 
@@ -262,7 +262,14 @@ def test_hostile_text_is_read_a_bounded_number_of_times(family, folder):
     """Openers without an end, each of which is looked for again, were quadratic."""
     call = one(family, "edit", path="/a", old="x", new="y")
     half, tail = call[: len(call) * 2 // 3], call[len(call) * 2 // 3 :]
-    for text in (half * 200, call * 100, half * 100 + tail * 100, half + tail * 200):
+    texts = (
+        half * 200,
+        call * 100,
+        half * 100 + tail * 100,
+        half + tail * 200,
+        f"{call} or " * 100,
+    )
+    for text in texts:
         tokenizer = tokenizer_of(family.name, folder)
         pieces = [text[at : at + 4] for at in range(0, len(text), 4)]
         out = ChatText(Cut(tokenizer, pieces), (), set(), (), TOOLS)

@@ -16,7 +16,7 @@ from server.text.calls.tools import Tools
 # <function=f>, <function="f">, <function name="f">.
 _NAMED = r"(?:\s+name)?\s*=\s*[\"']?(?P<{}>[^<>\"'\n]{{1,256}})[\"']?\s*"
 # The word after which pairs, JSON or the end may come.
-_NAME = re.compile(r"(?P<name>[^\s<>{}\[\]\"]+)\s*")
+_NAME = re.compile(r"(?P<name>[^\s<>{}\[\]\"]{1,256})\s*")
 
 
 class Pairs(Elements):
@@ -40,9 +40,9 @@ class Pairs(Elements):
     def open_call(self, scan: Scan, at: int, tools: Tools) -> re.Match[str] | None:
         """A tool's name, if after it comes what may."""
         found = _NAME.match(scan.text, at)
-        if found is None or found.end() == len(scan.text):
-            if tools.may_begin(found["name"] if found else ""):
-                scan.more()
+        if (found.end() if found else at) == len(scan.text):
+            scan.more()  # of a name that may have a namespace before it, or of what follows it
+        if found is None:
             return None
         head, (_, close) = self.shape.argument_head, self.shape.blocks[0]
         return found if scan.literal(found.end(), head, close) else None

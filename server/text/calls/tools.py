@@ -109,10 +109,6 @@ class Tools:
                 return self._tools[name]
         return None
 
-    def may_begin(self, text: str) -> bool:
-        """Whether a tool's name, or one in a namespace, may begin with this text."""
-        return any(name.startswith(part) for part in _meant(text) for name in self._tools)
-
 
 def _meant(written: str) -> Iterator[str]:
     """What may be meant by a name as it was written, the longest first: all of it, also with a
