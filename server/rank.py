@@ -102,6 +102,8 @@ def prepare(
         settings.trust_remote_code,
         met.memories,
     )
+    if link.size > 1:
+        status.note(f"the model is split: {shard.arrangement}")
     if shard.last.ways.slower:
         status.note(f"requests of this model are computed {shard.last.ways}: see the log")
     tell("waiting for all ranks to load")
@@ -181,7 +183,11 @@ def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog)
     start = status.start
     status.note(f"ready after {time.time() - start.at:.0f} s")
     log.info(
-        "ready: %s on %d ranks, http port %d", start.model_id, ready.link.size, settings.http_port
+        "ready: %s on %d ranks (%s), http port %d",
+        start.model_id,
+        ready.link.size,
+        shard.arrangement,
+        settings.http_port,
     )
     return run_lockstep(
         engine, mailbox, scheduler, ready.canary, watchdog.progress, ready.times.observe

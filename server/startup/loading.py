@@ -73,8 +73,8 @@ def load_shard(
     may be run for its tokenizer. memories: bytes that each rank may use, as far as they are known.
     Raises Unloadable, and Mismatch."""
     with _or_unloadable(f"{model_dir} cannot be loaded"):
-        split = load_split(model_dir, parallel, link, memories, progress)
-        model, config = split.model, split.config
+        part = load_split(model_dir, parallel, link, memories, progress)
+        model, config = part.model, part.config
     with _or_unloadable(f"the tokenizer of {model_dir} cannot be loaded"):
         tokenizer = load_tokenizer(model_dir, config, trust)
     splits = []
@@ -92,7 +92,7 @@ def load_shard(
         logits = model(mx.zeros((1, 1), dtype=mx.int32))  # as yet nothing is sent or computed
     mx.eval(logits)
     last = LastLogits(model, heads)
-    last.alike = split.arrangement.kind not in (PIPELINE, GENERIC_PIPELINE)
+    last.alike = part.arrangement.kind not in (PIPELINE, GENERIC_PIPELINE)
     with _or_unloadable("this model cannot be served", SHARED):
         if not last.prove(link):
             log.warning("no output projection found: prompts compute logits of all their tokens")
@@ -111,7 +111,7 @@ def load_shard(
         hidden=_config_integer(config, "hidden_size", "n_embd", "d_model") or 4096,
         sums=sums,
         sampling=default_sampling(model_dir),
-        arrangement=split.arrangement,
+        arrangement=part.arrangement,
     )
 
 

@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from server.engine.last_logits import LastLogits, put_heads
+from server.startup import mlx_lm_source
 from server.startup.batching import prove_ways
 from server.startup.splitting import load_split
 from server.wire.link import Link
@@ -27,8 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--parallel", required=True)
     parser.add_argument("--bits", type=int)
+    parser.add_argument("--unknowing", action="store_true")
     parser.add_argument("names", nargs="+")
     options = parser.parse_args()
+    if options.unknowing:
+        mlx_lm_source.UNFIT = {}
     link = Link(mx.distributed.init(strict=True))
     if not os.environ.get("SPLIT_LOG"):
         logging.disable()

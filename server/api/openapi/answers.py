@@ -87,7 +87,7 @@ def _cluster_schema() -> Schema:
         uptime_s=seconds,
         now=note(seconds, "Unix time, as are all `t`."),
         world_size=count,
-        parallel=enum("tensor", "pipeline"),
+        parallel=enum("auto", "tensor", "pipeline"),
         backend=enum("none", "ring", "jaccl", "jaccl-ring"),
         versions=told(python=string(), mlx=string(), mlx_lm=string(), code=string()),
         limits=told(

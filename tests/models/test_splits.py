@@ -1,0 +1,52 @@
+"""Architectures that mlx-lm cannot split, split on two real ranks: every answer is that of the model
+as a whole, or the model is refused. tests/models/split.py does it with all of them, on demand."""
+
+import pytest
+
+from tests.models.split import run
+
+pytestmark = pytest.mark.ranks
+
+
+def results(names, parallel, **options):
+    """name -> "right: how", or what else it came to."""
+    return {one.pop("name"): ": ".join(*one.items()) for one in run(names, parallel, **options)}
+
+
+def test_by_the_names_of_projections():
+    found = results(
+        ["gemma3_text", "kimi_linear", "mixtral", "nemotron_h", "olmoe", "phi3"], "tensor"
+    )
+    assert {name: how.split(",")[0] for name, how in found.items()} == dict.fromkeys(
+        found, "right: generic tensor"
+    )
+    assert len(found) == 6
+
+
+def test_in_runs_of_layers():
+    found = results(
+        ["falcon_h1", "glm4", "gpt_oss", "hunyuan", "llama4", "minimax", "nemotron-nas"], "pipeline"
+    )
+    assert {name: how.rpartition(",")[0] for name, how in found.items()} == dict.fromkeys(
+        found, "right: generic pipeline of 2, 2 layers"
+    )
+    assert len(found) == 7
+
+
+def test_weights_of_4_bits_are_no_other_case():
+    found = results(["mistral3", "gemma3_text", "mixtral"], "tensor", bits=4)
+    found |= results(["gpt_oss", "kimi_linear"], "pipeline", bits=4)
+    assert [how.split(",")[0] for how in found.values()] == [
+        *["right: generic tensor"] * 3, *["right: generic pipeline of 2"] * 2,
+    ]  # fmt: skip
+
+
+def test_what_a_split_does_not_suit_is_found_out_and_given_up():
+    """Heads interleaved, a block that looks at its whole width, one that crashes; then the next way
+    is tried, and where there is none, it is refused."""
+    names = ["gpt_neox", "exaone", "gemma3n"]
+    found = results(names, "auto", unknowing=True)
+    assert found["gpt_neox"].startswith("right: generic pipeline")
+    assert found["exaone"].startswith("right: generic pipeline")
+    assert found["gemma3n"].startswith("refused: ")
+    assert "from those of one rank alone" in found["gemma3n"]
