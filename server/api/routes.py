@@ -28,6 +28,7 @@ from server.transport.auth import check_key
 from server.transport.cors import cross_origin
 from server.transport.cross_site import CrossSite
 from server.transport.exchange import Exchange
+from server.transport.keys import KeyRing
 from server.transport.page import Page
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ class App:
         self._line = line
         self._on_closed = on_closed
         names = (settings.http_host, *settings.allowed_hosts)
-        self._cross_site = CrossSite(settings.allowed_origins, names, bool(settings.api_keys))
+        self._cross_site = CrossSite(settings.allowed_origins, names, bool(settings.keys))
+        self._keys = KeyRing(settings.keys, settings.api_keys, settings.api_key_file)
         self._page = Page()
         self._metrics = Metrics(settings, status)
         self._kept = KeptResponses(settings.responses_kept)
@@ -95,8 +97,7 @@ class App:
         self._cross_site.check(exchange, path)
         # Browsers send OPTIONS without a key.
         if path not in NEED_NO_KEY and exchange.command != "OPTIONS":
-            keys, labels = self._settings.api_keys, self._settings.api_key_labels
-            exchange.account.key = check_key(exchange, keys, labels)
+            exchange.account.key = check_key(exchange, self._keys.now())
         methods = self._find(path)
         method = "GET" if exchange.command == "HEAD" else exchange.command
         if exchange.command == "OPTIONS":

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.protocol.misspelt import complaint, find_misspelt
 from server.protocol.requests import NOT_TEMPLATE_VARIABLES
 from server.protocol.setting import SettingError, parse
 from server.protocol.settings_table import BY_NAME, RANK, TABLE
 
-__all__ = ["SettingError", "Settings", "read_settings"]
+__all__ = ["Keys", "SettingError", "Settings", "read_keys", "read_settings"]
+
+Keys = tuple[tuple[str, str], ...]  # each with the label by which the request log knows it
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ class Settings:
     kv_budget_gb: float | None  # 10^9 bytes a rank; None: what is left after the weights
     prefix_cache_percent: int  # of the KV memory, for prefixes of answered prompts; 0: none
     canary_interval: float  # seconds of idleness between two canaries; 0: only at start
-    api_keys: tuple[str, ...]
-    api_key_labels: tuple[str, ...]  # for each key, what the request log calls it
+    api_keys: tuple[str, ...]  # of API_KEY
+    api_key_file: str | None
+    keys: Keys  # of both, at the start
     allowed_origins: tuple[str, ...]
     allowed_hosts: tuple[str, ...]  # names of this server, beside its machine's own
     log_level: str
@@ -77,10 +81,11 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
     values["model_id"] = values["model_id"] or values["model_dir"].name
     values["chat_template_kwargs"] = _variables(values["chat_template_kwargs"])
     values["log_dir"] = Path(values["log_dir"]) if values["log_dir"] else None
-    places = values["api_keys"], values.pop("api_key_file")
-    keys = _api_keys(*places) if rank == 0 else ()
-    values["api_keys"] = tuple(key for key, _ in keys)
-    values["api_key_labels"] = tuple(label for _, label in keys)
+    for name, meant in find_misspelt(env, BY_NAME).items():
+        raise SettingError(complaint(name, meant))
+    if rank:
+        values["api_keys"], values["api_key_file"] = (), None
+    values["keys"] = read_keys(values["api_keys"], values["api_key_file"])
     return Settings(**values)
 
 
@@ -117,8 +122,8 @@ def _variables(text: str) -> dict[str, Any]:
     return found
 
 
-def _api_keys(given: tuple[str, ...], file: str | None) -> tuple[tuple[str, str], ...]:
-    """Keys and their labels, from API_KEY and API_KEY_FILE (one a line).
+def read_keys(given: tuple[str, ...], file: str | None) -> Keys:
+    """From API_KEY and API_KEY_FILE (one a line), as the file is now. Raises SettingError.
 
     In the file a label may follow its key after a blank; without one a key is known by its place
     among all keys: "key 1", "key 2".

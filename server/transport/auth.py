@@ -3,10 +3,11 @@
 import hmac
 
 from server.protocol.errors import ApiError
+from server.protocol.settings import Keys
 from server.transport.exchange import Exchange
 
 
-def check_key(exchange: Exchange, keys: tuple[str, ...], labels: tuple[str, ...]) -> str | None:
+def check_key(exchange: Exchange, keys: Keys) -> str | None:
     """The label of the key that the request has; None without keys: open to all.
 
     Raises ApiError 401 for a request with none of the keys.
@@ -19,7 +20,7 @@ def check_key(exchange: Exchange, keys: tuple[str, ...], labels: tuple[str, ...]
     given = given or exchange.headers.get("x-api-key", "")
     # As bytes, which http.server reads as Latin-1. Every key is compared, in constant time, so
     # that timing tells nothing.
-    right = [hmac.compare_digest(given.encode("latin-1", "replace"), k.encode()) for k in keys]
+    right = [hmac.compare_digest(given.encode("latin-1", "replace"), k.encode()) for k, _ in keys]
     if not any(right):
         raise ApiError(
             401,
@@ -28,4 +29,4 @@ def check_key(exchange: Exchange, keys: tuple[str, ...], labels: tuple[str, ...]
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    return labels[right.index(True)]
+    return keys[right.index(True)][1]

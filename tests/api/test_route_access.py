@@ -23,6 +23,16 @@ def test_a_key_is_asked_for_everywhere_but_in_health(start):
     assert service.ask("OPTIONS", "/v1/models").status == 200
 
 
+def test_a_new_key_in_the_file_needs_no_restart(start, tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    service = start(API_KEY_FILE=str(file))
+    ask = lambda key: service.ask("GET", "/v1/models", None, f"x-api-key: {key}").status  # noqa: E731
+    assert (ask("old"), ask("new")) == (200, 401)
+    file.write_text("new of bob\n")
+    assert (ask("old"), ask("new")) == (401, 200)
+
+
 @pytest.mark.parametrize(
     ("header", "status"),
     [

@@ -26,7 +26,7 @@ def test_a_model_folder_is_all_that_is_needed(env, tmp_path):
     assert settings.req_total_timeout is None
     assert (settings.stall_timeout, settings.load_timeout) == (60, 900)
     assert settings.join_timeout == 120
-    assert (settings.api_keys, settings.allowed_origins, settings.context_max) == ((), (), None)
+    assert (settings.keys, settings.allowed_origins, settings.context_max) == ((), (), None)
 
 
 def test_empty_means_default(env):
@@ -127,14 +127,15 @@ def test_model_dir_behind_a_closed_door_is_named(tmp_path):
 def test_keys_come_from_the_variable_and_the_file_together(env, tmp_path):
     (tmp_path / "keys").write_text("two\n\n  three  \n")
     env |= {"API_KEY": "one", "API_KEY_FILE": str(tmp_path / "keys")}
-    assert read_settings(env).api_keys == ("one", "two", "three")
+    keys = [key for key, _ in read_settings(env).keys]
+    assert keys == ["one", "two", "three"]
 
 
 def test_only_rank_0_reads_the_keys(env, tmp_path):
     """A worker ended with a TypeError, whatever was set."""
-    assert read_settings(env, rank=1).api_keys == ()
+    assert read_settings(env, rank=1).keys == ()
     env |= {"API_KEY": "one", "API_KEY_FILE": str(tmp_path / "keys")}
-    assert read_settings(env, rank=1).api_keys == ()
+    assert read_settings(env, rank=1).keys == ()
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe", None])
@@ -153,4 +154,4 @@ def test_key_variable_that_holds_no_key_does_not_open_the_door(env):
 def test_workers_read_the_same_settings_and_no_keys(env):
     """A worker ended at once: keys are rank 0's, and where they are is not for a worker to know."""
     settings = read_settings(env | {"API_KEY_FILE": "/nowhere/keys", "QUEUE_MAX": "3"}, rank=1)
-    assert (settings.queue_max, settings.api_keys, settings.api_key_labels) == (3, (), ())
+    assert (settings.queue_max, settings.api_keys, settings.keys) == (3, (), ())

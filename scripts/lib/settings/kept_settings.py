@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.protocol.misspelt import complaint, find_misspelt
 from server.protocol.setting import Setting, SettingError, Value, parse, plain
 from server.protocol.settings_table import BY_NAME, OF_USERS, TABLE
 
@@ -69,6 +70,8 @@ def resolve(
     if path and (problem := too_open(path, kept)):
         problems.append(problem)
     given = dict(option.split("=", 1) for option in options)
+    misspelt = find_misspelt({**env, **given}, BY_NAME)
+    problems += [complaint(name, meant) for name, meant in misspelt.items()]
     found = []
     for setting in TABLE:
         if not setting.read_by(reader) or setting.name in ELSEWHERE:
