@@ -166,6 +166,7 @@ $MODEL_ID is served by $RANKS rank(s) at $URL. Try:
     -d '{"model": "$MODEL_ID", "max_tokens": 64, "temperature": 0, "messages": [{"role": "user",
          "content": "What is the capital of France? Answer in one sentence."}]}'
 
+Page:  $URL/ in a browser shows the ranks, and lets you chat
 Log:   $LOG
 Stop:  $(stop_command)
 TEXT

@@ -113,7 +113,7 @@ check_open_files() {
 
 # choose_model: MODEL_DIR, or the demo model for --local. Sets MODEL_DIR (absolute) and MODEL_ID.
 choose_model() {
-  local folder
+  local folder status=0
   if [ -n "${MODEL_DIR-}" ]; then
     MODEL_DIR=$(absolute_path "$MODEL_DIR")
     # Here or on another host: only what is here can be looked at.
@@ -130,6 +130,9 @@ choose_model() {
   else
     # Its last line is the folder; the others, and all of stderr, are progress.
     folder=$("$PY" "$ROOT/scripts/lib/module.py" lib.model.demo_model "$ROOT/models" | tail -n 1) ||
+      status=$?
+    [ "$status" != 130 ] || exit 130 # Ctrl-C, and it has said so
+    [ "$status" = 0 ] ||
       die 1 "the demo model could not be made; start again to go on, or set MODEL_DIR"
     MODEL_DIR=$folder
   fi

@@ -16,4 +16,7 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     here = Path(__file__).resolve().parent
     sys.path[:] = [str(here.parents[1]), *(path for path in sys.path if path != str(here))]
-    runpy.run_module(f"scripts.{sys.argv.pop(1)}", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(f"scripts.{sys.argv.pop(1)}", run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # in the middle of an import, say
+        sys.exit(130)

@@ -102,7 +102,9 @@ STUB
   stub_base_python
   run with 'ensure_venv "$ROOT/requirements.txt"'
   [ "$status" -eq 0 ]
-  says "Downloading mlx"
+  [ "${#lines[@]}" -eq 2 ] # which Python, and what is installed
+  says "installing requirements.txt, once; this takes a few minutes (in full: logs/setup.log)"
+  grep -q "Downloading mlx" "$CHECKOUT/logs/setup.log"
   [ "$(grep -c 'pip install' "$CALLS")" -eq 1 ]
   run with 'ensure_venv "$ROOT/requirements.txt"'
   [ -z "$output" ]

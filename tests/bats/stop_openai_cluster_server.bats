@@ -140,7 +140,7 @@ record() {
   DRAIN_TIMEOUT=0 run "$STOP.quick"
   [ "$status" -eq 0 ]
   says "asking it to leave at once"
-  says "ending pid $PROCESS"
+  says "SIGKILL to the supervisor, pid $PROCESS"
   gone "$PROCESS"
 }
 

