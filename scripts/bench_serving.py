@@ -6,6 +6,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from scripts.lib.right_python import ensure
+
+    ensure(sys.path[0])
     from scripts.lib.bench.serving import main
 
     sys.exit(main())

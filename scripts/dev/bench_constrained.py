@@ -13,9 +13,16 @@ the repeats, one name=value a line:
   ratio                constrained_step_ms / step_ms
 """
 
+import os
+import sys
+
+from scripts.lib.right_python import ensure
+
+if __name__ == "__main__":  # before what an older one cannot even read
+    ensure(os.getcwd(), "scripts.dev.bench_constrained")
+
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 

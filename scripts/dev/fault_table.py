@@ -21,10 +21,17 @@ as it should: an accepted request cut or hanging although rank 0 could speak, a 
 no good answer.
 """
 
+import os
+import sys
+
+from scripts.lib.right_python import ensure
+
+if __name__ == "__main__":  # before what an older one cannot even read
+    ensure(os.getcwd(), "scripts.dev.fault_table")
+
 import argparse
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 

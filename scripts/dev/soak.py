@@ -38,12 +38,19 @@ Exit codes: 0 the server stayed whole, 1 it did not, or does not answer, 2 usage
 several run, and none was named), 3 no server was started on that port.
 """
 
+import os
+import sys
+
+from scripts.lib.right_python import ensure
+
+if __name__ == "__main__":  # before what an older one cannot even read
+    ensure(os.getcwd(), "scripts.dev.soak")
+
 import argparse
 import json
 import random
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error

@@ -27,13 +27,19 @@ start it as every rank program; rank 0 prints:
 The model should be one that does not end by itself, as models.py makes them.
 """
 
+import os
+import sys
+
+from scripts.lib.right_python import ensure
+
+if __name__ == "__main__":  # before what an older one cannot even read
+    ensure(os.getcwd(), "scripts.dev.step_profile")
+
 import argparse
 import copy
 import json
-import os
 import queue
 import statistics
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path

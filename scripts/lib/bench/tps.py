@@ -31,6 +31,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,6 +58,7 @@ from server.wire.mailbox import Header
 from server.wire.messages import Submit, decode, encode
 
 STALL_S = 900.0
+TELL_S = 2.0  # between two lines of a stage that counts
 JOIN_S, HANDSHAKE_S = (float(BY_NAME[f"{of}_TIMEOUT"].default) for of in ("JOIN", "HANDSHAKE"))
 NO_NEWS = [0] * Header.SIZE  # the mailbox header of a run without messages
 
@@ -70,22 +72,41 @@ def main() -> None:
         link = join(os.environ, JOIN_S, lambda text: print(text, file=sys.stderr, flush=True))
         with watchdog.within(HANDSHAKE_S, NOT_JOINED, WHAT_TO_DO):
             meet(link, os.environ, "", watchdog.progress)
-        shard = load_shard(
-            arguments.model.resolve(), arguments.parallel, link, None, watchdog.progress
-        )
+        tell = Teller(link.rank == 0, watchdog.progress)
+        tell(f"loading {arguments.model.name} on {link.size} ranks")
+        shard = load_shard(arguments.model.resolve(), arguments.parallel, link, None, tell)
     except (Mismatch, NotJoined, ToBeMended, Unloadable) as error:
         sys.exit(f"jaccl_tps_bench: {error}")
     request = share_request(arguments, link, shard)
     engine = make_engine(arguments, link, shard, request)
     runs = []
     for i in range(arguments.warmup + arguments.repeats):
-        if link.rank == 0 and sys.stderr.isatty():
-            print(f"run {i + 1} of {arguments.warmup + arguments.repeats}", file=sys.stderr)
+        kind = "warming up" if i < arguments.warmup else "run"
+        number = i + 1 if i < arguments.warmup else i + 1 - arguments.warmup
+        of = arguments.warmup if i < arguments.warmup else arguments.repeats
+        tell(f"{kind} {number} of {of}")
         run = time_request(engine, link, request, watchdog)
         if i >= arguments.warmup:
             runs.append(run)
     if link.rank == 0:
         report(summarise(arguments, link, request, runs), runs, arguments.json)
+
+
+class Teller:
+    """How far it has come, on rank 0's stderr: a line for each stage, and every few seconds where
+    one counts ("loading: 3 of 9"). The watchdog hears of all."""
+
+    def __init__(self, leads: bool, progress: Callable[[str], None]) -> None:
+        self._leads, self._progress = leads, progress
+        self._told, self._told_at = "", 0.0
+
+    def __call__(self, stage: str) -> None:
+        self._progress(stage)
+        now = time.monotonic()
+        counts = ":" in stage and stage.split(":")[0] == self._told.split(":")[0]
+        if self._leads and (not counts or now - self._told_at >= TELL_S):
+            self._told, self._told_at = stage, now
+            print(f"jaccl_tps_bench: {stage}", file=sys.stderr, flush=True)
 
 
 def share_request(arguments: argparse.Namespace, link: Link, shard: Shard) -> Submit:

@@ -30,6 +30,9 @@ def test_two_ranks_are_measured_and_all_figures_fit_together(tmp_path):
         env=env, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    told = [line for line in done.stderr.splitlines() if "jaccl_tps_bench: " in line]
+    assert "loading Tiny on 2 ranks" in told[0]
+    assert "run 2 of 2" in told[-1]
     *lines, last = done.stdout.splitlines()
     shown = dict(line.split("=", 1) for line in lines)
     result = json.loads(last)
