@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Look at every host of the cluster, and say what would break a launch and what mends it.
 #
-# Usage: verify_cluster.sh [--host HOST]... [--check NAME]... [--json] [--deadline S]
+# Usage: verify_cluster.sh [HOST...] [--host HOST]... [--check NAME]... [--json] [--deadline S]
 #                          [--fix [--yes]] [--smoke | --link] [--local N | --hostfile FILE]
 #                          [--port P] [--list] [--dry-run] [--help]
 #
 # Asks all hosts at once, each over one ssh, and changes nothing. Prints a table of hosts and
 # checks, then for each finding what the launch would have shown and how to mend it.
 #
+#   HOST           ssh names, rank 0 first, of hosts that have no hostfile yet: all that does not need
+#                  one is checked. On a Mac for JACCL, unless BACKEND says otherwise.
 #   --host HOST    Look at this host alone. May be repeated.
 #   --check NAME   Do this check alone (ssh always is). May be repeated; --list names them.
 #   --json         Print the result, and the facts behind it, as JSON.
@@ -38,6 +40,12 @@ set -euo pipefail
 
 LOCAL='' DEADLINE='' FIX='' YES='' JSON='' AFTERWARDS='' LIST=''
 OPTIONS=()
+NAMED=()
+TAKES_WORDS=1
+
+take_word() {
+  NAMED+=("$1")
+}
 
 take_option() {
   case $1 in
@@ -58,6 +66,11 @@ take_option() {
 check_options() {
   [ -z "$YES" ] || [ -n "$FIX" ] || die 2 "--yes goes with --fix"
   [ -z "$JSON" ] || [ -z "$AFTERWARDS" ] || die 2 "--json does not go with --$AFTERWARDS"
+  if [ ${#NAMED[@]} -gt 0 ]; then
+    [ -z "$AFTERWARDS" ] || die 2 "--$AFTERWARDS needs a hostfile: scripts/make_hostfile.sh ${NAMED[*]}"
+    [ -z "$LOCAL" ] || die 2 "--local and host names: one of them"
+    case " ${GIVEN[*]-} " in *" --hostfile "*) die 2 "--hostfile and host names: one of them" ;; esac
+  fi
   if [ -n "$DEADLINE" ] && ! { matches "$DEADLINE" '[1-9][0-9]{0,3}' && [ "$DEADLINE" -ge 2 ]; }; then
     die 2 "--deadline $DEADLINE: must be whole seconds from 2 to 9999"
   fi
@@ -78,10 +91,16 @@ choose_place() {
     choose_hosts # checks the number
     PLACE+=(--local "$LOCAL" --cluster-port "${CLUSTER_PORT:-0}") # 0: free ones are taken
   else
-    find_hostfile
     need ssh "it is part of every macOS and Debian"
     use_default CLUSTER_PORT
-    PLACE+=(--hostfile "$HOSTFILE" --cluster-port "$CLUSTER_PORT")
+    PLACE+=(--cluster-port "$CLUSTER_PORT")
+    if [ ${#NAMED[@]} -gt 0 ]; then
+      local host
+      for host in "${NAMED[@]}"; do PLACE+=(--named "$host"); done
+    else
+      find_hostfile
+      PLACE+=(--hostfile "$HOSTFILE")
+    fi
     [ -z "${BACKEND-}" ] || PLACE+=(--backend "$BACKEND")
   fi
   [ -z "${MODEL_DIR-}" ] || PLACE+=(--model-dir "$(absolute_path "${MODEL_DIR%/}")")
@@ -126,6 +145,9 @@ main() {
   [ -z "$DEADLINE" ] || PLACE+=(--deadline "$DEADLINE")
   [ -z "$DRY_RUN" ] || PLACE+=(--dry-run)
   doctor "${PLACE[@]}" || status=$?
+  if [ ${#NAMED[@]} -gt 0 ] && [ "$status" = 0 ]; then
+    tell "what a hostfile says is not checked yet: scripts/make_hostfile.sh ${NAMED[*]} writes one"
+  fi
   if [ -z "$AFTERWARDS" ] || [ -n "$LIST" ]; then
     exit "$status"
   fi

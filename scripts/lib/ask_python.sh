@@ -12,10 +12,10 @@ GIVEN=()     # options that stand for settings: --port HTTP_PORT=8081
 ask_python() {
   local module=$1 python status failed='' mark=${1##*.}
   shift
-  # Before there is an environment, so any Python will do; Apple's last but one, since without
-  # Apple's developer tools it is but a window that asks for them.
+  # Before there is an environment, so any Python will do.
   for python in $PYTHON_NAMES "$VENV/bin/python" python3 "${PYTHON-}"; do
     command -v "$python" >/dev/null 2>&1 || continue
+    ! opens_window "$python" || continue
     status=0
     ANSWER=$("$python" -I -S -X utf8 "$ROOT/scripts/lib/module.py" "$module" "$@" 2>/dev/null) ||
       status=$?

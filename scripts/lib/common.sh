@@ -168,8 +168,18 @@ end_gently() {
   kill -CONT "$1" 2>/dev/null || true
 }
 
+APPLE_PYTHON=/usr/bin/python3
+
+# opens_window PROGRAM: it is Apple's python3 on a Mac without Apple's developer tools, where it is but
+# a window that offers to install them.
+opens_window() {
+  [ "$(command -v "$1" 2>/dev/null)" = "$APPLE_PYTHON" ] && [ "$(uname -s)" = Darwin ] &&
+    ! xcode-select -p >/dev/null 2>&1
+}
+
 # runs_code PYTHON: it starts and is one that the pinned packages exist for.
 runs_code() {
+  ! opens_window "$1" || return 1
   # mlx for macOS is built for arm64 alone; a python under Rosetta finds no wheel.
   "$1" -c 'import platform, sys
 ok = sys.version_info >= (3, 11) and (sys.platform, platform.machine()) != ("darwin", "x86_64")

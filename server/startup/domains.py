@@ -9,17 +9,15 @@ the last is refused: while there is one, whoever comes to look can still use the
 
 import contextlib
 import json
-import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-KERNEL_CLASS = "AppleThunderboltRDMAProtectionDomain"
-COUNT = ("/usr/sbin/ioclasscount", KERNEL_CLASS)
+from server.protocol.domains import COUNT, MOST, parse_count
+
 BOOT = ("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
 RECORD = Path(__file__).resolve().parents[2] / "run" / "jaccl-starts.json"
-MOST = 11  # reported by owners; nothing of Apple's says it
 WITHIN_S = 5.0
 
 
@@ -38,12 +36,6 @@ class Starts:
     @property
     def failed(self) -> int:
         return self.begun - self.joined
-
-
-def parse_count(text: str) -> int | None:
-    """What ioclasscount says: `AppleThunderboltRDMAProtectionDomain = 3`."""
-    found = re.search(rf"^\s*{KERNEL_CLASS}\s*[=:]?\s*(\d+)", text, re.M)
-    return int(found.group(1)) if found else None
 
 
 @contextlib.contextmanager

@@ -91,6 +91,23 @@ STUB
   says "no Python 3.11 or later"
 }
 
+@test "Apple's python3 is not started on a Mac without the developer tools: it opens a window" {
+  stub python3 <<<"exit 0"
+  for minor in 11 12 13 14; do stub "python3.$minor" <<<"exit 1"; done
+  stub uname <<<"echo Darwin"
+  stub xcode-select <<<"exit 2"
+  run with 'APPLE_PYTHON=$(command -v python3); find_python'
+  [ "$status" -eq 1 ]
+  run called "python3 "
+  [ "$status" -ne 0 ]
+  # With the tools, or where it is another one, it is.
+  run with 'find_python'
+  [ "$output" = "$STUBS/python3" ]
+  stub xcode-select <<<"echo /Library/Developer/CommandLineTools"
+  run with 'APPLE_PYTHON=$(command -v python3); find_python'
+  [ "$output" = "$STUBS/python3" ]
+}
+
 @test "the version test itself refuses 3.10 and takes this one" {
   run with "runs_code '$REAL_PYTHON'"
   [ "$status" -eq 0 ]

@@ -61,6 +61,35 @@ row() {
   [ "$(grep -c -- '-o BatchMode=yes -o ConnectTimeout=5' "$CALLS")" -eq 2 ]
 }
 
+@test "hosts can be named before there is a hostfile" {
+  rm "$CHECKOUT/hostfiles/studio.local.json"
+  run "$VERIFY" mac0 mac1
+  [ "$status" -eq 0 ]
+  [ "$(row ssh)" = "ssh pass pass" ]
+  [ "$(row versions)" != "" ]
+  [ -z "$(row hostfile)" ]
+  [ -z "$(row path)" ]
+  says "scripts/make_hostfile.sh mac0 mac1 writes one"
+  touch "$REMOTE/mac1/down"
+  run "$VERIFY" mac0 mac1 --check python
+  [ "$status" -eq 1 ]
+  [ "$(row ssh)" = "ssh pass FAIL" ]
+  run "$VERIFY" --dry-run mac0 mac9
+  [ "$status" -eq 0 ]
+  says "mac9"
+}
+
+@test "names of hosts do not go with another place" {
+  for wrong in "mac0 --local 2" "mac0 --smoke" "mac0 --link" "mac0 --hostfile x.json"; do
+    # shellcheck disable=SC2086  # words
+    run "$VERIFY" $wrong
+    [ "$status" -eq 2 ] || { echo "$wrong: $status"; return 1; }
+  done
+  run "$VERIFY" "mac0;reboot"
+  [ "$status" -eq 2 ]
+  says "mac0;reboot"
+}
+
 @test "a host that is down fails with what to do, and the other is still checked" {
   touch "$REMOTE/mac0/down"
   run "$VERIFY" --check python

@@ -6,9 +6,10 @@ import mlx.core as mx
 import pytest
 
 from server.main import _explain
+from server.protocol.domains import parse_count
 from server.protocol.exit_codes import CONFIG
 from server.startup import domains, joining
-from server.startup.domains import UsedUp, counted, parse_count
+from server.startup.domains import UsedUp, counted
 from server.startup.handshake import Mismatch
 
 SAYS = "AppleThunderboltRDMAProtectionDomain = {}\n"

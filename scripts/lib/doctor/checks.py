@@ -47,6 +47,10 @@ def _hostfile(plan: Plan) -> bool:
     return plan.hostfile is not None
 
 
+def _matrix(plan: Plan) -> bool:
+    return plan.rdma and plan.hostfile is not None
+
+
 CABLES = ("rdma_ctl", "ibv_devices", "system_profiler", "networksetup")
 PORTS = (*CABLES, "ibv_devinfo")
 FOLDER = ("model", "check_model")
@@ -107,13 +111,13 @@ CHECKS = (
         _rdma,
         macs_only=True,
     ),
-    Check("ports", "their ports are up", judge_rdma.ports, PORTS, _rdma, macs_only=True),
+    Check("ports", "their ports are up", judge_rdma.ports, PORTS, _matrix, macs_only=True),
     Check(
         "gid",
         "they have an IPv4-mapped GID, at index 1",
         judge_gid.gid,
         (*PORTS, "ifconfig"),
-        _rdma,
+        _matrix,
         macs_only=True,
     ),
     Check(
@@ -121,16 +125,16 @@ CHECKS = (
         "none is in the Thunderbolt Bridge",
         judge_gid.bridge,
         ("ifconfig", "ibv_devinfo"),
-        _rdma,
+        _matrix,
         macs_only=True,
     ),
-    Check("speed", "their cables run at 80 Gb/s", judge_cabling.speed, CABLES, _rdma, True),
+    Check("speed", "their cables run at 80 Gb/s", judge_cabling.speed, CABLES, _matrix, True),
     Check(
         "cabling",
         "each device leads where the matrix says",
         judge_cabling.cabling,
         CABLES,
-        _rdma,
+        _matrix,
         macs_only=True,
     ),
     Check(
@@ -138,7 +142,7 @@ CHECKS = (
         "no other process uses the devices, no queue pairs are lost",
         judge_running.queues,
         ("ioreg", "ranks"),
-        _rdma,
+        _matrix,
         macs_only=True,
     ),
     Check(
@@ -168,7 +172,7 @@ CHECKS = (
         "the ranks reach each other over TCP",
         judge_network.path,
         ("listen", "connect", "addresses", "getifaddr"),
-        _several,
+        lambda plan: _several(plan) and (plan.local or _hostfile(plan)),
     ),
     Check("model", "it is whole and the same everywhere", judge_model.model, FOLDER),
     Check(

@@ -5,7 +5,7 @@ reads. A name is the tool's, with what it is asked about after a colon: `ibv_dev
 """
 
 from scripts.lib.doctor.plan import Plan
-from server.startup.domains import COUNT
+from server.protocol.domains import COUNT
 
 PACKAGES = ("mlx", "mlx-lm", "transformers", "huggingface-hub", "llguidance", "prometheus-client")
 

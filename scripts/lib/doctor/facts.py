@@ -21,7 +21,7 @@ from scripts.lib.cabling.ports import (
 from scripts.lib.doctor import mac_text
 from scripts.lib.doctor.ask import Raw
 from scripts.lib.doctor.processes import OurProcess, living_processes
-from server.startup.domains import parse_count
+from server.protocol.domains import parse_count
 
 # What ssh itself says on stderr, which no shell profile printed.
 # setlocale is /bin/sh's, for a language that ssh brought along.

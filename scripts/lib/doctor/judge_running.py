@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from scripts.lib.doctor.cluster import Cluster
 from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed
 from scripts.lib.doctor.processes import OurProcess
-from server.startup.domains import MOST
+from server.protocol.domains import MOST
 
 MAX_QUEUE_PAIRS = 10  # of a device; the next one fails with errno 16
 

@@ -43,6 +43,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--backend", default="")
     parser.add_argument("--hostfile", type=Path)
     parser.add_argument("--local", type=int, default=0)
+    parser.add_argument("--named", action="append", default=[])
     parser.add_argument("--model-dir")
     parser.add_argument("--parallel", default="auto")
     parser.add_argument("--trust-remote-code", action="store_true")
@@ -63,6 +64,15 @@ def make_plan(options: argparse.Namespace) -> Plan:
         hostfile, name = None, ""
         ranks: tuple[str, ...] = (LOCAL_HOST,) * options.local
         backend, addresses = "ring", ()
+    elif options.named:
+        hostfile, name = None, ""
+        ranks = tuple(dict.fromkeys(options.named))
+        for host in ranks:
+            if not SSH_NAME.fullmatch(host):
+                stop(2, f"{host!r}: not a name that ssh takes")
+        # Nobody has said what they will talk over; Macs have come for RDMA.
+        backend = options.backend or ("jaccl" if sys.platform == "darwin" else "ring")
+        addresses = ()
     else:
         hostfile, name = read_hostfile(options.hostfile), str(options.hostfile)
         name = name.removeprefix(f"{options.checkout}/")

@@ -11,7 +11,8 @@ class Plan:
     """ranks holds the ssh name of each rank; a host can hold several ranks of a ring.
 
     asked: the hosts to look at, each once, in rank order. checks: the names of the checks asked
-    for. addresses[i]: where rank i can be reached by the other ranks, first the one used most.
+    for. hostfile: None with --local, and for hosts that were named and have none yet. addresses[i]:
+    where rank i can be reached by the other ranks, first the one used most.
     hostfile_name: its path, from the checkout if it is in there.
     cluster_ports[i]: the TCP ports on which rank i listens for the others. python, checkout and
     model_dir are the same absolute paths on every host. pins: package to version as pinned.
@@ -57,10 +58,10 @@ class Plan:
     def make_hostfile(self) -> str:
         """The command that writes this hostfile anew from the cabling."""
         kind = {"jaccl-ring": ["--topology ring"], "ring": ["--ring-tcp"]}.get(self.backend, [])
-        place = f"--output {shlex.quote(self.hostfile_name)}"
+        place = [f"--output {shlex.quote(self.hostfile_name)}", "--force"] * bool(self.hostfile)
         named = all(map(SSH_NAME.fullmatch, self.hosts))
         hosts = self.hosts if named else ("HOST...",)
-        return " ".join(["scripts/make_hostfile.sh", *kind, place, "--force", *hosts])
+        return " ".join(["scripts/make_hostfile.sh", *kind, *place, *hosts])
 
     def ranks_on(self, host: str) -> list[int]:
         return [rank for rank, name in enumerate(self.ranks) if name == host]
