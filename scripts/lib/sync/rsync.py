@@ -2,15 +2,15 @@
 
 It asks nothing of rsync that macOS's openrsync lacks: no --info, no --stats, no --mkpath. How far
 it is follows from the names that -v prints and from --progress where that can be understood.
-The shell there makes the far directory and goes to it, so no path has to survive two kinds of
-quoting.
+The shell there makes the far directory and goes to it. What tells it so passes openrsync first,
+which cuts it at blanks and takes every quote out, without knowing of backslashes; so the path has
+none (far_path).
 
 A copy ends when the other side is silent for stall_s (rsync's --timeout), when the connection
 dies (ssh's ServerAlive), or after the time that SLOWEST_BYTES_S would need.
 """
 
 import re
-import shlex
 import subprocess
 import threading
 import time
@@ -84,11 +84,28 @@ def rsync_command(
     """The command line; run in the source's directory."""
     # Not quoted: openrsync cuts this at its spaces and knows no quotes. Nothing in it has any.
     ssh = " ".join(["ssh", *SSH_OPTIONS, *ssh_options])
-    there = shlex.quote(str(target))
+    there = far_path(str(target))
     return [
         "rsync", "-v", "--progress", f"--timeout={max(1, round(stall_s))}", *options,
         "-e", ssh, f"--rsync-path=mkdir -p {there} && cd {there} && rsync", "./", f"{host}:./",
     ]  # fmt: skip
+
+
+def far_path(path: str) -> str:
+    """The path as a word of a shell that has neither quotes nor anything else that openrsync, or
+    rsync, would change. Raises Failure."""
+    if found := re.search(r"[\x00-\x1f\x7f]", path):
+        raise Failure(f"its path holds {found[0]!r}, which rsync cannot be told: {path!r}")
+
+    def escaped(character: re.Match) -> str:
+        # Of a quote openrsync would look for the other one, with a backslash before it or not.
+        return (
+            rf"$(printf \\{ord(character[0]):03o})"
+            if character[0] in "'\""
+            else "\\" + character[0]
+        )
+
+    return re.sub(r"[ -~](?<![\w@%+=:,./-])", escaped, path)
 
 
 def _follow(process, sizes: Mapping[str, int], on_progress: Callable[[int], None]) -> list[str]:

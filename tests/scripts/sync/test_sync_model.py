@@ -17,6 +17,7 @@ from scripts.lib.sync import manifest, node_model, routes
 from scripts.lib.sync.parallel import Failure
 from tests.support.launch_helpers import wait_until
 from tests.support.nodes import FAST_ADDRESS
+from tests.support.openrsync import put_openrsync
 from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "sync_model.sh"
@@ -63,7 +64,8 @@ class Site:
 
     def __init__(self, tmp_path: Path, nodes):
         self.nodes = nodes
-        self.models = tmp_path / "our models"
+        self.models = tmp_path / 'Jörg\'s "models" & more'
+        self.openrsync = put_openrsync(tmp_path / "openrsync")
         self.models.mkdir()
         self.state = tmp_path / "state"
         self.hostfile = nodes.write_hostfile(tmp_path / "hosts.json", nodes.names[:3])
@@ -76,7 +78,14 @@ class Site:
         return [str(SCRIPT), *map(str, arguments)]
 
     def env(self, **more: str) -> dict[str, str]:
-        return {**self.nodes.env, "HOSTFILE": str(self.hostfile), "PYTHON": sys.executable, **more}
+        path = f"{self.openrsync}:{self.nodes.env['PATH']}"
+        return {
+            **self.nodes.env,
+            "PATH": path,
+            "HOSTFILE": str(self.hostfile),
+            "PYTHON": sys.executable,
+            **more,
+        }
 
     def sync(self, *arguments: object, **env: str) -> subprocess.CompletedProcess:
         return subprocess.run(

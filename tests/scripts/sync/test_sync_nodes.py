@@ -13,11 +13,13 @@ import pytest
 from scripts.lib.sync import checkout, environment
 from scripts.lib.sync.parallel import Failure, size_text
 from scripts.lib.sync.probe import Place, parse_facts
-from scripts.lib.sync.rsync import _follow, explain
+from scripts.lib.sync.rsync import _follow, explain, far_path
 from scripts.lib.sync.versions import compare, pinned_packages
+from tests.support.openrsync import carried, put_openrsync
 from tests.support.paths import ROOT
 
 REPO = ROOT
+HARD_NAME = 'Jörg\'s "check" out (2)'
 PINNED = dict(
     re.findall(r"^([a-z-]+)(?:\[cpu\])?==([^;\s]+)", (REPO / "requirements.txt").read_text(), re.M)
 )
@@ -46,6 +48,7 @@ class Checkout:
     def __init__(self, root: Path, nodes):
         self.root = root
         self.nodes = nodes
+        self.openrsync = put_openrsync(root.parent / "openrsync")
         for name in ("scripts", "server"):
             shutil.copytree(REPO / name, root / name, ignore=GENERATED)
         shutil.copy(REPO / "requirements.txt", root)
@@ -70,6 +73,7 @@ class Checkout:
 
     def sync(self, *arguments: str, **env: str) -> subprocess.CompletedProcess:
         plain = {k: v for k, v in self.nodes.env.items() if k not in ("PYTHON", "HOSTFILE")}
+        plain["PATH"] = f"{self.openrsync}:{plain['PATH']}"
         return subprocess.run(
             [self.root / "scripts" / "sync_nodes.sh", *arguments],
             env={**plain, **env}, capture_output=True, text=True, timeout=120,
@@ -78,7 +82,7 @@ class Checkout:
 
 @pytest.fixture
 def site(nodes, tmp_path):
-    return Checkout(tmp_path / "check out", nodes)
+    return Checkout(tmp_path / HARD_NAME, nodes)
 
 
 # An rsync whose machine is lost after 3 MB of a copy with --delete.
@@ -381,6 +385,31 @@ def test_pinned_packages_are_those_of_the_requirements():
 )
 def test_why_a_copy_ended_is_told_in_words(code, error, told):
     assert told in explain(code, [error] if error else [], 9)
+
+
+HARD_PATHS = [
+    "/plain/path-1.2_x", "/with a/few  blanks ", "/Jörg/Größe/日本", "/it's/\"quoted\"",
+    "/a$HOME/`id`/$(id)", "/semi;colon&and|pipe<>(){}[]*?!#~", "/back\\slash", "/~/-dash",
+    "/100%=@:,+",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", HARD_PATHS)
+@pytest.mark.parametrize("shell", ["bash", "zsh", "sh"])
+@pytest.mark.parametrize("through", [str, carried], ids=["rsync", "openrsync"])
+def test_every_path_reaches_the_far_shell_as_one_word(path, shell, through):
+    """openrsync took the quotes out: "cd: too many arguments", after some stray folders."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    line = through(f"printf %s {far_path(path)} && printf %s /end")
+    done = subprocess.run([shell, "-c", line], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{path}/end", "")
+
+
+@pytest.mark.parametrize("path", ["/a\tb", "/a\nb", "/a\x7f"])
+def test_a_path_that_cannot_be_told_is_refused(path):
+    with pytest.raises(Failure, match="its path holds"):
+        far_path(path)
 
 
 def test_progress_follows_names_and_per_cents():
