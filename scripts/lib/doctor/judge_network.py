@@ -43,7 +43,7 @@ def address(cluster: Cluster) -> Iterator[Finding]:
                 facts.host,
                 FAIL,
                 f"{ip} is not an address of {facts.host}: {reason}",
-                "rank 0 fails to bind with errno 49; the others get connect errors 60, 61 or 65",
+                "rank 0 fails to bind with errno 49; the others get connect errors 60 or 65",
                 Fix(
                     f"set in {cluster.plan.hostfile_name}, for {facts.host}:{own}; give it a "
                     "fixed address, so that it does not change again"
@@ -148,6 +148,6 @@ def _judge_connection(cluster: Cluster, facts: HostFacts, target: dict) -> Findi
         facts.host,
         FAIL,
         f"no TCP connection to {peer} at {ip}: {error} (tried on port {target['port']})",
-        'connect errors 60, 61 or 65, or a start that hangs at "joining the other ranks"',
+        'connect errors 60 or 65, or a start that hangs at "joining the other ranks"',
         fix,
     )

@@ -53,11 +53,14 @@ def command_of(pid: int | str) -> str:
 
 def signal_if(pidfile: str, words: str, signal: str) -> str:
     """Shell for the far end of ssh: the recorded process gets the signal if its command line has
-    these words; and SIGCONT, without which a stopped one would not hear it."""
+    these words; and SIGCONT, without which a stopped one would not hear it.
+
+    ps shows what is no ASCII as the far locale has it, or as question marks: it may be anything."""
+    like = "*".join(shlex.quote(part) for part in re.split(r"[^ -~]+", words) if part)
     return (
         f"pid=$(cat {shlex.quote(pidfile)}) || exit 0; "
         f'case "$(ps -ww -p "$pid" -o command=)" in '
-        f'*{shlex.quote(words)}*) kill -{signal} "$pid"; kill -CONT "$pid" ;; esac'
+        f'*{like}*) kill -{signal} "$pid"; kill -CONT "$pid" ;; esac'
     )
 
 

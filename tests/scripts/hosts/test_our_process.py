@@ -1,5 +1,7 @@
 """Is a recorded pid ours? Python and bash give the same answer, for any record and any process."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.lib.doctor.processes import living_processes
-from scripts.lib.hosts.our_process import command_of, is_of_run, recorded_pid
+from scripts.lib.hosts.our_process import command_of, is_of_run, recorded_pid, signal_if
 from tests.support.paths import ROOT
 
 COMMANDS = [
@@ -82,6 +84,30 @@ def test_a_process_that_is_gone_and_a_file_that_is_none_are_not_ours(tmp_path, p
     while command_of(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert recorded_pid(file) is None and bash('ours "$1"', file)
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize("words", ['Jörg\'s "x" (2)/*[a]?/server.py', "ü", "plain"])
+@pytest.mark.parametrize("others", [False, True])
+def test_a_far_process_is_known_by_its_words_whatever_the_locale_there(
+    tmp_path, locale, words, others
+):
+    """Over ssh there is often none, and ps shows question marks: its signals never came."""
+    command = ["sh", "-c", 'trap "exit 7" TERM; while :; do sleep 0.1; done', words]
+    running = subprocess.Popen(command)
+    file = tmp_path / "pid"
+    file.write_text(f"{running.pid}\n")
+    try:
+        line = signal_if(str(file), "another's" if others else f"sleep 0.1; done {words}", "KILL")
+        environment = os.environ | {"LC_ALL": locale}
+        subprocess.run(["sh", "-c", line], env=environment, check=True)
+        if others:
+            assert running.poll() is None
+        else:
+            assert running.wait(60) == -signal.SIGKILL
+    finally:
+        running.kill()
+        running.wait()
 
 
 def test_nobody_else_matches_a_run_id_against_a_command_line():
