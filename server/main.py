@@ -181,9 +181,13 @@ def _live(
     from server.startup.joining import meet
     from server.startup.pairs import WHAT_TO_DO
 
+    def tell_pair(stage: str, extra_s: float) -> None:
+        watchdog.set_limit(settings.handshake_timeout + extra_s)
+        tell(stage)
+
     # All have joined, so all are here; only small files are read until hands are shaken.
     with watchdog.within(settings.handshake_timeout, NOT_JOINED, WHAT_TO_DO):
-        meet(link, os.environ, run_id, tell)
+        meet(link, os.environ, run_id, tell_pair)
         met = rank.greet(settings, link, status, tell)
     ready = rank.prepare(settings, link, met, status, tell)
     watchdog.follow(settings.stall_timeout, ready.times)

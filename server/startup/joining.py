@@ -16,7 +16,7 @@ import mlx.core as mx
 from server.startup.domains import UsedUp, counted
 from server.startup.handshake import Mismatch, promised_group
 from server.startup.link_errors import Kind, explain
-from server.startup.pairs import Stranger, prove_pairs, run_token
+from server.startup.pairs import Stranger, Tell, prove_pairs, run_token
 from server.startup.wiring import Wiring, read_wiring
 from server.wire.link import Link
 
@@ -97,10 +97,10 @@ def meet(
     link: Link,
     env: Mapping[str, str],
     run_id: str,
-    tell: Callable[[str], None] = lambda stage: None,
+    tell: Tell = lambda stage, extra_s: None,
 ) -> None:
     """Proves every link, and that all who joined are of this run. tell is called with what comes
-    next. Raises NotJoined."""
+    next, and how much longer than others it may take. Raises NotJoined."""
     if link.size == 1:
         return
     try:

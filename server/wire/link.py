@@ -111,8 +111,8 @@ class Link:
         return rows, values[: len(beside)]
 
     def send_ints(self, values: Sequence[int], rank: int) -> None:
-        """To one rank that has a link to this one, and hears as many from it; bare. Few of them
-        take no answer: it returns before they are heard."""
+        """To one rank that has a link to this one, and hears as many from it; bare. Whether it
+        returns before they are heard is the backend's affair."""
         mx.eval(mx.distributed.send(mx.array(values, dtype=mx.int32), rank, group=self.group))
 
     def hear_ints(self, count: int, rank: int) -> list[int]:

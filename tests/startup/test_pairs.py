@@ -12,7 +12,7 @@ import pytest
 
 from server.protocol.exit_codes import NOT_JOINED, OK
 from server.startup import pairs
-from server.startup.pairs import LONG, WAITING, Stranger, prove_pairs
+from server.startup.pairs import LONG, WAITING, Stranger, plan_rounds, prove_pairs
 from server.startup.wiring import Wiring
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
@@ -25,12 +25,14 @@ class Dead(Exception):
 
 
 class Wires:
-    """What ranks on threads send each other. dead: (from, to, longest that still passes)."""
+    """What ranks on threads send each other. dead: (from, to) to the longest message that still
+    passes. waits: a send ends when it is heard, as over some links, or at once."""
 
-    def __init__(self, size: int, dead: dict[tuple[int, int], int] | None = None) -> None:
-        self.size, self.dead = size, dead or {}
+    def __init__(self, size: int, dead: dict[tuple[int, int], int] | None = None, waits=False):
+        self.size, self.dead, self.waits = size, dead or {}, waits
         ways = [(a, b) for a in range(size) for b in range(size)]
         self.ways = {way: queue.Queue() for way in ways}
+        self.heard = {way: queue.Queue() for way in ways}
 
     def link(self, rank: int):
         return PlayedLink(self, rank)
@@ -41,11 +43,16 @@ class PlayedLink:
         self.wires, self.rank, self.size = wires, rank, wires.size
 
     def send_ints(self, values, rank):
-        lost = len(values) > self.wires.dead.get((self.rank, rank), LONG)
-        self.wires.ways[self.rank, rank].put(None if lost else list(values))
+        way = self.rank, rank
+        lost = len(values) > self.wires.dead.get(way, LONG)
+        self.wires.ways[way].put(None if lost else list(values))
+        if self.wires.waits and not self.wires.heard[way].get(timeout=DEADLINE_S):
+            raise Dead
 
     def hear_ints(self, count, rank):
-        heard = self.wires.ways[rank, self.rank].get(timeout=DEADLINE_S)
+        way = rank, self.rank
+        heard = self.wires.ways[way].get(timeout=DEADLINE_S)
+        self.wires.heard[way].put(heard is not None)
         if heard is None:
             raise Dead
         assert len(heard) == count
@@ -62,20 +69,29 @@ class PlayedLink:
 
 
 def prove_all(wiring: Wiring, wires: Wires, run_ids: dict[int, str] | None = None):
-    """By rank: the stages that it told, and what ended it (None: nothing)."""
+    """By rank: what it told, stages with their seconds, and what ended it (None: nothing)."""
 
     def live(rank: int):
-        told: list[str] = []
+        told: list[tuple[str, float]] = []
         try:
-            prove_pairs(wires.link(rank), wiring, (run_ids or {}).get(rank, "run"), told.append)
+            run_id = (run_ids or {}).get(rank, "run")
+            prove_pairs(wires.link(rank), wiring, run_id, lambda *what: told.append(what))
         except (Dead, Stranger) as error:
             for other in range(wires.size):
                 wires.ways[rank, other].put(None)  # the others wait in vain, too
+                wires.heard[other, rank].put(False)
             return told, error
         return told, None
 
     with ThreadPoolExecutor(wires.size) as pool:
         return list(pool.map(live, range(wires.size)))
+
+
+def first_to_say(ended) -> set[str]:
+    """The stages of those stuck ranks whose watchdogs bite first."""
+    stuck = [told[-1] for told, error in ended if error]
+    soonest = min(extra_s for _, extra_s in stuck)
+    return {stage for stage, extra_s in stuck if extra_s == soonest}
 
 
 def mesh(size: int, cables: int = 1) -> Wiring:
@@ -93,26 +109,44 @@ def ring(size: int) -> Wiring:
     return Wiring(("",) * size)
 
 
-@pytest.mark.parametrize("wiring", [mesh(2), mesh(4), mesh(8), ring(2), ring(3), ring(8)])
-def test_live_links_are_proven_each_way(wiring):
-    wires = Wires(wiring.size)
+WIRINGS = [mesh(2), mesh(3), mesh(4), mesh(8), ring(2), ring(3), ring(8)]
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.parametrize("waits", [False, True])
+def test_live_links_are_proven_each_way_whether_or_not_a_send_waits(wiring, waits):
+    wires = Wires(wiring.size, waits=waits)
     for rank, (told, error) in enumerate(prove_all(wiring, wires)):
-        assert error is None and told[-1] == WAITING
-        assert sum(" hears " in stage for stage in told) == len(wiring.peers(rank))
+        assert error is None and told[-1][0] == WAITING
+        assert sum("exchange a word" in stage for stage, _ in told) == len(wiring.peers(rank))
     assert all(way.empty() for way in wires.ways.values())
 
 
-def test_a_dead_wire_is_named_by_the_rank_at_its_end_and_by_no_other():
-    ended = prove_all(mesh(4), Wires(4, dead={(2, 1): 0}))
-    assert [type(error) for _, error in ended] == [type(None), Dead, type(None), type(None)]
-    assert ended[1][0][-1] == "rank 1 (mac1: rdma_en20) hears rank 2 (mac2: rdma_en10)"
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_no_rank_is_in_two_pairs_of_a_round(wiring):
+    rounds: dict[int, list[int]] = {}
+    for number, pair in plan_rounds(wiring):
+        rounds.setdefault(number, []).extend(pair)
+    assert all(len(ranks) == len({*ranks}) for ranks in rounds.values())
+    assert sorted(rounds) == list(range(len(rounds)))
 
 
-def test_a_rank_that_is_dead_is_named_by_all_its_peers():
-    ended = prove_all(mesh(3), Wires(3, dead={(2, 0): 0, (2, 1): 0}))
-    assert [told[-1].partition(" hears ")[2] for told, _ in ended[:2]] == [
-        "rank 2 (mac2: rdma_en0)", "rank 2 (mac2: rdma_en10)"
-    ]  # fmt: skip
+@pytest.mark.parametrize("wiring", [mesh(4), mesh(8), ring(5)])
+@pytest.mark.parametrize("waits", [False, True])
+def test_of_all_that_wait_the_pair_with_the_dead_wire_says_so_first(wiring, waits):
+    """In either direction, wherever it is; whoever waits for one of the two waits longer."""
+    for _, (a, b) in plan_rounds(wiring):
+        for way in ((a, b), (b, a)):
+            ended = prove_all(wiring, Wires(wiring.size, {way: 0}, waits))
+            words = f"{wiring.end(a, b)} and {wiring.end(b, a)} exchange a word"
+            assert first_to_say(ended) == {words}, way
+
+
+@pytest.mark.parametrize("gone", range(4))
+def test_a_rank_that_is_dead_is_in_every_pair_that_says_so_first(gone):
+    ways = {(gone, other): 0 for other in range(4)}
+    (first,) = first_to_say(prove_all(mesh(4), Wires(4, ways)))
+    assert f"rank {gone} (mac{gone}" in first
 
 
 def test_of_two_cables_the_second_is_proven_too(monkeypatch):
@@ -121,15 +155,14 @@ def test_of_two_cables_the_second_is_proven_too(monkeypatch):
     wiring = mesh(3, cables=2)
     assert all(error is None for _, error in prove_all(wiring, Wires(3)))
     ended = prove_all(wiring, Wires(3, dead={(0, 2): 40}))
-    told = [told[-1] for told, error in ended if error]
+    told = [told[-1][0] for told, error in ended if error]
     ends = "rank 0 (mac0: rdma_en20, rdma_en21) and rank 2 (mac2: rdma_en0, rdma_en1)"
     assert told == [f"all cables between {ends}"] * 3
 
 
 def test_a_rank_of_another_run_is_named():
     ended = prove_all(mesh(3), Wires(3), run_ids={1: "another"})
-    assert "in the place of rank 1 (mac1) is no rank of this run" in str(ended[0][1])
-    assert "in the place of rank 1 (mac1) is no rank of this run" in str(ended[2][1])
+    assert "in the place of rank 0 (mac0) is no rank of this run" in str(ended[1][1])
 
 
 # Real ranks over ring.
@@ -150,7 +183,10 @@ print("joined", flush=True)
 if {dead}:
     time.sleep(600)
 with watchdog.within({limit_s}, NOT_JOINED, WHAT_TO_DO):
-    meet(link, os.environ, "run", watchdog.progress)
+    def tell(stage, extra_s):
+        watchdog.set_limit({limit_s} + extra_s)
+        watchdog.progress(stage)
+    meet(link, os.environ, "run", tell)
 print("met", flush=True)
 """
 
@@ -187,8 +223,8 @@ def test_a_real_peer_that_joined_and_fell_silent_is_named_within_the_limit(tmp_p
     try:
         _, said = processes[0].communicate(timeout=DEADLINE_S)
         assert processes[0].returncode == NOT_JOINED, said
-        ends = f"rank 0 (127.0.0.1:{first}) hears rank 2 (127.0.0.1:{first + 2})"
-        assert f"at: {ends}; look for what the cables" in said.splitlines()[-1]
+        ends = f"rank 0 (127.0.0.1:{first}) and rank 2 (127.0.0.1:{first + 2})"
+        assert f"at: {ends} exchange a word; look for what the cables" in said.splitlines()[-1]
     finally:
         end(processes)
 

@@ -71,7 +71,7 @@ def main() -> None:
     try:
         link = join(os.environ, JOIN_S, lambda text: print(text, file=sys.stderr, flush=True))
         with watchdog.within(HANDSHAKE_S, NOT_JOINED, WHAT_TO_DO):
-            meet(link, os.environ, "", watchdog.progress)
+            meet(link, os.environ, "", lambda stage, extra_s: watchdog.progress(stage))
         tell = Teller(link.rank == 0, watchdog.progress)
         tell(f"loading {arguments.model.name} on {link.size} ranks")
         shard = load_shard(arguments.model.resolve(), arguments.parallel, link, None, tell)

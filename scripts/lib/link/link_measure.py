@@ -88,7 +88,7 @@ def join(
         refuse(f"{wanted} ranks were started, but the launcher's files are for {promised}")
     try:
         link = server_join(env, float("inf"), say)
-        meet(link, env, "", tell)
+        meet(link, env, "", lambda stage, extra_s: tell(stage))
     except Mismatch as error:
         refuse(f"the {backend_name(env)} backend did not start: {error}")
     except ToBeMended as error:
