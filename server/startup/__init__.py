@@ -1,1 +1,1 @@
-"""From joined ranks to ranks that can serve: compared, loaded, links proven, their tokens equal."""
+"""From ranks alone to ranks that can serve: joined, links proven, compared, loaded, tokens equal."""

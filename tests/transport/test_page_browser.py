@@ -415,7 +415,7 @@ def test_a_killed_rank_and_the_recovery_are_shown(page, server):
     page.wait("return document.querySelector('.turn .trouble')?.innerText")  # not silence
     page.wait("return seen.length > 0 && !seen.includes('Serving')")
     page.wait("return seen.at(-1) === 'Serving'")
-    assert set(page.run("return seen")) <= {"Failed", "Not reached", "Loading", "Serving"}
+    assert set(page.run("return seen")) <= {"Restarting", "Not reached", "Loading", "Serving"}
     told = page.wait_text("#failure", "Started again once.")
     assert "The last failure: rank 1 on 127.0.0.1 exited with code 137" in told
     assert "ready" in page.text("#events")

@@ -281,7 +281,7 @@ class Launch:
         if not self._ending:
             self._ending = True
             told_s = 0.0
-            if self._failed and self._tell_all():
+            if self._failed and not self._asked_to_end and self._tell_all():
                 told_s = min(TOLD_S, GRACE_S)
                 self._after(told_s, lambda: self._signal_all(signal.SIGTERM))
             else:

@@ -331,6 +331,19 @@ def test_the_others_are_told_who_failed_before_they_are_signalled(stubs):
     assert seen == [told, "SIGTERM"]
 
 
+def test_a_rank_that_fails_while_all_are_asked_to_end_changes_nothing(stubs):
+    """Clients would read that it restarts, and it was stopped."""
+    launcher = stubs.launch("--lease", "60", "--stubborn", env={"DRAIN_TIMEOUT": "60"})
+    for rank in (0, 1):
+        wait_until(lambda r=rank: "lease" in stubs.seen(r))
+    launcher.send_signal(signal.SIGTERM)
+    wait_until(lambda: "SIGTERM" in stubs.seen(0))
+    stubs.order(1, "leave(70)")
+    stubs.order(0, "time.sleep(1); leave(0)")
+    launcher.communicate(timeout=PATIENCE_S)
+    assert not [line for line in stubs.seen(0) if line.startswith("told")]
+
+
 def test_launcher_ends_the_ranks_when_its_lease_ends(stubs):
     launcher = stubs.launch(env={"MLX_LAUNCH_LEASE": "1"})
     stubs.pid(0), stubs.pid(1)
