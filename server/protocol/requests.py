@@ -79,9 +79,10 @@ class ChatRequest:
 
     messages are as chat templates expect them: content is text, tool-call arguments are objects.
     tools are OpenAI's function tools: {"type": "function", "function": {"name", "description",
-    "parameters"}}. text_formats: what the INPUT of a tool must match when the tool is forced, by
-    the tool's name. continues: the answer goes on with the last message, which is the assistant's.
-    thinking_budget: tokens after which a thought is closed; None: no limit.
+    "parameters"}}; deferred: names of those that the prompt does not list. text_formats: what the
+    INPUT of a tool must match when the tool is forced, by the tool's name. continues: the answer
+    goes on with the last message, which is the assistant's. thinking_budget: tokens after which a
+    thought is closed; None: no limit.
     """
 
     messages: list[dict[str, Any]]
@@ -94,6 +95,7 @@ class ChatRequest:
     thinking_budget: int | None = None
     common: Common = field(default_factory=Common)
     text_formats: Mapping[str, Format] = field(default_factory=dict)
+    deferred: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

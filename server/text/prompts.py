@@ -133,10 +133,11 @@ class TokenizerPrompts:
         return text[:at]
 
     def _render(self, request: ChatRequest, messages: list[dict], open_turn: bool) -> str:
+        tools = [one for one in request.tools if one["function"]["name"] not in request.deferred]
         return self._tokenizer.apply_chat_template(
             messages,
             # Some templates take an empty list for tools to show.
-            tools=(request.tools or None) if request.tool_choice.mode != "none" else None,
+            tools=(tools or None) if request.tool_choice.mode != "none" else None,
             add_generation_prompt=open_turn,
             tokenize=False,
             **variables(self._tokenizer, {**self._template_kwargs, **request.template_kwargs}),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from server.api.dialects.deferred_tools import deferred, shown
 from server.api.dialects.messages_blocks import ASSISTANT_BLOCKS, CONTENT, TEXTS, USER_BLOCK
 from server.api.dialects.server_tools import to_tell, told_to_the_model, unavailable
 from server.api.dialects.thinking import EFFORT, THINKS, thinking_of
@@ -72,6 +73,7 @@ TOOL = tagged(
             "name": needed(NAME),
             "description": TEXT,
             "strict": FLAG,
+            "defer_loading": FLAG,
         }
     },
     "",
@@ -123,7 +125,8 @@ CONVERSATION: Fields = {
     "tools": Field(
         array(TOOL, of=TOOLS_WORDS),
         "Tools that Anthropic's servers run are left out; of `web_search`, `web_fetch` and "
-        "`code_execution` the answer says so in an error block, once a conversation.",
+        "`code_execution` the answer says so in an error block, once a conversation. Those with "
+        "`defer_loading` are shown where a `tool_reference` names them.",
         cost="0.01 s thread",
     ),
     "tool_choice": Field(
@@ -187,9 +190,12 @@ def _conversation(asked: Mapping[str, Any], body: Mapping[str, Any], **more: Any
     tools = [function_tool(tool, "input_schema") for tool in asked.get("tools", ()) if tool]
     missing = unavailable(body.get("tools"))
     choice, parallel = _choice(asked.get("tool_choice"), check_tools(tools), missing)
+    later = deferred(asked.get("tools", ()), [tool.get("type") for tool in body.get("tools") or ()])
+    found = shown(body["messages"], tools, later)
     return ChatRequest(
-        messages=_messages(asked, missing),
+        messages=_messages(asked, missing, found),
         tools=tools,
+        deferred=later,
         tool_choice=choice,
         parallel_tool_calls=parallel,
         **thinking_of(asked, asked.get("output_config", {}).get("effort")),
@@ -197,7 +203,10 @@ def _conversation(asked: Mapping[str, Any], body: Mapping[str, Any], **more: Any
     )
 
 
-def _messages(asked: Mapping[str, Any], missing: tuple[str, ...]) -> list[dict[str, Any]]:
+def _messages(
+    asked: Mapping[str, Any], missing: tuple[str, ...], found: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """found: what results show beside their own text, by the ids of their calls."""
     talk = Conversation()
     for i, block in enumerate(asked.get("system", ())):
         in_blocks = "type" in block
@@ -210,20 +219,23 @@ def _messages(asked: Mapping[str, Any], missing: tuple[str, ...]) -> list[dict[s
         if isinstance(content, str):
             talk.say(role, content)
         elif role == "user":
-            _add_user(talk, content)
+            _add_user(talk, content, found)
         else:
             _add_assistant(talk, content)
     return talk.turns
 
 
-def _add_user(talk: Conversation, blocks: list[str | dict[str, Any]]) -> None:
+def _add_user(
+    talk: Conversation, blocks: list[str | dict[str, Any]], found: Mapping[str, str]
+) -> None:
     said = []
     for block in blocks:
         if isinstance(block, str):
             said.append(block)
         else:
             # Before what is said, wherever it stands: templates want results next to their calls.
-            talk.result(block["tool_use_id"], block.get("content", ""))
+            id, text = block["tool_use_id"], block.get("content", "")
+            talk.result(id, "\n".join(filter(None, (text, found.get(id)))))
     if said or not blocks:
         talk.say("user", "\n".join(said))
 
