@@ -4,6 +4,7 @@ No network: its home is empty, and its environment names this server alone.
 """
 
 import base64
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -22,6 +23,21 @@ SHOT = base64.b64decode(
 SUMMARY = "<analysis>It is short.</analysis><summary>add.py is to be mended.</summary>"
 
 
+def claude_command() -> list[str]:
+    return [program("claude"), "-p", "Mend add.py", "--dangerously-skip-permissions"]
+
+
+def claude_environment(root: str) -> dict[str, str]:
+    return {
+        "ANTHROPIC_BASE_URL": root,
+        "ANTHROPIC_AUTH_TOKEN": KEY,
+        "ANTHROPIC_MODEL": "demo",
+        "ANTHROPIC_DEFAULT_HAIKU_MODEL": "demo",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "IS_SANDBOX": "1",  # else root may not skip permissions
+    }
+
+
 @pytest.fixture(scope="module")
 def recordings():
     """What it sent in all of the tests is what is written down."""
@@ -35,17 +51,9 @@ def run(repository, tmp_path, recordings):
     """model -> what it says in the end, of a run that ends well."""
 
     def run(model: AgentModel, *options: str, **env: str) -> str:
-        home = tmp_path / "home"
-        command = [program("claude"), "-p", "Mend add.py", "--dangerously-skip-permissions"]
-        settings = {
-            "ANTHROPIC_BASE_URL": model.root,
-            "ANTHROPIC_AUTH_TOKEN": KEY,
-            "ANTHROPIC_MODEL": "demo",
-            "ANTHROPIC_DEFAULT_HAIKU_MODEL": "demo",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            "IS_SANDBOX": "1",  # else root may not skip permissions
-        }
-        done = run_agent([*command, *options], repository, home, **settings | env)
+        command = [*claude_command(), *options]
+        settings = claude_environment(model.root) | env
+        done = run_agent(command, repository, tmp_path / "home", **settings)
         recordings.append(model.recording)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -87,6 +95,9 @@ def test_it_mends_a_bug_with_an_mcp_server_and_goes_on_after_a_screenshot(
     for told in ("What does it say?", "I mend it.", "return a - b", MCP_ANSWER):
         assert told in last
     assert "[image omitted: this model reads text only]" in last
+    # Each prompt goes on from the one before, so that nothing is computed twice.
+    for before, after in itertools.pairwise(model.prompts_seen):
+        assert after.startswith(before.removesuffix(model.family.prompt))
 
 
 def test_it_waits_in_a_queue_that_is_longer_than_its_timer_and_for_a_place_in_it(

@@ -4,6 +4,7 @@ No network: its home is empty but for a configuration that knows this server alo
 """
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,23 @@ WINDOW = 200_000
 SUMMARY = "In short: add.py is to be mended."
 
 
+def codex_command() -> list[str]:
+    return [program("codex"), "exec", "--skip-git-repo-check", "Mend add.py"]
+
+
+def codex_environment(
+    root: str, home: Path, window: int = WINDOW, retries: int = 0, idle_s: float = 300
+) -> dict[str, str]:
+    """Of a run whose configuration is written into the new home."""
+    config = CONFIG.format(
+        url=root + "/v1", idle_ms=int(idle_s * 1000), python=sys.executable, mcp=MCP,
+        window=window, retries=retries,
+    )  # fmt: skip
+    home.mkdir()
+    (home / "config.toml").write_text(config)
+    return {"CODEX_HOME": str(home), "CLUSTER_API_KEY": KEY}
+
+
 @pytest.fixture(scope="module")
 def recordings():
     """What it sent in all of the tests is what is written down."""
@@ -59,18 +77,10 @@ def run(repository, tmp_path, recordings):
     """model -> what it says in the end, and on the way, of a run that ends well or with a failure
     as asked."""
 
-    def run(
-        model: AgentModel, *, fails: bool = False, window: int = WINDOW, retries: int = 0
-    ) -> tuple[str, str]:
+    def run(model: AgentModel, *, fails: bool = False, **settings) -> tuple[str, str]:
         home = tmp_path / "home"
-        home.mkdir()
-        config = CONFIG.format(
-            url=model.url, idle_ms=int(IDLE_S * 1000), python=sys.executable, mcp=MCP,
-            window=window, retries=retries,
-        )  # fmt: skip
-        (home / "config.toml").write_text(config)
-        command = [program("codex"), "exec", "--skip-git-repo-check", "Mend add.py"]
-        done = run_agent(command, repository, home, CODEX_HOME=str(home), CLUSTER_API_KEY=KEY)
+        environment = codex_environment(model.root, home, **settings)
+        done = run_agent(codex_command(), repository, home, **environment)
         recordings.append(model.recording)
         assert (done.returncode != 0) is fails, done.stderr
         return done.stdout, done.stderr
@@ -113,7 +123,7 @@ def test_it_waits_in_a_queue_that_is_longer_than_its_timer_and_for_a_place_in_it
     model.answers = steps(model)
     tries = model.call("exec_command", cmd=f"until [ -e {full} ]; do sleep 0.1; done; {TRY}")
     model.answers[2] = line_fills(model, model.thought("Try it.") + tries, full)
-    assert END in run(model, retries=4)[0]
+    assert END in run(model, retries=4, idle_s=IDLE_S)[0]
     check_mended(model, repository)
     assert model.refused(429) and len(model.prompts_seen) == 4
 
