@@ -1,9 +1,10 @@
-"""Tools of the Messages API that a prompt shows where a search has found them.
+"""Tools that a prompt shows where a search has found them, and how the Messages API tells of them.
 
-Pure; called on rank 0's HTTP threads. A client with many tools sends some with `defer_loading`, and
-the model looks for them with another tool, which returns `tool_reference` blocks. Their definitions
-stand in the prompt as that tool's result. In the list at its beginning they would change all that
-follows with every search, and a long conversation would be computed anew.
+Pure; called on rank 0's HTTP threads. A client with many tools lets the model look for them with
+another tool. Their definitions stand in the prompt as that tool's result. In the list at its
+beginning they would change all that follows with every search, and a long conversation would be
+computed anew. In the Messages API they come with the others, with `defer_loading`, and the result
+refers to them; for Responses see responses_tools.py.
 """
 
 import json
@@ -11,6 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 SERVER_SEARCH = "tool_search_tool_"  # types of searches that Anthropic's servers would run
+
+
+def defined(functions: Iterable[Mapping[str, Any]]) -> str:
+    """What defines these, as the prompt shows it; empty for none. functions: in chat's format."""
+    lines = [
+        f"<function>{json.dumps(one['function'], ensure_ascii=False)}</function>"
+        for one in functions
+    ]
+    return "\n".join(["<functions>", *lines, "</functions>"]) if lines else ""
 
 
 def deferred(tools: Iterable[Any], types: Iterable[Any]) -> frozenset[str]:
@@ -28,13 +38,12 @@ def shown(
     """What to add to results, by the ids of their calls: definitions of those tools of these names
     that each is the first to refer to. turns: as the client sent them, read. tools: in chat's
     format."""
-    left = {tool["function"]["name"]: tool["function"] for tool in tools}
+    left = {tool["function"]["name"]: tool for tool in tools}
     added = {}
     for result in _results(turns) if names else ():
         found = [name for name in _referred(result["content"]) if name in names]
-        lines = [_definition(left.pop(name)) for name in dict.fromkeys(found) if name in left]
-        if lines:
-            added[result["tool_use_id"]] = "\n".join(["<functions>", *lines, "</functions>"])
+        if new := [left.pop(name) for name in dict.fromkeys(found) if name in left]:
+            added[result["tool_use_id"]] = defined(new)
     return added
 
 
@@ -52,7 +61,3 @@ def _referred(parts: list[Any]) -> Iterator[str]:
     for part in parts:
         if isinstance(part, Mapping) and part.get("type") == "tool_reference":
             yield part["tool_name"]
-
-
-def _definition(function: Mapping[str, Any]) -> str:
-    return f"<function>{json.dumps(function, ensure_ascii=False)}</function>"

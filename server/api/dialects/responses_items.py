@@ -89,11 +89,12 @@ def turns_of(
     instructions: str | None,
     items: list[tuple[str, dict[str, Any]]],
     shown_name: Callable[[str | None, str, bool], str],
+    find: Callable[[Any], str],
 ) -> list[dict[str, Any]]:
     """The turns of items that have been read, each with the name of its place, for errors.
 
     shown_name: by which name the model knows a tool, from its namespace and name, and whether it
-    takes a text. Raises ApiError.
+    takes a text. find: what defines tools that a search has found. Raises ApiError.
     """
     talk, inner = Conversation(), InnerJson()
     if instructions:
@@ -123,7 +124,9 @@ def turns_of(
             given = item.get(field, {})
             talk.call(_call_id(item), name, given if isinstance(given, dict) else {field: given})
         elif kind in OWN_RESULTS:
-            talk.result(_call_id(item), _text(item.get(OWN_RESULTS[kind], "")))
+            result = item.get(OWN_RESULTS[kind], "")
+            defined = find(result) if kind == "tool_search_output" else ""
+            talk.result(_call_id(item), defined or _text(result))
     return talk.turns
 
 

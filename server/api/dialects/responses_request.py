@@ -59,7 +59,8 @@ RESPONSES: Fields = {
     "text": Field(record({"format": FORMAT}), "`format`: type text, json_object or json_schema."),
     "tools": Field(
         array(TOOL, of=f"tools, at most {MAX_TOOLS} of them functions"),
-        "Of type function, custom or namespace. Others are left out, with a line in the log.",
+        "Of type function, custom, namespace or, if the client runs it, tool_search. Others are "
+        "left out, with a line in the log.",
         cost="0.01 s thread",
     ),
     "tool_choice": TOOL_CHOICE,
@@ -112,14 +113,15 @@ def parse(
     common = common_of(asked, served, max_tokens=max_tokens)
     instructions = asked.get("instructions")
     tools = Tools(asked.get("tools", []))
-    functions, choice, told_choice = tools.choice(asked.get("tool_choice", "auto"))
     parallel = asked.get("parallel_tool_calls", True)
     format_, told_format = _format(asked.get("text", {}).get("format", {"type": "text"}))
     effort = asked.get("reasoning", {}).get("effort")
     previous, said = asked.get("previous_response_id"), _said(asked, kept)
     store = kept.keeps and asked.get("store", True)
+    messages = _messages(instructions, said, tools)
+    functions, choice, told_choice = tools.choice(asked.get("tool_choice", "auto"))
     request = ChatRequest(
-        messages=_messages(instructions, said, tools),
+        messages=messages,
         tools=functions,
         tool_choice=choice,
         parallel_tool_calls=parallel,
@@ -127,6 +129,7 @@ def parse(
         format=format_,
         common=common,
         text_formats=tools.formats,
+        deferred=frozenset(tools.deferred),
     )
     fields = {
         "model": asked.get("model", served.model_id),
@@ -168,7 +171,7 @@ def _said(asked: Mapping[str, Any], kept: Shelf) -> list[tuple[str, Item]]:
 def _messages(
     instructions: str | None, said: list[tuple[str, Item]], tools: Tools
 ) -> list[dict[str, Any]]:
-    turns = turns_of(instructions, said, tools.shown_name)
+    turns = turns_of(instructions, said, tools.shown_name, tools.find)
     if len(turns) <= bool(instructions) and not any(item["type"] == "message" for _, item in said):
         items = [item for _, item in said]
         raise wrong("input", items, "at least one message" if instructions else "a non-empty array")

@@ -10,9 +10,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from server.api.dialects.deferred_tools import defined
 from server.api.dialects.turns import NAME, check_choice, check_tools, function_tool
 from server.api.fields import Field, Fields, needed, record, tagged
-from server.api.kinds import ANYTHING, FLAG, SCHEMA, TEXT, array, as_one, either, one_of
+from server.api.kinds import (
+    ANYTHING,
+    FLAG,
+    SCHEMA,
+    TEXT,
+    Refused,
+    array,
+    as_one,
+    either,
+    one_of,
+    then,
+)
 from server.api.requests import MAX_TOOLS
 from server.protocol.errors import wrong
 from server.protocol.requests import INPUT, Format, ToolChoice
@@ -24,6 +36,7 @@ FUNCTION: Fields = {
     "description": TEXT,
     "parameters": SCHEMA,
     "strict": FLAG,
+    "defer_loading": FLAG,
 }
 CUSTOM: Fields = {
     "name": needed(NAME),
@@ -32,13 +45,16 @@ CUSTOM: Fields = {
         record({"type": TEXT, "syntax": TEXT, "definition": TEXT}),
         "Of type grammar with syntax lark or regex; any other is free text.",
     ),
+    "defer_loading": FLAG,
 }
 INNER: Mapping[str, Fields] = {"function": FUNCTION, "custom": CUSTOM}
 IGNORED = "A tool that the server would have to run."
-TOOL = tagged(
+SEARCH = "tool_search"  # its type, and its name for the model
+ANY_TOOL = tagged(
     "type",
     {
         **INNER,
+        SEARCH: {"execution": TEXT, "description": TEXT, "parameters": SCHEMA},
         "namespace": {
             "name": needed(NAME),
             "description": TEXT,
@@ -49,6 +65,16 @@ TOOL = tagged(
     objects="an object",
     ignored=IGNORED,
 )
+
+
+def _runnable(tool: dict[str, Any] | None) -> dict[str, Any] | None:
+    """None for a search that a server would have to run."""
+    if tool is None or tool["type"] != SEARCH:
+        return tool
+    return {**tool, "name": SEARCH} if tool.get("execution") == "client" else None
+
+
+TOOL = then(ANY_TOOL, _runnable)
 NAMED: Fields = {"name": needed(TEXT), "namespace": TEXT}
 CHOICE_WORDS = (
     "'none', 'auto', 'required', or an object of type 'function', 'custom' or 'allowed_tools'"
@@ -79,19 +105,21 @@ TOOL_CHOICE = either(
 
 @dataclass(frozen=True)
 class Called:
-    """A tool as its client knows it. takes_text: a call of it holds a text, not arguments."""
+    """A tool as its client knows it. takes_text: a call of it holds a text, not arguments.
+    searches: it looks for tools."""
 
     name: str
     namespace: str | None = None
     takes_text: bool = False
+    searches: bool = False
 
 
 class Tools:
     """The tools of one request.
 
     functions: as templates expect them. called: by the name that the model knows, what the client
-    calls it. formats: of those that take a text, what it must match. told: as the answer repeats
-    them.
+    calls it. formats: of those that take a text, what it must match. deferred: names of those that
+    the prompt does not list. told: as the answer repeats them.
     """
 
     def __init__(self, given: list[dict[str, Any] | None]) -> None:
@@ -102,9 +130,28 @@ class Tools:
         self._names: dict[Called, str] = {}
         flat = list(_flat(given))
         check_tools([tool for _, _, tool in flat])  # before their names are compared
+        later = []
         for place, namespace, tool in flat:
-            self._add(place, namespace, tool)
+            shown = self._add(place, namespace, tool)
+            later += [shown] if tool.get("defer_loading") else []
+        searches = any(called.searches for called in self.called.values())
+        self.deferred = set(later) if searches else set()
+        self._defined: set[str] = set()  # of these
         self.told = [_told(tool) for tool in given if tool is not None]
+
+    def find(self, given: Any) -> str:
+        """Takes what a search has found, for calls from now on. Returns what defines those that no
+        earlier search had found; what cannot be read, or is too much, is not taken."""
+        new: set[str] = set()
+        for place, namespace, tool in _flat(_readable(given)):
+            shown = self._names.get(_called(namespace, tool))
+            if shown is None and len(self.functions) < MAX_TOOLS:
+                shown = self._add(place, namespace, tool)
+                self.deferred.add(shown)
+            if shown in self.deferred and shown not in self._defined:
+                self._defined.add(shown)
+                new.add(shown)
+        return defined(one for one in self.functions if _name(one) in new)
 
     def shown_name(self, namespace: str | None, name: str, takes_text: bool) -> str:
         """The name by which the model knows a tool, be it one of this request's or not."""
@@ -139,20 +186,21 @@ class Tools:
             choice = ToolChoice("named", only)  # named, its grammar holds to the letter
         return functions, choice, asked
 
-    def _add(self, place: str, namespace: str | None, tool: dict[str, Any]) -> None:
-        takes_text = tool["type"] == "custom"
-        called = Called(tool["name"], namespace, takes_text)
+    def _add(self, place: str, namespace: str | None, tool: dict[str, Any]) -> str:
+        """Returns its name for the model."""
+        called = _called(namespace, tool)
         shown = name = _joined(namespace, tool["name"])
         number = 1
         while self.called.get(shown, called) != called:
             number += 1
             shown = f"{name}_{number}"
-        if takes_text:
+        if called.takes_text:
             tool, wanted = _with_one_argument(tool, place)
             if wanted is not None:
                 self.formats[shown] = wanted
         self.called[shown], self._names[called] = called, shown
         self.functions.append(function_tool({**tool, "name": shown}, "parameters"))
+        return shown
 
     def _is_listed(self, shown: str, listed: list[Any]) -> bool:
         called = self.called[shown]
@@ -178,6 +226,21 @@ def _flat(given: list[dict[str, Any] | None]) -> Iterator[tuple[str, str | None,
         for j, inner in enumerate(tool["tools"]):
             if inner is not None:
                 yield f"tools[{i}].tools[{j}]", tool["name"], inner
+
+
+def _readable(given: Any) -> list[dict[str, Any] | None]:
+    """Those of a client's list that are tools."""
+    found = []
+    for one in given if isinstance(given, list) else ():
+        try:
+            found.append(TOOL.read(one))
+        except Refused:
+            continue  # to refuse what is history would end the session
+    return found
+
+
+def _called(namespace: str | None, tool: dict[str, Any]) -> Called:
+    return Called(tool["name"], namespace, tool["type"] == "custom", tool["type"] == SEARCH)
 
 
 def _joined(namespace: str | None, name: str) -> str:
@@ -216,4 +279,7 @@ def _told(tool: dict[str, Any]) -> dict[str, Any]:
         return told | {"parameters": tool.get("parameters"), "strict": strict}
     if tool["type"] == "custom":
         return told | {"format": tool.get("format", {"type": "text"})}
+    if tool["type"] == SEARCH:
+        told = {"type": SEARCH, "execution": "client", "description": tool.get("description")}
+        return told | {"parameters": tool.get("parameters")}
     return told | {"tools": [_told(inner) for inner in tool["tools"] if inner is not None]}
