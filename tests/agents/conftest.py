@@ -1,5 +1,7 @@
 """What every agent gets: a model that says what the test has written, and a repository to mend."""
 
+import base64
+import itertools
 import sys
 import threading
 from pathlib import Path
@@ -12,6 +14,10 @@ from tests.support.agent_model import KEY, AgentModel
 BUG, MENDED = "    return a - b\n", "    return a + b\n"
 MCP = Path(__file__).with_name("mcp_docs.py")
 MCP_ANSWER = "add: add returns the sum of both."
+SHOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+NO_IMAGE = "[image omitted: this model reads text only]"
 # In the words of any shell, as agents call them.
 SHOW = "cat add.py"
 MEND = "sed -i.bak 's/a - b/a + b/' add.py"
@@ -65,3 +71,9 @@ def check_mended(model: AgentModel, repository: Path) -> str:
     last = model.prompts_seen[-1]
     assert HOLDS in last
     return last
+
+
+def check_prefixes(model: AgentModel) -> None:
+    """Each prompt goes on from the one before, so that nothing is computed twice."""
+    for before, after in itertools.pairwise(model.prompts_seen):
+        assert after.startswith(before.removesuffix(model.family.prompt))

@@ -3,23 +3,30 @@
 No network: its home is empty, and its environment names this server alone.
 """
 
-import base64
-import itertools
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.agents.conftest import END, HOLDS, IDLE_S, MCP, MCP_ANSWER, TRY, check_mended
+from tests.agents.conftest import (
+    END,
+    HOLDS,
+    IDLE_S,
+    MCP,
+    MCP_ANSWER,
+    NO_IMAGE,
+    SHOT,
+    TRY,
+    check_mended,
+    check_prefixes,
+)
 from tests.support.agent_model import KEY, AgentModel, Step
 from tests.support.agent_programs import program, run_agent
 from tests.support.agent_troubles import line_fills, little_room, rank_ends
 from tests.support.fields_seen import Recording, check_kept
 
-SHOT = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
 SUMMARY = "<analysis>It is short.</analysis><summary>add.py is to be mended.</summary>"
 
 
@@ -94,10 +101,27 @@ def test_it_mends_a_bug_with_an_mcp_server_and_goes_on_after_a_screenshot(
     # All of it came back: what was thought, said, called and found.
     for told in ("What does it say?", "I mend it.", "return a - b", MCP_ANSWER):
         assert told in last
-    assert "[image omitted: this model reads text only]" in last
-    # Each prompt goes on from the one before, so that nothing is computed twice.
-    for before, after in itertools.pairwise(model.prompts_seen):
-        assert after.startswith(before.removesuffix(model.family.prompt))
+    assert NO_IMAGE in last
+    check_prefixes(model)
+
+
+def test_it_goes_on_after_a_search_of_the_web_that_nobody_can_run_and_a_pdf(
+    agent_model, repository, run
+):
+    """The search is a request of its own, with nothing but the tool of Anthropic's servers."""
+    (repository / "add.pdf").write_bytes(PDF)
+    model = agent_model("glm-4.x")
+    model.answers = [
+        model.call("ToolSearch", query="select:WebSearch"),
+        model.call("WebSearch", query="what is a sum"),
+        "There is nothing to tell.",
+        model.call("Read", file_path=str(repository / "add.pdf")),
+        *steps(model, repository),
+    ]
+    assert END in run(model)
+    last = check_mended(model, repository)
+    assert "Web search error: unavailable" in last
+    assert "[document omitted: this model reads text only]" in last
 
 
 def test_it_waits_in_a_queue_that_is_longer_than_its_timer_and_for_a_place_in_it(

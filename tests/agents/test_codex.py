@@ -14,9 +14,12 @@ from tests.agents.conftest import (
     MCP,
     MCP_ANSWER,
     MEND,
+    NO_IMAGE,
+    SHOT,
     SHOW,
     TRY,
     check_mended,
+    check_prefixes,
 )
 from tests.support.agent_model import KEY, AgentModel, Step
 from tests.support.agent_programs import program, run_agent
@@ -24,7 +27,7 @@ from tests.support.agent_troubles import line_fills, little_room, rank_ends
 from tests.support.fields_seen import Recording, check_kept
 
 CONFIG = """
-model = "demo"
+model = "{name}"
 model_provider = "cluster"
 model_context_window = {window}
 approval_policy = "never"
@@ -44,6 +47,13 @@ command = "{python}"
 args = ["{mcp}"]
 """
 WINDOW = 200_000
+PATCH = """*** Begin Patch
+*** Update File: add.py
+@@
+-    return a - b
++    return a + b
+*** End Patch
+"""
 SUMMARY = "In short: add.py is to be mended."
 
 
@@ -52,12 +62,17 @@ def codex_command() -> list[str]:
 
 
 def codex_environment(
-    root: str, home: Path, window: int = WINDOW, retries: int = 0, idle_s: float = 300
+    root: str,
+    home: Path,
+    name: str = "demo",
+    window: int = WINDOW,
+    retries: int = 0,
+    idle_s: float = 300,
 ) -> dict[str, str]:
     """Of a run whose configuration is written into the new home."""
     config = CONFIG.format(
         url=root + "/v1", idle_ms=int(idle_s * 1000), python=sys.executable, mcp=MCP,
-        window=window, retries=retries,
+        name=name, window=window, retries=retries,
     )  # fmt: skip
     home.mkdir()
     (home / "config.toml").write_text(config)
@@ -103,15 +118,42 @@ def numbers(model: AgentModel, n: int) -> Step:
     return model.thought("How many?") + model.call("exec_command", cmd=f"seq {n}000 {n}800")
 
 
-def test_it_mends_a_bug_with_the_help_of_an_mcp_server(agent_model, repository, run):
+def test_it_mends_a_bug_with_an_mcp_server_and_goes_on_after_a_screenshot(
+    agent_model, repository, run
+):
+    (repository / "shot.png").write_bytes(SHOT)
     model = agent_model("qwen3.5")
-    docs = "I look it up.\n" + model.call("mcp__docs__search", q="add")
-    model.answers = [model.thought("And the docs?") + docs, *steps(model)]
+    model.answers = [
+        model.thought("How does it look?") + model.call("view_image", path="shot.png"),
+        model.thought("And the docs?")
+        + "I look it up.\n"
+        + model.call("mcp__docs__search", q="add"),
+        *steps(model),
+    ]
     assert END in run(model)[0]
     last = check_mended(model, repository)
     # All of it came back: what was thought, said, called and found.
-    for told in ("What does it say?", "I look it up.", "return a - b", MCP_ANSWER):
+    for told in ("What does it say?", "I look it up.", "return a - b", MCP_ANSWER, NO_IMAGE):
         assert told in last
+    check_prefixes(model)
+
+
+def test_as_a_model_that_it_knows_it_searches_for_tools_and_writes_patches(
+    agent_model, repository, run
+):
+    """It shows no tool of an MCP server before the model has searched for it."""
+    model = agent_model("glm-4.x", MODEL_ALIASES="*")
+    look, _, *others = steps(model)
+    model.answers = [
+        look,
+        model.thought("Docs?") + model.call("tool_search", query="search the documentation"),
+        model.call("mcp__docs__search", q="add"),
+        model.thought("A sum.") + model.call("apply_patch", input=PATCH),
+        *others,
+    ]
+    assert END in run(model, name="gpt-5.5")[0]
+    assert MCP_ANSWER in check_mended(model, repository)
+    check_prefixes(model)
 
 
 def test_it_waits_in_a_queue_that_is_longer_than_its_timer_and_for_a_place_in_it(
