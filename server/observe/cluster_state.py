@@ -37,6 +37,7 @@ def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
             "queue_max": settings.queue_max,
             "context": view.capacity.context or None,
             "req_timeout_s": settings.req_timeout,
+            "req_total_timeout_s": settings.req_total_timeout,
         },
         "ranks": ranks.describe(view.loading),
         "link": {

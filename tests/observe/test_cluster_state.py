@@ -24,7 +24,13 @@ SCHEMAS = describe(MODEL)["components"]["schemas"]
 
 @pytest.fixture(scope="module")
 def front_end(demo_model_dir):
-    one = FrontEnd(demo_model_dir, API_KEY="sesame", QUEUE_MAX="3", PARALLEL="pipeline")
+    one = FrontEnd(
+        demo_model_dir,
+        API_KEY="sesame",
+        QUEUE_MAX="3",
+        PARALLEL="pipeline",
+        REQ_TOTAL_TIMEOUT="3600",
+    )
     one.key = ("Authorization: Bearer sesame",)
     yield one
     one.end()
@@ -60,6 +66,7 @@ def test_it_shows_the_settings_and_that_the_server_serves(front_end):
     assert body["parallel"] == "pipeline"
     assert body["limits"] == {
         "max_batch": 8, "queue_max": 3, "context": 2048, "req_timeout_s": 600,
+        "req_total_timeout_s": 3600,
     }  # fmt: skip
     assert body["events"][0]["text"] == "started"
     assert body["now"] - body["uptime_s"] == pytest.approx(body["events"][0]["t"], abs=1)

@@ -95,6 +95,7 @@ def _cluster_schema() -> Schema:
             queue_max=count,
             context=optional(integer(1)),
             req_timeout_s=seconds,
+            req_total_timeout_s=note(optional(seconds), "null: as long as it goes on."),
         ),
         ranks=note(array(rank), "Empty until the ranks have introduced themselves."),
         link=told(latency_us=optional(seconds), bandwidth_gb_s=optional(seconds)),

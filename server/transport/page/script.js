@@ -392,6 +392,7 @@ function showAbout() {
     "Prefix cache": `${many(cache.entries || 0, "entry").replace("entrys", "entries")}, ${short(cache.tokens || 0)} tokens, ${digits(100 * share(cache.hit_tokens, asked), 1)} % of prompt tokens found`,
     Context: `${digits(limits.context)} tokens`,
     "Longest silence": span(limits.req_timeout_s),
+    "Longest request": limits.req_total_timeout_s ? span(limits.req_total_timeout_s) : "no limit",
     Versions: `mlx ${versions.mlx}, mlx-lm ${versions.mlx_lm}, Python ${versions.python}, code ${versions.code}`,
     Run: String(cluster.run_id),
     API: `${ROOT}v1`,
