@@ -37,11 +37,17 @@ def count(tokens: int) -> dict[str, int]:
     return {"input_tokens": tokens}
 
 
+NO_THREADS = "thread_unsupported_request"
+
+
 def error_body(error: ApiError) -> dict[str, Any]:
     """The body of an error answer, and the data of the event that ends a stream with one."""
     other = "api_error" if error.status >= 500 else "invalid_request_error"
-    type = ERROR_TYPES.get(error.status, other)
-    return {"type": "error", "error": {"type": type, "message": error.message}}
+    body = {"type": ERROR_TYPES.get(error.status, other), "message": error.message}
+    if error.param == "thread":
+        # Anthropic's SDKs send the same again, whole.
+        body["details"] = {"error_code": NO_THREADS, "unsupported": [error.param]}
+    return {"type": "error", "error": body}
 
 
 class MessagesDialect:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from server.api.dialects.client_tools import as_function
 from server.api.dialects.deferred_tools import deferred, shown
 from server.api.dialects.messages_blocks import ASSISTANT_BLOCKS, CONTENT, TEXTS, USER_BLOCK
 from server.api.dialects.server_tools import to_tell, told_to_the_model, unavailable
@@ -23,7 +24,8 @@ from server.api.dialects.turns import (
 )
 from server.api.fields import Field, Fields, needed, read, record, tagged
 from server.api.formats import IN_A_CHILD
-from server.api.kinds import FLAG, SCHEMA, TEXT, array, either, then
+from server.api.kinds import FLAG, SCHEMA, TEXT, array, either, never, then
+from server.api.notes import note
 from server.api.requests import (
     GENERATING,
     LIMIT,
@@ -65,7 +67,7 @@ SYSTEM = either(
     },
     "a string or an array of text blocks",
 )
-TOOL = tagged(
+CUSTOM_TOOL = tagged(
     "type",
     {
         "custom": {
@@ -79,9 +81,21 @@ TOOL = tagged(
     "",
     default="custom",
     objects="an object",
-    ignored="A tool that the server would have to run.",
+    ignored="A tool that the client or the server knows by its type.",
     name="MessagesTool",
 )
+
+
+def _tool(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, dict) and (found := as_function(value)) is not None:
+        return found
+    read_one = CUSTOM_TOOL.read(value)
+    if read_one is None and not unavailable([value]):
+        note("tool of a type that is not known")  # of the others the answer says so
+    return read_one
+
+
+TOOL = replace(CUSTOM_TOOL, read=_tool)
 TOOL_CHOICE = tagged(
     "type",
     {
@@ -102,6 +116,7 @@ FORMAT = tagged(
 # What a prompt is made of.
 CONVERSATION: Fields = {
     **MODEL,
+    "thread": never(why="; send the whole conversation"),  # a `continue` has only what is new
     "messages": needed(
         array(TURN, 1, MAX_TURNS, of="messages"),
         "Of text, or of `text`, `tool_use`, `tool_result`, `thinking`, `document` (of text) and "
@@ -124,9 +139,11 @@ CONVERSATION: Fields = {
     ),
     "tools": Field(
         array(TOOL, of=TOOLS_WORDS),
-        "Tools that Anthropic's servers run are left out; of `web_search`, `web_fetch` and "
-        "`code_execution` the answer says so in an error block, once a conversation. Those with "
-        "`defer_loading` are shown where a `tool_reference` names them.",
+        "Also those that the client runs and that are known by a type: `bash_...`, "
+        "`text_editor_...`, `memory_...`, `computer_...`. Tools that Anthropic's servers run are "
+        "left out; of `web_search`, `web_fetch` and `code_execution` the answer says so in an "
+        "error block, once a conversation. Those with `defer_loading` are shown where a "
+        "`tool_reference` names them.",
         cost="0.01 s thread",
     ),
     "tool_choice": Field(

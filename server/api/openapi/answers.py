@@ -317,7 +317,8 @@ def _messages_schemas() -> dict[str, Schema]:
             "Of a tool that nobody here can run.",
         ),
     )
-    error = told(type=string(), message=string())
+    details = told(error_code=string(), unsupported=array(string()))
+    error = told(("details",), type=string(), message=string(), details=details)
     error["properties"]["type"] = enum("api_error", "invalid_request_error", *ERROR_TYPES.values())
     return {
         "Message": told(
