@@ -89,7 +89,10 @@ class ModelRoutes:
         with self._reading(exchange) as (body, client):
             request = completions_api.parse(body, served)
             prompts = self._completion_prompts(model, request, client)
-        common = request.common
+            common = request.common
+            if request.suffix and not common.ignore_eos:
+                ends = model.prompts.infill_ends(request.suffix)
+                common = replace(common, stop_token_ids=(*common.stop_token_ids, *ends))
         dialect = completions_api.CompletionDialect(*self._frame(model, common, len(prompts)))
         constraint = model.prompts.plain_constraint(request, client)
         jobs = [
@@ -169,10 +172,14 @@ class ModelRoutes:
         """Token ids of each prompt, and its text if that is part of the answer."""
         self._check_early(model, request.common, len(request.prompts))
         prompts, context, found = model.prompts, model.context, []
+        suffix = request.suffix
+        if suffix:
+            prompts.infill_ends(suffix)
         for prompt in request.prompts:
             # All of them before the first is tokenized.
             if isinstance(prompt, str):
-                check_length(len(prompt), prompts.token_bytes, context, "prompt")
+                size = len(prompt) + len(suffix)
+                check_length(size, prompts.token_bytes, context, "prompt")
             elif len(prompt) >= context:
                 raise context_exceeded(len(prompt), context, "prompt")
             elif not all(0 <= token < prompts.vocab for token in prompt):
@@ -180,8 +187,11 @@ class ModelRoutes:
                 raise wrong("prompt", prompt, allowed)
         for prompt in request.prompts:
             ids = prompt
-            if isinstance(prompt, str):
+            if suffix:
+                ids = prompts.from_infill(prompt, suffix, context=context, client=client)
+            elif isinstance(prompt, str):
                 ids = prompts.from_text(prompt, context=context, client=client)
+            if suffix or isinstance(prompt, str):
                 self._clamp(request.common, len(ids), context, "prompt")
             text = None
             if request.echo:

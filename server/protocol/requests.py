@@ -100,9 +100,10 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """Prompts to continue: text, or token ids."""
+    """Prompts to continue: text, or token ids. suffix: what each answer is followed by."""
 
     prompts: list[str | list[int]]
+    suffix: str = ""
     echo: bool = False
     format: Format | None = None
     common: Common = field(default_factory=Common)

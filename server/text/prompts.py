@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from server.grammar.grammars import Grammars
 from server.protocol.client import SERVER, Client, ClientGone
-from server.protocol.errors import ApiError, bad_request, context_exceeded, show
+from server.protocol.errors import ApiError, bad_request, context_exceeded, show, wrong
 from server.protocol.events import Score
 from server.protocol.pieces import TextOut, TokenLogprob
 from server.protocol.requests import ChatRequest, Common, CompletionRequest, Format
@@ -20,6 +20,7 @@ from server.text.chat_text import ChatText
 from server.text.constraint import Constraint
 from server.text.encoder import Encoder, Unavailable
 from server.text.forced_calls import ForcedCalls
+from server.text.infill import Infill, infill_of
 from server.text.markup import call_form
 from server.text.plain_text import PlainText
 from server.text.plainer_turns import plainer
@@ -48,6 +49,12 @@ class Prompts(Protocol):
     ) -> list[int]: ...
 
     def from_text(self, text: str, *, context: int, client: Client) -> list[int]: ...
+
+    def from_infill(
+        self, prefix: str | list[int], suffix: str, *, context: int, client: Client
+    ) -> list[int]: ...
+
+    def infill_ends(self, suffix: str) -> tuple[int, ...]: ...
 
     def encode(
         self, text: str, special_tokens: bool, *, context: int, client: Client
@@ -83,6 +90,7 @@ class TokenizerPrompts:
         source = getattr(tokenizer, "_tokenizer", tokenizer)
         self._large, self._huge = Encoder(source), Encoder(source)
         self._grammars = Grammars(tokenizer._tokenizer, vocab, sorted(self._eos))
+        self._infill = infill_of(tokenizer, vocab)
 
     # Text in.
 
@@ -149,6 +157,35 @@ class TokenizerPrompts:
         """Token ids of plain text, with the tokenizer's own special tokens; never none."""
         ids = self.encode(text, special_tokens=True, context=context, client=client)
         return self._checked(ids, "prompt")
+
+    def from_infill(
+        self,
+        prefix: str | list[int],
+        suffix: str,
+        *,
+        context: int = UNLIMITED,
+        client: Client = SERVER,
+    ) -> list[int]:
+        """Token ids of a prompt whose answer stands between these. Raises ApiError 400."""
+        infill = self._filled(suffix)
+        before = prefix
+        if isinstance(prefix, str):
+            before = self._encode(prefix, False, "prompt", context, client)
+        after = infill.suffix(
+            suffix, lambda text: self._encode(text, False, "suffix", context, client)
+        )
+        return self._checked(infill.join(before, after), "prompt")
+
+    def infill_ends(self, suffix: str) -> tuple[int, ...]:
+        """Ids that end what stands before a suffix. Raises ApiError 400 if no model of this
+        tokenizer can write that."""
+        return self._filled(suffix).ends
+
+    def _filled(self, suffix: str) -> Infill:
+        if self._infill is None:
+            allowed = "empty or absent: this model has no tokens for filling in the middle"
+            raise wrong("suffix", suffix, allowed)
+        return self._infill
 
     def encode(
         self,

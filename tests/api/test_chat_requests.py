@@ -254,7 +254,7 @@ def test_prompts_that_are_empty_mixed_or_too_many_are_400(prompt):
         ({"logprobs": 1.5}, "logprobs"),
         ({"echo": 1}, "echo"),
         ({"echo": "yes"}, "echo"),
-        ({"suffix": "end"}, "suffix"),
+        ({"suffix": "end", "echo": True}, "echo"),
         ({"suffix": 5}, "suffix"),
         ({"best_of": 2}, "best_of"),
         ({"best_of": 1, "n": 2}, "best_of"),
@@ -269,6 +269,7 @@ def test_completion_fields_that_cannot_be_honoured_are_400(fields, param):
 
 def test_completion_fields_that_ask_for_nothing_special_are_taken():
     assert completion(echo=False, suffix="", best_of=1) == completion()
+    assert completion(prompt="", suffix="end").suffix == "end"
     assert completion(n=3, best_of=3) == completion(n=3)
 
 

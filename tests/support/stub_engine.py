@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from server.observe.status import Status
 from server.observe.views import Load
 from server.protocol.client import Client
-from server.protocol.errors import bad_request
+from server.protocol.errors import bad_request, wrong
 from server.protocol.events import Event, Failed, Score, Scored, Token
 from server.protocol.pieces import Parts, TokenLogprob
 from server.protocol.requests import ChatRequest, Common, CompletionRequest
@@ -134,6 +134,14 @@ class StubPrompts:
         if text == "refuse":
             raise bad_request("'messages' was refused by the model's chat template", "messages")
         return self.from_text(text, **bounds)
+
+    def from_infill(
+        self, prefix: str | list[int], suffix: str, *, context: int, client: Client
+    ) -> list[int]:
+        raise AssertionError("infill_ends() has refused it")
+
+    def infill_ends(self, suffix: str) -> tuple[int, ...]:
+        raise wrong("suffix", suffix, "empty or absent")
 
     def from_text(self, text: str, *, context: int, client: Client) -> list[int]:
         client.look()

@@ -7,7 +7,8 @@ from typing import Any
 
 from server.api.fields import Field, Fields, needed, read, record
 from server.api.formats import FORMATS, format_of
-from server.api.kinds import FLAG, Kind, Refused, array, as_one, text, whole
+from server.api.kinds import FLAG, Kind, Refused, array, text, whole
+from server.api.kinds import TEXT as STRING
 from server.api.openapi.words import any_of
 from server.api.openapi.words import array as array_schema
 from server.api.requests import (
@@ -18,7 +19,7 @@ from server.api.requests import (
     choices_of,
     common_of,
 )
-from server.protocol.errors import ApiError, wrong
+from server.protocol.errors import ApiError, bad_request, wrong
 from server.protocol.pieces import Event, Piece, TokenLogprob, Usage
 from server.protocol.requests import CompletionRequest, Served
 
@@ -35,7 +36,7 @@ def _prompts(value: Any) -> list[str | list[int]]:
         raise Refused(value, PROMPT_WORDS)
     for prompt in prompts:
         if isinstance(prompt, str):
-            TEXT_PROMPT.read(prompt)
+            STRING.read(prompt)  # that it is not empty, parse() sees
         elif not (isinstance(prompt, list) and _is_ids(prompt)):
             raise Refused(prompt, NO_PROMPT)
     return prompts
@@ -66,7 +67,12 @@ COMPLETION: Fields = {
         whole(0, 20), "How many alternatives to tell.", cost="nothing before the answer"
     ),
     "best_of": Field(whole(1, MAX_CHOICES), "The same as n, or absent."),
-    "suffix": as_one(text(most=0), "empty or absent: it is not supported"),
+    "suffix": Field(
+        STRING,
+        "What comes after the answer, for models with tokens for filling in the middle; with "
+        "others 400. Not with `echo`.",
+        cost="as text",
+    ),
 }
 BODY = record(COMPLETION, name="CompletionRequest")
 
@@ -78,8 +84,14 @@ def parse(body: Mapping[str, Any], served: Served) -> CompletionRequest:
     best_of = asked.get("best_of", common.n)
     if best_of != common.n:
         raise wrong("best_of", best_of, f"absent, or equal to n ({common.n})")
+    suffix = asked.get("suffix", "")
+    if "" in asked["prompt"] and not suffix:
+        raise wrong("prompt", "", TEXT_PROMPT.allowed)
+    if suffix and asked.get("echo"):
+        raise bad_request("'echo' cannot be used with 'suffix'.", "echo")
     return CompletionRequest(
         prompts=asked["prompt"],
+        suffix=suffix,
         echo=asked.get("echo", False),
         format=format_of(asked),
         common=common,
