@@ -98,9 +98,6 @@ def parse(body: Mapping[str, Any], served: Served) -> ChatRequest:
     """Checks a chat request. Raises ApiError."""
     asked = read(BODY, body)
     common = common_of(asked, served, logprobs=_alternatives(asked), **choices_of(asked, body))
-    tools, choice, parallel = tools_of(asked)
-    thinking = thinking_of(asked, asked.get("reasoning_effort"))
-    thinking["template_kwargs"] |= asked.get("chat_template_kwargs", {})
     continues = asked.get("continue_final_message", False)
     if continues and asked.get("add_generation_prompt"):
         raise bad_request(
@@ -109,16 +106,23 @@ def parse(body: Mapping[str, Any], served: Served) -> ChatRequest:
             "continue_final_message",
         )
     request = ChatRequest(
-        messages=_turns(asked["messages"]),
-        tools=tools,
-        tool_choice=choice,
-        parallel_tool_calls=parallel,
-        **thinking,
-        format=format_of(asked),
-        continues=continues,
-        common=common,
+        **prompt_of(asked), format=format_of(asked), continues=continues, common=common
     )
     return check_continued(request, "continue_final_message") if continues else request
+
+
+def prompt_of(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ChatRequest has of CONVERSATION, whose fields have been read. Raises ApiError."""
+    tools, choice, parallel = tools_of(asked)
+    thinking = thinking_of(asked, asked.get("reasoning_effort"))
+    thinking["template_kwargs"] |= asked.get("chat_template_kwargs", {})
+    return {
+        "messages": _turns(asked["messages"]),
+        "tools": tools,
+        "tool_choice": choice,
+        "parallel_tool_calls": parallel,
+        **thinking,
+    }
 
 
 def _alternatives(asked: Mapping[str, Any]) -> int | None:

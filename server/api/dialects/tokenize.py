@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from server.api.dialects import chat_request
-from server.api.dialects.chat_request import CHAT
+from server.api.dialects.chat_request import CONVERSATION, prompt_of
 from server.api.fields import Field, Fields, needed, read, record
 from server.api.kinds import ANYTHING, FLAG, Kind, array, as_one, never, one_of
 from server.api.kinds import TEXT as STRING
@@ -51,7 +50,7 @@ TEXT: Fields = {
 FALSE = as_one(one_of(False), "false or absent with 'messages'")
 TURNS: Fields = {
     **BOTH,
-    **{name: CHAT[name] for name in ("messages", "tools", "chat_template_kwargs")},
+    **CONVERSATION,
     "continue_final_message": FALSE,
 }
 TEXT_BODY = record({**TEXT, "messages": never(why=" beside 'prompt'")})
@@ -69,7 +68,7 @@ def parse_tokenize(body: Mapping[str, Any], served: Served) -> TokenizeRequest:
     asked = read(TURNS_BODY if prompt is None else TEXT_BODY, body)
     check_model(asked, served)
     return TokenizeRequest(
-        source=chat_request.parse(body, served) if prompt is None else asked["prompt"],
+        source=ChatRequest(**prompt_of(asked)) if prompt is None else asked["prompt"],
         special_tokens=asked.get("add_special_tokens", True),
         open_turn=asked.get("add_generation_prompt", True),
         strings=asked.get("return_token_strs", False),
