@@ -12,7 +12,7 @@
 # need none to themselves, then the others ("ranks"), one after another.
 #
 # Makes .venv with requirements.txt and requirements-dev.txt. Some tests also use shellcheck,
-# bats, sshd and coding agents (npm ci in tests/agents) where they are installed, and are skipped,
+# bats, sshd and coding agents (npm install in tests/agents) where they are installed, and are skipped,
 # with the reason, where they aren't.
 # With CI=true a missing one is a failure.
 #

@@ -1,1 +1,1 @@
-"""From ranks alone to ranks that can serve: joined, links proven, compared, loaded, tokens equal."""
+"""From ranks alone to ranks that can serve: joined, links proven, compared, loaded, proven."""

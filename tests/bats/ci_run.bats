@@ -46,18 +46,18 @@ setup() {
 @test "coding agents are installed where npm is, and again when others are pinned" {
   agents=$CHECKOUT/tests/agents
   mkdir -p "$agents/node_modules"
-  echo >"$agents/package-lock.json"
+  echo >"$agents/package.json"
   stub npm <<<'echo "in $PWD" >>"$CALLS"; touch node_modules/.package-lock.json'
-  touch -t 202601010000 "$agents/package-lock.json"
+  touch -t 202601010000 "$agents/package.json"
   PATH=$MACHINE run "$CHECKOUT/.ci/run"
-  called "npm ci"
+  called "npm install"
   called "in $agents"
   : >"$CALLS"
   PATH=$MACHINE run "$CHECKOUT/.ci/run"
-  [ "$(grep -c "npm ci" "$CALLS")" -eq 0 ]
-  touch -t 203601010000 "$agents/package-lock.json"
+  [ "$(grep -c "npm install" "$CALLS")" -eq 0 ]
+  touch -t 203601010000 "$agents/package.json"
   PATH=$MACHINE run "$CHECKOUT/.ci/run"
-  called "npm ci"
+  called "npm install"
 }
 
 @test "a failed install or a failed test fails the run" {

@@ -1,6 +1,6 @@
 """Coding agents as their makers ship them: where they are, and a run of one in an empty home.
 
-They come from npm, pinned in tests/agents (`npm ci` there installs them); one on PATH will do.
+They come from npm, pinned in tests/agents (`npm install` there installs them); one on PATH will do.
 """
 
 import os
@@ -27,7 +27,7 @@ def program(name: str) -> str:
     """The agent's path; skips the test, or fails it under CI=true."""
     found = shutil.which(name, path=f"{INSTALLED}{os.pathsep}{os.environ['PATH']}")
     if found is None:
-        reason = f"{name} is not installed (npm ci in tests/agents)"
+        reason = f"{name} is not installed (npm install in tests/agents)"
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     return found
 
