@@ -311,7 +311,7 @@ def test_what_belongs_to_the_checkout_with_and_without_git(tmp_path):
         "server/a.py", "server/__pycache__/a.pyc", "scripts/new.sh", "notes.txt", "README.md",
         "hostfiles/x.template.json", "hostfiles/x.local.json", "models/m/w.safetensors",
         "run/1/hosts", "logs/l", "envs/mine/pyvenv.cfg", "envs/mine/lib.py", ".venv/pyvenv.cfg",
-        "cluster.env", "cluster.env~",
+        "cluster.env", "cluster.env~", "tests/agents/node_modules/big/a.js",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
@@ -333,7 +333,8 @@ def test_what_belongs_to_the_checkout_with_and_without_git(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["", "/etc/passwd", "../x", "server/../../x", "run/sync/files", ".git/config", "models/a",
-     "hostfiles/a.local.json", "cluster.env", "server/__pycache__/x"],
+     "hostfiles/a.local.json", "cluster.env", "server/__pycache__/x",
+     "tests/agents/node_modules/a.js"],
 )  # fmt: skip
 def test_nothing_but_ours_can_ever_be_removed(name):
     printed = f"{name}\nserver/gone.py\n{checkout.GIT}\n{name}\nold.py\n"
