@@ -177,7 +177,7 @@ def test_it_goes_on_after_the_end_of_a_rank(agent_model, repository, run, said):
     model.answers = [first, rank_ends(model, model.thought("A sum.") + said), *others]
     assert END in run(model, retries=10)[0]
     check_mended(model, repository)
-    assert model.refused(503) == 2
+    assert model.refused(503) >= 2
 
 
 def test_it_knows_that_the_context_is_full(agent_model, run):

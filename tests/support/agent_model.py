@@ -62,16 +62,19 @@ class AgentModel:
         self.aside: dict[str, Callable[[Ticket], Iterator[Event]]] = {}
         self._changed = threading.Condition()
         self._settings = {"context": context, **env}
+        self._life = 0
         self.front = self._begin()
 
-    def _begin(self, **life) -> FrontEnd:
-        front = FrontEnd(self.folder, on_closed=self._note_closed, **life, **self._settings)
+    def _begin(self, **how) -> FrontEnd:
+        self._life += 1
+        life = self._life
+        front = FrontEnd(self.folder, on_closed=self._note_closed, **how, **self._settings)
         front.speaker = Thinker(front.speaker.tokenizer, front.speaker.vocab)
         front.engine.script = self._say_next
         app = self.recording.of(front.app)
 
         def answer(exchange) -> None:
-            if self.front is not front:
+            if self._life != life:
                 # The process is gone, and its connections with it.
                 exchange.close_connection = True
                 raise ConnectionResetError
