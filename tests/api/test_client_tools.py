@@ -87,6 +87,12 @@ def test_a_choice_may_name_one_of_them():
     assert request.tool_choice.name == "bash"
 
 
+def test_one_may_wait_until_it_is_searched_for():
+    later = tool("bash_20250124", "bash", defer_loading=True)
+    request = read(later, {"name": "search", "input_schema": {"type": "object"}})
+    assert request.deferred == {"bash"}
+
+
 def test_they_are_counted():
     body = {"messages": [{"role": "user", "content": "x"}], "tools": [tool("bash_20250124")]}
     assert parse_count(body, SERVED).tools

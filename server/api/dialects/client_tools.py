@@ -30,9 +30,8 @@ FIELDS: Mapping[str, Fields] = {
         "enable_zoom": FLAG,
     },
 }
-READERS = {
-    kind: record({"name": needed(NAME), "strict": FLAG, **own}).read for kind, own in FIELDS.items()
-}
+COMMON: Fields = {"name": needed(NAME), "strict": FLAG, "defer_loading": FLAG}
+READERS = {kind: record({**COMMON, **own}).read for kind, own in FIELDS.items()}
 DESCRIPTIONS = {
     "bash": "Runs a command in a bash session that lasts: directory and variables stay from call "
     "to call. Give a command, or restart: true for a new session.",
@@ -71,7 +70,7 @@ def as_function(tool: Mapping[str, Any]) -> dict[str, Any] | None:
         "name": asked["name"],
         "description": told,
         "input_schema": SCHEMAS[name](date),
-        "strict": asked.get("strict", False),
+        **{name: asked[name] for name in ("strict", "defer_loading") if name in asked},
     }
 
 
