@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from scripts.lib.hosts.reach import MOST_RANKS
+from scripts.lib.model.mlx_lm_needs import absent_packages, needs_metal
 from scripts.lib.model.model_folder import folder_problems, read_json
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.shared import one_of, whole
@@ -73,6 +74,14 @@ def check(folder: Path, ranks: int, parallel: str = "auto", trust: bool = False)
         reasons.append(f"model_type is {model_type!r}, which the installed mlx-lm does not know")
         return Verdict(model_type, False, [], reasons)
 
+    name = architecture.name
+    for absent in absent_packages(name, package):
+        reasons.append(f"mlx-lm's {name} needs the package {absent}, which is not installed")
+    if sys.platform != "darwin" and needs_metal(config, name, package):
+        reasons.append(
+            f"mlx-lm's {name} computes with Metal's kernels alone: it needs a Mac's GPU, "
+            "and this machine has none"
+        )
     weights = weights_of(folder)
 
     def found(count: int) -> tuple[Arrangement, ...]:
