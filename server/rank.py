@@ -15,6 +15,7 @@ from functools import partial
 from server.api.model_routes import Model
 from server.api.routes import App
 from server.engine.engine import Engine
+from server.engine.kv_memory import RowBytes, kv_memory, row_bytes
 from server.engine.prefix_store import REUSE_CUT, reuse_kind
 from server.lifecycle.turn_times import TurnTimes
 from server.lifecycle.watchdog import Watchdog
@@ -24,7 +25,7 @@ from server.observe.views import Capacity
 from server.protocol.fingerprint import fingerprint
 from server.protocol.settings import Settings
 from server.sampling.choosers import Chooser, ChoosesForAll, Follows
-from server.scheduler.kv_budget import KvBudget, measure_capacity
+from server.scheduler.kv_budget import KvBudget, RankMemory, shared_budget
 from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import PrefixIndex
 from server.scheduler.queue import Line
@@ -46,12 +47,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Ready:
     """A rank that can serve. engine makes an empty one over this rank's shard, canary proves that
-    all ranks compute the same; system names model and versions; prefixes are rank 0's to use."""
+    all ranks compute the same; row is what one takes here; system names model and versions;
+    prefixes are rank 0's to use."""
 
     settings: Settings
     link: Link
     shard: Shard
     budget: KvBudget
+    row: RowBytes
     prefixes: PrefixIndex
     system: str
     times: TurnTimes
@@ -113,13 +116,13 @@ def prepare(
     longest = min(rows * settings.prefill_step * shard.hidden, LINK_CHECK_VALUES_MOST)
     check_link(link, longest)
     tell("measuring the KV cache")
-    budget, prefixes = _share_memory(settings, link, shard, met.ranks_here)
+    budget, row, prefixes = _share_memory(settings, link, shard, met.ranks_here)
     times = TurnTimes(settings.stall_timeout)
     engine = partial(_make_engine, settings, link, shard)
     proof = Proof(engine, settings, link, shard, longest, status, times.observe)
     tell("canary")
     proof.run(tell)
-    return Ready(settings, link, shard, budget, prefixes, met.system, times, engine, proof.run)
+    return Ready(settings, link, shard, budget, row, prefixes, met.system, times, engine, proof.run)
 
 
 def _make_engine(settings: Settings, link: Link, shard: Shard, chooser: Chooser) -> Engine:
@@ -135,22 +138,26 @@ def _make_engine(settings: Settings, link: Link, shard: Shard, chooser: Chooser)
 
 def _share_memory(
     settings: Settings, link: Link, shard: Shard, ranks_here: int
-) -> tuple[KvBudget, PrefixIndex]:
+) -> tuple[KvBudget, RowBytes, PrefixIndex]:
     """What all ranks have room for, and what of it kept prefixes may take: by the smallest rank."""
-    memory = measure_capacity(shard.model, settings.kv_budget_gb, ranks_here)
-    mine = [memory.capacity, reuse_kind(shard.model, shard.last.ways), -memory.row_cost]
-    capacity, reuse, row_cost = map(
-        min, zip(*map(json.loads, link.gather_bytes(json.dumps(mine).encode())), strict=True)
+    row, memory = row_bytes(shard.model), kv_memory(settings.kv_budget_gb, ranks_here)
+    mine = [reuse_kind(shard.model, shard.last.ways), memory, row.fixed, row.token]
+    ranks = [json.loads(said) for said in link.gather_bytes(json.dumps(mine).encode())]
+    budget = shared_budget(RankMemory(*numbers) for _, *numbers in ranks)
+    reuse = min(kind for kind, *_ in ranks)
+    log.info(
+        "KV memory: room for %d tokens, %d bytes each here, and %d bytes for each request",
+        budget.capacity,
+        row.token,
+        row.fixed,
     )
-    budget = KvBudget(capacity, memory.token_bytes)
-    log.info("KV memory: room for %d tokens, %d bytes each here", capacity, memory.token_bytes)
     if not budget.reach:
         raise Unloadable(
             f"no memory left for the KV cache: the smallest rank has room for {budget.capacity} "
             "tokens; set KV_BUDGET_GB, or use a smaller model or more ranks"
         )
-    kept = capacity * settings.prefix_cache_percent // 100
-    return budget, PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, -row_cost)
+    kept = budget.capacity * settings.prefix_cache_percent // 100
+    return budget, row, PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, budget.row_cost)
 
 
 def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog) -> str:
@@ -178,7 +185,7 @@ def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog)
     )
     threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
     app.model_loaded(Model(prompts, context, shard.sampling, ready.system))
-    status.publish(Capacity(context, budget.capacity, budget.token_bytes))
+    status.publish(Capacity(context, budget.capacity, ready.row.token, budget.row_cost))
     status.phases.serve()
     start = status.start
     status.note(f"ready after {time.time() - start.at:.0f} s")

@@ -47,7 +47,11 @@ def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
         "running": load.running,
         "queued": load.waiting,
         "paused": load.paused,
-        "kv_tokens": {"used": load.kv_used, "capacity": view.capacity.kv_tokens},
+        "kv_tokens": {
+            "used": load.kv_used,
+            "capacity": view.capacity.kv_tokens,
+            "row": view.capacity.row_tokens,
+        },
         "prefix_cache": asdict(load.prefixes),
         "series": {"interval_s": INTERVAL_S, "points": status.series.points()},
         "totals": _totals(status),

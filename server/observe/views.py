@@ -50,11 +50,13 @@ class Group:
 @dataclass(frozen=True)
 class Capacity:
     """context: tokens of prompt and answer; 0 until the model is loaded. kv_tokens: that the ranks
-    have room for; token_bytes: that one costs rank 0. Written by rank.py, before it serves."""
+    have room for; token_bytes: that one costs rank 0; row_tokens: what a request costs beside
+    its own. Written by rank.py, before it serves."""
 
     context: int = 0
     kv_tokens: int = 0
     token_bytes: int = 0
+    row_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,43 +1,50 @@
 """KV memory is admitted, not discovered: how many tokens' worth of cache all ranks can hold.
 
-The budget is counted in tokens, because that is what rank 0 can reckon with: each rank measures
-what a token of this model's real cache costs it and what memory it has left after the weights,
-and the smallest result counts for all. measure_capacity runs on the main thread of every rank
-with the model; the rest imports no mlx.
+Rank 0 reckons in tokens. Each rank says what memory it has for caches and what a row takes in it
+(engine/kv_memory); the ranks' parts may be unequal, and the one that has the least room counts.
+Imports no mlx.
 
 mlx-lm keeps a batch as one dense array a layer, [rows, heads, longest, head size], grown in steps
 of 256 tokens. So a batch costs rows times its longest row, however short the others are.
 """
 
-import os
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from fractions import Fraction
+from math import ceil
 
 STEP = 256  # tokens by which mlx-lm's caches grow
-SPARE_SHARE = 0.7  # of the memory left after the weights; the rest is for activations and copies
+MOST_TOKENS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """One rank's, in bytes. budget: for caches; fixed: of each row, for windows and states; token:
+    of each token of a row."""
+
+    budget: int
+    fixed: int
+    token: int
 
 
 @dataclass(frozen=True)
 class KvBudget:
-    """capacity: tokens that all ranks can hold; token_bytes: what one costs this rank. reach:
-    tokens that a lone request may have."""
+    """capacity: tokens that all ranks can hold; row_cost: what a row costs beside its tokens, in
+    tokens. reach: tokens that a lone request may have."""
 
     capacity: int
-    token_bytes: int = 0
+    row_cost: int = 0
 
     @property
     def reach(self) -> int:
         """The longest prompt plus answer that fits when nothing else runs."""
-        return self.capacity // STEP * STEP
+        return max(0, self.capacity - self.row_cost) // STEP * STEP
 
     def cost(self, lengths: Iterable[int]) -> int:
         """Tokens' worth of memory that a batch with rows of these lengths takes."""
         lengths = list(lengths)
         longest = max(lengths, default=0)
-        return len(lengths) * (-(-longest // STEP) * STEP)
+        return len(lengths) * (self.row_cost + -(-longest // STEP) * STEP)
 
     def holds(self, lengths: Iterable[int]) -> bool:
         """Whether such a batch fits. A lone row always does: it was refused otherwise."""
@@ -45,55 +52,13 @@ class KvBudget:
         return len(lengths) <= 1 or self.cost(lengths) <= self.capacity
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One rank's: capacity in tokens; bytes that a token costs; what a row costs beside its
-    tokens (states of fixed size), in tokens."""
-
-    capacity: int
-    token_bytes: int
-    row_cost: int
-
-
-def measure_capacity(model: Any, budget_gb: float | None, ranks_here: int) -> Measured:
-    """What this rank can hold.
-
-    budget_gb: the operator's word (10^9 bytes a rank); None: what is left of the memory.
-    ranks_here: ranks that share this machine's memory. Every rank must call it: the model's
-    forward passes hold collectives.
-    """
-    short, long = (_cache_bytes(model, tokens) for tokens in (1, STEP + 1))
-    # Between two sizes, so that fixed parts drop out.
-    per_token = max(1, (long - short) // STEP)
-    budget = budget_gb * 1e9 if budget_gb else spare_memory() * SPARE_SHARE / ranks_here
-    return Measured(
-        int(min(budget / per_token, 2**31 - 1)),
-        per_token,
-        max(0, short - STEP * per_token) // per_token,
-    )
-
-
-def _cache_bytes(model: Any, tokens: int) -> int:
-    """Of the model's own cache, with so many tokens in it."""
-    import mlx.core as mx
-    from mlx_lm.models.cache import make_prompt_cache
-
-    cache = make_prompt_cache(model)
-    model(mx.zeros((1, tokens), dtype=mx.int32), cache=cache)
-    mx.eval([layer.state for layer in cache])  # as prefill does; the head is not needed
-    return sum(layer.nbytes for layer in cache)
-
-
-def spare_memory() -> int:
-    """Bytes that this machine can still give to arrays."""
-    import mlx.core as mx
-
-    if mx.default_device().type == mx.DeviceType.gpu:
-        info = mx.device_info()
-        limit = info.get("max_recommended_working_set_size") or info["memory_size"] * 3 // 4
-        return max(0, int(limit) - mx.get_active_memory())
-    if sys.platform == "linux":
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+def shared_budget(ranks: Iterable[RankMemory]) -> KvBudget:
+    """What all ranks can hold. A row that is reckoned to fit does on each of them."""
+    ranks = list(ranks)
+    if not all(rank.budget for rank in ranks):
+        return KvBudget(0)
+    # Parts of the budget. On some ranks of a pipeline nothing may grow, on others nothing but that.
+    a_token = max(Fraction(rank.token, rank.budget) for rank in ranks)
+    a_token = max(a_token, Fraction(1, MOST_TOKENS))
+    a_row = max(Fraction(rank.fixed, rank.budget) for rank in ranks)
+    return KvBudget(int(1 / a_token), ceil(a_row / a_token))

@@ -91,7 +91,7 @@ class PrefixIndex:
         if not self._cuttable and parting < len(wanted):
             keep.add(parting)
         keep = {at for at in keep if at >= max(length + 1, LEAST_KEPT)}
-        if len(wanted) > self.room:
+        if self._entry_cost + len(wanted) > self.room:
             return Plan(entry, length)
         return Plan(
             entry, length, tuple((at, self._number()) for at in sorted(keep)), self._number()

@@ -8,7 +8,6 @@ import pytest
 
 from server.protocol.events import Failed, Prefilled, Score, Scored, Token
 from server.sampling.choosers import Follows
-from server.scheduler.kv_budget import measure_capacity
 from server.scheduler.queue import Ticket
 from server.startup.loading import load_shard
 from server.wire.link import Link
@@ -408,15 +407,6 @@ def test_a_matcher_that_breaks_fails_its_own_request_alone(shard):
     assert ends[0] == ends[2] == good
     for grammar in sound:
         assert grammar.matchers[0][:5] == good[:5]
-
-
-def test_the_cache_of_the_tiny_model_costs_what_its_sizes_say(shard):
-    # Two layers, keys and values, four heads of sixteen float32.
-    measured = measure_capacity(shard.model, 1e-3, 1)
-    assert measured.row_cost == 0
-    assert measured.token_bytes == 2 * 2 * 4 * 16 * 4
-    assert measured.capacity == 1_000_000 // measured.token_bytes
-    assert measure_capacity(shard.model, None, 2).capacity > 1000
 
 
 def test_a_newcomer_waits_for_no_more_steps_than_are_under_way(shard):

@@ -257,5 +257,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"index_block_size": 128, "index_topk_blocks": 16},
     ),
     "plamo3, a window longer than prompts": ("plamo3", {"window_size": 512, "sliding_window": 512}),
+    "deepseek_v41, tokens compressed by layers of its own": (
+        "deepseek_v41",
+        {
+            "kv_source_layer_ids": (1, 2),
+            "index_source_layer_ids": (1, 2),
+            "index_head_dim": 32,
+            "compress_ratios": (0, 4, 4, 4),
+        },
+    ),
     "gemma3_text, a window of 512": ("gemma3_text", {"sliding_window": 512}),
 }

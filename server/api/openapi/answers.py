@@ -102,7 +102,11 @@ def _cluster_schema() -> Schema:
         running=count,
         queued=note(count, "Waiting, those that were paused included."),
         paused=count,
-        kv_tokens=told(used=count, capacity=count),
+        kv_tokens=told(
+            used=count,
+            capacity=count,
+            row=note(count, "What each request takes beside its tokens: windows and states."),
+        ),
         prefix_cache=told(
             entries=count, tokens=count, hit_tokens=count, miss_tokens=count, evicted_tokens=count
         ),

@@ -1,0 +1,68 @@
+"""What fits is what fits on every rank, however unequal they are."""
+
+import random
+
+import pytest
+
+from server.scheduler.kv_budget import STEP, KvBudget, RankMemory, shared_budget
+
+
+def holds(ranks: list[RankMemory], rows: int, longest: int) -> bool:
+    """Whether a batch fits, rank by rank."""
+    longest = -(-longest // STEP) * STEP
+    return all(rows * (rank.fixed + longest * rank.token) <= rank.budget for rank in ranks)
+
+
+def test_equal_ranks_have_the_room_that_their_bytes_give():
+    rank = RankMemory(budget=10**9, fixed=5000, token=1000)
+    assert shared_budget([rank] * 4) == KvBudget(capacity=10**6, row_cost=5)
+
+
+def test_what_is_said_to_fit_fits_on_every_rank():
+    rng = random.Random(0)
+    fits = 0
+    for _ in range(500):
+        ranks = [
+            RankMemory(
+                rng.choice([10**7, 10**9, 10**11]),
+                rng.choice([0, 10**4, 10**6]),
+                rng.choice([0, 1, 10**3, 10**5]),
+            )
+            for _ in range(rng.randint(1, 8))
+        ]
+        budget = shared_budget(ranks)
+        rows, longest = rng.randint(2, 64), rng.randint(1, 10**5)
+        if budget.holds([longest] * rows):
+            fits += 1
+            assert holds(ranks, rows, longest)
+        if budget.reach:
+            assert holds(ranks, 1, budget.reach)
+    assert fits > 50
+
+
+def test_a_rank_whose_layers_do_not_grow_takes_no_room_from_the_others():
+    """The part of a pipeline that has only states: its bytes are no tokens of the others'."""
+    grows = RankMemory(budget=10**10, fixed=0, token=10**5)
+    states = RankMemory(budget=10**10, fixed=10**7, token=0)
+    assert shared_budget([grows, states]) == KvBudget(capacity=10**5, row_cost=100)
+
+
+@pytest.mark.parametrize("budget", [10**9, 10**12])
+def test_a_model_of_states_alone_is_bounded_by_its_rows(budget):
+    shared = shared_budget([RankMemory(budget, fixed=10**8, token=0)])
+    assert shared.holds([10] * 9)
+    assert not shared.holds([10] * (budget // 10**8 + 1))
+    assert shared.capacity < 2**31
+
+
+def test_without_room_for_a_rows_fixed_part_nothing_fits():
+    assert shared_budget([RankMemory(10**6, fixed=10**6, token=1000)]).reach == 0
+    assert shared_budget([RankMemory(0, 0, 1000), RankMemory(10**6, 0, 1000)]).reach == 0
+
+
+def test_a_row_costs_its_fixed_part_beside_the_rectangle():
+    budget = KvBudget(capacity=4000, row_cost=100)
+    assert budget.cost([300, 1]) == 2 * (100 + 512)
+    assert budget.cost([]) == 0
+    assert budget.reach == 3840
+    assert budget.holds([budget.reach])
