@@ -34,6 +34,12 @@ def load(folder: Path, config: dict[str, Any], trust: bool) -> Any:
     """mlx-lm's wrapper of the tokenizer. config: the model's. trust: code of the folder may run.
     Raises whatever transformers does where it cannot be read, and ValueError where code is needed
     that nobody trusts."""
+    tokenizer = _load(folder, config, trust)
+    tokenizer.name_or_path = str(folder)  # where config.json is, which says what model this is
+    return tokenizer
+
+
+def _load(folder: Path, config: dict[str, Any], trust: bool) -> Any:
     code, ends = wanted_code(folder), config.get("eos_token_id")
     if code is None:
         return _read(folder, ends)

@@ -161,7 +161,7 @@ class ChatText:
     def _begins_bare(self) -> bool:
         """Whether a call without any marker may begin the answer here."""
         rest = self._text.lstrip()
-        if self._begun or self._in != "normal" or not rest or rest[0] not in self._markup.bare:
+        if self._begun or self._in != "normal" or rest[:1] not in self._markup.bare:
             return False
         self._content(self._text[: len(self._text) - len(rest)])
         self._text, self._marker = rest, rest[0]

@@ -1,7 +1,8 @@
 """How a model family marks reasoning and tool calls in the text that it writes.
 
 What mlx-lm infers from the tokenizer comes first. Added here are thinking that mlx-lm 0.32 has no
-markers for (gpt-oss's harmony, Magistral's), and the readers of calls (calls/).
+markers for (THINKING, and gpt-oss's and Solar's messages with headers), and the readers of calls
+(calls/).
 Called on rank 0's HTTP threads; only looks at the tokenizer.
 """
 
@@ -11,15 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server.grammar.either import Harmony, Opener
-from server.text.calls.formats import reader_of
-from server.text.calls.headed import HARMONY, MISTRAL
+from server.text.calls.formats import name_of, reader_of, template_text
+from server.text.calls.headed import HARMONY, MISTRAL, SOLAR
 from server.text.calls.json_text import JsonAfter
-from server.text.calls.llama import LLAMA_3
-from server.text.calls.pythonic import LLAMA_4
 from server.text.calls.reader import Reader
 
 # Turn markers have a few tokens; a section that was opened further back is not the template's.
 OPENED_WITHIN = 4096
+MARKER_TOKENS = 64  # of a marker at most
 
 _MESSAGE_ENDS = [("<|end|>", "header"), ("<|start|>", "header"), ("<|return|>", "header")]
 HARMONY_EDGES = {
@@ -27,6 +27,28 @@ HARMONY_EDGES = {
     "reasoning": _MESSAGE_ENDS,
     "normal": _MESSAGE_ENDS,
 }
+# Solar Open writes a thought, an answer and calls as messages of their own.
+_SOLAR_ENDS = [("<|end|>", "header"), ("<|flush|>", "header"), ("<|begin|>", "header")]
+SOLAR_EDGES = {
+    "header": [("<|think|>", "reasoning"), ("<|content|>", "normal"), ("<|tool_calls|>", "normal")],
+    "reasoning": _SOLAR_ENDS,
+    "normal": _SOLAR_ENDS,
+}
+# Markers of thinking that mlx-lm does not look for, as tokens of the vocabulary.
+THINKING = (
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+)
+PLAIN_THINKING = ("<think>", "</think>")  # of several tokens, where the template has both
+# Around an answer, as tokens; they are no part of it.
+AROUND = (
+    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+    ("<|START_TEXT|>", "<|END_TEXT|>"),
+)
+# The same as plain text, in templates that have them and PLAIN_THINKING: Granite 3.3, Hunyuan.
+PLAIN_AROUND = (("<response>", "</response>"), ("<answer>", "\n</answer>", "</answer>"))
 
 
 @dataclass(frozen=True)
@@ -44,15 +66,16 @@ class Markup:
     reader: Reader | None = None
     reopens: bool = True  # there may be reasoning after content
     calls_first: bool = False  # calls are all of the answer, or there are none
+    around: tuple[str, ...] = ()  # what opens content, and what may close it; dropped
 
     @property
     def has_thinking(self) -> bool:
         return self.think_start is not None
 
     @property
-    def bare(self) -> str:
-        """What an answer begins with that may be a call, without any marker."""
-        return {LLAMA_3: "{[", LLAMA_4: "["}.get(self.reader, "")
+    def bare(self) -> tuple[str, ...]:
+        """What a call without any marker begins an answer with."""
+        return getattr(self.reader, "bare", ())
 
     @property
     def short_ids(self) -> bool:
@@ -78,6 +101,8 @@ class Markup:
         if self.has_thinking and state == "reasoning":
             found[self.think_end] = "normal"
         found |= {text: to for text, to in self.edges.get(state, ()) if to != "tool"}
+        if self.around and state == "normal":
+            found |= dict.fromkeys(self.around[begun:], "normal")
         # Where messages have headers, calls have some, too.
         calls = self.reader is not None and not (begun and self.calls_first)
         if calls and (state == "header" or self.initial != "header"):
@@ -87,10 +112,16 @@ class Markup:
 
 def markup_of(tokenizer: Any) -> Markup:
     """What the family of this mlx_lm TokenizerWrapper uses. Cheap enough for every request."""
-    reader = reader_of(tokenizer, lambda token: _has(tokenizer, token))
-    if reader is HARMONY and not tokenizer.response_transitions:
-        return Markup(edges=HARMONY_EDGES, initial="header", reader=reader)
-    structural = [(marker, "normal") for marker in tokenizer.structural_markers]
+
+    def has(*tokens: str) -> bool:
+        return all(_has(tokenizer, token) for token in tokens)
+
+    reader, _ = reader_of(tokenizer, has)
+    for headed, edges in ((HARMONY, HARMONY_EDGES), (SOLAR, SOLAR_EDGES)):
+        if reader is headed and not tokenizer.response_transitions:
+            return Markup(edges=edges, initial="header", reader=reader)
+    around = [marker for pair in AROUND if has(*pair) for marker in pair]
+    structural = [(marker, "normal") for marker in (*tokenizer.structural_markers, *around)]
     edges = dict(tokenizer.response_transitions)
     edges["normal"] = [*structural, *edges.get("normal", ())]
     found = Markup(
@@ -102,9 +133,39 @@ def markup_of(tokenizer: Any) -> Markup:
         # A marker of one token is a word that answers can speak about; longer ones are not.
         reopens=len(tokenizer.think_start_tokens or ()) != 1,
     )
-    if not found.has_thinking and _has(tokenizer, "[THINK]"):
-        found = replace(found, think_start="[THINK]", think_end="[/THINK]", reopens=False)
+    if not found.has_thinking:
+        start, end = next((pair for pair in THINKING if has(*pair)), (None, None))
+        found = replace(found, think_start=start, think_end=end, reopens=start is None)
+    template = template_text(tokenizer)
+    if all(marker in template for marker in PLAIN_THINKING):
+        if not found.has_thinking:
+            start, end = PLAIN_THINKING
+            found = replace(found, think_start=start, think_end=end, reopens=False)
+        around = (row for row in PLAIN_AROUND if row[0] in template and row[-1] in template)
+        found = replace(found, around=next(around, ()))
     return found
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the server knows of how a model writes. calls: the format's name, "none" without one;
+    calls_by: what it was known by; thinking: the markers, "none" without any."""
+
+    calls: str
+    calls_by: str
+    thinking: str
+
+
+def known_of(tokenizer: Any) -> Known:
+    """For people: in the log, in /cluster, and before a launch."""
+    markup = markup_of(tokenizer)
+    _, by = reader_of(tokenizer, lambda token: _has(tokenizer, token))
+    thinking = "none"
+    if markup.has_thinking:
+        thinking = f"{markup.think_start} ... {markup.think_end}"
+    elif opening := [marker for marker, to in markup.edges.get("header", ()) if to == "reasoning"]:
+        thinking = f"{opening[0]} ..."
+    return Known(name_of(markup.reader), by, thinking)
 
 
 def call_form(tokenizer: Any) -> Opener | Harmony | None:
@@ -137,8 +198,12 @@ def initial_state(tokenizer: Any, markup: Markup, prompt_ids: Sequence[int]) -> 
     <think> in a message. Here no marker of turns may follow it, so it is the answer's own.
     """
     if markup.initial == "header":
-        message = tokenizer.convert_tokens_to_ids("<|message|>")
-        return "normal" if prompt_ids and prompt_ids[-1] == message else "header"
+        tail = list(prompt_ids[-MARKER_TOKENS:])
+        for marker, state in markup.edges["header"]:
+            ids = marker_ids(tokenizer, marker)
+            if tail[-len(ids) :] == ids:
+                return state
+        return "header"
     if not markup.has_thinking:
         return markup.initial
     tail = list(prompt_ids[-OPENED_WITHIN:])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from server.text.calls.formats import template_text
 from server.text.markup import marker_ids, markup_of, thinking_is_open
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -22,8 +23,8 @@ def variables(tokenizer: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Variables of the template, with an effort that it knows: some refuse any other, and a model
     makes nothing of a word that it was not trained on."""
     found = dict(given)
-    template, effort = getattr(tokenizer, "chat_template", None), found.get("reasoning_effort")
-    if isinstance(template, str) and effort in EFFORTS:
+    template, effort = template_text(tokenizer), found.get("reasoning_effort")
+    if template and effort in EFFORTS:
         named = set(re.findall(rf"""['"]({"|".join(EFFORTS)})['"]""", template))
         known = named if len(named) > 1 else USUAL
         at = EFFORTS.index(effort)

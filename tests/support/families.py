@@ -164,6 +164,30 @@ def _harmony_call(name: str, arguments: str) -> str:
     )
 
 
+def _named(name: str, arguments: str) -> str:
+    return f'{{"name": "{name}", "arguments": {arguments}}}'
+
+
+def _listed(opener: str, closer: str) -> Callable[[list[str]], str]:
+    return lambda calls: f"{opener}[{', '.join(calls)}]{closer}"
+
+
+def _seed_call(name: str, arguments: str) -> str:
+    body = "".join(f"<parameter={key}>{value}</parameter>\n" for key, value in _texts(arguments))
+    return f"<seed:tool_call>\n<function={name}>\n{body}</function>\n</seed:tool_call>"
+
+
+def _solar_call(name: str, arguments: str) -> str:
+    return (
+        f"<|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>{name}<|tool_call:args|>{arguments}"
+        "<|tool_call:end|>"
+    )
+
+
+def _hunyuan_call(name: str, arguments: str) -> str:
+    return f"<tool_call>{name}\n```json\n{arguments}\n```\n</tool_call>"
+
+
 def _tags(text: str) -> str:
     return f"<think>\n{text}\n</think>\n\n"
 
@@ -333,6 +357,103 @@ FAMILIES = [
         cut='<|open|>tools<|sep|><|open|>call tool="weather" index="1"<|sep|><|open|>argument',
         broken="<|open|>tools<|sep|>weather<|close|>tools<|sep|>",
         think=lambda text: f"<|open|>think<|sep|>{text}<|close|>think<|sep|>",
+    ),
+    Family(
+        "granite-3", ("<|tool_call|>",), "<|tool_call|> <think> </think> <response> </response>",
+        None, _named, _listed("<|tool_call|>", ""),
+        cut='<|tool_call|>[{"name": "weather", "arguments": {"city": "Zü',
+        broken="<|tool_call|>weather in town",
+        think=lambda text: f"<think>{text}</think>\n",
+        content=lambda text: f"<response>{text}</response>",
+    ),
+    Family(
+        "nemotron", ("<think>", "</think>"), "<TOOLCALL>", None, _named,
+        _listed("<TOOLCALL>", "</TOOLCALL>"),
+        cut='<TOOLCALL>[{"name": "weather", "arguments": {"city": "Zü',
+        broken="<TOOLCALL>weather in town</TOOLCALL>",
+        think=_tags,
+    ),
+    Family(
+        "hunyuan-a13b", (), "<tool_calls> <think> </think> <answer> </answer>", None, _named,
+        _listed("<tool_calls>\n", "\n</tool_calls>"),
+        cut='<tool_calls>[{"name": "weather", "arguments": {"city": "Zü',
+        broken="<tool_calls>weather in town</tool_calls>",
+        think=_tags, content=lambda text: f"<answer>\n{text}\n</answer>",
+    ),
+    Family(
+        "hunyuan", (), "<tool_calls>", None, _hunyuan_call,
+        lambda calls: f"<tool_calls>\n{_lines(calls)}\n</tool_calls>",
+        cut='<tool_calls><tool_call>weather\n```json\n{"city": "Zü',
+        broken="<tool_calls><tool_call>weather in town</tool_call></tool_calls>",
+    ),
+    Family(
+        "seed-oss", ("<seed:think>", "</seed:think>", "<seed:tool_call>", "</seed:tool_call>"),
+        "<seed:tool_call>", None, _seed_call, _lines,
+        cut="<seed:tool_call>\n<function=weather>\n<parameter=city>Zü",
+        broken="<seed:tool_call>\n<func weather>\n</seed:tool_call>",
+        think=lambda text: f"<seed:think>{text}</seed:think>\n",
+    ),
+    Family(
+        "command-a",
+        tuple(f"<|{end}_{what}|>" for what in ("THINKING", "ACTION", "RESPONSE")
+              for end in ("START", "END")),
+        "<|START_ACTION|>", None,
+        lambda name, arguments:
+            f'{{"tool_call_id": "0", "tool_name": "{name}", "parameters": {arguments}}}',
+        _listed("<|START_ACTION|>", "<|END_ACTION|>"),
+        cut='<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "weather", "parame',
+        broken="<|START_ACTION|>weather in town<|END_ACTION|>",
+        think=lambda text: f"<|START_THINKING|>{text}<|END_THINKING|>",
+        content=lambda text: f"<|START_RESPONSE|>{text}<|END_RESPONSE|>",
+    ),
+    Family(
+        "command-r", (), "Action: ```json", None,
+        lambda name, arguments: f'{{"tool_name": "{name}", "parameters": {arguments}}}',
+        _listed("Action: ```json\n", "```"),
+        cut='Action: ```json\n[\n    {"tool_name": "weather", "parameters": {"city": "Zü',
+        broken="Action: ```json\nweather in town```",
+    ),
+    Family(
+        "apertus",
+        ("<|inner_prefix|>", "<|inner_suffix|>", "<|tools_prefix|>", "<|tools_suffix|>"),
+        "<|tools_prefix|>", None, lambda name, arguments: f'{{"{name}": {arguments}}}',
+        _listed("<|tools_prefix|>", "<|tools_suffix|>"),
+        cut='<|tools_prefix|>[{"weather": {"city": "Zü',
+        broken='<|tools_prefix|>[{"weather": {}, "get_time": {}}]<|tools_suffix|>',
+        think=lambda text: f"<|inner_prefix|>{text}<|inner_suffix|>",
+    ),
+    Family(
+        "solar",
+        ("<|begin|>", "<|end|>", "<|think|>", "<|content|>", "<|tool_calls|>", "<|calls|>",
+         *(f"<|tool_call:{what}|>" for what in ("begin", "name", "args", "end"))),
+        "<|tool_call:begin|>", None, _solar_call,
+        lambda calls: f"<|begin|>assistant<|tool_calls|>{''.join(calls)}<|calls|>",
+        cut="<|begin|>assistant<|tool_calls|><|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>weath",
+        broken="<|begin|>assistant<|tool_calls|>weather in town",
+        think=lambda text: f"<|think|>{text}<|end|><|begin|>assistant",
+        prompt="<|begin|>assistant",
+        raw=lambda text: text.replace("<|begin|>assistant", ""),
+        content=lambda text: f"<|content|>{text}<|end|>",
+    ),
+    Family(
+        "llama-4", ("<|python_start|>", "<|python_end|>"), "<|python_start|>", None,
+        lambda name, arguments: f'{{"name": "{name}", "parameters": {arguments}}}',
+        lambda calls: "<|python_start|>" + "; ".join(calls) + "<|python_end|>",
+        cut='<|python_start|>{"name": "weather", "parameters": {"city": "Zü',
+        broken="<|python_start|>import weather<|python_end|>",
+    ),
+    Family(
+        "olmo-3", (), "<function_calls>", None, _python_call,
+        lambda calls: f"<function_calls>\n{_lines(calls)}\n</function_calls>",
+        cut="<function_calls>\nweather(city='Zü",
+        broken="<function_calls>\nweather in town</function_calls>",
+    ),
+    Family(
+        "internlm", ("<|action_start|>", "<|plugin|>", "<|action_end|>"), "<|action_start|>", None,
+        lambda name, arguments: f'{{"name": "{name}", "parameters": {arguments}}}',
+        lambda calls: f"<|action_start|><|plugin|>{_lines(calls)}<|action_end|>",
+        cut='<|action_start|><|plugin|>{"name": "weather", "parameters": {"city": "Zü',
+        broken="<|action_start|><|plugin|>weather in town<|action_end|>",
     ),
 ]  # fmt: skip
 

@@ -8,15 +8,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from server.text.calls.blocks import (
+    APERTUS,
+    COMMAND_A,
+    COMMAND_R,
+    GRANITE,
+    HUNYUAN,
+    INTERNLM,
+    NEMOTRON,
+)
 from server.text.calls.borrowed import Borrowed
 from server.text.calls.gemma import FUNCTION_GEMMA, GEMMA_4
-from server.text.calls.headed import DEEPSEEK_V3, HARMONY, KIMI_K2, MISTRAL
+from server.text.calls.headed import DEEPSEEK_V3, HARMONY, KIMI_K2, MISTRAL, SOLAR
 from server.text.calls.invokes import DSML, KIMI_K3, MINICPM5, MINIMAX_M2, MUSE_SPARK
-from server.text.calls.llama import LLAMA_3
+from server.text.calls.llama import GEMMA_3, LLAMA_3, LLAMA_4
 from server.text.calls.minimax_m3 import MARK, MiniMaxM3
-from server.text.calls.pythonic import LFM2, LLAMA_4
+from server.text.calls.pythonic import LFM2, OLMO_3
 from server.text.calls.reader import Reader
-from server.text.calls.tags import Tags
+from server.text.calls.tags import SEED, Tags
 
 TAGS, LONGCAT, MINIMAX_M3 = Tags(), Tags("longcat_"), MiniMaxM3()
 
@@ -29,7 +38,14 @@ TEMPLATES: tuple[tuple[tuple[str, ...], Reader], ...] = (
     (("<|tool_call>", "<tool_call|>"), GEMMA_4),
     (("<start_function_call>",), FUNCTION_GEMMA),
     (("<longcat_tool_call>",), LONGCAT),
+    (("<seed:tool_call>",), SEED),
+    (("<TOOLCALL>",), NEMOTRON),
+    (("<|START_ACTION|>",), COMMAND_A),
+    (("<|tools_prefix|>",), APERTUS),
+    (("<|tool_call:begin|>",), SOLAR),
+    (("<|action_start|>",), INTERNLM),
     (("<arg_key>",), TAGS),
+    (("<tool_calls>",), HUNYUAN),
     (("<|tool_list_start|>",), LFM2),
     (("<|tool_call_start|>",), LFM2),
     (("<|python_start|>",), LLAMA_4),
@@ -39,9 +55,12 @@ TEMPLATES: tuple[tuple[tuple[str, ...], Reader], ...] = (
     (("[TOOL_CALLS]",), MISTRAL),
     (("<atem:function_calls>",), MUSE_SPARK),
     (("<|channel|>", "to=functions."), HARMONY),
+    (("<|tool_call|>",), GRANITE),
+    (("<function_calls>",), OLMO_3),
     (("<tool_call>",), TAGS),
     (("<function=", "<parameter="), TAGS),
     (("<|python_tag|>",), LLAMA_3),
+    (("Action: ```json",), COMMAND_R),
 )
 # Tokens of the vocabulary (all of a row) -> the reader, for templates that do not say it.
 TOKENS: tuple[tuple[tuple[str, ...], Reader], ...] = (
@@ -52,6 +71,12 @@ TOKENS: tuple[tuple[tuple[str, ...], Reader], ...] = (
     (("<|tool_call_start|>", "<|tool_call_end|>"), LFM2),
     (("<|tool_calls_section_begin|>",), KIMI_K2),
     ((MARK,), MINIMAX_M3),
+    (("<seed:tool_call>",), SEED),
+    (("<|START_ACTION|>", "<|END_ACTION|>"), COMMAND_A),
+    (("<|tools_prefix|>", "<|tools_suffix|>"), APERTUS),
+    (("<|tool_call:begin|>", "<|tool_call:args|>"), SOLAR),
+    (("<|python_start|>", "<|python_end|>"), LLAMA_4),
+    (("<|action_start|>", "<|plugin|>"), INTERNLM),
     (("<|python_tag|>",), LLAMA_3),
 )
 # Beginnings of a model_type -> the reader, where neither says it.
@@ -60,11 +85,34 @@ MODEL_TYPES: tuple[tuple[str, Reader], ...] = (
     ("deepseek_v32", DSML),
     ("deepseek_v4", DSML),
     ("deepseek_v3", DEEPSEEK_V3),
-    ("kimi_k2", KIMI_K2),
+    ("kimi_k3", KIMI_K3),
+    ("kimi", KIMI_K2),
     ("minimax_m3", MINIMAX_M3),
     ("minimax", MINIMAX_M2),
-    ("glm4_moe", TAGS),
+    ("glm4", TAGS),
+    ("glm_moe", TAGS),
     ("qwen3", TAGS),
+    ("qwen2", TAGS),
+    ("llama4", LLAMA_4),
+    ("gemma3", GEMMA_3),
+    ("gemma4", GEMMA_4),
+    ("granitemoehybrid", TAGS),
+    ("granite", GRANITE),
+    ("hunyuan", HUNYUAN),
+    ("nemotron", NEMOTRON),
+    ("seed_oss", SEED),
+    ("cohere2", COMMAND_A),
+    ("cohere", COMMAND_R),
+    ("apertus", APERTUS),
+    ("solar_open", SOLAR),
+    ("olmo3", OLMO_3),
+    ("jamba", HUNYUAN),
+    ("internlm", INTERNLM),
+    ("lfm2", LFM2),
+    ("longcat", LONGCAT),
+    ("mistral", MISTRAL),
+    ("ministral", MISTRAL),
+    ("mixtral", MISTRAL),
 )
 # What mlx-lm calls the parsers that readers here stand for; a folder may name one.
 PARSERS: dict[str, Reader] = {
@@ -80,7 +128,10 @@ NAMES: tuple[tuple[Reader, str], ...] = (
     (DSML, "dsml"), (DEEPSEEK_V3, "deepseek-v3"), (GEMMA_4, "gemma-4"),
     (FUNCTION_GEMMA, "function-gemma"), (LFM2, "pythonic"), (LLAMA_4, "llama-4"),
     (KIMI_K2, "kimi-k2"), (KIMI_K3, "kimi-k3"), (MINICPM5, "minicpm5"), (MISTRAL, "mistral"),
-    (MUSE_SPARK, "muse-spark"), (HARMONY, "harmony"), (LLAMA_3, "llama-3"),
+    (MUSE_SPARK, "muse-spark"), (HARMONY, "harmony"), (LLAMA_3, "llama-3"), (GEMMA_3, "gemma-3"),
+    (GRANITE, "granite"), (HUNYUAN, "hunyuan"), (NEMOTRON, "nemotron"), (SEED, "seed"),
+    (COMMAND_A, "command-a"), (COMMAND_R, "command-r"), (APERTUS, "apertus"), (SOLAR, "solar"),
+    (OLMO_3, "olmo-3"), (INTERNLM, "internlm"),
 )  # fmt: skip
 
 
@@ -91,29 +142,35 @@ def name_of(reader: Reader | None) -> str:
     return next((name for known, name in NAMES if known is reader), "mlx-lm's own")
 
 
-def reader_of(tokenizer: Any, has: Callable[[str], bool]) -> Reader | None:
-    """The reader for this mlx_lm TokenizerWrapper. has: whether the vocabulary has a token."""
-    template = _template(tokenizer)
+def reader_of(tokenizer: Any, has: Callable[[str], bool]) -> tuple[Reader | None, str]:
+    """The reader for this mlx_lm TokenizerWrapper, and what it was known by. has: whether the
+    vocabulary has a token."""
+    template = template_text(tokenizer)
     for signs, reader in TEMPLATES:
         if all(sign in template for sign in signs):
-            return reader
+            return reader, "template"
     for tokens, reader in TOKENS:
         if all(map(has, tokens)):
-            return reader
+            return reader, "vocabulary"
     if tokenizer.tool_parser is not None:
         kind = getattr(tokenizer.tool_parser, "__module__", "").rpartition(".")[2]
         borrowed = Borrowed(
             tokenizer.tool_call_start, tokenizer.tool_call_end, tokenizer.tool_parser
         )
-        return PARSERS.get(kind, borrowed)
+        return PARSERS.get(kind, borrowed), "mlx-lm"
     kind = _model_type(str(getattr(tokenizer, "name_or_path", "")))
-    return next((reader for start, reader in MODEL_TYPES if kind.startswith(start)), None)
+    found = next((reader for start, reader in MODEL_TYPES if kind.startswith(start)), None)
+    return found, "model_type" if found else ""
 
 
-def _template(tokenizer: Any) -> str:
+def template_text(tokenizer: Any) -> str:
     """All of the chat templates' text, with line breaks as they will be written."""
     found = getattr(tokenizer, "chat_template", None)
-    texts = found.values() if isinstance(found, dict) else [found]
+    texts = [found]
+    if isinstance(found, dict):  # by name, as transformers reads a list
+        texts = [*found.values()]
+    elif isinstance(found, list):
+        texts = [one.get("template") for one in found if isinstance(one, dict)]
     return "\n".join(text for text in texts if isinstance(text, str))
 
 

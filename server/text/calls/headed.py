@@ -1,5 +1,5 @@
 """Calls as a header with the name, then the arguments as JSON: Kimi K2, DeepSeek V3 to V3.1,
-harmony (gpt-oss), Mistral. Pure; rank 0's HTTP threads.
+harmony (gpt-oss), Solar Open, Mistral. Pure; rank 0's HTTP threads.
 
 JSON tells where the arguments end, whatever stands in their strings; the markers after them may be
 missing, as the answer's end does as well.
@@ -131,6 +131,15 @@ DEEPSEEK_V3 = Headed(
         r"|(?P<name>[^\s<>]{1,256})\s*<｜tool▁sep｜>)\s*(?:```(?:json)?\s*(?=[{\"`])|(?=[{\"<]))"
     ),
     ("```", "<｜tool▁call▁end｜>"),
+)
+SOLAR = Headed(
+    ("<|tool_calls|>", "<|calls|>"),
+    "<|tool_call:begin|>",
+    re.compile(
+        r"<\|tool_call:begin\|>\s*(?P<id>[\w-]{1,64})?\s*"
+        r"<\|tool_call:name\|>\s*(?P<name>[^\s<>]{1,256})\s*<\|tool_call:args\|>"
+    ),
+    ("<|tool_call:end|>",),
 )
 HARMONY = Headed(
     (),

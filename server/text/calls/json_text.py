@@ -4,6 +4,7 @@ Pure; rank 0's HTTP threads.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tools
 
 ARGUMENTS = ("arguments", "parameters", "args", "input")
-BESIDE = {"name", "id", "type", "index"}  # what a call without arguments may have
+NAMES = ("name", "function", "tool", "tool_name")
+# What a call without arguments may have.
+BESIDE = {"name", "tool_name", "id", "tool_call_id", "type", "index"}
 SEPARATORS = ",;"
 
 FENCE = "```"
@@ -44,8 +47,7 @@ def calls_of(value: Any, tools: Tools) -> list[Call]:
     id = value.get("id")
     if isinstance(value.get("function"), dict):
         value = value["function"]
-    name = value.get("name", value.get("function", value.get("tool")))
-    tool = tools.find(name)
+    tool = tools.find(next((value[key] for key in NAMES if key in value), None))
     if tool is None:
         raise NotACall("no such tool")
     key = next((key for key in ARGUMENTS if key in value), None)
@@ -62,17 +64,27 @@ def as_object(arguments: Any) -> Any:
     return {} if arguments is None else arguments
 
 
-def read_block(scan: Scan, at: int, tools: Tools, *closers: str, again: str = "") -> Found:
+def read_block(
+    scan: Scan,
+    at: int,
+    tools: Tools,
+    *closers: str,
+    again: str = "",
+    calls: Callable[[Any, Tools], list[Call]] = calls_of,
+) -> Found:
     """Objects of calls up to a closer, which may be missing at the end of the answer and before
-    again, which opens the next block. A fence around them and brackets too many are left out."""
-    calls: list[Call] = []
+    again, which opens the next block. A fence around them and brackets too many are left out.
+
+    calls: what one object says.
+    """
+    found: list[Call] = []
     ends = (*closers, again) if again else closers
     fenced = scan.literal(at, FENCE)
     if fenced:
         at = _FENCE.match(scan.text, at).end()
     while True:
         value, at = read_object(scan, at)
-        calls += calls_of(value, tools)
+        found += calls(value, tools)
         at = _STRAY.match(scan.text, at).end()
         if scan.text[at : at + 1] in tuple(SEPARATORS):
             at = scan.space(at + 1)
@@ -83,9 +95,9 @@ def read_block(scan: Scan, at: int, tools: Tools, *closers: str, again: str = ""
             break
     if not closer:
         scan.more()
-    if not calls:
+    if not found:
         raise NotACall("no call")
-    return Found(tuple(calls), at if closer in (None, again) else at + len(closer))
+    return Found(tuple(found), at if closer in (None, again) else at + len(closer))
 
 
 @dataclass(frozen=True)

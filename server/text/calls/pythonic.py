@@ -1,7 +1,10 @@
-"""Calls as a list of Python calls, [f(a='x'), g()]: LFM2, Llama 4. Pure; rank 0's HTTP threads."""
+"""Calls as Python's: in a list, [f(a='x'), g()] (LFM2, Llama 4), or one after another (Olmo 3,
+Gemma 3). Pure; rank 0's HTTP threads.
+"""
 
 import ast
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from server.text.calls.brackets import bracket_end
@@ -26,34 +29,73 @@ class Pythonic:
     def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
         opener = self.openers[0]
-        return self.read_list(scan, len(opener) * scan.text.startswith(opener), tools)
+        at = len(opener) * scan.text.startswith(opener)
+        return read_calls(scan, at, tools, self._closer)
 
-    def read_list(self, scan: Scan, at: int, tools: Tools) -> Found:
-        """The list from at on, or calls without brackets around them."""
-        at = scan.space(at)
-        listed = scan.literal(at, "[")
-        inner = scan.space(at + 1) if listed else at
-        if scan.literal(inner, "{"):
-            return read_block(scan, at, tools, self._closer)
-        calls: list[Call] = []
-        at = inner
-        while True:
-            call, at = _call(scan, at, tools)
-            calls.append(call)
-            at = scan.space(at)
-            if scan.literal(at, ","):
-                at = scan.space(at + 1)
-            if listed:
-                ended = scan.literal(at, "]")
-                at = scan.space(at + 1) if ended else at
-            else:
-                ended = scan.literal(at, self._closer) or at == len(scan.text)
-            if ended:
-                break
-        closer = scan.literal(at, self._closer)
-        if closer is None and at < len(scan.text):
+
+@dataclass(frozen=True)
+class Lines:
+    """A Reader: calls without brackets around them. Each may be printed, as some models do."""
+
+    opener: str
+    closer: str
+
+    @property
+    def openers(self) -> tuple[str, ...]:
+        """As in Reader."""
+        return (self.opener,)
+
+    def read(self, scan: Scan, tools: Tools) -> Found:
+        """As in Reader."""
+        return read_calls(scan, len(self.opener), tools, self.closer)
+
+
+def read_calls(scan: Scan, at: int, tools: Tools, *closers: str) -> Found:
+    """A list of Python calls, or these without brackets around them, or objects of JSON; then a
+    closer, which may be missing at the end of the answer."""
+    at = scan.space(at)
+    listed = scan.literal(at, "[") is not None
+    if scan.literal(scan.space(at + 1) if listed else at, "{"):
+        return read_block(scan, at, tools, *closers)
+    calls, at = _listed(scan, at, tools) if listed else _unlisted(scan, at, tools, *closers)
+    closer = scan.literal(at, *closers) if closers else None
+    if closer is None:
+        if at < len(scan.text):
             raise NotACall("text after the list")
-        return Found(tuple(calls), at + len(closer or ""))
+        scan.more()
+    return Found(calls, at + len(closer or ""))
+
+
+def _listed(scan: Scan, at: int, tools: Tools) -> tuple[tuple[Call, ...], int]:
+    """The calls in the list that begins there, and where the text after it does."""
+    calls: list[Call] = []
+    at = scan.space(at + 1)
+    while not (calls and scan.literal(at, "]")):
+        call, at = _call(scan, at, tools)
+        calls.append(call)
+        at = _past_comma(scan, at)
+    return tuple(calls), scan.space(at + 1)
+
+
+def _unlisted(scan: Scan, at: int, tools: Tools, *closers: str) -> tuple[tuple[Call, ...], int]:
+    """The same of calls one after another."""
+    calls: list[Call] = []
+    while not (calls and (at == len(scan.text) or (closers and scan.literal(at, *closers)))):
+        printed = scan.literal(at, "print(")
+        call, at = _call(scan, at + len(printed or ""), tools)
+        calls.append(call)
+        if printed:
+            at = scan.space(at)
+            if not scan.literal(at, ")"):
+                raise NotACall("more than a call is printed")
+            at += 1
+        at = _past_comma(scan, at)
+    return tuple(calls), at
+
+
+def _past_comma(scan: Scan, at: int) -> int:
+    at = scan.space(at)
+    return scan.space(at + 1) if scan.literal(at, ",") else at
 
 
 def _call(scan: Scan, at: int, tools: Tools) -> tuple[Call, int]:
@@ -100,4 +142,4 @@ def _renamed(source: str) -> tuple[str, list[str]]:
 
 
 LFM2 = Pythonic("<|tool_call_start|>", "<|tool_call_end|>")
-LLAMA_4 = Pythonic("<|python_start|>", "<|python_end|>")
+OLMO_3 = Lines("<function_calls>", "</function_calls>")

@@ -87,7 +87,8 @@ class Scan:
 
 
 class Reader(Protocol):
-    """openers: what calls of this format may begin with."""
+    """openers: what calls of this format may begin with. A reader may have bare, too: what a call
+    without any marker begins an answer with."""
 
     openers: tuple[str, ...]
 

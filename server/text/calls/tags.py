@@ -1,5 +1,6 @@
 """Calls in <tool_call> tags: JSON (Hermes, Qwen 3), XML parameters (Qwen 3 Coder, Qwen 3.5,
-Nemotron), or pairs of key and value (GLM, Laguna, LongCat). Pure; rank 0's HTTP threads.
+Nemotron 3, Seed-OSS in tags of its own), or pairs of key and value (GLM, Laguna, LongCat).
+Pure; rank 0's HTTP threads.
 
 One reader for the three, as models of one kind sometimes write another. A line break at both ends
 of a Qwen value is layout; GLM's templates add none.
@@ -60,6 +61,18 @@ XML = Elements(
         argument_open=re.compile(rf"<parameter{_NAMED.format('key')}>"),
         argument_close="</parameter>",
         lines=True,
+    )
+)
+
+SEED = Elements(
+    Shape(
+        blocks=(("<seed:tool_call>", "</seed:tool_call>"),),
+        call_head=XML.shape.call_head,
+        call_open=XML.shape.call_open,
+        call_close=XML.shape.call_close,
+        argument_head=XML.shape.argument_head,
+        argument_open=XML.shape.argument_open,
+        argument_close=XML.shape.argument_close,
     )
 )
 
