@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from server.api.model_routes import Model
 from server.api.routes import App
@@ -21,7 +22,7 @@ from server.lifecycle.turn_times import TurnTimes
 from server.lifecycle.watchdog import Watchdog
 from server.loop import run_lockstep
 from server.observe.status import Status
-from server.observe.views import Capacity
+from server.observe.views import Capacity, Formats
 from server.protocol.fingerprint import fingerprint
 from server.protocol.settings import Settings
 from server.sampling.choosers import Chooser, ChoosesForAll, Follows
@@ -34,7 +35,10 @@ from server.startup.canary import check_link
 from server.startup.handshake import introduce, rank_memories, shake_hands
 from server.startup.loading import Shard, Unloadable, load_shard
 from server.startup.proof import Proof
+from server.text.calls.formats import NONE
+from server.text.markup import known_of
 from server.text.prompts import TokenizerPrompts
+from server.text.template_quirks import quirks_of
 from server.wire.heartbeat import Heartbeat
 from server.wire.link import Link
 from server.wire.mailbox import Mailbox, bundle_bytes_most
@@ -183,6 +187,7 @@ def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog)
     prompts = TokenizerPrompts(
         shard.tokenizer, shard.vocab, template_kwargs=settings.chat_template_kwargs
     )
+    status.publish(tell_formats(shard.tokenizer))
     threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
     app.model_loaded(Model(prompts, context, shard.sampling, ready.system))
     status.publish(Capacity(context, budget.capacity, ready.row.token, budget.row_cost))
@@ -199,6 +204,22 @@ def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog)
     return run_lockstep(
         engine, mailbox, scheduler, ready.canary, watchdog.progress, ready.times.observe
     )
+
+
+def tell_formats(tokenizer: Any) -> Formats:
+    """What is known of how the model writes; told in the log."""
+    known, quirks = known_of(tokenizer), quirks_of(tokenizer)
+    if known.calls == NONE:
+        log.warning(
+            "tool calls: no format is known for this model: what it writes as a call reaches "
+            "clients as text. scripts/read_answer.py shows what becomes of an answer"
+        )
+    else:
+        log.info("tool calls: format %s, known by its %s", known.calls, known.calls_by)
+    log.info("thinking: %s", known.thinking)
+    for quirk in quirks:
+        log.info("chat template: %s", quirk)
+    return Formats(known.calls, known.calls_by, known.thinking, quirks)
 
 
 def follow(ready: Ready, status: Status, watchdog: Watchdog) -> str:

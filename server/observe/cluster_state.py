@@ -44,6 +44,7 @@ def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
             "latency_us": link and round(link.latency * 1e6, 1),
             "bandwidth_gb_s": link and round(link.bandwidth / 1e9, 3),
         },
+        "formats": view.formats and asdict(view.formats),
         "running": load.running,
         "queued": load.waiting,
         "paused": load.paused,

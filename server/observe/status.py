@@ -11,7 +11,17 @@ from server.observe.fleet import Fleet
 from server.observe.phases import Phases
 from server.observe.recorder import Recorder
 from server.observe.series import Series
-from server.observe.views import Capacity, Group, LinkSpeed, Load, Start, State, Trouble, View
+from server.observe.views import (
+    Capacity,
+    Formats,
+    Group,
+    LinkSpeed,
+    Load,
+    Start,
+    State,
+    Trouble,
+    View,
+)
 
 
 class Status:
@@ -48,7 +58,7 @@ class Status:
         else:
             self.note("started")
 
-    def publish(self, view: Trouble | Group | Capacity | Load | LinkSpeed) -> None:
+    def publish(self, view: Trouble | Group | Capacity | Formats | Load | LinkSpeed) -> None:
         """Puts a view in the place of the last of its kind. Each kind has one writer."""
         self._published[type(view)] = view
 
@@ -76,4 +86,5 @@ class Status:
             capacity=self._published[Capacity],
             load=self._published[Load],
             link=self._published.get(LinkSpeed),
+            formats=self._published.get(Formats),
         )

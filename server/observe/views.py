@@ -60,6 +60,18 @@ class Capacity:
 
 
 @dataclass(frozen=True)
+class Formats:
+    """What is known of how the model writes. calls: the name of its tool calls' format, known by
+    its template, its vocabulary or its type; thinking: the markers; "none" without any. template:
+    what the chat template leaves out, in words. Written by rank.py, before it serves."""
+
+    calls: str
+    calls_by: str
+    thinking: str
+    template: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LinkSpeed:
     """latency: seconds of a sum of one number. bandwidth: bytes a second of a large one, the size
     of its message over its time, whatever the backend sends for it. step: seconds of the sums of
@@ -99,7 +111,8 @@ class Load:
 
 @dataclass(frozen=True)
 class View:
-    """All of them, as they stand together. link is None for one rank, and until it is measured."""
+    """All of them, as they stand together. link is None for one rank, and until it is measured;
+    formats until the model is loaded."""
 
     start: Start
     state: State
@@ -109,6 +122,7 @@ class View:
     capacity: Capacity
     load: Load
     link: LinkSpeed | None
+    formats: Formats | None
 
     @property
     def loading(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server.grammar.either import Harmony, Opener
-from server.text.calls.formats import name_of, reader_of, template_text
+from server.text.calls.formats import NONE, name_of, reader_of, template_text
 from server.text.calls.headed import HARMONY, MISTRAL, SOLAR
 from server.text.calls.json_text import JsonAfter
 from server.text.calls.reader import Reader
@@ -160,7 +160,7 @@ def known_of(tokenizer: Any) -> Known:
     """For people: in the log, in /cluster, and before a launch."""
     markup = markup_of(tokenizer)
     _, by = reader_of(tokenizer, lambda token: _has(tokenizer, token))
-    thinking = "none"
+    thinking = NONE
     if markup.has_thinking:
         thinking = f"{markup.think_start} ... {markup.think_end}"
     elif opening := [marker for marker, to in markup.edges.get("header", ()) if to == "reasoning"]:

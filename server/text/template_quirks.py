@@ -1,7 +1,7 @@
 """What a model's chat template leaves out, or takes in another form than clients send it.
 
-Found by having it write conversations with words that are looked for in the result. At rank 0's
-start, and before a launch; the words of a template are not run anywhere else.
+Found by having it write small conversations, and looking for their words in the result. On rank 0's
+main thread at the start, and before a launch.
 """
 
 from typing import Any

@@ -25,6 +25,7 @@ WRITERS = {
     "Group": "main.py",
     "Ranks": "observe/fleet.py",
     "Capacity": "rank.py",
+    "Formats": "rank.py",
     "LinkSpeed": "wire/link_speed.py",
     "PrefixUse": "scheduler/scheduler.py",
     "Load": "scheduler/scheduler.py",

@@ -177,12 +177,14 @@ def _bytes(path: Path, option: str) -> bytes:
 def _tokenizer(folder: Path) -> tuple[Any, int]:
     """The tokenizer as the server loads it, and how many tokens the model knows."""
     try:
-        from mlx_lm.utils import load_config, load_tokenizer
+        from mlx_lm.utils import load_config
+
+        from server.startup.tokenizer import load
     except ImportError as error:
         raise Problem(f"the environment is missing: {error}; see README.md", MISSING) from error
     try:
         config = load_config(folder) if (folder / "config.json").exists() else {}
-        tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+        tokenizer = load(folder, config, trust=False)
     except Exception as error:  # transformers raises whatever it likes for a folder that is none
         raise Problem(f"--model {folder}: no tokenizer: {error}", REFUSED) from error
     vocab = config.get("vocab_size")

@@ -99,6 +99,13 @@ def _cluster_schema() -> Schema:
         ),
         ranks=note(array(rank), "Empty until the ranks have introduced themselves."),
         link=told(latency_us=optional(seconds), bandwidth_gb_s=optional(seconds)),
+        formats=note(
+            optional(
+                told(calls=string(), calls_by=string(), thinking=string(), template=array(string()))
+            ),
+            "How the model writes tool calls and thoughts, as far as the server knows; what its "
+            "chat template leaves out. Null until it is loaded.",
+        ),
         running=count,
         queued=note(count, "Waiting, those that were paused included."),
         paused=count,

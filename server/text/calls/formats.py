@@ -122,7 +122,7 @@ PARSERS: dict[str, Reader] = {
     "muse_spark": MUSE_SPARK, "minicpm5": MINICPM5,
 }  # fmt: skip
 
-
+NONE = "none"
 NAMES: tuple[tuple[Reader, str], ...] = (
     (TAGS, "tags"), (LONGCAT, "longcat"), (MINIMAX_M2, "minimax-m2"), (MINIMAX_M3, "minimax-m3"),
     (DSML, "dsml"), (DEEPSEEK_V3, "deepseek-v3"), (GEMMA_4, "gemma-4"),
@@ -138,7 +138,7 @@ NAMES: tuple[tuple[Reader, str], ...] = (
 def name_of(reader: Reader | None) -> str:
     """What people call the format of a reader."""
     if reader is None:
-        return "none"
+        return NONE
     return next((name for known, name in NAMES if known is reader), "mlx-lm's own")
 
 
