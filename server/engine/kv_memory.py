@@ -12,7 +12,7 @@ dear as it is. So growth is looked at beyond every window.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,22 +57,38 @@ def spare_memory() -> int:
 
 def row_bytes(model: Any) -> RowBytes:
     """What a row takes in this model's own caches."""
+    return added_up(cache_bytes(model))
+
+
+def added_up(parts: Iterable[RowBytes]) -> RowBytes:
+    """The sum of them."""
+    parts = list(parts)
+    return RowBytes(sum(part.fixed for part in parts), sum(part.token for part in parts))
+
+
+def cache_bytes(model: Any) -> list[RowBytes]:
+    """Of each of its caches, which most models have one of for each layer; of all in one where only
+    the model can fill them."""
     caches = make_prompt_cache(model)
     model(mx.zeros((1, 1), dtype=mx.int32), cache=caches)
-    leaves = list(_leaves(caches))
-    fixed = token = 0
-    strange = False
-    for leaf in leaves:
-        sizes = _token_sizes(leaf)
-        if sizes is not None:
-            fixed, token = (fixed, token + sizes) if _grows(leaf) else (fixed + leaf.nbytes, token)
-        elif leaf.nbytes and not hasattr(leaf, "cache"):  # not a plain list of states
-            strange = True
-        else:
-            fixed += leaf.nbytes
-    if not strange:
-        return RowBytes(fixed, token)
-    return _by_the_model(model, max(map(_window, leaves), default=0))
+    found = []
+    for cache in caches:
+        parts = list(map(_leaf_bytes, _leaves([cache])))
+        if None in parts:
+            window = max(map(_window, _leaves(caches)), default=0)
+            return [_by_the_model(model, window)]
+        found.append(added_up(parts))
+    return found
+
+
+def _leaf_bytes(leaf: Any) -> RowBytes | None:
+    """None for a cache of a kind that only its model can fill."""
+    token = _token_sizes(leaf)
+    if token is not None:
+        return RowBytes(0, token) if _grows(leaf) else RowBytes(leaf.nbytes, 0)
+    if leaf.nbytes and not hasattr(leaf, "cache"):  # no plain list of states
+        return None
+    return RowBytes(leaf.nbytes, 0)
 
 
 def _leaves(caches: Any) -> Iterator[Any]:

@@ -17,13 +17,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from scripts.lib.hosts.reach import MOST_RANKS
-from scripts.lib.model.mlx_lm_needs import absent_packages, needs_metal
-from scripts.lib.model.model_folder import folder_problems, read_json
+from scripts.lib.model.look import look
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.shared import one_of, whole
-from server.protocol.tokenizer_code import must_run
 from server.startup.arrangement import KINDS, Arrangement, arrangements, choose
-from server.startup.mlx_lm_source import find_architecture, mlx_lm_folder
 from server.startup.weights_index import Weight, read_weights
 
 RANK_COUNTS = range(1, MOST_RANKS + 1)
@@ -48,40 +45,11 @@ def check(folder: Path, ranks: int, parallel: str = "auto", trust: bool = False)
 
     Raises RuntimeError when mlx-lm is not installed for this interpreter.
     """
-    package = mlx_lm_folder()
-    if package is None:
-        raise RuntimeError(f"mlx-lm is not installed for {sys.executable}")
-    reasons = folder_problems(folder)
-    code = must_run(folder)
-    if code is not None and not trust:
-        reasons.append(code.refusal)
-    if folder.name.endswith(".partial"):
-        reasons.append(f"{folder} is an unfinished copy: run scripts/sync_model.sh again")
-    try:
-        config = read_json(folder / "config.json")
-    except ValueError:
-        return Verdict(None, False, [], reasons)
+    looked = look(folder, trust)
+    reasons, config, architecture = looked.reasons, looked.config, looked.architecture
     model_type = config.get("model_type")
-
-    if config.get("model_file") is not None:
-        reasons.append(
-            f"config.json wants to run code of its own (model_file is {config['model_file']!r}), "
-            "which is not allowed"
-        )
-        return Verdict(model_type, False, [], reasons)
-    architecture = find_architecture(config, package)
     if architecture is None:
-        reasons.append(f"model_type is {model_type!r}, which the installed mlx-lm does not know")
         return Verdict(model_type, False, [], reasons)
-
-    name = architecture.name
-    for absent in absent_packages(name, package):
-        reasons.append(f"mlx-lm's {name} needs the package {absent}, which is not installed")
-    if sys.platform != "darwin" and needs_metal(config, name, package):
-        reasons.append(
-            f"mlx-lm's {name} computes with Metal's kernels alone: it needs a Mac's GPU, "
-            "and this machine has none"
-        )
     weights = weights_of(folder)
 
     def found(count: int) -> tuple[Arrangement, ...]:

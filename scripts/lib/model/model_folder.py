@@ -23,8 +23,9 @@ TOKENIZER_SETS = (
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 
 
-def folder_problems(folder: Path) -> list[str]:
-    """What is missing or damaged in `folder`, a sentence each; empty when it is whole."""
+def folder_problems(folder: Path, weights: bool = True) -> list[str]:
+    """What is missing or damaged in `folder`, a sentence each; empty when it is whole. weights:
+    they are in it, too."""
     if not folder.is_dir():
         return [f"{folder} is not a directory"]
     problems = []
@@ -39,7 +40,7 @@ def folder_problems(folder: Path) -> list[str]:
         # config.json and the index have words of their own.
         if not path.match(WEIGHT_FILES) and path.name not in ("config.json", INDEX_FILE):
             problems += small_file_problems(path)
-    return problems + weight_problems(folder)
+    return problems + (weight_problems(folder) if weights else [])
 
 
 def small_file_problems(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ import mlx.nn as nn
 import pytest
 from mlx_lm.models import llama
 
-from scripts.lib.model import check_model
+from scripts.lib.model import check_model, look
 from server.startup import mlx_lm_source
 from server.startup.tensor_sizes import tensor_obstacles
 from tests.support.paths import ROOT
@@ -465,7 +465,7 @@ def test_check_never_imports_mlx(model):
 
 
 def test_missing_mlx_lm_exits_3(model, monkeypatch, capsys):
-    monkeypatch.setattr(check_model, "mlx_lm_folder", lambda: None)
+    monkeypatch.setattr(look, "mlx_lm_folder", lambda: None)
     assert check_model.main([str(model), "2"]) == 3
     assert "mlx-lm is not installed" in capsys.readouterr().err
 
