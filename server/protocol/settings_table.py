@@ -17,8 +17,9 @@ STATUS, LOGS, DOCTOR = "status", "logs", "verify_cluster"
 BENCH, BENCH_LINK, LINK_CHECK, COMPARE = "bench", "bench_link", "link_check", "bench_compare"
 SYNC_NODES, SYNC_MODEL, MAKE_HOSTFILE = "sync_nodes", "sync_model", "make_hostfile"
 SYNC = (SYNC_NODES, SYNC_MODEL)
+CHECK_MODEL = "check_model"
 LAUNCHERS = (RUN, BENCH, BENCH_LINK, LINK_CHECK, DOCTOR)
-USE_HOSTS = (*LAUNCHERS, STOP, *SYNC)
+USE_HOSTS = (*LAUNCHERS, STOP, *SYNC, CHECK_MODEL)
 USE_PYTHON = (*USE_HOSTS, STATUS, LOGS, COMPARE, MAKE_HOSTFILE)
 SERVER = (RANK, RUN, COMPARE)
 SCRIPTS = (*USE_PYTHON, SERVICE)
@@ -58,12 +59,12 @@ TABLE = (
         "PARALLEL", "choice",
         "Split every layer (tensor), give each rank some (pipeline), or the first of these that the"
         " model allows (auto)",
-        (*SERVER, BENCH, DOCTOR), "auto", choices=("auto", "tensor", "pipeline"),
+        (*SERVER, BENCH, DOCTOR, CHECK_MODEL), "auto", choices=("auto", "tensor", "pipeline"),
     ),
     Setting(
         "TRUST_REMOTE_CODE", "switch",
         "1 runs Python of the model's folder, for a tokenizer that cannot be made without it",
-        (*SERVER, DOCTOR), 0,
+        (*SERVER, DOCTOR, CHECK_MODEL), 0,
     ),
     Setting(
         "HTTP_HOST", "text", "Address that rank 0 listens on", SERVER, "127.0.0.1",
@@ -123,12 +124,13 @@ TABLE = (
         otherwise="none", most=YEAR_S, unit="seconds",
     ),
     Setting(
-        "CONTEXT_MAX", "whole", "Tokens of a prompt and its answer together", (*SERVER, DOCTOR),
+        "CONTEXT_MAX", "whole", "Tokens of a prompt and its answer together",
+        (*SERVER, DOCTOR, CHECK_MODEL),
         otherwise="what the model's config says", most=100_000_000,
     ),
     Setting(
         "KV_BUDGET_GB", "decimal", "Memory of each rank for KV caches, in GB (10^9 bytes)",
-        (*SERVER, DOCTOR), most=100_000, unit="GB",
+        (*SERVER, DOCTOR, CHECK_MODEL), most=100_000, unit="GB",
         otherwise="70 % of what the model leaves free on that machine, divided by its ranks",
     ),
     Setting(
@@ -224,11 +226,12 @@ TABLE = (
         120, least=1, most=YEAR_S, unit="seconds",
     ),
     Setting(
-        "HF_TOKEN", "text", "For Hugging Face repos that need one", (SYNC_MODEL,),
+        "HF_TOKEN", "text", "For Hugging Face repos that need one",
+        (SYNC_MODEL, CHECK_MODEL),
         otherwise="none", secret=True, pattern=r"[!-~]+", allowed="a token of Hugging Face",
     ),
     Setting(
-        "HF_ENDPOINT", "text", "Another hub than Hugging Face's", (SYNC_MODEL,),
+        "HF_ENDPOINT", "text", "Another hub than Hugging Face's", (SYNC_MODEL, CHECK_MODEL),
         otherwise="huggingface.co", pattern=r"https?://[!-~]+", allowed="an http or https URL",
     ),
     Setting(

@@ -11,13 +11,13 @@ import argparse
 import contextlib
 import importlib.util
 import os
-import re
 import shlex
 import signal
 import sys
 from pathlib import Path
 
 from scripts.lib.hosts.on_hosts import LOCAL_HOST
+from scripts.lib.model.hub_repo import REPO
 from scripts.lib.model.model_folder import folder_problems
 from scripts.lib.settings.interpreter import problem, succeeds
 from scripts.lib.sync import checkout, hub
@@ -36,7 +36,6 @@ from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
 
 PROGRAM = "sync_model.sh"
-REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def choose_source(options: argparse.Namespace, voice: Voice) -> Path:

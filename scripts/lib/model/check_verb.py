@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""The command line of check_model.sh, whose header is the help: what a model would do, before it is
+downloaded or started. Goes on with the ranks' interpreter where this one has no mlx-lm.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from scripts.lib.hosts.find_hostfile import NoHostfile, find_hostfile
+from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, parse_hostfile
+from scripts.lib.hosts.on_hosts import LOCAL_HOST
+from scripts.lib.hosts.reach import MOST_RANKS
+from scripts.lib.model.hub_repo import REPO
+from scripts.lib.settings.interpreter import NoInterpreter, problem, rank_python, succeeds
+from scripts.lib.settings.kept_settings import Found
+from scripts.lib.verbs import shared
+from scripts.lib.verbs.exit_codes import DONE, FAILED, MISSING
+from scripts.lib.verbs.header import help_of
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
+
+PROGRAM = "check_model.sh"
+NEEDED = "mlx_lm"
+MOST_GB = 100_000
+
+
+def make_parser() -> Parser:
+    made = Parser(PROGRAM, help_of(PROGRAM))
+    shared.add(made, "--hostfile", "--json")
+    who = made.add_mutually_exclusive_group()
+    who.add_argument("--hosts", type=hosts)
+    who.add_argument("--memory", type=gigabytes)
+    made.add_argument("--ranks", type=shared.local)
+    made.add_argument("--revision", type=shared.some)
+    made.add_argument("model", nargs="?", metavar="MODEL")
+    return made
+
+
+def hosts(text: str) -> list[str]:
+    """ssh names, commas between."""
+    names = text.split(",")
+    for name in names:
+        if not SSH_NAME.fullmatch(name):
+            raise shared.wrong(name, "a name that ssh takes")
+    if len(names) > MOST_RANKS:
+        raise shared.wrong(text, f"{MOST_RANKS} hosts at most")
+    return names
+
+
+def gigabytes(text: str) -> list[float]:
+    """Sizes, commas between."""
+    sizes = [shared.decimal(1, MOST_GB, "gigabytes")(word) for word in text.split(",")]
+    if len(sizes) > MOST_RANKS:
+        raise shared.wrong(text, f"{MOST_RANKS} numbers at most")
+    return sizes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if not options.model:
+        parser.error("MODEL is missing: must be the folder of a model, or a Hugging Face repo")
+    folder = Path(options.model)
+    if not folder.is_dir() and not REPO.fullmatch(options.model):
+        parser.error(
+            f"MODEL is {options.model!r}: neither a folder that is there nor a Hugging Face repo "
+            "(ORG/NAME)"
+        )
+    if folder.is_dir() and options.revision:
+        parser.error(f"{options.model} is a folder: --revision is for repos")
+    settings = read_settings(PROGRAM, options)
+    python = go_on_where_mlx_lm_is(texts(settings))
+    # What it stands on needs the environment.
+    from scripts.lib.model.check_report import as_text
+    from scripts.lib.model.hub_files import NotGiven
+    from scripts.lib.model.model_report import examine, judged
+
+    machines = choose_machines(options, settings, python)
+    ranks = options.ranks or (len(machines.names) if len(machines.names) > 1 else None)
+    for name in ("HF_TOKEN", "HF_ENDPOINT"):  # which the hub's own package reads
+        if settings[name].text:
+            os.environ[name] = settings[name].text
+    with tempfile.TemporaryDirectory(prefix="check-model-") as scratch:
+        try:
+            report = examine(
+                options.model,
+                options.revision,
+                Path(scratch),
+                machines,
+                settings,
+                (ranks,) if options.ranks else (),
+            )
+        except NotGiven as error:
+            stop(PROGRAM, str(error), FAILED)
+    against = judged(report, ranks)
+    if options.json:
+        print(json.dumps(report | {"ok": not against, "reasons": against}))
+    else:
+        print(as_text(report), end="")
+    for reason in against:
+        print(f"{PROGRAM}: {reason}", file=sys.stderr)
+    return FAILED if against else DONE
+
+
+def go_on_where_mlx_lm_is(environment: Mapping[str, str]) -> str:
+    """The ranks' interpreter; in its place, where this one lacks what is needed."""
+    try:
+        python = rank_python(os.environ | environment)
+    except NoInterpreter as error:
+        stop(PROGRAM, str(error), MISSING)
+    if not importlib.util.find_spec(NEEDED):
+        if why := problem(python):
+            stop(PROGRAM, why, MISSING)
+        if not succeeds(python, f"import {NEEDED}"):
+            stop(PROGRAM, f"mlx-lm is not installed for {python}: see README.md", MISSING)
+        module = [str(ROOT / "scripts/lib/module.py"), "lib.model.check_verb"]
+        os.execv(python, [python, *module, *sys.argv[1:]])
+    return python
+
+
+def choose_machines(options: argparse.Namespace, settings: Mapping[str, Found], python: str):
+    """Those whose memory counts."""
+    from scripts.lib.model import hosts_memory
+
+    if options.memory:
+        return hosts_memory.said(options.memory)
+    if options.hosts:
+        return hosts_memory.asked(list(dict.fromkeys(options.hosts)), python)
+    try:
+        path = find_hostfile(settings["HOSTFILE"].text, ROOT)
+        names = [host.ssh for host in parse_hostfile(path.read_text("utf-8")).hosts]
+    except NoHostfile as error:
+        if settings["HOSTFILE"].text:
+            stop(PROGRAM, str(error), error.code)
+        names = [LOCAL_HOST]
+    except (OSError, UnicodeDecodeError, HostfileError) as error:
+        stop(PROGRAM, f"{path}: {error}", FAILED)
+    for name in names:
+        if not SSH_NAME.fullmatch(name):
+            stop(PROGRAM, f"{path}: '{name}': not a name that ssh takes", FAILED)
+    return hosts_memory.asked(list(dict.fromkeys(names)), python)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
