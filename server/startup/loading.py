@@ -97,11 +97,11 @@ def load_shard(
         if not last.prove(link):
             log.warning("no output projection found: prompts compute logits of all their tokens")
         prove_ways(last, logits.shape[-1], link, progress)
-    for split in splits:
+    for head in splits:
         progress("timing the output projection")
-        split.tune()
+        head.tune()
     if splits:
-        log.info("output projection: split up to %d rows", max(split.rows for split in splits))
+        log.info("output projection: split up to %d rows", max(head.rows for head in splits))
     return Shard(
         model,
         last,
