@@ -5,9 +5,11 @@
 #                      MODEL [HOST...]
 #
 # Run it on rank 0. MODEL is the folder of an MLX model here, or a Hugging Face repo such as
-# mlx-community/Foo-4bit, which is then downloaded once, on this machine, to models/Foo-4bit.
+# mlx-community/Foo-4bit, which is then downloaded once, on this machine, to models/Foo-4bit, unless
+# the ranks could not serve it (check_model.sh tells more before).
 # Every HOST (default: those of the hostfile) gets it over ssh and rsync, all at the same time, by
-# its Thunderbolt cable to rank 0 where the hostfile tells of one, and is checked by sha256.
+# its Thunderbolt cable to rank 0 where the hostfile tells of one, and is checked by sha256. Without
+# a hostfile and a HOST it is for this machine alone.
 #
 # Space is checked first. A copy is called NAME.partial until every file is right, and a download
 # until it is whole: a model that is half there is never taken for one. After an interruption run

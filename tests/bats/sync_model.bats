@@ -91,3 +91,14 @@ setup() {
   [ "$status" -eq 2 ]
   says "SYNC_TIMEOUT='0': must be seconds from 1"
 }
+
+@test "without a hostfile and a host the model is for this machine alone" {
+  rm "$CHECKOUT"/hostfiles/*.local.json
+  run "$SYNC" "$MODEL"
+  [ "$status" -eq 0 ]
+  says "no hostfile and no HOST: it is for this machine alone"
+  says "ok 127.0.0.1 $MODEL"
+  run "$SYNC" --hostfile /nowhere.json "$MODEL"
+  [ "$status" -eq 3 ]
+  says "no such file"
+}

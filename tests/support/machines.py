@@ -259,7 +259,8 @@ def healthy(plan: Plan, wiring: Wiring, name: str) -> dict[str, tuple[str, int] 
         ),
         "mlx": '{"jaccl": true}\n{"sum": 6.0}\n{"gpu_limit": null}\n',
         "check_model": '{"model_type": "llama", "ok": true, "rank_counts": [1, 2, 4, 8], '
-        '"reasons": [], "arrangement": "tensor", "ways": ["tensor"]}\n',
+        '"reasons": [], "arrangement": "tensor", "ways": ["tensor"], "kv": [], "formats": {'
+        '"calls": "llama-3", "calls_by": "template", "thinking": "none", "template": []}}\n',
     }
     found = {command: (text, 0) for command, text in answers.items()}
     found["getifaddr:en1"] = ("", 1)

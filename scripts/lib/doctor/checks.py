@@ -182,6 +182,13 @@ CHECKS = (
         FOLDER,
         whole_cluster=True,
     ),
+    Check(
+        "formats",
+        "it is known how it writes tool calls, and its chat template shows it tools",
+        judge_model.formats,
+        FOLDER,
+        whole_cluster=True,
+    ),
     Check("memory", "the host's share of it fits", judge_memory.memory, MEMORY),
     Check("even", "no host is smaller than the others", judge_memory.even, MEMORY, _several),
     Check(

@@ -98,9 +98,9 @@ def python_commands(plan: Plan) -> dict[str, Command]:
     }
     if plan.model_dir is not None:
         script = [f"{plan.checkout}/scripts/lib/module.py", "lib.model.check_model"]
-        options = ["--parallel", plan.parallel, "--json"]
+        options = ["--parallel", plan.parallel, "--full", "--json"]
         if plan.trust_remote_code:
             options.append("--trust-remote-code")
         argv = [plan.python, *script, plan.model_dir, str(len(plan.ranks)), *options]
-        commands["check_model"] = (argv, 30)
+        commands["check_model"] = (argv, 40)
     return commands

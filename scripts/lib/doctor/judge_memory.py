@@ -1,11 +1,11 @@
 """Does each host hold its share of the model, and some context. Pure; an estimate.
 
 The server measures the same once the model is loaded. Here it is reckoned from config.json, so
-that nobody loads half a terabyte to learn that it does not fit.
+that nobody loads half a terabyte to learn that it does not fit; what the KV cache takes is what
+check_model.py says.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from scripts.lib.doctor.cluster import Cluster
 from scripts.lib.doctor.facts import HostFacts
@@ -16,7 +16,6 @@ from scripts.lib.doctor.mac_text import MIB
 SMALL_MEMORY, SMALL_SHARE, LARGE_SHARE = 36 * 1024 * MIB, 2 / 3, 3 / 4
 FOR_THE_SYSTEM = 8 * 1024 * MIB  # left to macOS when the limit is raised
 UNEVEN = 0.9  # the smallest, as part of the largest, below which they count as uneven
-KV_BYTES = 2  # of a number in the KV cache
 KV_CONTEXT = 32768  # tokens that a single request should at least have, if the model knows them
 
 
@@ -70,27 +69,17 @@ def kv_bytes(cluster: Cluster, facts: HostFacts) -> float:
     if cluster.plan.kv_budget_gb:
         return cluster.plan.kv_budget_gb * 1e9 * here
     config = next((f.model.config for f in cluster.reached if f.model and f.model.config), {})
-    per_token, most = kv_of(config)
-    tokens = cluster.plan.context_max or min(most or KV_CONTEXT, KV_CONTEXT)
-    return per_token * tokens * here / len(cluster.plan.ranks)
-
-
-def kv_of(config: dict[str, Any]) -> tuple[int, int]:
-    """Bytes of cache that a token takes in all ranks together, and the model's context; 0: ?"""
     text = config.get("text_config")
     sizes = {**config, **(text if isinstance(text, dict) else {})}
-
-    def number(*names: str) -> int:
-        values = [sizes.get(name) for name in names]
-        return next((v for v in values if isinstance(v, int) and not isinstance(v, bool)), 0)
-
-    layers, heads = number("num_hidden_layers", "num_layers"), number("num_attention_heads")
-    if number("kv_lora_rank"):  # one compressed vector instead of keys and values
-        width = number("kv_lora_rank") + number("qk_rope_head_dim")
-    else:
-        size = number("head_dim") or (number("hidden_size") // heads if heads else 0)
-        width = 2 * number("num_key_value_heads", "num_attention_heads") * size
-    return layers * width * KV_BYTES, number("max_position_embeddings")
+    most = sizes.get("max_position_embeddings")
+    most = most if isinstance(most, int) else KV_CONTEXT
+    tokens = cluster.plan.context_max or min(most, KV_CONTEXT)
+    kv = next((f.split["kv"] for f in cluster.reached if f.split and f.split.get("kv")), [])
+    return sum(
+        kv[rank]["request_bytes"] + tokens * kv[rank]["token_bytes"]
+        for rank in cluster.plan.ranks_on(facts.host)
+        if rank < len(kv)
+    )
 
 
 def memory(cluster: Cluster) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from scripts.lib.doctor.findings import (
     FAIL,
     PASS,
     SKIP,
+    WARN,
     Finding,
     Fix,
     gigabytes,
@@ -20,6 +21,10 @@ SHOWN = 3  # differing files that are named
 # Reasons of check_model.py that are about the number of ranks, not about the files: each begins
 # with the kind of split that it is about.
 _SPLIT = re.compile(r"(generic )?(tensor|pipeline): ")
+# Those that no other copy of the files would mend.
+_BEYOND_COPIES = re.compile(
+    r"mlx-lm's |model_type is |config\.json wants |the tokenizer (needs|cannot)"
+)
 
 
 def _split_reasons(facts: HostFacts) -> list[str]:
@@ -74,10 +79,16 @@ def model(cluster: Cluster) -> Iterator[Finding]:
                 "; ".join(problems),
                 'an error while loading, exit code 78 with "the ranks differ: model file ...", or '
                 "garbage in the answers",
-                _sync(cluster, facts.host),
+                _files_fix(cluster, facts.host, problems),
             )
         else:
             yield Finding("model", facts.host, PASS, gigabytes(facts.model.weights))
+
+
+def _files_fix(cluster: Cluster, host: str, problems: list[str]) -> Fix:
+    if all(_BEYOND_COPIES.match(problem) for problem in problems):
+        return Fix("do as it says; or take another model, or an mlx-lm that has what it needs")
+    return _sync(cluster, host)
 
 
 def _sync(cluster: Cluster, host: str) -> Fix:
@@ -133,3 +144,37 @@ def heads(cluster: Cluster) -> Iterator[Finding]:
         "the start is refused; with another server, a crash in a reshape",
         Fix(words),
     )
+
+
+def formats(cluster: Cluster) -> Iterator[Finding]:
+    """What the model writes as a call is one for clients, and it hears of their tools."""
+    told = [one for f in cluster.reached if f.split and (one := f.split.get("formats"))]
+    if not told:
+        words = "see model" if cluster.plan.model_dir is None else "see python and model"
+        yield Finding("formats", None, SKIP, words)
+        return
+    known = told[0]  # the same files everywhere, or see model
+    quirks = known.get("template") or []
+    if known["calls"] == "none":
+        yield Finding(
+            "formats",
+            None,
+            WARN,
+            "; ".join(["no format of tool calls is known for this model", *quirks]),
+            "what it writes as a call reaches clients as text, and agents stop",
+            Fix("take the chat template of the model's makers; scripts/read_answer.py shows more"),
+        )
+        return
+    words = f"tool calls: {known['calls']}, by its {known['calls_by']}; thinking: "
+    words += "; ".join([known["thinking"], *quirks])
+    if any("tools are not shown" in quirk for quirk in quirks):
+        yield Finding(
+            "formats",
+            None,
+            WARN,
+            words,
+            "the model calls no tool, as it never hears of any",
+            Fix("take a chat template that shows tools into the model's folder"),
+        )
+        return
+    yield Finding("formats", None, PASS, words)

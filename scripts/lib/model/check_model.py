@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Refuse, before launch, a model that the ranks could not load or share.
 
-usage: check_model.py MODEL_DIR RANKS [--parallel KIND] [--trust-remote-code] [--json]
+usage: check_model.py MODEL_DIR RANKS [--parallel KIND] [--trust-remote-code] [--full] [--json]
 
 Checks that the folder is whole, that the installed mlx-lm knows the architecture, and
 that there is a way to share it among so many ranks. KIND is PARALLEL's: auto, tensor or
 pipeline. Exit code 0: it will do; 1: it will not, with the reasons on stderr; 2: usage;
 3: mlx-lm is not installed. --json prints the verdict on stdout.
 
-It never imports mlx, loads no weights and runs nothing of the model folder.
+It never imports mlx, loads no weights and runs nothing of the model folder. --full, for the doctor,
+imports it, loads the tokenizer too, and reckons the KV cache: what check_model.sh shows.
 """
 
 import json
@@ -29,7 +30,8 @@ RANK_COUNTS = range(1, MOST_RANKS + 1)
 @dataclass(frozen=True)
 class Verdict:
     """What check() found. `rank_counts` are those of 1 to 8 that would work; `arrangement` is how
-    the ranks asked for would share it, None if they cannot; `ways`: all that are possible."""
+    the ranks asked for would share it, None if they cannot; `ways`: all that are possible. With
+    --full, `formats` is how the model writes, `kv` what a request and a token take on each rank."""
 
     model_type: str | None
     ok: bool
@@ -37,11 +39,15 @@ class Verdict:
     reasons: list[str]
     arrangement: str | None = None
     ways: list[str] = field(default_factory=list)
+    formats: dict | None = None
+    kv: list[dict] = field(default_factory=list)
 
 
-def check(folder: Path, ranks: int, parallel: str = "auto", trust: bool = False) -> Verdict:
+def check(
+    folder: Path, ranks: int, parallel: str = "auto", trust: bool = False, full: bool = False
+) -> Verdict:
     """Whether the model in `folder` runs on `ranks` ranks, split as `parallel` says. trust: code of
-    the folder may be run for its tokenizer.
+    the folder may be run for its tokenizer. full: with what needs mlx.
 
     Raises RuntimeError when mlx-lm is not installed for this interpreter.
     """
@@ -61,7 +67,14 @@ def check(folder: Path, ranks: int, parallel: str = "auto", trust: bool = False)
         reasons += [f"{one.kind}: {reason}" for one in found(ranks) for reason in one.reasons]
     ways = [one.kind for one in found(ranks) if one.possible]
     taken = str(chosen) if chosen else None
-    return Verdict(model_type, not reasons, rank_counts, reasons, taken, ways)
+    formats, kv = None, []
+    if full:
+        from scripts.lib.model.model_report import kv_of, writing
+
+        formats, unreadable = writing(folder, looked, trust)
+        reasons += unreadable
+        kv = kv_of(config, architecture.name, ranks, chosen) if chosen else []
+    return Verdict(model_type, not reasons, rank_counts, reasons, taken, ways, formats, kv)
 
 
 def weights_of(folder: Path) -> dict[str, Weight]:
@@ -79,11 +92,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("ranks", type=whole(1, 10**6), metavar="RANKS")
     parser.add_argument("--parallel", type=one_of(*KINDS), default="auto")
     parser.add_argument("--trust-remote-code", action="store_true")
+    parser.add_argument("--full", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
         verdict = check(
-            options.model_dir, options.ranks, options.parallel, options.trust_remote_code
+            options.model_dir,
+            options.ranks,
+            options.parallel,
+            options.trust_remote_code,
+            options.full,
         )
     except RuntimeError as error:
         print(f"check_model: {error}", file=sys.stderr)

@@ -4,7 +4,9 @@ Weights are not downloaded: the hub gives a part of a file, and a header is at i
 before anybody downloads hundreds of gigabytes. Needs huggingface-hub.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from server.protocol.fingerprint import MODEL_FILES, WEIGHT_FILES
@@ -21,18 +23,14 @@ class NotGiven(Exception):
 
 def fetch_small(repo: str, revision: str | None, folder: Path) -> dict[str, Weight]:
     """Puts the small files into the folder; returns what the weight files hold. Raises NotGiven."""
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.utils import disable_progress_bars
+    with _told(repo, revision):
+        from huggingface_hub import HfApi
 
-    disable_progress_bars()
-    api = HfApi()
-    try:
+        api = HfApi()
         info = api.model_info(repo, revision=revision, files_metadata=True)
-        names = [each.rfilename for each in info.siblings]
-        for each in info.siblings:
-            if _is_small(each.rfilename) and (each.size or 0) <= LARGEST:
-                hf_hub_download(repo, each.rfilename, revision=info.sha, local_dir=folder)
-        weights = [name for name in names if _is_weights(name)]
+        sizes = {each.rfilename: each.size or 0 for each in info.siblings}
+        _fetch(repo, info.sha, [n for n in sizes if _is_small(n) and sizes[n] <= LARGEST], folder)
+        weights = [name for name in sizes if _is_weights(name)]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             headers = list(
                 pool.map(
@@ -40,8 +38,6 @@ def fetch_small(repo: str, revision: str | None, folder: Path) -> dict[str, Weig
                     weights,
                 )
             )
-    except Exception as error:  # it raises what its HTTP library raises, and that changes
-        raise NotGiven(_why(error, repo, revision)) from error
     if not weights:
         raise NotGiven(f"{repo} has no model*.safetensors: not a model that MLX can load")
     return {
@@ -49,6 +45,34 @@ def fetch_small(repo: str, revision: str | None, folder: Path) -> dict[str, Weig
         for header in headers
         for name, told in header.tensors.items()
     }
+
+
+def fetch_config(repo: str, revision: str | None, folder: Path) -> None:
+    """Puts its config.json into the folder. Raises NotGiven."""
+    with _told(repo, revision):
+        from huggingface_hub import HfApi
+
+        commit = HfApi().model_info(repo, revision=revision).sha
+        _fetch(repo, commit, ["config.json"], folder)
+
+
+def _fetch(repo: str, revision: str | None, names: list[str], folder: Path) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    for name in names:
+        hf_hub_download(repo, name, revision=revision, local_dir=folder)
+
+
+@contextmanager
+def _told(repo: str, revision: str | None) -> Iterator[None]:
+    """Whatever the hub's package raises becomes NotGiven: it raises what its HTTP library does, and
+    that changes."""
+    try:
+        yield
+    except Exception as error:
+        raise NotGiven(_why(error, repo, revision)) from error
 
 
 def _is_small(name: str) -> bool:

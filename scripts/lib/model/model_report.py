@@ -12,10 +12,13 @@ from typing import Any
 
 from scripts.lib.model.hosts_memory import Machines
 from scripts.lib.model.hub_files import fetch_small
+from scripts.lib.model.kv_estimate import Unknown, rank_rows
 from scripts.lib.model.look import Looked, look
 from scripts.lib.model.size_up import Sized, Subject, size_up
 from scripts.lib.settings.kept_settings import Found
+from server.engine.kv_memory import RowBytes
 from server.protocol.tokenizer_code import wanted_code
+from server.startup.arrangement import Arrangement
 from server.startup.loading import Unloadable, context_length
 from server.startup.tokenizer import load
 from server.startup.weights_index import Weight, read_weights, total
@@ -93,6 +96,18 @@ def writing(
     return asdict(known_of(tokenizer)) | {"template": list(quirks_of(tokenizer))}, ()
 
 
+def kv_of(config: Mapping[str, Any], name: str, ranks: int, how: Arrangement) -> list[dict]:
+    """What a request and each token of it take on each rank; nothing where that is not known."""
+    try:
+        return _kv(rank_rows(dict(config), name, ranks, how))
+    except Unknown:
+        return []
+
+
+def _kv(rows: Sequence[RowBytes]) -> list[dict]:
+    return [{"request_bytes": row.fixed, "token_bytes": row.token} for row in rows]
+
+
 def judged(report: Mapping[str, Any], ranks: int | None) -> list[str]:
     """Why it would not run. ranks: how many there are; None: any number will do."""
     found = list(report["problems"])
@@ -114,7 +129,7 @@ def _as_json(sized: Sized) -> dict[str, Any]:
         "ranks": sized.ranks,
         "how": sized.how or None,
         "weights_bytes": list(sized.weights),
-        "kv": [{"request_bytes": row.fixed, "token_bytes": row.token} for row in sized.rows],
+        "kv": _kv(sized.rows),
         "kv_unknown": sized.kv or None,
         "usable_bytes": list(sized.memories),
         "context": sized.context,

@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 from scripts.lib.hosts.on_hosts import LOCAL_HOST
@@ -55,6 +56,8 @@ def choose_source(options: argparse.Namespace, voice: Voice) -> Path:
         if options.dry_run:
             print(f"+ download {options.model} to {folder}")
             return folder
+        if not (folder.exists() or partial_of(folder).exists()):
+            refuse_unservable(options.model, options.revision)
         state = options.root / checkout.STATE
         folder = hub.fetch(options.model, options.revision, folder, state, voice)
     if folder.name.endswith(".partial"):
@@ -62,6 +65,22 @@ def choose_source(options: argparse.Namespace, voice: Voice) -> Path:
     if problems := folder_problems(folder):
         raise Failure(f"not a whole model: {'; '.join(problems)}")
     return folder
+
+
+def refuse_unservable(repo: str, revision: str | None) -> None:
+    """Looks at its config.json, before hundreds of gigabytes are downloaded for nothing. Raises
+    Failure. Where the hub does not answer the download says so, or does without."""
+    from scripts.lib.model.hub_files import NotGiven, fetch_config
+    from scripts.lib.model.look import look
+
+    with tempfile.TemporaryDirectory(prefix="sync-model-") as scratch:
+        try:
+            fetch_config(repo, revision, Path(scratch))
+            looked = look(Path(scratch), weights=False, metal=True)
+        except (NotGiven, RuntimeError):
+            return
+        if looked.architecture is None and looked.config:
+            raise Failure(f"{repo} cannot be served: {looked.reasons[-1]}")
 
 
 def read_source(options: argparse.Namespace, folder: Path, voice: Voice) -> list[Item]:
@@ -103,12 +122,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if not options.model:
         parser.error("MODEL is missing: must be the folder of a model, or a Hugging Face repo")
     settings = read_settings(PROGRAM, options)
-    need_tools(PROGRAM)
     options.root, options.timeout = ROOT, settings["SYNC_TIMEOUT"].value
     options.python = need_python(PROGRAM, os.environ | texts(settings))
     options.hosts, options.hostfile = choose_targets(
-        PROGRAM, options.hosts, settings["HOSTFILE"].text, options.root
+        PROGRAM, options.hosts, settings["HOSTFILE"].text, options.root, alone=True
     )
+    if options.hosts:
+        need_tools(PROGRAM)
     options.parser = parser
     if not os.path.isdir(options.model) and REPO.fullmatch(options.model) and not options.dry_run:
         for name in ("HF_TOKEN", "HF_ENDPOINT"):  # which the hub's own package reads
@@ -148,6 +168,8 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             voice.say("interrupted; run it again to go on")
             return 1
+        if not hosts:
+            return report_alone(options, folder, voice)
         job = Job(
             folder, items, options.python, options.timeout, token, read_hosts(options.hostfile)
         )
@@ -162,6 +184,14 @@ def main(arguments: list[str] | None = None) -> int:
             end_all()
             voice.say("interrupted; run it again to go on")
             return 1
+
+
+def report_alone(options: argparse.Namespace, folder: Path, voice: Voice) -> int:
+    """No host and no hostfile: the model is here, and that is all."""
+    if not options.dry_run:
+        voice.say("no hostfile and no HOST: it is for this machine alone")
+        print(f"ok {LOCAL_HOST} {folder}")
+    return 0
 
 
 def place_for_token(folder: Path, state: Path) -> Path:

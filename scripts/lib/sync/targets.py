@@ -32,9 +32,10 @@ def need_python(program: str, settings: Mapping[str, str]) -> str:
 
 
 def choose_targets(
-    program: str, named: Sequence[str], hostfile: str, root: Path
+    program: str, named: Sequence[str], hostfile: str, root: Path, alone: bool = False
 ) -> tuple[list[str], Path | None]:
     """The hosts named, else all of the hostfile, each once; and the hostfile, if there is one.
+    alone: none at all where there is no hostfile either, as this machine is all there is.
 
     A matrix that is still wrong is no reason not to copy.
     """
@@ -45,6 +46,8 @@ def choose_targets(
         return list(dict.fromkeys(named)), None
     if named and not hostfile:
         return list(dict.fromkeys(named)), local_hostfiles(root)[0]
+    if alone and not hostfile and not local_hostfiles(root):
+        return [], None
     try:
         path = find_hostfile(hostfile, root)
         hosts = named or [host.ssh for host in parse_hostfile(path.read_text("utf-8")).hosts]

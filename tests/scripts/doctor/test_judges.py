@@ -133,19 +133,6 @@ def test_a_port_of_another_user_is_told_with_how_to_find_out_whose(looked):
     assert "sudo /usr/sbin/lsof -nP -iTCP:32323" in found.fix.command
 
 
-def test_the_cache_of_a_token_is_reckoned_from_the_config():
-    llama = {
-        "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
-        "hidden_size": 8192, "max_position_embeddings": 131072,
-    }  # fmt: skip
-    assert judge_memory.kv_of(llama) == (80 * 2 * 8 * 128 * 2, 131072)
-    assert judge_memory.kv_of({**llama, "head_dim": 64})[0] == 80 * 2 * 8 * 64 * 2
-    compressed = {"num_hidden_layers": 61, "kv_lora_rank": 512, "qk_rope_head_dim": 64}
-    assert judge_memory.kv_of(compressed)[0] == 61 * 576 * 2
-    assert judge_memory.kv_of({"text_config": llama})[0] == judge_memory.kv_of(llama)[0]
-    assert judge_memory.kv_of({"num_hidden_layers": "many"}) == (0, 0)
-
-
 def test_ranks_that_share_a_host_share_its_memory(tmp_path):
     cluster = Macs(tmp_path, Wiring(["studio-1", "studio-2"]), "ring")
     cluster.change(

@@ -356,6 +356,36 @@ def the_model_is_not_whole_anywhere(cluster):
         )
 
 
+@row("model", NAMES[:3], "mlx-lm's bitnet computes with Metal", "do as it says; or take another")
+def the_model_needs_what_no_copy_brings(cluster):
+    for mac in cluster:
+        mac.say(
+            "check_model",
+            '{"model_type": "bitnet", "ok": false, "rank_counts": [], "reasons": '
+            "[\"mlx-lm's bitnet computes with Metal's kernels alone: it needs a Mac's GPU\"]}",
+            1,
+        )
+
+
+@row("formats", [None], "no format of tool calls is known", r"read_answer\.py", WARN)
+def nobody_knows_how_the_model_calls(cluster):
+    for mac in cluster:
+        mac.edit("check_model", '"calls": "llama-3"', '"calls": "none"')
+
+
+@row("formats", [None], "llama-3, by its template.*tools are not shown", "shows tools", WARN)
+def the_template_shows_no_tools(cluster):
+    for mac in cluster:
+        mac.edit("check_model", '"template": []', '"template": ["tools are not shown: ..."]')
+
+
+@row("memory", ["studio-1", "studio-2"], "and 330 GB for a long request's KV", "wired", WARN, two)
+def a_long_requests_cache_does_not_fit(cluster):
+    for mac in cluster:
+        a_rank = '{"request_bytes": 2000000000, "token_bytes": 10000000}'
+        mac.edit("check_model", '"kv": []', f'"kv": [{a_rank}, {a_rank}]')
+
+
 @row(
     "heads", [None], "num_key_value_heads is 8, which does", "start with 1, 2 and 4 .*PARALLEL=auto"
 )

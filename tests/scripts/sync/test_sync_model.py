@@ -15,6 +15,7 @@ from scripts.lib.hosts.hostfile import parse_hostfile
 from scripts.lib.model.check_model import check
 from scripts.lib.sync import manifest, node_model, routes
 from scripts.lib.sync.parallel import Failure
+from tests.support.fake_hub import FakeHub
 from tests.support.launch_helpers import wait_until
 from tests.support.nodes import FAST_ADDRESS
 from tests.support.openrsync import put_openrsync
@@ -472,3 +473,18 @@ def test_an_interrupted_run_ends_its_copies(site):
     out, err = process.communicate(timeout=60)
     assert (process.returncode != 0, out) == (True, "")
     assert "interrupted; run it again to go on" in err
+
+
+def test_a_repo_that_no_rank_could_serve_is_refused_before_it_is_downloaded(tmp_path):
+    hub = FakeHub("org/Tiny-4bit", {**FILES, "config.json": b'{"model_type": "zebra"}'})
+    env = {**os.environ, "PYTHON": sys.executable, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    env["HF_HOME"] = str(tmp_path / "hf")
+    command = [str(SCRIPT), "org/Tiny-4bit", "--to", str(tmp_path / "models"), "127.0.0.1"]
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    finally:
+        hub.close()
+    assert done.returncode == 1
+    assert "org/Tiny-4bit cannot be served: model_type is 'zebra'" in done.stderr
+    assert not (tmp_path / "models").exists()
+    assert hub.sent.keys() == {"config.json"}
