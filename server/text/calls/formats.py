@@ -89,7 +89,7 @@ MODEL_TYPES: tuple[tuple[str, Reader], ...] = (
     ("kimi", KIMI_K2),
     ("minimax_m3", MINIMAX_M3),
     ("minimax", MINIMAX_M2),
-    ("glm4", TAGS),
+    ("glm4_moe", TAGS),
     ("glm_moe", TAGS),
     ("qwen3", TAGS),
     ("qwen2", TAGS),
