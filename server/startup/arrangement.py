@@ -29,13 +29,14 @@ KINDS = {
     "tensor": (TENSOR, GENERIC_TENSOR),
     "pipeline": (PIPELINE, GENERIC_PIPELINE),
 }
+WEIGHTS_MOST = 0.9  # of a rank's memory: the rest is for KV caches and what is computed
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "num_transformer_layers")
 
 
 @dataclass(frozen=True)
 class Arrangement:
     """One kind of split. reasons: why it is impossible, a sentence each; none: it is possible.
-    tight: which rank's memory is too small for its weights, "" if none is known to be.
+    tight: which ranks' memory is too small for their weights, "" if none is known to be.
     layers: how many each rank gets, in pipelines; shares: bytes of weights that each rank holds.
     Both are empty where they are not known."""
 
@@ -110,7 +111,7 @@ class _Model:
         tight = [
             f"rank {rank} would hold {share / 1e9:.1f} GB of weights in {memory / 1e9:.1f} GB"
             for rank, (share, memory) in enumerate(zip(shares, self.memories, strict=False))
-            if memory is not None and share > memory
+            if memory is not None and share > WEIGHTS_MOST * memory
         ]
         return Arrangement(kind, tuple(reasons), "; ".join(tight), layers, shares)
 

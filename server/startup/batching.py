@@ -10,7 +10,6 @@ another place, which is rounding. So nobody's likeliest token can change, but wh
 as equal.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +23,7 @@ from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import NO_REUSE
 from server.engine.rows_apart import TOGETHER, Ways, is_unused
-from server.protocol.failures import is_shared
+from server.startup.agreement import Found, agree
 from server.startup.batching_script import CHUNK, USED, Script, far, rotating
 from server.wire.link import Link
 
@@ -39,7 +38,7 @@ ALL_WAYS = (TOGETHER, Ways(prompts_apart=True), Ways(prompts_apart=True, rows_ap
 log = logging.getLogger(__name__)
 
 
-class Wrong(ValueError):
+class Wrong(Found):
     """What a way, or the model itself, does wrong."""
 
 
@@ -57,25 +56,12 @@ def prove_ways(last: LastLogits, vocab: int, link: Link, progress: Callable[[str
     alone = cache(partial(script.alone, chunk=CHUNK if whole else None))
     for way in ALL_WAYS:
         last.ways = replace(way, whole=bool(whole), unused=unused)
-        wrong = _agree(link, partial(_try, last, script, link, alone, limit, progress))
+        wrong = agree(link, partial(_try, last, script, link, alone, limit, progress))
         if not wrong:
             log.info("rows are computed %s", last.ways)
             return last.ways
         log.warning("rows of this model cannot be computed %s: %s", last.ways, wrong)
     raise Wrong(f"its rows differ in this server from what it computes alone: {wrong}")
-
-
-def _agree(link: Link, act: Callable[[], None]) -> str:
-    """What any rank says is wrong; "" if none does. All ranks hear the same."""
-    said = ""
-    try:
-        act()
-    except Exception as error:
-        if not is_shared(error):
-            raise
-        said = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
-    everywhere = [json.loads(data) for data in link.gather_bytes(json.dumps(said).encode())]
-    return next(filter(None, everywhere), "")
 
 
 def _try(
@@ -89,7 +75,7 @@ def _try(
     """Whether all get what they get alone. Raises Wrong, or what the model raises."""
     progress(STAGE)
     if not last.ways.rows_apart:
-        wrong = _agree(link, partial(_build, last.model, last.ways))
+        wrong = agree(link, partial(_build, last.model, last.ways))
         if wrong:
             raise Wrong(wrong)
     reuse = script.reuse(last.ways)
@@ -175,4 +161,4 @@ def _look_at_cuts(
         if not noise <= most:
             raise Wrong(f"logits change by {noise:.2g} of the largest")
 
-    return _agree(link, judge), noise
+    return agree(link, judge), noise

@@ -16,11 +16,12 @@ import mlx.nn as nn
 from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 
 from server.engine.rows_apart import is_unused
+from server.startup.agreement import Found
 
 LENGTH = 5  # tokens of the pass that is watched: no other size of a hidden state
 
 
-class Unfit(ValueError):
+class Unfit(Found):
     """Why this arrangement does not suit this model. Another one may."""
 
 

@@ -10,7 +10,8 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import load_model
 
-from server.protocol.failures import is_shared
+from server.startup.agreement import agree
 from server.startup.arrangement import (
     GENERIC_PIPELINE,
     GENERIC_TENSOR,
@@ -32,7 +33,7 @@ from server.startup.arrangement import (
 from server.startup.generic_pipeline import Stage
 from server.startup.generic_tensor import split_layers
 from server.startup.handshake import Mismatch
-from server.startup.layer_chain import Chain, Unfit, leave_out, replaced
+from server.startup.layer_chain import Chain, leave_out, replaced
 from server.startup.mlx_lm_source import find_architecture, mlx_lm_folder
 from server.startup.split_proof import STAGE, compare
 from server.startup.tensor_sizes import sizes_of
@@ -75,8 +76,10 @@ def load_split(
         tried.append(one)
         model, config = load_model(folder, lazy=True)
         progress(f"splitting: {one.kind}")
-        wrong = _Way(folder, model, config, one, memories).take(link, progress)
+        way = _Way(folder, model, config, one, memories)
+        wrong = way.take(link, progress)
         if not wrong:
+            one = way.arrangement
             log.info("how it is split: %s", one)
             if one.tight:
                 log.warning("memory may not suffice: %s", one.tight)
@@ -103,9 +106,10 @@ def _decide(
     return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Way:
-    """One arrangement of a model that was just loaded."""
+    """One arrangement of a model that was just loaded. Its layers are what they were dealt as, once
+    it is taken: some may have to stay together, which only the model itself can tell."""
 
     folder: Path
     model: nn.Module
@@ -116,20 +120,21 @@ class _Way:
     def take(self, link: Link, progress: Callable[[str], None]) -> str:
         """Splits the model in place; what is wrong with that, "" for nothing."""
         made: list[Stage] = []
-        wrong = _agree(link, lambda: made.extend(self._split(link.group)))
+        wrong = agree(link, lambda: made.extend(self._split(link.group)))
         if wrong or self.arrangement.kind not in (GENERIC_TENSOR, GENERIC_PIPELINE):
             return wrong
         progress(STAGE)
         leave, firsts = self._leave, ()
         if made:
             leave, firsts = made[0].leave, made[0].firsts()
+            self.arrangement = replace(self.arrangement, layers=made[0].dealt)
         return compare(
             self.model,
             lambda: load_model(self.folder, lazy=True)[0],
             leave,
             firsts,
             not made,
-            lambda act: _agree(link, act),
+            partial(agree, link),
         )
 
     def _split(self, group: mx.distributed.Group) -> Iterator[Stage]:
@@ -154,17 +159,3 @@ class _Way:
     def _leave(self, chain: Chain | None, numbers: frozenset[int]) -> AbstractContextManager[None]:
         layers = self.model.layers
         return replaced([(layers[n], leave_out(chain, n)) for n in numbers])
-
-
-def _agree(link: Link, act: Callable[[], None]) -> str:
-    """What any rank says is wrong; "" if none does. All ranks hear the same."""
-    said = ""
-    try:
-        act()
-    except Exception as error:
-        if not is_shared(error):
-            raise
-        said = str(error) if isinstance(error, Unfit) else f"{type(error).__name__}: {error}"
-        log.debug("%s", said, exc_info=error)
-    everywhere = [json.loads(data) for data in link.gather_bytes(json.dumps(said).encode())]
-    return next(filter(None, everywhere), "")

@@ -25,7 +25,7 @@ teardown() {
   called "--backend jaccl --hostfile $CHECKOUT/hostfiles/studio.local.json --starting-port auto:32323"
   called "--health-url http://192.0.2.1:18431/health"
   called "--env MODEL_DIR=/models/Big-70B --env MODEL_ID=Big-70B --env HTTP_HOST=0.0.0.0"
-  called "lib.model.check_model /models/Big-70B 2 --parallel tensor"
+  called "lib.model.check_model /models/Big-70B 2 --parallel auto"
   called "--host mac0 --host mac1 --started-with RUN_ID="
   run called "--keys-to"
   [ "$status" -ne 0 ]

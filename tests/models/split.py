@@ -30,14 +30,17 @@ def run(
     ranks: int = 2,
     bits: int | None = None,
     unknowing: bool = False,
+    memories: Sequence[int] = (),
 ) -> Iterator[dict[str, str]]:
-    """What split_rank.py says of each name. Raises RuntimeError where ranks end without a word."""
+    """What split_rank.py says of each name. memories: bytes of each rank. Raises RuntimeError where
+    ranks end without a word."""
     first = free_port(ranks)
     with tempfile.TemporaryDirectory() as folder:
         hosts = Path(folder, "hosts.json")
         hosts.write_text(json.dumps([[f"127.0.0.1:{first + rank}"] for rank in range(ranks)]))
         command = [sys.executable, "-m", "tests.models.split_rank", "--parallel", parallel]
-        command += ["--bits", str(bits)] * bool(bits) + ["--unknowing"] * unknowing + [*names]
+        command += ["--bits", str(bits)] * bool(bits) + ["--unknowing"] * unknowing
+        command += ["--memories", json.dumps(memories)] * bool(memories) + [*names]
         env = {**os.environ, **engine_environment(), "MLX_HOSTFILE": str(hosts)}
         processes = [
             subprocess.Popen(

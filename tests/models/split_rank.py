@@ -16,6 +16,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from server.engine.last_logits import LastLogits, put_heads
 from server.startup import mlx_lm_source
 from server.startup.batching import prove_ways
+from server.startup.loading import NO_METAL
 from server.startup.splitting import load_split
 from server.wire.link import Link
 from tests.models.architectures import build, quantize, write
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--parallel", required=True)
     parser.add_argument("--bits", type=int)
     parser.add_argument("--unknowing", action="store_true")
+    parser.add_argument("--memories", type=json.loads)
     parser.add_argument("names", nargs="+")
     options = parser.parse_args()
     if options.unknowing:
@@ -37,17 +39,25 @@ def main() -> None:
     if not os.environ.get("SPLIT_LOG"):
         logging.disable()
     for name in options.names:
-        found = try_one(name, options.parallel, options.bits, link)
+        memories = options.memories or [None] * link.size
+        try:
+            found = try_one(name, options.parallel, options.bits, memories, link)
+        except RuntimeError as error:
+            if NO_METAL not in str(error):
+                raise
+            found = {"refused": str(error)}
         if link.rank == 0:
             print(json.dumps({"name": name, **found}), flush=True)
 
 
-def try_one(name: str, parallel: str, bits: int | None, link: Link) -> dict[str, str]:
+def try_one(
+    name: str, parallel: str, bits: int | None, memories: list[int | None], link: Link
+) -> dict[str, str]:
     """{"refused": why}, {"wrong": what}, or {"right": how}. Every rank calls it."""
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), name, bits=bits)
         try:
-            split = load_split(path, parallel, link, (None,) * link.size, lambda stage: None)
+            split = load_split(path, parallel, link, memories, lambda stage: None)
         except ValueError as error:
             return {"refused": str(error)}
         model = split.model

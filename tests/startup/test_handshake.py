@@ -6,13 +6,14 @@ import pytest
 
 pytest.importorskip("mlx.core")
 
-from server.observe.fleet import Member
+from server.observe.fleet import Machine, Member
 from server.protocol.settings import read_settings
 from server.startup.handshake import (
     Mismatch,
     compare,
     introduce,
     promised_group,
+    rank_memories,
     shake_hands,
 )
 
@@ -140,3 +141,18 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, text):
     path = str(tmp_path / "gone") if text is None else write(tmp_path, text)
     with pytest.raises(Mismatch, match="MLX_HOSTFILE"):
         promised_group({"MLX_HOSTFILE": path})
+
+
+def test_ranks_of_a_host_share_its_memory():
+    """By what a host has: layers are dealt by it, and what is free changes from start to start."""
+
+    def member(rank: int, host: str, **sizes: int) -> Member:
+        return Member(rank, host, 1, "/models/a", Machine(**sizes))
+
+    members = [
+        member(0, "studio-1", memory_total=512, gpu_limit=400),
+        member(1, "studio-2", memory_total=128),
+        member(2, "studio-2", memory_total=128),
+        member(3, "studio-3"),
+    ]
+    assert rank_memories(members) == [400, 64, 64, None]
