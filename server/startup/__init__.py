@@ -1,1 +1,1 @@
-"""From ranks alone to ranks that can serve: joined, links proven, compared, loaded, proven."""
+"""From lone ranks to ranks that can serve: joined, links proven, compared, loaded, tokens equal."""

@@ -19,6 +19,7 @@ from scripts.lib.link.link_measure import (  # noqa: E402
     show_bytes,
     summarise,
 )
+from server.protocol.exit_codes import CONFIG, INTERNAL, NOT_JOINED  # noqa: E402
 from tests.support.launch_helpers import command_of, wait_until  # noqa: E402
 from tests.support.paths import ROOT  # noqa: E402
 from tests.support.ports import free_port  # noqa: E402
@@ -35,6 +36,64 @@ def run(*command: object, env: dict | None = None, **settings: str) -> subproces
         [str(word) for word in command],
         capture_output=True, text=True, env=kept | settings, timeout=120,
     )  # fmt: skip
+
+
+# -- joining
+
+
+class Group:
+    def rank(self) -> int:
+        return 1
+
+    def size(self) -> int:
+        return 2
+
+
+@pytest.fixture
+def two_macs(tmp_path):
+    matrix = tmp_path / "devices.json"
+    matrix.write_text('[[null, "rdma_en2"], ["rdma_en2", null]]')
+    return {"MLX_IBV_DEVICES": str(matrix), "MLX_RANK": "1", "RANK_HOSTS": "mac0,mac1"}
+
+
+def test_a_check_waits_for_a_rank_that_is_late_too(monkeypatch, two_macs, capsys):
+    """It ended with a wrong setting's code, 15 s after its start."""
+    tries = []
+
+    def init(**_):
+        tries.append(1)
+        if len(tries) < 3:
+            raise RuntimeError("[jaccl] Couldn't connect (error: 61)")
+        return Group()
+
+    monkeypatch.setattr(mx.distributed, "init", init)
+    monkeypatch.setattr(link_measure, "meet", lambda link, env, run_id, tell: tell("a pair", 2.0))
+    where: list[str] = []
+    assert link_measure.join(two_macs, 2, where.append).size == 2
+    assert (len(tries), where) == (3, ["a pair"])
+    assert capsys.readouterr().err.count("not all ranks are there yet") == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        ("[jaccl] Could not find device rdma_en2 (0 available)", INTERNAL, "RDMA is off"),
+        ("[jaccl] Could not find device rdma_en2 (3 available)", CONFIG, "hostfile"),
+        ("[jaccl] Recv failed with errno=17", NOT_JOINED, "closed the connection"),
+    ],
+)
+def test_why_a_check_could_not_join_is_told_with_its_code(
+    monkeypatch, two_macs, capsys, error, code, words
+):
+    def init(**_):
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(mx.distributed, "init", init)
+    with pytest.raises(SystemExit) as ended:
+        link_measure.join(two_macs, 2)
+    said = capsys.readouterr().err
+    assert ended.value.code == code
+    assert f"ending with code {code}: " in said and error in said and words in said
 
 
 # -- measuring and judging
