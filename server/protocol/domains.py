@@ -3,6 +3,8 @@
 A rank asks before it starts, the doctor whenever it is called. Standard library only.
 """
 
+from __future__ import annotations
+
 import re
 
 KERNEL_CLASS = "AppleThunderboltRDMAProtectionDomain"

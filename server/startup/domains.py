@@ -1,10 +1,11 @@
 """How many protection domains of this Mac are gone, and how often JACCL was started since its boot.
 
 Called once on the main thread of every rank that joins over JACCL, before MLX opens a device. A
-start that fails there is reported to keep its protection domains, one a device, until the Mac is
-restarted; of some eleven, and without one RDMA cannot be used at all. So each start is counted, in
-run/ of the checkout, the domains are counted as the kernel has them, and a start that could take
-the last is refused: while there is one, whoever comes to look can still use the devices.
+start that fails there is reported to keep a protection domain until the Mac is restarted, of some
+eleven, and without one RDMA cannot be used at all. So each start is counted, in run/ of the
+checkout, the domains are counted as the kernel has them (where it does not say, each failed start
+stands for one), and a start that could take the last is refused: while there is one, whoever comes
+to look can still use the devices.
 """
 
 import contextlib
@@ -39,23 +40,28 @@ class Starts:
 
 
 @contextlib.contextmanager
-def counted(devices: int) -> Iterator[str]:
+def counted(devices: int, harmless: type[Exception]) -> Iterator[str]:
     """While the body joins the ranks with so many devices: counts it, as failed if it raises.
 
-    Yields what to tell of it; "" where nothing is known. Raises UsedUp instead of beginning.
+    harmless: what it raises where no device was opened, which counts as no start. Yields what to
+    tell; "" where nothing is known. Raises UsedUp instead of beginning.
     """
     held, boot = parse_count(_ask(COUNT)), _ask(BOOT).strip()
     starts = _read(boot)
-    gone = starts.failed * devices if held is None else held
+    gone = starts.failed if held is None else held
     told = _describe(held, starts)
     if gone and gone + devices >= MOST:
         raise UsedUp(
             f"{told}; this start needs {devices}, and the last must not go: restart this Mac, which"
             " gives them back"
         )
-    starts = replace(starts, begun=starts.begun + 1)
-    _write(starts)
-    yield told
+    before, starts = starts, replace(starts, begun=starts.begun + 1)
+    _write(starts)  # at once: a start that hangs is ended by the system's hand
+    try:
+        yield told
+    except harmless:
+        _write(before)
+        raise
     _write(replace(starts, joined=starts.joined + 1))
 
 

@@ -31,6 +31,10 @@ class NotJoined(Exception):
     """The ranks of this run did not come together. Another try may succeed."""
 
 
+class TooLate(NotJoined):
+    """Another rank did not come in time, so no device was opened."""
+
+
 def join(
     env: MutableMapping[str, str],
     within_s: float = 0.0,
@@ -49,7 +53,7 @@ def join(
     until = time.monotonic() + within_s
     if backend == "jaccl":
         try:
-            with counted(wiring.device_count(rank)) as told:
+            with counted(wiring.device_count(rank), TooLate) as told:
                 say(told) if told else None
                 group = _form_group(backend, wiring, rank, until, say)
         except UsedUp as used_up:
@@ -79,7 +83,8 @@ def _form_group(
                 raise kind(f"{wiring.host(rank)} cannot join over {backend}: {text}") from error
             left = until - time.monotonic()
             if left <= 0 or not _is_early(str(error), backend, rank, wiring.size):
-                raise NotJoined(f"the ranks did not join over {backend}: {text}") from error
+                kind = TooLate if meaning and meaning.kind is Kind.LATE else NotJoined
+                raise kind(f"the ranks did not join over {backend}: {text}") from error
             say(f"not all ranks are there yet, trying for {left:.0f} s more: {text}")
             time.sleep(min(PAUSE_S, left))
 

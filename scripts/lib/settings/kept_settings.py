@@ -101,6 +101,8 @@ def lookup(name: str, env: Mapping[str, str], default: bool = True) -> Value:
     """One setting, parsed, for programs that no script starts; without its default None where it is
     not set. Raises SettingError."""
     setting = BY_NAME[name]
+    for slip in find_misspelt(env, [name]):
+        raise SettingError(complaint(slip, name))
     text = env.get(name, "")
     if not text.strip() and (path := file_of(env)):
         kept, problems = parse_file(path.read_bytes(), path.name)

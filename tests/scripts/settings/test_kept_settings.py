@@ -5,7 +5,7 @@ import os
 import pytest
 
 from scripts.lib.settings import kept_settings
-from scripts.lib.settings.kept_settings import first_key, parse_file, resolve
+from scripts.lib.settings.kept_settings import first_key, lookup, parse_file, resolve
 from server.protocol.setting import SettingError
 from server.protocol.settings_table import RUN
 
@@ -50,6 +50,14 @@ def values(env, *options, reader=RUN) -> dict[str, tuple[str, str]]:
 )
 def test_a_line_is_taken_as_it_stands(line, text):
     assert parse_file(line.encode(), "cluster.env") == ({"QUEUE_MAX": text}, [])
+
+
+def test_a_program_that_asks_for_one_setting_hears_of_a_slip_too():
+    env = {"CLUSTER_ENV": "/dev/null", "HTTP_PROT": "81", "QUEUE_MAX": "3", "HTTP_PROXY": "x"}
+    with pytest.raises(SettingError, match="HTTP_PROT: no such setting; did you mean HTTP_PORT"):
+        lookup("HTTP_PORT", env)
+    del env["HTTP_PROT"]
+    assert lookup("HTTP_PORT", env) == 8080
 
 
 def test_comments_empty_lines_and_a_byte_order_mark_are_nothing():
