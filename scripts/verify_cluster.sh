@@ -8,7 +8,7 @@
 # Asks all hosts at once, each over one ssh, and changes nothing. Prints a table of hosts and
 # checks, then for each finding what the launch would have shown and how to mend it.
 #
-#   HOST           ssh names, rank 0 first, of hosts that have no hostfile yet: all that does not need
+#   HOST...        ssh names, rank 0 first, of hosts that have no hostfile yet: all that does not need
 #                  one is checked. On a Mac for JACCL, unless BACKEND says otherwise.
 #   --host HOST    Look at this host alone. May be repeated.
 #   --check NAME   Do this check alone (ssh always is). May be repeated; --list names them.

@@ -51,6 +51,8 @@ from server.transport.http_server import Server
 if TYPE_CHECKING:
     from server.wire.link import Link
 
+SLOW_RANK = "a rank takes long to read its code and the model's small files, or has stopped"
+
 log = logging.getLogger("server")
 
 
@@ -188,6 +190,7 @@ def _live(
     # All have joined, so all are here; only small files are read until hands are shaken.
     with watchdog.within(settings.handshake_timeout, NOT_JOINED, WHAT_TO_DO):
         meet(link, os.environ, run_id, tell_pair)
+    with watchdog.within(settings.handshake_timeout, NOT_JOINED, SLOW_RANK):
         met = rank.greet(settings, link, status, tell)
     ready = rank.prepare(settings, link, met, status, tell)
     watchdog.follow(settings.stall_timeout, ready.times)

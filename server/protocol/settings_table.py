@@ -245,7 +245,8 @@ TABLE = (
         field="restarts",
     ),
     Setting(
-        "SUPERVISED", "switch", "1: it is started again after a fault", (RANK,), 0,
+        "SUPERVISOR_STARTS_AGAIN", "switch", "1: it is started again after a fault", (RANK,), 0,
+        field="supervised",
     ),
     Setting(
         "SUPERVISOR_LAST_FAILURE", "free", "Why it was started again", (RANK,), "",

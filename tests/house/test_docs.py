@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN_SCRIPT = ROOT / "scripts" / "run_openai_cluster_server.sh"
 # What the supervisor tells the ranks; no user sets it.
-INTERNAL = {"SUPERVISOR_RESTARTS", "SUPERVISOR_LAST_FAILURE", "SUPERVISED"}
+INTERNAL = {"SUPERVISOR_RESTARTS", "SUPERVISOR_LAST_FAILURE", "SUPERVISOR_STARTS_AGAIN"}
 
 
 def prose(page: Path) -> str:

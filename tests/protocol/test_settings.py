@@ -61,7 +61,7 @@ def test_empty_means_default(env):
         ("API_KEY", "one, two,", "api_keys", ("one", "two")),
         ("ALLOWED_ORIGINS", "http://a, http://b", "allowed_origins", ("http://a", "http://b")),
         ("SUPERVISOR_RESTARTS", "3", "restarts", 3),
-        ("SUPERVISED", "1", "supervised", 1),
+        ("SUPERVISOR_STARTS_AGAIN", "1", "supervised", 1),
         ("SUPERVISOR_LAST_FAILURE", "rank 1: code 75", "last_failure", "rank 1: code 75"),
     ],
 )

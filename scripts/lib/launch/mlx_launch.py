@@ -18,7 +18,8 @@ What is different:
 - `--starting-port auto` takes ports of this machine that nobody else has or can take; with
   a hostfile `auto:N` is N, and another port at each restart. See meeting_ports.py.
 
-SUPERVISOR_RESTARTS, SUPERVISOR_LAST_FAILURE and SUPERVISED, if set, are handed on to the ranks.
+SUPERVISOR_RESTARTS, SUPERVISOR_LAST_FAILURE and SUPERVISOR_STARTS_AGAIN, if set, are handed on to
+the ranks.
 
 The hostfile, the backends' variables and the shell script of each rank remain MLX's; only
 the loop that watches the ranks is replaced. If MLX's launcher is not built as expected,
@@ -37,7 +38,7 @@ from scripts.lib.launch.launch_ranks import Launch, read_drain_timeout, read_end
 from scripts.lib.launch.meeting_ports import fill_in
 from server.protocol.exit_codes import INTERNAL, NOT_JOINED
 
-HANDED_ON = ("SUPERVISOR_RESTARTS", "SUPERVISOR_LAST_FAILURE", "SUPERVISED")
+HANDED_ON = ("SUPERVISOR_RESTARTS", "SUPERVISOR_LAST_FAILURE", "SUPERVISOR_STARTS_AGAIN")
 LEASE_FD = 0  # stdin
 
 # What we call or replace in MLX's launcher, with the parameters we count on.

@@ -18,7 +18,7 @@ from server.protocol.printable import printable_line
 
 TAIL_LINES = 120  # Kept of each rank, to be shown if it fails: enough for all threads' stacks.
 LINE_LIMIT = 1 << 18  # Bytes. A line longer than this is cut, so memory is bounded.
-WORD_LIMIT = 500  # Characters of what a rank is told; a terminal takes some more in a line.
+WORD_LIMIT = 900  # Bytes of what a rank is told; a terminal of macOS takes 1024 in a line.
 PREAMBLE_LINES = 200  # Lines that a remote shell profile may print before our script runs.
 
 # The launch script prints the name of a mktemp file first. A profile may print before it,
@@ -143,7 +143,8 @@ class RankProcess:
         written; it may be lost all the same."""
         if self._leased and self.running:
             with contextlib.suppress(OSError):
-                return os.write(self.process.stdin.fileno(), f"{word[:WORD_LIMIT]}\n".encode()) > 0
+                line = word.encode()[:WORD_LIMIT] + b"\n"
+                return os.write(self.process.stdin.fileno(), line) == len(line)
         return False
 
     def poll(self) -> bool:

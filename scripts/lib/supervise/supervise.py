@@ -17,8 +17,8 @@ this process lives (its lease), and what it prints goes to the log file and to s
 - While a host does not answer ssh nothing is started and nothing counts: it looks again
   after 2, 4, 8 to 60 s, for as long as that takes.
 - The launcher learns the number of restarts and the last failure from
-  SUPERVISOR_RESTARTS and SUPERVISOR_LAST_FAILURE, and from SUPERVISED whether it will be
-  started again, so that the ranks can tell their clients.
+  SUPERVISOR_RESTARTS and SUPERVISOR_LAST_FAILURE, and from SUPERVISOR_STARTS_AGAIN whether
+  there will be another start, so that the ranks can tell their clients.
 - --detach: the same in the background, with output to the log only. Returns when the
   server is ready (exit 0), or when its supervisor has given up (exit 1, with the reason
   and the last lines of the rank that failed). Ctrl-C while waiting ends the server.

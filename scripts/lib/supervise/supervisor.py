@@ -123,7 +123,7 @@ class Supervisor:
     def _start_launcher(self) -> subprocess.Popen:
         env = dict(os.environ, MLX_LAUNCH_LEASE="1", SUPERVISOR_RESTARTS=str(self._restarts))
         env["SUPERVISOR_LAST_FAILURE"] = self._last_failure
-        env["SUPERVISED"] = str(int(self._args.restart))
+        env["SUPERVISOR_STARTS_AGAIN"] = str(int(self._args.restart))
         env["MLX_LAUNCH_LOG"] = str(self._args.log)  # For the last lines, should we be killed.
         launcher = subprocess.Popen(
             self._args.command,

@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 SCRIPT = ROOT / "scripts" / "run_openai_cluster_server.sh"
 
 # Not for --env: the supervisor's own, and the keys, which ps would show.
-APART = {"SUPERVISOR_RESTARTS", "SUPERVISOR_LAST_FAILURE", "SUPERVISED", "API_KEY"}
+APART = {"SUPERVISOR_RESTARTS", "SUPERVISOR_LAST_FAILURE", "SUPERVISOR_STARTS_AGAIN", "API_KEY"}
 
 TEXTS = {
     "PARALLEL": "pipeline",
