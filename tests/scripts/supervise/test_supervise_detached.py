@@ -74,7 +74,7 @@ def test_another_server_on_the_port_is_not_taken_for_ours(server, tmp_path):
         other.supervise()
         other.wait_ready()
         server.port = other.port
-        stays = "time.sleep(3); leave(70)"
+        stays = "time.sleep(3); leave(78)"
         code, _, err = finish(server.supervise("--detach", ranks=("--at-start", stays)))
         assert code == 1
         assert "ready after" not in err
