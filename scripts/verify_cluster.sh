@@ -107,6 +107,7 @@ choose_place() {
   [ "${TRUST_REMOTE_CODE:-0}" = 0 ] || PLACE+=(--trust-remote-code)
   [ -z "${KV_BUDGET_GB-}" ] || PLACE+=(--kv-budget-gb "$KV_BUDGET_GB")
   [ "${CONTEXT_MAX:-0}" = 0 ] || PLACE+=(--context-max "$CONTEXT_MAX")
+  [ -z "${PROTECTION_DOMAINS-}" ] || PLACE+=(--domains "$PROTECTION_DOMAINS")
   [ -z "${MLX_METAL_FAST_SYNCH-}" ] || PLACE+=(--fast-synch "$MLX_METAL_FAST_SYNCH")
 }
 

@@ -9,7 +9,7 @@ import re
 
 KERNEL_CLASS = "AppleThunderboltRDMAProtectionDomain"
 COUNT = ("/usr/sbin/ioclasscount", KERNEL_CLASS)
-MOST = 11  # reported by owners; nothing of Apple's says it
+MOST = 11  # reported by owners; nothing of Apple's says it. PROTECTION_DOMAINS is for who knows
 
 
 def parse_count(text: str) -> int | None:

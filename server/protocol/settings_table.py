@@ -7,6 +7,7 @@ read it, give `Settings` a field of the same name in lower case, too. What a val
 setting.py. As that, it runs under Python 3.9.
 """
 
+from server.protocol.domains import MOST
 from server.protocol.setting import RUN, SERVICE, Setting
 
 # Who reads a setting: the ranks' Settings, every process that the launcher starts, or scripts, by
@@ -233,6 +234,12 @@ TABLE = (
     Setting(
         "HF_ENDPOINT", "text", "Another hub than Hugging Face's", (SYNC_MODEL, CHECK_MODEL),
         otherwise="huggingface.co", pattern=r"https?://[!-~]+", allowed="an http or https URL",
+    ),
+    Setting(
+        "PROTECTION_DOMAINS", "whole",
+        "How many a Mac is taken to have for RDMA: a start that could take the last is refused;"
+        " 0: none is",
+        (LAUNCH, *LAUNCHERS), MOST, least=0, most=100_000,
     ),
     Setting(
         "CLUSTER_ENV", "path", "Another file of settings; /dev/null for none",

@@ -40,20 +40,21 @@ class Starts:
 
 
 @contextlib.contextmanager
-def counted(devices: int, harmless: type[Exception]) -> Iterator[str]:
+def counted(devices: int, harmless: type[Exception], most: int = MOST) -> Iterator[str]:
     """While the body joins the ranks with so many devices: counts it, as failed if it raises.
 
-    harmless: what it raises where no device was opened, which counts as no start. Yields what to
-    tell; "" where nothing is known. Raises UsedUp instead of beginning.
+    harmless: what it raises where no device was opened, which counts as no start. most: domains of
+    this Mac, 0 if none are to be saved. Yields what to tell; "" where nothing is known. Raises
+    UsedUp instead of beginning.
     """
     held, boot = parse_count(_ask(COUNT)), _ask(BOOT).strip()
     starts = _read(boot)
     gone = starts.failed if held is None else held
-    told = _describe(held, starts)
-    if gone and gone + devices >= MOST:
+    told = _describe(held, starts, most or MOST)
+    if most and gone and gone + devices >= most:
         raise UsedUp(
             f"{told}; this start needs {devices}, and the last must not go: restart this Mac, which"
-            " gives them back"
+            " gives them back (or set PROTECTION_DOMAINS, if it has more)"
         )
     before, starts = starts, replace(starts, begun=starts.begun + 1)
     _write(starts)  # at once: a start that hangs is ended by the system's hand
@@ -65,10 +66,10 @@ def counted(devices: int, harmless: type[Exception]) -> Iterator[str]:
     _write(replace(starts, joined=starts.joined + 1))
 
 
-def _describe(held: int | None, starts: Starts) -> str:
+def _describe(held: int | None, starts: Starts, most: int) -> str:
     parts = []
     if held is not None:
-        parts.append(f"{held} of about {MOST} protection domains are in use")
+        parts.append(f"{held} of about {most} protection domains are in use")
     if starts.boot:
         count = f"{starts.begun} starts of JACCL since this Mac booted"
         parts.append(f"{count}, {starts.failed} failed")

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, MutableMapping
 
 import mlx.core as mx
 
+from server.protocol.setting import SettingError, parse
+from server.protocol.settings_table import BY_NAME
 from server.startup.domains import UsedUp, counted
 from server.startup.handshake import Mismatch, promised_group
 from server.startup.link_errors import Kind, explain
@@ -20,6 +22,7 @@ from server.startup.pairs import Stranger, Tell, prove_pairs, run_token
 from server.startup.wiring import Wiring, read_wiring
 from server.wire.link import Link
 
+DOMAINS = BY_NAME["PROTECTION_DOMAINS"]
 PAUSE_S = 0.2  # between two tries; MLX's own waits are longer
 
 
@@ -53,11 +56,13 @@ def join(
     until = time.monotonic() + within_s
     if backend == "jaccl":
         try:
-            with counted(wiring.device_count(rank), TooLate) as told:
-                say(told) if told else None
+            most = int(parse(DOMAINS, env.get(DOMAINS.name, "")))
+            with counted(wiring.device_count(rank), TooLate, most) as told:
+                if told:
+                    say(told)
                 group = _form_group(backend, wiring, rank, until, say)
-        except UsedUp as used_up:
-            raise Mismatch(f"{wiring.host(rank)}: {used_up}") from None
+        except (UsedUp, SettingError) as error:
+            raise Mismatch(f"{wiring.host(rank)}: {error}") from None
     else:
         group = _form_group(backend, wiring, rank, until, say)
     if group.size() != ranks:

@@ -86,6 +86,21 @@ def test_a_start_that_could_take_the_last_is_refused_before_it_begins(mac, held,
         assert not mac.record.exists()
 
 
+@pytest.mark.parametrize(("most", "fits"), [(20, True), (0, True), (11, False)])
+def test_whoever_knows_better_may_say_so(mac, tmp_path, monkeypatch, most, fits):
+    mac.say("COUNT", SAYS.format(15))
+    matrix = tmp_path / "devices.json"
+    matrix.write_text('[[null, "rdma_en2"], ["rdma_en2", null]]')
+    joined = type("Group", (), {"rank": lambda self: 0, "size": lambda self: 2})()
+    monkeypatch.setattr(mx.distributed, "init", lambda **_: joined)
+    env = {"MLX_IBV_DEVICES": str(matrix), "PROTECTION_DOMAINS": str(most)}
+    if fits:
+        assert joining.join(env).size == 2
+    else:
+        with pytest.raises(Mismatch, match="or set PROTECTION_DOMAINS, if it has more"):
+            joining.join(env)
+
+
 def test_a_start_for_which_a_rank_came_too_late_is_none(mac):
     """It opened no device."""
     for _ in range(20):

@@ -107,12 +107,13 @@ def domains(cluster: Cluster) -> Iterator[Finding]:
         elif not held:
             yield Finding("domains", facts.host, PASS, "0")
         else:
-            fits = held + needed < MOST
+            most = cluster.plan.domains
+            fits = not most or held + needed < most
             yield Finding(
                 "domains",
                 facts.host,
                 WARN if fits else FAIL,
-                f"{held} of about {MOST} protection domains are held, and no job runs",
+                f"{held} of about {most or MOST} protection domains are held, and no job runs",
                 "each start that fails loses as many as it opens devices; then \"Couldn't allocate "
                 'protection domain", until the Mac is restarted',
                 Fix(f"restart {facts.host}" + (", before more are lost" if fits else "")),

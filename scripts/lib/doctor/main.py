@@ -29,6 +29,7 @@ from scripts.lib.hosts.hostfile import (
     parse_hostfile,
 )
 from scripts.lib.hosts.on_hosts import LOCAL_HOST, Answer, command_for
+from server.protocol.domains import MOST
 from server.protocol.fingerprint import code_fingerprint
 
 PROGRAM = "verify_cluster.sh"
@@ -50,6 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--kv-budget-gb", type=float)
     parser.add_argument("--context-max", type=int)
     parser.add_argument("--fast-synch", default="")
+    parser.add_argument("--domains", type=int, default=MOST)
     parser.add_argument("--deadline", type=float, default=60.0)
     parser.add_argument("--host", action="append", default=[])
     parser.add_argument("--check", action="append", default=[])
@@ -109,6 +111,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         kv_budget_gb=options.kv_budget_gb,
         context_max=options.context_max,
         fast_synch=options.fast_synch or from_envs(hostfile, "MLX_METAL_FAST_SYNCH"),
+        domains=options.domains,
         pins=read_pins(options.checkout / "requirements.txt"),
         code=own_code(options.checkout),
         deadline_s=options.deadline,

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from scripts.lib.hosts.hostfile import SSH_NAME, Hostfile
+from server.protocol.domains import MOST
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Plan:
     kv_budget_gb: float | None = None
     context_max: int | None = None
     fast_synch: str = ""
+    domains: int = MOST  # protection domains of a Mac; 0: not counted
     pins: dict[str, str] = field(default_factory=dict)
     code: str | None = None
     deadline_s: float = 60.0

@@ -7,6 +7,7 @@ of a Qwen value is layout; GLM's templates add none.
 """
 
 import re
+from dataclasses import replace
 
 from server.text.calls.elements import Elements, Shape
 from server.text.calls.invokes import MINIMAX_M2
@@ -65,15 +66,7 @@ XML = Elements(
 )
 
 SEED = Elements(
-    Shape(
-        blocks=(("<seed:tool_call>", "</seed:tool_call>"),),
-        call_head=XML.shape.call_head,
-        call_open=XML.shape.call_open,
-        call_close=XML.shape.call_close,
-        argument_head=XML.shape.argument_head,
-        argument_open=XML.shape.argument_open,
-        argument_close=XML.shape.argument_close,
-    )
+    replace(XML.shape, blocks=(("<seed:tool_call>", "</seed:tool_call>"),), lines=False)
 )
 
 
