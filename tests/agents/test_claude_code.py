@@ -108,9 +108,10 @@ def test_it_mends_a_bug_with_an_mcp_server_and_goes_on_after_a_screenshot(
 def test_it_goes_on_after_a_search_of_the_web_that_nobody_can_run_and_a_pdf(
     agent_model, repository, run
 ):
-    """The search is a request of its own, with nothing but the tool of Anthropic's servers."""
+    """The search is a request of its own, with nothing but the tool of Anthropic's servers. As a
+    model whose name it knows."""
     (repository / "add.pdf").write_bytes(PDF)
-    model = agent_model("glm-4.x")
+    model = agent_model("glm-4.x", MODEL_ALIASES="*")
     model.answers = [
         model.call("ToolSearch", query="select:WebSearch"),
         model.call("WebSearch", query="what is a sum"),
@@ -118,7 +119,7 @@ def test_it_goes_on_after_a_search_of_the_web_that_nobody_can_run_and_a_pdf(
         model.call("Read", file_path=str(repository / "add.pdf")),
         *steps(model, repository),
     ]
-    assert END in run(model)
+    assert END in run(model, ANTHROPIC_MODEL="opus")
     last = check_mended(model, repository)
     assert "Web search error: unavailable" in last
     assert "[document omitted: this model reads text only]" in last

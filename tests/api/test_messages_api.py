@@ -189,6 +189,23 @@ def test_thinking_reaches_the_template_and_has_its_budget(body, variables, budge
     assert parse_count({"messages": HI} | body, SERVED).template_kwargs == variables
 
 
+@pytest.mark.parametrize("content", [{}, {"content": []}, {"content": ""}, {"content": None}])
+def test_an_effort_that_changes_on_the_way_is_no_turn_of_its_own(content):
+    """Claude Code says so in a system turn without a text, which stood in the prompt."""
+    quick = {"role": "system", "output_config": {"effort": "low"}, **content}
+    turns = [*HI, quick, {"role": "user", "content": "go on"}]
+    body = {"messages": turns, "output_config": {"effort": "high"}}
+    request = request_of(**body)
+    assert request.template_kwargs == {"reasoning_effort": "low"}
+    assert [turn["role"] for turn in request.messages] == ["user"]
+    slow = quick | {"output_config": {"effort": "max"}, "content": "Think."}
+    request = request_of(messages=[*turns, slow])
+    assert request.template_kwargs == {"reasoning_effort": "max"}
+    assert request.messages[-1] == {"role": "system", "content": "Think."}
+    # All that there is: still a turn.
+    assert len(request_of(messages=[quick]).messages) == 1
+
+
 @pytest.mark.parametrize(
     "tools, choice, told, mode",
     [

@@ -53,7 +53,7 @@ TURN = tagged(
     {
         "user": {"content": either({str: TEXT, list: array(USER_BLOCK)}, BLOCKS_WORDS)},
         "assistant": {"content": either({str: TEXT, list: ASSISTANT_BLOCKS}, BLOCKS_WORDS)},
-        "system": {"content": CONTENT},
+        "system": {"content": CONTENT, "output_config": record({"effort": EFFORT})},
     },
     "one of user, assistant, system",
     name="MessagesTurn",
@@ -134,7 +134,8 @@ CONVERSATION: Fields = {
     "output_config": Field(
         record({"format": FORMAT, "effort": EFFORT}),
         "`format`: type json_schema, whose `schema` the text fits. `effort` is as "
-        "`reasoning_effort` in chat. Others are ignored.",
+        "`reasoning_effort` in chat; the last one in a system turn of `messages` comes before it. "
+        "Others are ignored.",
         IN_A_CHILD,
     ),
     "tools": Field(
@@ -209,13 +210,16 @@ def _conversation(asked: Mapping[str, Any], body: Mapping[str, Any], **more: Any
     choice, parallel = _choice(asked.get("tool_choice"), check_tools(tools), missing)
     later = deferred(asked.get("tools", ()), [tool.get("type") for tool in body.get("tools") or ()])
     found = shown(body["messages"], tools, later)
+    # Claude Code changes it on the way, in a system turn of its own.
+    changed = [turn.get("output_config", {}).get("effort") for turn in asked["messages"]]
+    efforts = [asked.get("output_config", {}).get("effort"), *changed]
     return ChatRequest(
         messages=_messages(asked, missing, found),
         tools=tools,
         deferred=later,
         tool_choice=choice,
         parallel_tool_calls=parallel,
-        **thinking_of(asked, asked.get("output_config", {}).get("effort")),
+        **thinking_of(asked, next(filter(None, reversed(efforts)), None)),
         **more,
     )
 
@@ -233,6 +237,8 @@ def _messages(
         talk.say("system", told_to_the_model(missing))
     for message in asked["messages"]:
         role, content = message["role"], message.get("content", "")
+        if role == "system" and not content and talk.turns:
+            continue  # it says something to the server alone
         if isinstance(content, str):
             talk.say(role, content)
         elif role == "user":

@@ -52,7 +52,7 @@ class Hunyuan:
     openers = ("<tool_calls>",)
     _list = Block("<tool_calls>", ("</tool_calls>",))
     _headed = Headed(
-        ("<tool_calls>", "</tool_calls>"),
+        (("<tool_calls>", "</tool_calls>"),),
         "<tool_call>",
         re.compile(
             r"<tool_call>\s*(?:function\s*<tool_sep>\s*)?(?P<name>[^\s<>{}]{1,256})\s*"

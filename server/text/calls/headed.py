@@ -133,7 +133,7 @@ DEEPSEEK_V3 = Headed(
     ("```", "<｜tool▁call▁end｜>"),
 )
 SOLAR = Headed(
-    ("<|tool_calls|>", "<|calls|>"),
+    (("<|tool_calls|>", "<|calls|>"),),
     "<|tool_call:begin|>",
     re.compile(
         r"<\|tool_call:begin\|>\s*(?P<id>[\w-]{1,64})?\s*"
