@@ -27,9 +27,3 @@ setup() {
   [ "$status" -eq 2 ]
   says "one of them"
 }
-
-@test "without mlx-lm it says what to install" {
-  run "$CHECK" --memory 512 "$CHECKOUT"
-  [ "$status" -eq 3 ]
-  says "mlx-lm"
-}
