@@ -185,7 +185,7 @@ def _solar_call(name: str, arguments: str) -> str:
 
 
 def _hunyuan_call(name: str, arguments: str) -> str:
-    return f"<tool_call>{name}\n```json\n{arguments}\n```\n</tool_call>"
+    return f"<tool_call>{name}\n```json\n{arguments}\n```</tool_call>"
 
 
 def _tags(text: str) -> str:

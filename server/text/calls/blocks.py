@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.text.calls.headed import Headed
-from server.text.calls.json_text import as_object, calls_of, is_json, read_block
+from server.text.calls.json_text import SEPARATORS, as_object, calls_of, is_json, read_object
 from server.text.calls.reader import Call, Found, NotACall, Scan, make_call
 from server.text.calls.tools import Tools
 
@@ -28,8 +28,7 @@ def by_name(value: Any, tools: Tools) -> list[Call]:
 
 @dataclass(frozen=True)
 class Block:
-    """A Reader. closers: one of them ends the calls, or the answer's end does. calls: what a value
-    of JSON says."""
+    """A Reader. closers: what may end the calls. calls: what a value of JSON says."""
 
     opener: str
     closers: tuple[str, ...] = ()
@@ -42,8 +41,22 @@ class Block:
 
     def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
+        found: list[Call] = []
         at = scan.space(len(self.opener))
-        return read_block(scan, at, tools, *self.closers, calls=self.calls)
+        while True:
+            value, at = read_object(scan, at)
+            found += self.calls(value, tools)
+            after = scan.space(at)
+            if scan.text[after : after + 1] in tuple(SEPARATORS):
+                after = scan.space(after + 1)
+            closer = scan.literal(after, *self.closers) if self.closers else None
+            # Granite writes no closer: what is no JSON any more is text.
+            if closer or not is_json(scan, after):
+                break
+            at = after
+        if not found:
+            raise NotACall("no call")
+        return Found(tuple(found), after + len(closer) if closer else at)
 
 
 class Hunyuan:

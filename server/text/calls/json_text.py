@@ -4,7 +4,6 @@ Pure; rank 0's HTTP threads.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,27 +63,17 @@ def as_object(arguments: Any) -> Any:
     return {} if arguments is None else arguments
 
 
-def read_block(
-    scan: Scan,
-    at: int,
-    tools: Tools,
-    *closers: str,
-    again: str = "",
-    calls: Callable[[Any, Tools], list[Call]] = calls_of,
-) -> Found:
+def read_block(scan: Scan, at: int, tools: Tools, *closers: str, again: str = "") -> Found:
     """Objects of calls up to a closer, which may be missing at the end of the answer and before
-    again, which opens the next block. A fence around them and brackets too many are left out.
-
-    calls: what one object says.
-    """
-    found: list[Call] = []
+    again, which opens the next block. A fence around them and brackets too many are left out."""
+    calls: list[Call] = []
     ends = (*closers, again) if again else closers
     fenced = scan.literal(at, FENCE)
     if fenced:
         at = _FENCE.match(scan.text, at).end()
     while True:
         value, at = read_object(scan, at)
-        found += calls(value, tools)
+        calls += calls_of(value, tools)
         at = _STRAY.match(scan.text, at).end()
         if scan.text[at : at + 1] in tuple(SEPARATORS):
             at = scan.space(at + 1)
@@ -95,9 +84,9 @@ def read_block(
             break
     if not closer:
         scan.more()
-    if not found:
+    if not calls:
         raise NotACall("no call")
-    return Found(tuple(found), at if closer in (None, again) else at + len(closer))
+    return Found(tuple(calls), at if closer in (None, again) else at + len(closer))
 
 
 @dataclass(frozen=True)

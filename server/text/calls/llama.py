@@ -44,8 +44,8 @@ class Llama4:
     def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
         opener = next((opener for opener in self.openers if scan.text.startswith(opener)), "")
-        at = scan.space(len(opener))
-        return _at_the_end(scan, read_calls(scan, at, tools, STOP))
+        found = read_calls(scan, len(opener), tools, STOP)
+        return found if opener else _at_the_end(scan, found)
 
 
 class Gemma3:
