@@ -18,8 +18,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from server.startup.layer_chain import Chain, Unfit, arrays_in, follow, leave_out, replaced
 
 STAGE = "proving the split"
-# Of all layers. More are not computed whole: it would take longer than the rest of the start.
-WHOLE_MOST = 2**30  # bytes
+# Of all layers. Of more bytes some are left out, where they are a chain; where they are none, all
+# are computed, which may take as long as the rest of the start, up to what every Mac can hold.
+WHOLE_MOST, UNCHAINED_MOST = 2**28, 2**33  # bytes
 TEXT = ((3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5), (8, 9), (7,))  # in pieces, as a prompt and two steps
 # How far logits may be from those of the model alone, as a part of the largest. Layers are computed
 # in 32 bits where they are cut; in a pipeline as they are, and chips round differently.
@@ -80,9 +81,9 @@ class _Alone:
     def compute(self, model: nn.Module) -> None:
         """Raises Unfit where it is too much."""
         layers = list(model.layers)
-        if sum(a.nbytes for layer in layers for a in arrays_in(layer.parameters())) > WHOLE_MOST:
-            self.chain = follow(model)
-            self.left_out = _left_out(self.chain, self._firsts)
+        nbytes = sum(a.nbytes for layer in layers for a in arrays_in(layer.parameters()))
+        if nbytes > WHOLE_MOST:
+            self._choose(model, nbytes)
         absent = [(layers[n], leave_out(self.chain, n)) for n in self.left_out]
         if self._cut:
             for number, layer in enumerate(layers):
@@ -91,6 +92,15 @@ class _Alone:
         with replaced(absent):
             self.logits = list(_logits(model))
             mx.eval(self.logits)
+
+    def _choose(self, model: nn.Module, nbytes: int) -> None:
+        try:
+            self.chain = follow(model)
+        except Unfit as why:
+            if nbytes > UNCHAINED_MOST:
+                raise Unfit(f"it is too large to be proven as a whole, and {why}") from None
+            return
+        self.left_out = _left_out(self.chain, self._firsts)
 
 
 def _left_out(chain: Chain, firsts: frozenset[int]) -> frozenset[int]:

@@ -437,7 +437,9 @@ def test_command_prints_json_for_programs(model):
     done = run(model, "3", "--json")
     verdict = json.loads(done.stdout)
     assert done.returncode == 1
-    assert list(verdict) == ["model_type", "ok", "rank_counts", "reasons", "arrangement", "ways"]
+    assert list(verdict) == [
+        *("model_type", "ok", "rank_counts", "reasons", "arrangement", "ways", "formats", "kv")
+    ]
     assert (verdict["model_type"], verdict["ok"]) == ("llama", False)
     assert verdict["rank_counts"] == [1, 2, 4, 8]
     assert verdict["arrangement"] is None
