@@ -54,8 +54,8 @@ ROUTING = {
     *("gate", "router", "expert_bias", "e_score_correction_bias", "shared_expert_gate"),
     *("shared_experts_gate", "coefficient", "wg"),
 }
-# Not weights, though some files have them.
-TABLES = re.compile(r"rotary_emb|inv_freq|rope|masked_bias|attn\.bias$")
+# Not weights of a layer as mlx-lm has it, though some files have them.
+TABLES = re.compile(r"rotary_emb|inv_freq|rope|masked_bias|attn\.bias$|weight_scale(_inv)?$")
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,9 @@ def plan_layer(layer: Mapping[str, Weight], sizes: dict, ranks: int) -> LayerPla
             block = block or _feed_forward(path, children, below, ranks)
         except _Unknown as why:
             whole[path] = str(why)
+            continue
+        except LookupError:  # a layout of weights that mlx-lm turns into its own as it loads
+            whole[path] = "the shapes of its weights are not known"
             continue
         if block is not None:
             blocks.append(block)
@@ -276,7 +279,7 @@ def _checked(block: Block, children: Children, ranks: int) -> Block:
 def _divides(name: str, leaf: str, parts: list[int], ranks: int) -> None:
     for part in parts:
         if part % ranks:
-            what = "quantisation groups" if leaf == "scales" else "numbers"
+            what = "quantisation groups" if leaf in ("scales", "biases") else "numbers"
             raise _Unknown(f"{part} {what} of {name} do not divide by {ranks} ranks")
 
 

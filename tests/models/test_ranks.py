@@ -21,7 +21,13 @@ def ask(one, prompt):
 
 @pytest.mark.parametrize(
     ("name", "parallel"),
-    [("minimax_m3_vl", "pipeline"), ("deepseek_v41", "tensor"), ("qwen3_next", "pipeline")],
+    [
+        ("minimax_m3_vl", "pipeline"),
+        ("deepseek_v41", "tensor"),
+        ("qwen3_next", "pipeline"),
+        ("glm4", "pipeline"),  # a generic one
+        ("gemma3", "auto"),  # a generic tensor split
+    ],
 )
 def test_prompts_at_once_get_what_each_gets_alone(cluster, tmp_path, name, parallel):
     one = cluster(2, write(tmp_path / name, name), PARALLEL=parallel, PREFIX_CACHE_PERCENT=0)
@@ -30,5 +36,5 @@ def test_prompts_at_once_get_what_each_gets_alone(cluster, tmp_path, name, paral
         for _ in range(3):
             assert list(pool.map(lambda prompt: ask(one, prompt), PROMPTS)) == alone
     assert one.get("/health")[1]["restarts"] == 0
-    apart = "a row at a time" if name != "qwen3_next" else "together"
+    apart = "a row at a time" if name in ("minimax_m3_vl", "deepseek_v41") else "together"
     assert one.log().count(f"rows are computed {apart}") == 2

@@ -5,9 +5,10 @@ Sizes are those of published models; of weights only names and shapes count.
 
 import pytest
 
-from server.startup.arrangement import Arrangement, arrangements, choose
+from server.startup.arrangement import KINDS, Arrangement, arrangements, choose
 from server.startup.deal import deal, deal_runs
 from server.startup.mlx_lm_source import find_architecture, mlx_lm_folder
+from server.startup.unfit import UNFIT
 from server.startup.weights_index import Weight, by_layer, read_weights, total, weights_of_header
 from tests.support.tiny_models import tiny_llama
 
@@ -196,3 +197,9 @@ def test_weights_are_read_from_the_headers(tmp_path):
 def test_it_says_what_it_is():
     assert str(Arrangement("pipeline", layers=(3, 5))) == "pipeline of 3, 5 layers"
     assert str(Arrangement("generic tensor")) == "generic tensor"
+
+
+def test_known_misfits_are_architectures_and_kinds_that_there_are():
+    """A name that a new mlx-lm no longer has would be dead weight."""
+    assert {kind for kinds in UNFIT.values() for kind in kinds} <= {*KINDS["auto"]}
+    assert all(find_architecture({"model_type": name}, PACKAGE) for name in UNFIT)

@@ -127,6 +127,21 @@ def test_experts_are_added_up_once_with_those_beside_them():
     assert [block.partial_at for block in plan(odd).blocks] == ["mlp.switch_mlp"]
 
 
+def test_other_layouts_of_weights_are_no_crash():
+    """As of folders that mlx-lm converts while it loads them."""
+    packed = {
+        name.replace("weight", leaf): shape
+        for name, shape in (ATTENTION | MLP).items()
+        for leaf in ("weight_packed", "weight_scale")
+    }
+    assert plan(packed).blocks == ()
+    assert plan(ATTENTION | {"self_attn.q_proj.weight": ()}).whole == {
+        "self_attn": "the shapes of its weights are not known"
+    }
+    scaled = {name.replace("weight", "weight_scale_inv"): (1, 1) for name in ATTENTION}
+    assert paths(ATTENTION | scaled) == ["self_attn"]
+
+
 def test_latent_attention_is_split_by_the_heads_made_of_it():
     (block,) = plan(
         {
