@@ -23,7 +23,7 @@ X = "x"
 WORDS = {
     "type", "role", "effort", "reasoning_effort", "status", "tool_choice", "truncation", "syntax",
     "verbosity", "summary", "mode", "detail", "media_type", "service_tier", "ttl", "display",
-    "include",
+    "include", "execution",
 }  # fmt: skip
 WORD = re.compile(r"[A-Za-z0-9_.-]{1,40}(/[a-z]+)?")
 SCHEMAS = {"parameters", "input_schema", "schema"}
