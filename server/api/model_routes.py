@@ -32,6 +32,7 @@ from server.protocol.requests import ChatRequest, Common, CompletionRequest, Sam
 from server.protocol.settings import Settings
 from server.scheduler.queue import Line, Ticket
 from server.text.generation import Choice, Generation
+from server.text.infill import Suffix
 from server.text.prompts import Prompts, check_length, count_chars
 from server.transport.http_server import Exchange
 from server.transport.places import neighbourhood
@@ -88,11 +89,13 @@ class ModelRoutes:
         model, served = self._ready()
         with self._reading(exchange) as (body, client):
             request = completions_api.parse(body, served)
-            prompts = self._completion_prompts(model, request, client)
-            common = request.common
-            if request.suffix and not common.ignore_eos:
-                ends = model.prompts.infill_ends(request.suffix)
+            self._check_prompts(model, request)
+            common, suffix = request.common, None
+            if request.suffix:
+                suffix = model.prompts.suffix(request.suffix, context=model.context, client=client)
+                ends = () if common.ignore_eos else suffix.ends
                 common = replace(common, stop_token_ids=(*common.stop_token_ids, *ends))
+            prompts = self._completion_prompts(model, request, suffix, client)
         dialect = completions_api.CompletionDialect(*self._frame(model, common, len(prompts)))
         constraint = model.prompts.plain_constraint(request, client)
         jobs = [
@@ -166,33 +169,32 @@ class ModelRoutes:
         _check_conversation(request, model)
         return model.prompts.from_chat(request, context=model.context, client=client)
 
-    def _completion_prompts(
-        self, model: Model, request: CompletionRequest, client: Client
-    ) -> list[tuple[list[int], str | None]]:
-        """Token ids of each prompt, and its text if that is part of the answer."""
+    def _check_prompts(self, model: Model, request: CompletionRequest) -> None:
+        """What can be refused before any of the prompts is tokenized."""
         self._check_early(model, request.common, len(request.prompts))
-        prompts, context, found = model.prompts, model.context, []
-        suffix = request.suffix
-        if suffix:
-            prompts.infill_ends(suffix)
+        prompts, context = model.prompts, model.context
         for prompt in request.prompts:
-            # All of them before the first is tokenized.
             if isinstance(prompt, str):
-                size = len(prompt) + len(suffix)
+                size = len(prompt) + len(request.suffix)
                 check_length(size, prompts.token_bytes, context, "prompt")
             elif len(prompt) >= context:
                 raise context_exceeded(len(prompt), context, "prompt")
             elif not all(0 <= token < prompts.vocab for token in prompt):
                 allowed = f"made of token ids from 0 to {prompts.vocab - 1}"
                 raise wrong("prompt", prompt, allowed)
+
+    def _completion_prompts(
+        self, model: Model, request: CompletionRequest, suffix: Suffix | None, client: Client
+    ) -> list[tuple[list[int], str | None]]:
+        """Token ids of each prompt, and its text if that is part of the answer."""
+        prompts, context, found = model.prompts, model.context, []
         for prompt in request.prompts:
             ids = prompt
-            if suffix:
-                ids = prompts.from_infill(prompt, suffix, context=context, client=client)
+            if suffix is not None:
+                ids = prompts.from_around(prompt, suffix, context=context, client=client)
             elif isinstance(prompt, str):
                 ids = prompts.from_text(prompt, context=context, client=client)
-            if suffix or isinstance(prompt, str):
-                self._clamp(request.common, len(ids), context, "prompt")
+            self._clamp(request.common, len(ids), context, "prompt")
             text = None
             if request.echo:
                 text = prompt if isinstance(prompt, str) else prompts.decode(ids)

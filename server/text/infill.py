@@ -45,33 +45,44 @@ ENDS = (
 
 
 class Infill:
-    """Of one tokenizer. ends: ids that end a middle, beside the model's own end tokens."""
+    """Of one tokenizer. ids: of the tokens that it has. begin: with what it begins every text."""
 
     def __init__(self, form: Form, ids: dict[str, int], begin: list[int]) -> None:
         self._form = form
-        self._marks = {
-            name: [ids[token]] if token else []
-            for name in ("prefix", "suffix", "middle")
-            for token in [getattr(form, name)]
-        }
+        self._ids = ids
         self._begin = begin
-        markers = (form.prefix, form.suffix, form.middle, *ENDS)
-        self.ends = tuple(dict.fromkeys(ids[token] for token in markers if token in ids))
 
-    def suffix(self, text: str, encode: Encode) -> list[int]:
-        """Token ids of the suffix."""
+    def suffix(self, text: str, encode: Encode) -> "Suffix":
+        """A suffix, tokenized once for however many prefixes."""
+        return Suffix(self._form, self._ids, self._begin, self._encoded(text, encode))
+
+    def _encoded(self, text: str, encode: Encode) -> list[int]:
         if self._form.goes_on:
             head, whole = encode(ANCHOR), encode(ANCHOR + text)
             if whole[: len(head)] == head:
                 return whole[len(head) :]
         return encode(text)
 
-    def join(self, prefix: list[int], suffix: list[int]) -> list[int]:
-        """The prompt."""
-        first, second = [*self._marks["prefix"], *prefix], [*self._marks["suffix"], *suffix]
-        if self._form.suffix_first:
+
+class Suffix:
+    """What stands after an answer. ends: ids that end the answer, beside the model's own."""
+
+    def __init__(
+        self, form: Form, ids: dict[str, int], begin: list[int], suffix: list[int]
+    ) -> None:
+        marks = (form.prefix, form.suffix, form.middle)
+        self._prefix, self._suffix, self._middle = ([ids[mark]] if mark else [] for mark in marks)
+        self._suffix += suffix
+        self._first = form.suffix_first
+        self._begin = begin
+        self.ends = tuple(dict.fromkeys(ids[mark] for mark in (*marks, *ENDS) if mark in ids))
+
+    def after(self, prefix: list[int]) -> list[int]:
+        """The prompt that asks for what stands between the prefix and this."""
+        first, second = [*self._prefix, *prefix], self._suffix
+        if self._first:
             first, second = second, first
-        return [*self._begin, *first, *second, *self._marks["middle"]]
+        return [*self._begin, *first, *second, *self._middle]
 
 
 def infill_of(tokenizer: Any, vocab: int) -> Infill | None:

@@ -20,7 +20,7 @@ from server.text.chat_text import ChatText
 from server.text.constraint import Constraint
 from server.text.encoder import Encoder, Unavailable
 from server.text.forced_calls import ForcedCalls
-from server.text.infill import Infill, infill_of
+from server.text.infill import Suffix, infill_of
 from server.text.markup import call_form
 from server.text.plain_text import PlainText
 from server.text.plainer_turns import plainer
@@ -50,11 +50,11 @@ class Prompts(Protocol):
 
     def from_text(self, text: str, *, context: int, client: Client) -> list[int]: ...
 
-    def from_infill(
-        self, prefix: str | list[int], suffix: str, *, context: int, client: Client
-    ) -> list[int]: ...
+    def suffix(self, text: str, *, context: int, client: Client) -> Suffix: ...
 
-    def infill_ends(self, suffix: str) -> tuple[int, ...]: ...
+    def from_around(
+        self, prefix: str | list[int], suffix: Suffix, *, context: int, client: Client
+    ) -> list[int]: ...
 
     def encode(
         self, text: str, special_tokens: bool, *, context: int, client: Client
@@ -158,34 +158,28 @@ class TokenizerPrompts:
         ids = self.encode(text, special_tokens=True, context=context, client=client)
         return self._checked(ids, "prompt")
 
-    def from_infill(
+    def suffix(self, text: str, *, context: int = UNLIMITED, client: Client = SERVER) -> Suffix:
+        """What answers are followed by. Raises ApiError 400 if no model of this tokenizer can write
+        what stands before it."""
+        if self._infill is None:
+            allowed = "empty or absent: this model has no tokens for filling in the middle"
+            raise wrong("suffix", text, allowed)
+        return self._infill.suffix(
+            text, lambda part: self._encode(part, False, "suffix", context, client)
+        )
+
+    def from_around(
         self,
         prefix: str | list[int],
-        suffix: str,
+        suffix: Suffix,
         *,
         context: int = UNLIMITED,
         client: Client = SERVER,
     ) -> list[int]:
-        """Token ids of a prompt whose answer stands between these. Raises ApiError 400."""
-        infill = self._filled(suffix)
-        before = prefix
+        """Token ids of a prompt whose answer stands between these."""
         if isinstance(prefix, str):
-            before = self._encode(prefix, False, "prompt", context, client)
-        after = infill.suffix(
-            suffix, lambda text: self._encode(text, False, "suffix", context, client)
-        )
-        return self._checked(infill.join(before, after), "prompt")
-
-    def infill_ends(self, suffix: str) -> tuple[int, ...]:
-        """Ids that end what stands before a suffix. Raises ApiError 400 if no model of this
-        tokenizer can write that."""
-        return self._filled(suffix).ends
-
-    def _filled(self, suffix: str) -> Infill:
-        if self._infill is None:
-            allowed = "empty or absent: this model has no tokens for filling in the middle"
-            raise wrong("suffix", suffix, allowed)
-        return self._infill
+            prefix = self._encode(prefix, False, "prompt", context, client)
+        return self._checked(suffix.after(prefix), "prompt")
 
     def encode(
         self,

@@ -135,13 +135,8 @@ class StubPrompts:
             raise bad_request("'messages' was refused by the model's chat template", "messages")
         return self.from_text(text, **bounds)
 
-    def from_infill(
-        self, prefix: str | list[int], suffix: str, *, context: int, client: Client
-    ) -> list[int]:
-        raise AssertionError("infill_ends() has refused it")
-
-    def infill_ends(self, suffix: str) -> tuple[int, ...]:
-        raise wrong("suffix", suffix, "empty or absent")
+    def suffix(self, text: str, *, context: int, client: Client) -> None:
+        raise wrong("suffix", text, "empty or absent")
 
     def from_text(self, text: str, *, context: int, client: Client) -> list[int]:
         client.look()

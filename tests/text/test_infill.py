@@ -95,10 +95,12 @@ def shown(prompts: TokenizerPrompts, ids: list[int]) -> str:
 )
 def test_a_family_gets_the_prompt_that_it_knows(tmp_path, special, bos, prompt):
     prompts = prompts_of(of_bytes(tmp_path, special, bos))
-    assert shown(prompts, prompts.from_infill(BEFORE, AFTER)) == prompt
+    assert shown(prompts, prompts.from_around(BEFORE, prompts.suffix(AFTER))) == prompt
     ids = prompts.encode(BEFORE, special_tokens=False)
-    assert prompts.from_infill(ids, AFTER) == prompts.from_infill(BEFORE, AFTER)
-    assert set(special) <= set(prompts.token_names(list(prompts.infill_ends(AFTER))))
+    assert prompts.from_around(ids, prompts.suffix(AFTER)) == prompts.from_around(
+        BEFORE, prompts.suffix(AFTER)
+    )
+    assert set(special) <= set(prompts.token_names(list(prompts.suffix(AFTER).ends)))
 
 
 @pytest.mark.parametrize(
@@ -113,16 +115,16 @@ def test_a_suffix_has_no_space_before_it_that_is_not_its_own(tmp_path, special, 
     prompts = prompts_of(of_words(tmp_path, special))
     before, after = "x = (a", "b)"
     wanted = prompt.format(bos=BOS, before=before.replace(" ", "▁"), after=after)
-    names = prompts.token_names(prompts.from_infill(before, after))
+    names = prompts.token_names(prompts.from_around(before, prompts.suffix(after)))
     unknown = {"x", "="} - set(BEFORE + AFTER)
     assert "".join(names) == "".join("<unk>" if c in unknown else c for c in wanted)
-    assert set(special) <= set(prompts.token_names(list(prompts.infill_ends(after))))
+    assert set(special) <= set(prompts.token_names(list(prompts.suffix(after).ends)))
 
 
 def test_a_tokenizer_with_half_of_a_form_has_none(tmp_path):
     prompts = prompts_of(of_bytes(tmp_path, ["<|fim_prefix|>", "<|fim_suffix|>", "<PRE>"]))
     with pytest.raises(ApiError) as refused:
-        prompts.from_infill(BEFORE, AFTER)
+        prompts.from_around(BEFORE, prompts.suffix(AFTER))
     assert (refused.value.status, refused.value.param) == (400, "suffix")
 
 
@@ -160,6 +162,20 @@ def test_completions_take_a_suffix(coder, prompt):
         ends = coder.prompts.token_names(list(ticket.common.stop_token_ids))
         assert set(ends) == set(QWEN)
     assert answer.json["usage"]["prompt_tokens"] == sum(len(one.prompt) for one in seen)
+
+
+def test_a_suffix_of_many_prompts_is_tokenized_once(coder, monkeypatch):
+    tokenized = []
+    encode = TokenizerPrompts._encode
+
+    def counting(self, text, *others):
+        tokenized.append(text)
+        return encode(self, text, *others)
+
+    monkeypatch.setattr(TokenizerPrompts, "_encode", counting)
+    body = {"prompt": [BEFORE, "", "x"], "suffix": AFTER}
+    assert coder.ask("POST", "/v1/completions", body).status == 200
+    assert tokenized == [AFTER, BEFORE, "", "x"]
 
 
 def test_what_may_not_end_is_ended_by_none_of_them(coder):
