@@ -81,7 +81,7 @@ CUSTOM_TOOL = tagged(
     "",
     default="custom",
     objects="an object",
-    ignored="A tool that the client or the server knows by its type.",
+    ignored="Those that the client runs are read by their types (`bash_...`); any other:",
     name="MessagesTool",
 )
 
