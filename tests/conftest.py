@@ -78,6 +78,7 @@ LONGEST = (
     "scripts/test_bats_files.py", "house/test_lint.py", "engine/test_engine.py",
     "scheduler/test_walk.py",
     "scripts/supervise/test_supervise.py", "lifecycle/test_watchdog.py",
+    "agents/test_claude_code.py", "agents/test_codex.py",
 )  # fmt: skip
 
 

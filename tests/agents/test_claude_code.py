@@ -150,16 +150,37 @@ def test_it_goes_on_after_the_end_of_a_rank(agent_model, repository, run, said):
     assert model.refused(503) >= 2
 
 
+def numbers(model: AgentModel, n: int, lines: int) -> Step:
+    """A call for five tokens a line."""
+    return model.call("Bash", command=f"seq {n}000 {n * 1000 + lines}")
+
+
 def test_it_goes_on_with_a_summary_when_the_context_is_full(agent_model, repository, run):
+    """By what it is told when a prompt is refused; it holds an unknown model's context for a
+    million tokens."""
     model = agent_model("qwen3.5")
     first, *others = steps(model, repository)
-    numbers = [model.call("Bash", command=f"seq {n}000 {n}800") for n in range(1, 5)]
     model.answers = [
         little_room(model, first, 18_000),
-        *numbers,
+        *(numbers(model, n, 800) for n in range(1, 5)),
         model.thought("Sum up.") + SUMMARY,
         *others,
     ]
     assert END in run(model)
     check_mended(model, repository)
     assert model.refused(400) == 1
+
+
+def test_it_goes_on_with_a_summary_before_the_context_is_full(agent_model, repository, run):
+    """By its own setting, and the usage that it was told."""
+    model = agent_model("glm-4.x")
+    first, *others = steps(model, repository)
+    model.answers = [
+        first,
+        *(numbers(model, n, 2_400) for n in range(1, 4)),
+        model.thought("Sum up.") + SUMMARY,
+        *others,
+    ]
+    assert END in run(model, CLAUDE_CODE_MAX_CONTEXT_TOKENS="100000")
+    assert "add.py is to be mended" in check_mended(model, repository)
+    assert model.refused(400) == 0
