@@ -26,10 +26,17 @@ NO_NETWORK = {
 def program(name: str) -> str:
     """The agent's path; skips the test, or fails it under CI=true."""
     found = shutil.which(name, path=f"{INSTALLED}{os.pathsep}{os.environ['PATH']}")
-    if found is None:
-        reason = f"{name} is not installed (npm install in tests/agents)"
+    reason = None if found else f"{name} is not installed (npm install in tests/agents)"
+    if found and _needs_node(found) and shutil.which("node") is None:
+        reason = f"node is not installed, which {name} needs"
+    if reason:
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     return found
+
+
+def _needs_node(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(64).partition(b"\n")[0] == b"#!/usr/bin/env node"
 
 
 def run_agent(
