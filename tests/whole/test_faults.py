@@ -122,7 +122,7 @@ def test_a_killed_supervisor_leaves_nothing_but_a_clear_last_line(server):
     held = one.hold(DECODE)
     struck = time.monotonic()
     os.kill(one.supervisor, signal.SIGKILL)
-    assert_told(held)
+    assert_told(held, "shutting_down")
     one.wait_gone(struck)
     assert one.last_line() == (
         "mlx_launch: over: every rank has been ended, because the supervisor is gone"

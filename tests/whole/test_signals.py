@@ -33,7 +33,7 @@ def test_the_first_signal_drains_and_the_second_ends_at_once(server):
     assert all(client.is_alive() for client in held), "what runs goes on"
     again = time.monotonic()
     os.kill(one.supervisor, signal.SIGTERM)
-    assert_told(held)
+    assert_told(held, "shutting_down")
     assert one.wait_gone(again) < SOON_S
     assert "over: stopped as asked" in one.last_line()
 
@@ -54,7 +54,7 @@ def test_signals_are_heard_while_a_collective_blocks(server):
     assert int(newcomer.retry_after) >= 1
     assert all(client.is_alive() for client in held)
     os.kill(rank_zero, signal.SIGTERM)
-    assert_told(held)
+    assert_told(held, "shutting_down")
     wait_for(lambda: rank_zero not in one.left(), "rank 0 to leave", SOON_S)
 
 
