@@ -122,14 +122,20 @@ def test_two_calls_of_one_tool_are_two(family, folder):
     assert (values(got), got.text) == ([("write", first), ("write", second)], "")
 
 
+ONE_LIST = (
+    "llama-3", "llama-4", "mistral-7b", "lfm2", "nemotron", "hunyuan-a13b", "granite-3",
+    "command-a", "command-r", "apertus", "internlm",
+)  # fmt: skip
+
+
 @FORMATS
 def test_a_cut_call_takes_none_along_that_was_whole(family, folder):
     """Unless the format has one list for all of them."""
     first, second = family.call("now", "{}"), one(family, "write", path="/a", text="y")
     text = family.calls([first, family.call("write", '{"path": "/a", "text": "y"}')])
-    lists = family.name in ("llama-3", "mistral-7b", "lfm2")
+    lists = family.name in ONE_LIST
     for finish in ("stop", "length"):
-        for cut in range(len(second) // 3, len(second) // 2):
+        for cut in range(len(second) // 3 + 1, len(second) // 2):
             at = text.rindex("write") + cut - len(second) // 3
             got = read(
                 folder, family.name, text[:at], finish=finish, prompt=family_prompt(family),
@@ -222,8 +228,10 @@ def test_a_fenced_example_is_none_and_nothing_around_it_is_lost(family, folder):
     ["``%s``", "```%s```", "~~~\n%s\n~~~\n", "````md\n```\n%s\n```\n````\n", "  ```\n%s\n  ```\n"],
 )
 def test_code_in_any_fence_or_backticks_is_no_call(quoted, family, folder):
-    if family.name in ("gpt-oss", "llama-3"):
+    if family.name in ("gpt-oss", "solar", "llama-3"):
         return
+    if family.name == "command-r" and quoted == "``%s``":
+        return  # its calls have a fence of their own
     text = "It's so: " * ("\n" not in quoted) + quoted % one(family, "write", path="/a") + " See?"
     assert read(folder, family.name, text, every_cut="``" in quoted) == Folded(text)
     real = one(family, "now")

@@ -60,7 +60,7 @@ def read_calls(scan: Scan, at: int, tools: Tools, *closers: str) -> Found:
     calls, at = _listed(scan, at, tools) if listed else _unlisted(scan, at, tools, *closers)
     closer = scan.literal(at, *closers) if closers else None
     if closer is None:
-        if at < len(scan.text):
+        if listed and at < len(scan.text):
             raise NotACall("text after the list")
         scan.more()
     return Found(calls, at + len(closer or ""))
@@ -78,19 +78,30 @@ def _listed(scan: Scan, at: int, tools: Tools) -> tuple[tuple[Call, ...], int]:
 
 
 def _unlisted(scan: Scan, at: int, tools: Tools, *closers: str) -> tuple[tuple[Call, ...], int]:
-    """The same of calls one after another."""
+    """The same of calls one after another. Each stands for itself; text may follow the last."""
     calls: list[Call] = []
     while not (calls and (at == len(scan.text) or (closers and scan.literal(at, *closers)))):
-        printed = scan.literal(at, "print(")
-        call, at = _call(scan, at + len(printed or ""), tools)
+        try:
+            call, at = _printed(scan, at, tools)
+        except NotACall:
+            if not calls:
+                raise
+            break
         calls.append(call)
-        if printed:
-            at = scan.space(at)
-            if not scan.literal(at, ")"):
-                raise NotACall("more than a call is printed")
-            at += 1
         at = _past_comma(scan, at)
     return tuple(calls), at
+
+
+def _printed(scan: Scan, at: int, tools: Tools) -> tuple[Call, int]:
+    """A call, printed or not."""
+    printed = scan.literal(at, "print(")
+    call, at = _call(scan, at + len(printed or ""), tools)
+    if not printed:
+        return call, at
+    at = scan.space(at)
+    if not scan.literal(at, ")"):
+        raise NotACall("more than a call is printed")
+    return call, at + 1
 
 
 def _past_comma(scan: Scan, at: int) -> int:
