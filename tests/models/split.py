@@ -31,15 +31,18 @@ def run(
     bits: int | None = None,
     unknowing: bool = False,
     memories: Sequence[int] = (),
+    as_large: bool = False,
 ) -> Iterator[dict[str, str]]:
-    """What split_rank.py says of each name. memories: bytes of each rank. Raises RuntimeError where
-    ranks end without a word."""
+    """What split_rank.py says of each name. memories: bytes of each rank. as_large: prove the split
+    as that of a large model, with some of its layers. Raises RuntimeError where ranks end without a
+    word."""
     first = free_port(ranks)
     with tempfile.TemporaryDirectory() as folder:
         hosts = Path(folder, "hosts.json")
         hosts.write_text(json.dumps([[f"127.0.0.1:{first + rank}"] for rank in range(ranks)]))
         command = [sys.executable, "-m", "tests.models.split_rank", "--parallel", parallel]
         command += ["--bits", str(bits)] * bool(bits) + ["--unknowing"] * unknowing
+        command += ["--as-large"] * as_large
         command += ["--memories", json.dumps(memories)] * bool(memories) + [*names]
         env = {**os.environ, **engine_environment(), "MLX_HOSTFILE": str(hosts)}
         processes = [

@@ -15,7 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
 from server.engine.last_logits import LastLogits, put_heads
-from server.startup import mlx_lm_source
+from server.startup import mlx_lm_source, split_proof
 from server.startup.batching import prove_ways
 from server.startup.loading import NO_METAL
 from server.startup.splitting import load_split
@@ -32,10 +32,13 @@ def main() -> None:
     parser.add_argument("--bits", type=int)
     parser.add_argument("--unknowing", action="store_true")
     parser.add_argument("--memories", type=json.loads)
+    parser.add_argument("--as-large", action="store_true")
     parser.add_argument("names", nargs="+")
     options = parser.parse_args()
     if options.unknowing:
         mlx_lm_source.UNFIT = {}
+    if options.as_large:
+        split_proof.WHOLE_MOST = 0
     link = Link(mx.distributed.init(strict=True))
     if not os.environ.get("SPLIT_LOG"):
         logging.disable()

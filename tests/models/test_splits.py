@@ -42,6 +42,15 @@ def test_layers_are_dealt_by_memory():
     }
 
 
+def test_a_large_model_is_proven_by_some_of_its_layers():
+    found = results(["glm4", "nemotron_h", "qwen3_next"], "pipeline", as_large=True)
+    found |= results(["gemma3_text"], "tensor", as_large=True)
+    assert [how.split(": ")[0] for how in found.values()] == ["right"] * 4
+    # One that a split does not suit is found out by these, too.
+    (found,) = run(["gpt_neox"], "tensor", as_large=True, unknowing=True)
+    assert "from those of one rank alone" in found["refused"]
+
+
 def test_weights_of_4_bits_are_no_other_case():
     found = results(["mistral3", "mixtral"], "tensor", bits=4)
     found |= results(["gpt_oss"], "pipeline", bits=4)
