@@ -55,6 +55,7 @@ STUBS = {
     "ps": ("/bin/ps", "*'-p {} '*"),
     "versions": (PYTHON, "*,mlx-lm,*"),
     "mlx": (PYTHON, "*mlx.core*"),
+    "formats": (PYTHON, "*lib.model.check_model*' --full'"),
     "check_model": (PYTHON, "*lib.model.check_model*"),
 }
 _SEEN: dict[str, dict] = {}
@@ -258,9 +259,10 @@ def healthy(plan: Plan, wiring: Wiring, name: str) -> dict[str, tuple[str, int] 
             }
         ),
         "mlx": '{"jaccl": true}\n{"sum": 6.0}\n{"gpu_limit": null}\n',
+        "formats": '{"reasons": [], "kv": [], "formats": {"calls": "llama-3", '
+        '"calls_by": "template", "thinking": "none", "template": []}}\n',
         "check_model": '{"model_type": "llama", "ok": true, "rank_counts": [1, 2, 4, 8], '
-        '"reasons": [], "arrangement": "tensor", "ways": ["tensor"], "kv": [], "formats": {'
-        '"calls": "llama-3", "calls_by": "template", "thinking": "none", "template": []}}\n',
+        '"reasons": [], "arrangement": "tensor", "ways": ["tensor"]}\n',
     }
     found = {command: (text, 0) for command, text in answers.items()}
     found["getifaddr:en1"] = ("", 1)

@@ -54,7 +54,7 @@ def _matrix(plan: Plan) -> bool:
 CABLES = ("rdma_ctl", "ibv_devices", "system_profiler", "networksetup")
 PORTS = (*CABLES, "ibv_devinfo")
 FOLDER = ("model", "check_model")
-MEMORY = ("sysctl", "meminfo", "mlx", *FOLDER)
+MEMORY = ("sysctl", "meminfo", "mlx", "formats", *FOLDER)
 
 CHECKS = (
     Check(
@@ -186,7 +186,7 @@ CHECKS = (
         "formats",
         "it is known how it writes tool calls, and its chat template shows it tools",
         judge_model.formats,
-        FOLDER,
+        ("model", "formats"),
         whole_cluster=True,
     ),
     Check("memory", "the host's share of it fits", judge_memory.memory, MEMORY),

@@ -9,7 +9,7 @@ from server.protocol.domains import COUNT
 
 PACKAGES = ("mlx", "mlx-lm", "transformers", "huggingface-hub", "llguidance", "prometheus-client")
 
-PYTHON_NAMES = ("versions", "mlx", "check_model")  # asked of the ranks' interpreter
+PYTHON_NAMES = ("versions", "mlx", "check_model", "formats")  # asked of the ranks' interpreter
 
 # Each: argv, and how many seconds it may take.
 Command = tuple[list[str], float]
@@ -98,9 +98,10 @@ def python_commands(plan: Plan) -> dict[str, Command]:
     }
     if plan.model_dir is not None:
         script = [f"{plan.checkout}/scripts/lib/module.py", "lib.model.check_model"]
-        options = ["--parallel", plan.parallel, "--full", "--json"]
+        options = ["--parallel", plan.parallel, "--json"]
         if plan.trust_remote_code:
             options.append("--trust-remote-code")
         argv = [plan.python, *script, plan.model_dir, str(len(plan.ranks)), *options]
-        commands["check_model"] = (argv, 40)
+        commands["check_model"] = (argv, 30)
+        commands["formats"] = ([*argv, "--full"], 45)  # which imports mlx, and may hang there
     return commands

@@ -64,6 +64,7 @@ class HostFacts:
     evaluated: bool | None = None
     gpu_limit: int | None = None
     split: dict[str, Any] | None = None
+    full: dict[str, Any] | None = None  # the same with what needs mlx: formats, KV cache
     macos: tuple[str, str] | None = None
     distribution: str = ""
     memory: int | None = None
@@ -168,7 +169,7 @@ def _text_or_reason(name: str, result: Mapping[str, Any]) -> tuple[str | None, s
         return None, f"{tool} could not be started: {result.get('err', '')}"
     if result["code"] == 0:
         return result["out"], ""
-    if name.startswith(("ifconfig", "getifaddr", "lsof", "check_model")):
+    if name.startswith(("ifconfig", "getifaddr", "lsof", "check_model", "formats")):
         # Exit code 1 is an answer: no such interface, no address, nobody listens, not accepted.
         return (None if name.startswith("getifaddr") else result["out"]), ""
     said = mac_text.last_line((result["err"], result["out"]))
@@ -190,6 +191,7 @@ def _python_facts(texts: Mapping[str, str], commands: Mapping[str, Any]) -> dict
         # It came as far as importing MLX, so what is missing after that is the computing.
         facts["evaluated"] = said.get("sum") == 6
     facts["split"] = _json(mac_text.last_line([texts.get("check_model", "")])) or None
+    facts["full"] = _json(mac_text.last_line([texts.get("formats", "")])) or None
     return facts
 
 

@@ -74,7 +74,7 @@ def kv_bytes(cluster: Cluster, facts: HostFacts) -> float:
     most = sizes.get("max_position_embeddings")
     most = most if isinstance(most, int) else KV_CONTEXT
     tokens = cluster.plan.context_max or min(most, KV_CONTEXT)
-    kv = next((f.split["kv"] for f in cluster.reached if f.split and f.split.get("kv")), [])
+    kv = next((f.full["kv"] for f in cluster.reached if f.full and f.full.get("kv")), [])
     return sum(
         kv[rank]["request_bytes"] + tokens * kv[rank]["token_bytes"]
         for rank in cluster.plan.ranks_on(facts.host)

@@ -22,9 +22,7 @@ SHOWN = 3  # differing files that are named
 # with the kind of split that it is about.
 _SPLIT = re.compile(r"(generic )?(tensor|pipeline): ")
 # Those that no other copy of the files would mend.
-_BEYOND_COPIES = re.compile(
-    r"mlx-lm's |model_type is |config\.json wants |the tokenizer (needs|cannot)"
-)
+_BEYOND_COPIES = re.compile(r"mlx-lm's |model_type is |config\.json wants |the tokenizer needs")
 
 
 def _split_reasons(facts: HostFacts) -> list[str]:
@@ -148,33 +146,33 @@ def heads(cluster: Cluster) -> Iterator[Finding]:
 
 def formats(cluster: Cluster) -> Iterator[Finding]:
     """What the model writes as a call is one for clients, and it hears of their tools."""
-    told = [one for f in cluster.reached if f.split and (one := f.split.get("formats"))]
-    if not told:
+    told = [facts for facts in cluster.reached if facts.full]
+    known = next((facts.full["formats"] for facts in told if facts.full.get("formats")), None)
+    if known is None:
+        unread = [reason for facts in told for reason in _unread(facts.full)]
+        if unread:
+            fix = Fix("take a conversion whose tokenizer transformers can read: a tokenizer.json")
+            symptom = 'exit code 78 with "the tokenizer ... cannot be loaded"'
+            yield Finding("formats", None, FAIL, unread[0], symptom, fix)
+            return
         words = "see model" if cluster.plan.model_dir is None else "see python and model"
         yield Finding("formats", None, SKIP, words)
         return
-    known = told[0]  # the same files everywhere, or see model
     quirks = known.get("template") or []
-    if known["calls"] == "none":
-        yield Finding(
-            "formats",
-            None,
-            WARN,
-            "; ".join(["no format of tool calls is known for this model", *quirks]),
-            "what it writes as a call reaches clients as text, and agents stop",
-            Fix("take the chat template of the model's makers; scripts/read_answer.py shows more"),
-        )
-        return
     words = f"tool calls: {known['calls']}, by its {known['calls_by']}; thinking: "
     words += "; ".join([known["thinking"], *quirks])
-    if any("tools are not shown" in quirk for quirk in quirks):
-        yield Finding(
-            "formats",
-            None,
-            WARN,
-            words,
-            "the model calls no tool, as it never hears of any",
-            Fix("take a chat template that shows tools into the model's folder"),
-        )
-        return
-    yield Finding("formats", None, PASS, words)
+    if known["calls"] == "none":
+        words = "; ".join(["no format of tool calls is known for this model", *quirks])
+        symptom = "what it writes as a call reaches clients as text, and agents stop"
+        fix = Fix("take the chat template of the model's makers; scripts/read_answer.py shows more")
+        yield Finding("formats", None, WARN, words, symptom, fix)
+    elif any("tools are not shown" in quirk for quirk in quirks):
+        symptom = "the model calls no tool, as it never hears of any"
+        fix = Fix("take a chat template that shows tools into the model's folder")
+        yield Finding("formats", None, WARN, words, symptom, fix)
+    else:
+        yield Finding("formats", None, PASS, words)
+
+
+def _unread(full: dict) -> list[str]:
+    return [reason for reason in full.get("reasons", ()) if "cannot be loaded" in reason]

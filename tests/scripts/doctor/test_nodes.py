@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.tiny_models import write_byte_tokenizer
 
 GUARD_S = 100  # far beyond the doctor's own deadlines
 SETTINGS = ("MODEL_DIR", "HOSTFILE", "BACKEND", "PARALLEL", "ENV_NAME", "CLUSTER_PORT")
@@ -34,7 +35,10 @@ def model(tmp_path_factory) -> Path:
         "vocab_size": 60,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text("{}")
+    write_byte_tokenizer(folder)
+    template = "{{ tools }}{{ messages }} calls as <tool_call>"
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     return folder
 

@@ -259,6 +259,7 @@ def python_is_missing(cluster):
     cluster["studio-2"].remove("versions")
     cluster["studio-2"].remove("mlx")
     cluster["studio-2"].remove("check_model")
+    cluster["studio-2"].remove("formats")
 
 
 @row("python", ["studio-2"], "it has no mlx-lm", "on studio-2: .* -m pip install -r")
@@ -370,20 +371,26 @@ def the_model_needs_what_no_copy_brings(cluster):
 @row("formats", [None], "no format of tool calls is known", r"read_answer\.py", WARN)
 def nobody_knows_how_the_model_calls(cluster):
     for mac in cluster:
-        mac.edit("check_model", '"calls": "llama-3"', '"calls": "none"')
+        mac.edit("formats", '"calls": "llama-3"', '"calls": "none"')
+
+
+@row("formats", [None], "the tokenizer cannot be loaded: KeyError", r"a tokenizer\.json")
+def the_tokenizer_cannot_be_read(cluster):
+    for mac in cluster:
+        mac.say("formats", '{"reasons": ["the tokenizer cannot be loaded: KeyError"]}', 1)
 
 
 @row("formats", [None], "llama-3, by its template.*tools are not shown", "shows tools", WARN)
 def the_template_shows_no_tools(cluster):
     for mac in cluster:
-        mac.edit("check_model", '"template": []', '"template": ["tools are not shown: ..."]')
+        mac.edit("formats", '"template": []', '"template": ["tools are not shown: ..."]')
 
 
 @row("memory", ["studio-1", "studio-2"], "and 330 GB for a long request's KV", "wired", WARN, two)
 def a_long_requests_cache_does_not_fit(cluster):
     for mac in cluster:
         a_rank = '{"request_bytes": 2000000000, "token_bytes": 10000000}'
-        mac.edit("check_model", '"kv": []', f'"kv": [{a_rank}, {a_rank}]')
+        mac.edit("formats", '"kv": []', f'"kv": [{a_rank}, {a_rank}]')
 
 
 @row(
