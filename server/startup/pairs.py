@@ -72,13 +72,17 @@ def prove_pairs(link: Link, wiring: Wiring, run_id: str, tell: Tell) -> None:
 
 
 def _exchange(link: Link, wiring: Wiring, pair: tuple[int, int], count: int, token: int) -> None:
-    """A word of so many numbers each way, the lower rank's first."""
+    """A word of so many numbers each way, the lower rank's first. Judged when both are through: the
+    other end shall be able to judge, too."""
+    stranger = None
     for sender, hearer in (pair, pair[::-1]):
         word = [token, sender] * (count // 2)
         if link.rank == sender:
             link.send_ints(word, hearer)
         elif link.hear_ints(count, sender) != word:
-            raise Stranger(
-                f"what answers in the place of {wiring.host(sender)} is no rank of this run: "
-                "another server's, or a stranger, connected to a port where ranks meet"
-            )
+            stranger = sender
+    if stranger is not None:
+        raise Stranger(
+            "what joined is not this run's ranks alone: another server's, or a stranger, connected "
+            f"to a port where ranks meet, in the place of {wiring.host(stranger)}"
+        )

@@ -162,7 +162,8 @@ def test_of_two_cables_the_second_is_proven_too(monkeypatch):
 
 def test_a_rank_of_another_run_is_named():
     ended = prove_all(mesh(3), Wires(3), run_ids={1: "another"})
-    assert "in the place of rank 0 (mac0) is no rank of this run" in str(ended[1][1])
+    assert "this run's ranks alone: another server's" in str(ended[0][1])
+    assert "in the place of rank 0 (mac0)" in str(ended[1][1])
 
 
 # Real ranks over ring.
