@@ -4,7 +4,6 @@ Pure but for ids and the clock; called on rank 0's HTTP threads. The way in is
 responses_request.py.
 """
 
-import json
 import time
 import uuid
 from collections.abc import Callable
@@ -19,8 +18,8 @@ from server.protocol.pieces import Event, Piece, Usage
 
 __all__ = ["Echo", "ResponsesDialect", "error_body", "parse"]
 
-# By the kind of a block; "input" is a call that holds a text, "search" one that looks for tools.
-PREFIXES = {"reasoning": "rs_", "text": "msg_", "call": "fc_", "input": "ctc_", "search": "tsc_"}
+# By the kind of a block; "input" is a call that holds a text; "own" one that is an item of its own.
+PREFIXES = {"reasoning": "rs_", "text": "msg_", "call": "fc_", "input": "ctc_"}
 # The names of the events for a part of an item that grows.
 GROWTH = {
     "reasoning": "response.reasoning_text",
@@ -110,8 +109,8 @@ class ResponsesDialect:
 
     def _step(self, step: Step) -> list[Event]:
         block, kind = step.block, self._kind(step.block)
-        if kind == "search":
-            return self._step_of_search(step)
+        if kind == "own":
+            return self._step_of_own(step)
         is_call = kind in ("call", "input")
         at = {"item_id": self._item_id(block), "output_index": block.index}
         part_at = at if is_call else at | {"content_index": 0}
@@ -145,7 +144,7 @@ class ResponsesDialect:
             ]
         return [*events, self._event("response.output_item.done", **item)]
 
-    def _step_of_search(self, step: Step) -> list[Event]:
+    def _step_of_own(self, step: Step) -> list[Event]:
         """There are no events for a part of it."""
         if step.act == "grow":
             return []
@@ -180,19 +179,21 @@ class ResponsesDialect:
         if block.kind != "call":
             return block.kind
         called = self._called(block)
-        return "search" if called.searches else "input" if called.takes_text else "call"
+        return "own" if called.own else "input" if called.takes_text else "call"
 
     def _item_id(self, block: Block) -> str:
-        return PREFIXES[self._kind(block)] + block.key
+        kind = self._kind(block)
+        own = self._called(block).own if kind == "own" else None
+        return (own.prefix if own else PREFIXES[kind]) + block.key
 
     def _item(self, block: Block) -> dict[str, Any]:
         """The block as an output item. One that has just been opened holds no part yet."""
         item = {"id": self._item_id(block), "status": block.status}
         if block.kind == "call":
             called = self._called(block)
-            if called.searches:
-                told = {"type": "tool_search_call", "execution": "client", "call_id": block.id}
-                return {**item, **told, "arguments": _object(block.text)}
+            if called.own:
+                told = {"type": called.own.item, "call_id": block.id}
+                return {**item, **told, **called.own.told(block.text)}
             item |= {"call_id": block.id, "name": called.name}
             item |= {} if called.namespace is None else {"namespace": called.namespace}
             if called.takes_text:
@@ -202,15 +203,6 @@ class ResponsesDialect:
         if block.kind == "reasoning":
             return {**item, "type": "reasoning", "summary": [], "content": parts}
         return {**item, "type": "message", "role": "assistant", "content": parts}
-
-
-def _object(arguments: str) -> dict[str, Any]:
-    """A call's arguments; none of one that has just begun, or was cut."""
-    try:
-        given = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return {}
-    return given if isinstance(given, dict) else {}
 
 
 def _part(block: Block) -> dict[str, Any]:

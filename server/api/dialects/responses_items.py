@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from server.api.dialects.own_tools import OWN_TOOLS
 from server.api.dialects.turns import Conversation, texts
 from server.api.fields import Fields, needed, record, tagged
 from server.api.json_limits import InnerJson, TooManyValues
@@ -32,12 +33,7 @@ THOUGHT = either(
 CALL_IDS: Fields = {"call_id": TEXT, "id": TEXT}
 # Tools that a client runs and that have kinds of items of their own: the name by which the model
 # knows the tool, and the field with what it is to do.
-OWN_CALLS = {
-    "local_shell_call": ("local_shell", "action"),
-    "shell_call": ("shell", "action"),
-    "apply_patch_call": ("apply_patch", "operation"),
-    "tool_search_call": ("tool_search", "arguments"),
-}
+OWN_CALLS = {own.item: (kind, own.place) for kind, own in OWN_TOOLS.items()}
 # The same for what came of them.
 OWN_RESULTS = {
     "local_shell_call_output": "output",

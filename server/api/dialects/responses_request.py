@@ -59,8 +59,8 @@ RESPONSES: Fields = {
     "text": Field(record({"format": FORMAT}), "`format`: type text, json_object or json_schema."),
     "tools": Field(
         array(TOOL, of=f"tools, at most {MAX_TOOLS} of them functions"),
-        "Of type function, custom, namespace or, if the client runs it, tool_search. Others are "
-        "left out, with a line in the log.",
+        "Of type function, custom or namespace, and, where the client runs them, tool_search, "
+        "local_shell, shell and apply_patch. Others are left out, with a line in the log.",
         cost="0.01 s thread",
     ),
     "tool_choice": TOOL_CHOICE,

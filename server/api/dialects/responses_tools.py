@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.api.dialects.deferred_tools import defined
+from server.api.dialects.own_tools import OWN_TOOLS, SEARCH, OwnTool, runnable
 from server.api.dialects.turns import NAME, check_choice, check_tools, function_tool
 from server.api.fields import Field, Fields, needed, record, tagged
 from server.api.kinds import (
@@ -49,12 +50,14 @@ CUSTOM: Fields = {
 }
 INNER: Mapping[str, Fields] = {"function": FUNCTION, "custom": CUSTOM}
 IGNORED = "A tool that the server would have to run."
-SEARCH = "tool_search"  # its type, and its name for the model
 ANY_TOOL = tagged(
     "type",
     {
         **INNER,
         SEARCH: {"execution": TEXT, "description": TEXT, "parameters": SCHEMA},
+        "local_shell": {},
+        "shell": {"environment": record({"type": TEXT})},
+        "apply_patch": {},
         "namespace": {
             "name": needed(NAME),
             "description": TEXT,
@@ -65,19 +68,12 @@ ANY_TOOL = tagged(
     objects="an object",
     ignored=IGNORED,
 )
-
-
-def _runnable(tool: dict[str, Any] | None) -> dict[str, Any] | None:
-    """None for a search that a server would have to run."""
-    if tool is None or tool["type"] != SEARCH:
-        return tool
-    return {**tool, "name": SEARCH} if tool.get("execution") == "client" else None
-
-
-TOOL = then(ANY_TOOL, _runnable)
+TOOL = then(ANY_TOOL, runnable)
 NAMED: Fields = {"name": needed(TEXT), "namespace": TEXT}
+OWN_CHOICES = [kind for kind in OWN_TOOLS if kind != SEARCH]
 CHOICE_WORDS = (
-    "'none', 'auto', 'required', or an object of type 'function', 'custom' or 'allowed_tools'"
+    "'none', 'auto', 'required', or an object of type 'function', 'custom', 'allowed_tools', "
+    f"{', '.join(map(repr, OWN_CHOICES))}"
 )
 TOOL_CHOICE = either(
     {
@@ -87,6 +83,7 @@ TOOL_CHOICE = either(
             {
                 "function": NAMED,
                 "custom": NAMED,
+                **{kind: {} for kind in OWN_CHOICES},
                 "allowed_tools": {
                     "mode": needed(one_of("auto", "required")),
                     "tools": Field(
@@ -105,13 +102,17 @@ TOOL_CHOICE = either(
 
 @dataclass(frozen=True)
 class Called:
-    """A tool as its client knows it. takes_text: a call of it holds a text, not arguments.
-    searches: it looks for tools."""
+    """A tool as its client knows it. takes_text: a call of it holds a text, not arguments. kind:
+    its type, if its calls are items of their own."""
 
     name: str
     namespace: str | None = None
     takes_text: bool = False
-    searches: bool = False
+    kind: str = ""
+
+    @property
+    def own(self) -> OwnTool | None:
+        return OWN_TOOLS.get(self.kind)
 
 
 class Tools:
@@ -134,7 +135,7 @@ class Tools:
         for place, namespace, tool in flat:
             shown = self._add(place, namespace, tool)
             later += [shown] if tool.get("defer_loading") else []
-        searches = any(called.searches for called in self.called.values())
+        searches = any(called.kind == SEARCH for called in self.called.values())
         self.deferred = set(later) if searches else set()
         self._defined: set[str] = set()  # of these
         self.told = [_told(tool) for tool in given if tool is not None]
@@ -175,10 +176,13 @@ class Tools:
             choice = ToolChoice(asked["mode"])
             asked = {"type": asked["type"], "mode": choice.mode, "tools": listed}
         else:
-            takes_text = asked["type"] == "custom"
-            shown = self.shown_name(asked.get("namespace"), asked["name"], takes_text)
+            kind, name = asked["type"], asked.get("name", asked["type"])
+            if kind in OWN_TOOLS:
+                shown = self._names.get(Called(kind, kind=kind), "")
+            else:
+                shown = self.shown_name(asked.get("namespace"), name, kind == "custom")
             if shown not in self.called:
-                raise wrong("tool_choice", asked["name"], "the name of one of those in 'tools'")
+                raise wrong("tool_choice", name, "the name of one of those in 'tools'")
             choice = ToolChoice("named", shown)
         check_choice(choice, functions, "tool_choice")
         only = _name(functions[0]) if len(functions) == 1 else None
@@ -208,6 +212,8 @@ class Tools:
             if not isinstance(one, dict):
                 continue
             name, namespace = one.get("name"), one.get("namespace")
+            if called.own is not None and one.get("type") == called.kind:
+                return True
             if one.get("type") == "namespace" and name == called.namespace is not None:
                 return True
             if name == shown or (name == called.name and namespace == called.namespace):
@@ -240,7 +246,8 @@ def _readable(given: Any) -> list[dict[str, Any] | None]:
 
 
 def _called(namespace: str | None, tool: dict[str, Any]) -> Called:
-    return Called(tool["name"], namespace, tool["type"] == "custom", tool["type"] == SEARCH)
+    kind = tool["type"]
+    return Called(tool["name"], namespace, kind == "custom", kind if kind in OWN_TOOLS else "")
 
 
 def _joined(namespace: str | None, name: str) -> str:
@@ -282,4 +289,7 @@ def _told(tool: dict[str, Any]) -> dict[str, Any]:
     if tool["type"] == SEARCH:
         told = {"type": SEARCH, "execution": "client", "description": tool.get("description")}
         return told | {"parameters": tool.get("parameters")}
+    if tool["type"] in OWN_TOOLS:
+        given = {"environment": tool["environment"]} if "environment" in tool else {}
+        return {"type": tool["type"], **given}
     return told | {"tools": [_told(inner) for inner in tool["tools"] if inner is not None]}

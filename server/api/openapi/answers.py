@@ -1,6 +1,7 @@
 """JSON schemas of what the server answers: bodies, events of streams, errors. Pure data."""
 
 from server.api.dialects.messages import ERROR_TYPES, STOP_REASONS
+from server.api.dialects.own_tools import OWN_TOOLS
 from server.api.openapi.words import (
     Schema,
     any_of,
@@ -263,6 +264,16 @@ def _responses_schemas() -> dict[str, Schema]:
             ),
             told(("namespace",), **call, type=enum("function_call"), arguments=string()),
             told(("namespace",), **call, type=enum("custom_tool_call"), input=string()),
+            *(
+                told(
+                    **item,
+                    call_id=string(),
+                    type=enum(own.item),
+                    **{own.place: {"type": "object"}},
+                    **{name: enum(word) for name, word in own.more.items()},
+                )
+                for own in OWN_TOOLS.values()
+            ),
         ),
         "Response": told(
             id=string(),
