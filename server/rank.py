@@ -190,7 +190,8 @@ def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog)
     status.publish(tell_formats(shard.tokenizer))
     threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
     app.model_loaded(Model(prompts, context, shard.sampling, ready.system))
-    status.publish(Capacity(context, budget.capacity, ready.row.token, budget.row_cost))
+    row, split = ready.row, shard.arrangement.kind
+    status.publish(Capacity(context, budget.capacity, row.token, budget.row_cost, split))
     status.phases.serve()
     start = status.start
     status.note(f"ready after {time.time() - start.at:.0f} s")

@@ -29,7 +29,7 @@ def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
         "uptime_s": round(now - view.start.at, 1),
         "now": round(now, 3),
         "world_size": len(ranks.members),
-        "parallel": settings.parallel,
+        "parallel": view.capacity.split or settings.parallel,
         "backend": view.group.backend,
         "versions": versions(),
         "limits": {

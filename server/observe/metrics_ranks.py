@@ -59,7 +59,7 @@ def describe_ranks(words: Words, settings: Settings, view: View) -> Iterator[Met
     )  # fmt: skip
     facts = {
         "world_size": str(len(ranks)),
-        "parallel": settings.parallel,
+        "parallel": view.capacity.split or settings.parallel,
         "backend": view.group.backend,
         "context": str(view.capacity.context),
     }

@@ -88,7 +88,7 @@ def _cluster_schema() -> Schema:
         uptime_s=seconds,
         now=note(seconds, "Unix time, as are all `t`."),
         world_size=count,
-        parallel=enum("auto", "tensor", "pipeline"),
+        parallel=note(string(), "PARALLEL; once the model is loaded, what it led to."),
         backend=enum("none", "ring", "jaccl", "jaccl-ring"),
         versions=told(python=string(), mlx=string(), mlx_lm=string(), code=string()),
         limits=told(
