@@ -76,6 +76,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{options.model} is a folder: --revision is for repos")
     settings = read_settings(PROGRAM, options)
     python = go_on_where_mlx_lm_is(texts(settings))
+    for name in ("HF_TOKEN", "HF_ENDPOINT"):  # which the hub's own package reads as it is imported
+        if settings[name].text:
+            os.environ[name] = settings[name].text
     # What it stands on needs the environment.
     from scripts.lib.model.check_report import as_text
     from scripts.lib.model.hub_files import NotGiven
@@ -83,9 +86,6 @@ def main(arguments: list[str] | None = None) -> int:
 
     machines = choose_machines(options, settings, python)
     ranks = options.ranks or (len(machines.names) if len(machines.names) > 1 else None)
-    for name in ("HF_TOKEN", "HF_ENDPOINT"):  # which the hub's own package reads
-        if settings[name].text:
-            os.environ[name] = settings[name].text
     with tempfile.TemporaryDirectory(prefix="check-model-") as scratch:
         try:
             report = examine(

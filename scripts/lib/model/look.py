@@ -12,7 +12,11 @@ from typing import Any
 from scripts.lib.model.mlx_lm_needs import absent_packages, needs_metal
 from scripts.lib.model.model_folder import folder_problems, read_json
 from server.protocol.tokenizer_code import must_run
+from server.startup.arrangement import LAYER_COUNTS
 from server.startup.mlx_lm_source import Architecture, find_architecture, mlx_lm_folder
+from server.startup.tensor_sizes import number, sizes_of
+
+MOST_LAYERS = 1000  # the largest models have some 130; each is built to see what it would take
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,9 @@ def _architecture(
     if architecture is None:
         kind = config.get("model_type")
         return None, [f"model_type is {kind!r}, which the installed mlx-lm does not know"]
+    for key in LAYER_COUNTS:
+        if (layers := number(sizes_of(config), key)) > MOST_LAYERS:
+            return None, [f"{key} is {layers}: must be at most {MOST_LAYERS}"]
     name = architecture.name
     reasons = [
         f"mlx-lm's {name} needs the package {absent}, which is not installed"

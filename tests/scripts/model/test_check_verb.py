@@ -145,6 +145,20 @@ def test_no_network_is_said_in_a_line(tmp_path):
     assert "HF_HUB_OFFLINE is set" in offline.stderr
 
 
+def test_another_hub_may_stand_among_the_kept_settings(hub, tmp_path):
+    kept = tmp_path / "cluster.env"
+    kept.write_text(f"HF_ENDPOINT={hub.url}\n")
+    env = {"HF_HOME": hub.env["HF_HOME"], "CLUSTER_ENV": str(kept)}
+    assert report("org/gpt", "--memory", "16", "--ranks", "1", **env)["ok"]
+
+
+def test_a_config_of_absurd_sizes_is_refused_and_not_built(model):
+    config = json.loads((model / "config.json").read_text()) | {"num_hidden_layers": 10**9}
+    (model / "config.json").write_text(json.dumps(config))
+    told = report(model, "--memory", "16", code=1)
+    assert told["reasons"] == ["num_hidden_layers is 1000000000: must be at most 1000"]
+
+
 def test_a_repo_without_weights_for_mlx_is_refused(hub):
     hub.files = {name: data for name, data in hub.files.items() if "safetensors" not in name}
     done = check("org/gpt", "--memory", "16", **hub.env)
