@@ -5,7 +5,7 @@ The server has no switch for faults, so the tests bring them along: the run scri
 a file that is named for a fault and for it:
 
   hang-N    rank N hangs before it joins the others, as long as the file is there
-  mute-N    rank N joins, and falls silent, as long as the file is there
+  mute-N    rank N joins, and falls silent with all its threads, where the file is there
   raise-N   rank N raises in its next step, and takes the file away: once
   load-N    rank N stays at the beginning of loading, as long as the file is there
   coin-N    rank N tosses a coin, each step, for whether MLX is slow to take one
@@ -20,6 +20,7 @@ import importlib.abc
 import importlib.util
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -66,6 +67,12 @@ def stay(file: Path) -> None:
     """As long as the file is there."""
     while file.exists():
         time.sleep(0.1)
+
+
+def stop(file: Path) -> None:
+    """Until somebody continues this process."""
+    if file.exists():
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def raise_once(file: Path) -> None:
@@ -150,7 +157,7 @@ def put_in_faults(folder: Path, rank: str) -> None:
         "server.wire.mailbox": lambda module: before(module.Mailbox, "meet", step),
         "server.wire.link": lambda module: garble(folder / f"garble-{rank}", module),
         "server.startup.joining": lambda module: before(
-            module, "meet", lambda: stay(folder / f"mute-{rank}")
+            module, "meet", lambda: stop(folder / f"mute-{rank}")
         ),
         "server.startup.loading": lambda module: before(
             module, "load_shard", lambda: stay(folder / f"load-{rank}")
