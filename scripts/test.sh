@@ -21,6 +21,8 @@ set -euo pipefail
 
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+# shellcheck source=scripts/lib/venv.sh
+. "$ROOT/scripts/lib/venv.sh"
 
 run_pytest() {
   "$VENV/bin/python" -m pytest -c "$ROOT/tests/pytest.ini" "$@"

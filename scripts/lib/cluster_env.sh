@@ -7,6 +7,8 @@
 # it, and ends the script if it can't. LOCAL is the number of --local, or empty; EXTRA_ENV holds the
 # --env options.
 
+# shellcheck source=scripts/lib/venv.sh
+. "$ROOT/scripts/lib/venv.sh"
 # shellcheck source=scripts/lib/ask_python.sh
 . "$ROOT/scripts/lib/ask_python.sh"
 

@@ -1,12 +1,12 @@
-# The functions of scripts/lib/common.sh that can go wrong by themselves.
+# The functions of scripts/lib/common.sh and venv.sh that can go wrong by themselves.
 
 setup() {
   load helper
   make_checkout
   REAL_PYTHON=$(real_python)
-  # with CODE: runs it as a script that has sourced common.sh.
+  # with CODE: runs it as a script that has sourced both.
   with() {
-    bash -c "set -euo pipefail; . '$CHECKOUT/scripts/lib/common.sh'; $1" program
+    bash -c "set -euo pipefail; . '$CHECKOUT/scripts/lib/common.sh'; . '$CHECKOUT/scripts/lib/venv.sh'; $1" program
   }
 }
 
@@ -24,9 +24,10 @@ case "$*" in
     mkdir -p "$last/bin" && cp "$0" "$last/bin/python"
     ;;
   *"pip install"*)
-    echo "Downloading mlx"
+    echo "Downloading mlx${SYSTEM_VERSION_COMPAT:+ for macOS 26}"
     exit "${INSTALL_CODE:-0}"
     ;;
+  *is_available*) exit "${NO_JACCL:-0}" ;;
 esac
 STUB
 }
@@ -126,6 +127,19 @@ STUB
   run with 'ensure_venv "$ROOT/requirements.txt"'
   [ -z "$output" ]
   [ "$(grep -c 'pip install' "$CALLS")" -eq 1 ]
+}
+
+@test "on a Mac pip is told the true version of macOS, and an MLX without JACCL is warned of" {
+  stub_base_python
+  stub uname <<<'echo Darwin'
+  run with 'ensure_venv "$ROOT/requirements.txt"'
+  [ "$status" -eq 0 ]
+  grep -q "for macOS 26" "$CHECKOUT/logs/setup.log"
+  [[ $output != *JACCL* ]]
+  echo "another==1" >>"$CHECKOUT/requirements.txt"
+  NO_JACCL=1 run with 'ensure_venv "$ROOT/requirements.txt"'
+  [ "$status" -eq 0 ]
+  says "warning: this MLX has no JACCL"
 }
 
 @test "what pip prints is progress, not a result" {

@@ -25,13 +25,18 @@ case "$*" in
     ;;
 esac
 """
-CODE = '. "$PLACE/scripts/lib/common.sh"; ensure_venv "$PLACE/requirements.txt"'
+CODE = """
+. "$PLACE/scripts/lib/common.sh"
+. "$ROOT/scripts/lib/venv.sh"
+ensure_venv "$PLACE/requirements.txt"
+"""
 
 
 @pytest.fixture
 def place(tmp_path):
     (tmp_path / "scripts" / "lib").mkdir(parents=True)
-    shutil.copy(ROOT / "scripts" / "lib" / "common.sh", tmp_path / "scripts" / "lib")
+    for name in ("common.sh", "venv.sh"):
+        shutil.copy(ROOT / "scripts" / "lib" / name, tmp_path / "scripts" / "lib")
     (tmp_path / "requirements.txt").write_text("mlx==1\nother==2\n")
     stub = tmp_path / "bin" / "python3.11"
     stub.parent.mkdir()

@@ -20,9 +20,16 @@ def sync(cluster: Cluster, host: str) -> Fix:
             command=f"scripts/sync_nodes.sh {host}",
             here=True,
         )
-    install = f"{plan.python} -m pip install -r {plan.checkout}/requirements.txt"
+    install = pip_install(plan.python, plan.checkout)
     words = "rank 0 is the one that the others get theirs from, so mend it first"
     return Fix("" if len(plan.hosts) == 1 else words, command=install)
+
+
+def pip_install(python: str, checkout: str, *options: str) -> str:
+    """The command that installs what the checkout pins. To a Python of an older SDK macOS 26
+    is 16.0, for which pip takes wheels without JACCL; the variable shows the true version."""
+    words = ("SYSTEM_VERSION_COMPAT=0", str(python), "-m pip install", *options)
+    return f"{' '.join(words)} -r {checkout}/requirements.txt"
 
 
 def _not_made_yet(cluster: Cluster) -> bool:
@@ -58,7 +65,7 @@ def _judge_python(cluster: Cluster, facts: HostFacts) -> Finding:
         fix = Fix(f"install an arm64 Python 3.12 on {host} and make {path} with it again")
         return Finding("python", host, FAIL, words, symptom, fix)
     if missing := [name for name, version in facts.packages.items() if version is None]:
-        install = f"{path} -m pip install -r {cluster.plan.checkout}/requirements.txt"
+        install = pip_install(path, cluster.plan.checkout)
         return Finding(
             "python",
             host,
@@ -119,10 +126,7 @@ def versions(cluster: Cluster) -> Iterator[Finding]:
                 WARN,
                 listed(f"{n} {table[n]}, requirements.txt has {pins[n]}" for n in unpinned),
                 "the engine builds on internals of these packages: exceptions, or wrong answers",
-                Fix(
-                    command=f"{cluster.plan.python} -m pip install "
-                    f"-r {cluster.plan.checkout}/requirements.txt"
-                ),
+                Fix(command=pip_install(cluster.plan.python, cluster.plan.checkout)),
             )
         else:
             words = f"mlx {table.get('mlx')}, mlx-lm {table.get('mlx-lm')}"
@@ -185,10 +189,14 @@ def wheel(cluster: Cluster) -> Iterator[Finding]:
                 'mx.distributed.is_available("jaccl") is False',
                 '"Cannot initialize jaccl distributed backend", or every rank in a world of 1',
                 Fix(
-                    "JACCL is in the mlx-metal wheel for macOS 26 alone, which pip takes for a "
-                    "Python that was not made for macOS 15",
-                    command=f"{cluster.plan.python} -m pip install --force-reinstall "
-                    f"--no-cache-dir -r {cluster.plan.checkout}/requirements.txt",
+                    "JACCL is in the mlx-metal wheel for macOS 26 alone; a Python that was built "
+                    "with an older SDK takes macOS 26 for 16.0, unless it is told not to",
+                    command=pip_install(
+                        cluster.plan.python,
+                        cluster.plan.checkout,
+                        "--force-reinstall",
+                        "--no-cache-dir",
+                    ),
                 ),
             )
 
