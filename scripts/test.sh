@@ -50,7 +50,7 @@ main() {
     # One process more than cores, as many a test waits. Not with real ranks: two groups of them at
     # once take many times as long, since each waits for the other's turn in every collective.
     run_pytest "$ROOT/tests" -m "not ranks" -n "$(($(getconf _NPROCESSORS_ONLN) + 1))" \
-      --dist loadgroup --no-loadscope-reorder "$@" || code=$?
+      --dist loadfile --no-loadscope-reorder "$@" || code=$?
     [ "$code" != 2 ] || exit 2 # Ctrl-C
     run_pytest "$ROOT/tests" -m ranks "$@" || code=$?
     exit "$code"

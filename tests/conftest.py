@@ -82,14 +82,24 @@ LONGEST = (
 )  # fmt: skip
 
 
-def pytest_collection_modifyitems(config, items):
-    """Takes a sample where not all is asked for, and the longest files first.
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests go to one process together, for its fixtures' sake, but each bats file by
+    itself. Those of the run script stay together: they have one port, and look whether it is free.
+    """
+    from xdist.scheduler import LoadFileScheduling
 
-    A file's tests go to one process together, for its fixtures' sake, unless they have groups of
-    their own."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            if not file.endswith("test_bats_files.py"):
+                return file
+            return "run" if "[run_" in test else test
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Takes a sample where not all is asked for, and the longest files first."""
     left_out = set() if config.getoption("--all") else set(_beyond_the_sample(items))
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])

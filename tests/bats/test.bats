@@ -23,7 +23,7 @@ STUB
   [ "$status" -eq 0 ]
   called "-m pip install --disable-pip-version-check -r $CHECKOUT/requirements.txt -r $CHECKOUT/requirements-dev.txt"
   workers=$(($(getconf _NPROCESSORS_ONLN) + 1))
-  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m not ranks -n $workers --dist loadgroup --no-loadscope-reorder"
+  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m not ranks -n $workers --dist loadfile --no-loadscope-reorder"
   called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m ranks"
   : >"$CALLS"
   run "$TEST"

@@ -13,10 +13,7 @@ FILES = sorted((ROOT / "tests" / "bats").glob("*.bats"))
 LIMIT_S = 600  # against a hang
 
 
-@pytest.mark.parametrize(
-    "file",
-    [pytest.param(path, marks=pytest.mark.xdist_group(path.stem), id=path.stem) for path in FILES],
-)
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_script_behaves(file):
     bats = shutil.which("bats")
     if bats is None:
