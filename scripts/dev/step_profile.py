@@ -108,7 +108,7 @@ class Timed:
 def main() -> None:
     """Profiles both at each batch size; rank 0 prints."""
     arguments = parse_arguments()
-    link = join(os.environ, "")
+    link = join(os.environ)
     shard = load_shard(arguments.model.resolve(), "tensor", link, None, lambda *_: None)
     model, _ = load_model(arguments.model.resolve())
     if link.size > 1:
