@@ -7,6 +7,7 @@ schema can be compiled is for Grammars to say.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from server.api.fields import Field, Fields, needed, record, tagged
@@ -15,6 +16,7 @@ from server.api.kinds import (
     FLAG,
     SCHEMA,
     TEXT,
+    Refused,
     array,
     as_given,
     as_one,
@@ -89,12 +91,14 @@ FORMATS: Fields = {
     "structural_tag": UNSUPPORTED,
     "guided_whitespace_pattern": UNSUPPORTED,
 }
+PARAMETERS = record({"type": one_of("object")}, SCHEMA.allowed)
 FUNCTION = record(
     {
         "name": needed(word(TOOL_NAME, "1 to 64 letters, digits, underscores, dots or dashes")),
         "description": TEXT,
         "parameters": Field(
-            record({"type": one_of("object")}, SCHEMA.allowed), "The JSON schema of an object."
+            replace(PARAMETERS, read=lambda value: PARAMETERS.read(SCHEMA.read(value))),
+            "The JSON schema of an object.",
         ),
         "strict": FLAG,
     },
@@ -179,7 +183,11 @@ def _schema(value: Any, field: str) -> Any:
         schema = None
     if not isinstance(schema, dict):
         raise wrong(field, value, SCHEMA_OR_TEXT.allowed)
-    return schema
+    measure_schema(schema, field)  # what follows recurses
+    try:
+        return SCHEMA.read(schema)
+    except Refused as refused:
+        raise refused.within(field).error() from None
 
 
 def _choice(given: Any, names: set[str]) -> ToolChoice:

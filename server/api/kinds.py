@@ -278,6 +278,31 @@ def _object(value: Any) -> dict[str, Any]:
     return value
 
 
+def _schema(value: Any) -> dict[str, Any]:
+    """All of it is written out for the compiler of grammars, which takes only what JSON has."""
+    if not isinstance(value, dict):
+        raise Refused(value, SCHEMA.allowed)
+    _writable(value)
+    return value
+
+
+def _writable(value: Any) -> None:
+    if isinstance(value, str):
+        _text(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise Refused(value, "a finite number")
+    elif isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for place, inner in items:
+            if isinstance(place, str):
+                _text(place)
+            try:
+                _writable(inner)
+            except Refused as refused:
+                refused.within(place)
+                raise
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise Refused(value, "true or false")
@@ -287,5 +312,5 @@ def _flag(value: Any) -> bool:
 FLAG = Kind(_flag, {"type": "boolean"}, "true or false")
 TEXT = Kind(_text, {"type": "string"}, "a string")
 OBJECT = Kind(_object, {"type": "object"}, "an object")
-SCHEMA = as_one(OBJECT, "a JSON schema (an object)")
+SCHEMA = Kind(_schema, {"type": "object"}, "a JSON schema (an object)")
 ANYTHING = Kind(lambda value: value, {}, "anything")

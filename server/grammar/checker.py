@@ -153,8 +153,13 @@ def _in_fork(
     reasons: list[str] = []
 
     def work() -> None:
-        matcher, reason = build(tokenizer, grammar)
-        reasons.append(reason or try_out(matcher, ends))
+        try:
+            matcher, reason = build(tokenizer, grammar)
+            reasons.append(reason or try_out(matcher, ends))
+        except MemoryError:
+            reasons.append(PANIC)
+        except Exception as error:
+            reasons.append(short_reason(str(error)) or type(error).__name__)
 
     threading.stack_size(STACK_BYTES)
     worker = threading.Thread(target=work)

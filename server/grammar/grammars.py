@@ -194,11 +194,12 @@ class Grammars:
                     tool["function"]["name"],
                     schema_grammar(
                         arguments_schema(tool),
+                        _parameters(number),
                         strict=bool(tool["function"].get("strict")),
                         one_line=True,
                     ),
                 )
-                for _, tool in possible
+                for number, tool in possible
             ]
             text = harmony_grammar(answer, arguments, form)
         else:
@@ -237,7 +238,12 @@ class Grammars:
                 check_schema(arguments_schema(tool), _parameters(number))
         strict = all(tool["function"].get("strict") for _, tool in possible)
         schema = calls_schema(tools, choice, parallel)
-        return possible, schema_grammar(schema, strict=strict, one_line=True)
+        try:
+            return possible, schema_grammar(schema, "tools", strict=strict, one_line=True)
+        except ApiError:
+            for number, tool in possible:
+                self._check_tool(tool, number, client)  # tells whose it is
+            raise
 
     def warm(self) -> None:
         """Does now what the first compile would wait for: a second or two, for large vocabularies.
@@ -257,7 +263,8 @@ class Grammars:
         field = _parameters(number)
         schema, strict = arguments_schema(tool), bool(tool["function"].get("strict"))
         check_schema(schema, field)
-        grammar = self._find(schema_grammar(schema, strict=strict, one_line=True), field, client)
+        text = schema_grammar(schema, field, strict=strict, one_line=True)
+        grammar = self._find(text, field, client)
         if isinstance(grammar, str):
             places = told(unenforced(schema)) if strict else ""
             grammar += f" (at {places})" if places else ""
@@ -285,7 +292,10 @@ class Grammars:
         reason = verdict.reason
         if not reason:
             # Other threads run meanwhile: llguidance compiles without Python's lock.
-            start, reason = build(tokenizer, text)
+            try:
+                start, reason = build(tokenizer, text)
+            except Exception as error:  # as in the child: the grammar is to blame
+                reason = short_reason(str(error)) or type(error).__name__
         if reason:
             self._cache.refuse(key_of(text), reason)
             return reason

@@ -4,7 +4,9 @@ Numbers on llguidance's side (regex dialect, the keywords of JSON schema it know
 extensions) are in its docs/syntax.md and docs/json_schema.md.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from llguidance import LLMatcher
@@ -12,7 +14,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from server.grammar.schema_limits import check_schema
 from server.grammar.unenforced import lenient
-from server.protocol.errors import bad_request, show
+from server.protocol.errors import ApiError, bad_request, show
 from server.protocol.requests import Format
 
 MAX_REGEX_BYTES = 16 * 1024
@@ -29,46 +31,54 @@ ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separato
 def write_grammar(wanted: Format) -> str:
     """Grammar text for what a client asked for. Raises ApiError 400 naming its field."""
     if wanted.kind == "json_object":
-        return schema_grammar({"type": "object"}, strict=True)
+        return schema_grammar({"type": "object"}, wanted.field, strict=True)
     if wanted.kind == "json_schema":
         check_schema(wanted.value, wanted.field)
-        return schema_grammar(wanted.value, strict=wanted.strict)
-    if wanted.kind == "choice":
-        return _choice(wanted.value, wanted.field)
-    if wanted.kind == "regex":
-        _check_size(wanted.value, MAX_REGEX_BYTES, wanted.field)
-        return LLMatcher.grammar_from_regex(wanted.value)
-    if wanted.kind == "lark":
-        _check_size(wanted.value, MAX_LARK_BYTES, wanted.field)
-        return LLMatcher.grammar_from_lark(wanted.value)
-    if wanted.kind == "ebnf":
-        _check_size(wanted.value, MAX_LARK_BYTES, wanted.field)
-        return LLMatcher.grammar_from_lark(_lark_of(wanted.value, wanted.field))
+        return schema_grammar(wanted.value, wanted.field, strict=wanted.strict)
+    with usable("grammar", wanted.field):
+        if wanted.kind == "choice":
+            return _choice(wanted.value, wanted.field)
+        if wanted.kind == "regex":
+            _check_size(wanted.value, MAX_REGEX_BYTES, wanted.field)
+            return LLMatcher.grammar_from_regex(wanted.value)
+        if wanted.kind == "lark":
+            _check_size(wanted.value, MAX_LARK_BYTES, wanted.field)
+            return LLMatcher.grammar_from_lark(wanted.value)
+        if wanted.kind == "ebnf":
+            _check_size(wanted.value, MAX_LARK_BYTES, wanted.field)
+            return LLMatcher.grammar_from_lark(gbnf_to_lark(wanted.value))
     raise ValueError(f"no such kind of format: {wanted.kind!r}")
 
 
-def schema_grammar(schema: dict[str, Any], *, strict: bool, one_line: bool = False) -> str:
-    """Grammar text for JSON that matches schema.
+@contextlib.contextmanager
+def usable(what: str, field: str) -> Iterator[None]:
+    """Whatever is wrong with a grammar or schema in there: ApiError 400 naming its field."""
+    try:
+        yield
+    except ApiError:
+        raise
+    except Exception as error:  # llguidance's parser, gbnf_to_lark's, or Python's stack
+        reason = show(str(error), 200)
+        raise bad_request(f"The {what} in {field!r} cannot be used: {reason}", field) from None
+
+
+def schema_grammar(
+    schema: dict[str, Any], field: str, *, strict: bool, one_line: bool = False
+) -> str:
+    """Grammar text for JSON that matches schema. Raises ApiError 400 naming its field.
 
     Not strict: keywords, formats and patterns that llguidance does not know are left out, and oneOf
     is taken as anyOf; strict: the grammar is refused when it is compiled.
     """
-    if not strict:
-        schema = lenient(schema)
-    # A client must not turn JSON into something else by llguidance's own options.
-    own = {key: value for key, value in schema.items() if key != "x-guidance"}
-    options: dict[str, Any] = ONE_LINE if one_line else {"whitespace_pattern": WHITESPACE}
-    return LLMatcher.grammar_from_json_schema(
-        json.dumps(own), overrides={**options, "lenient": not strict}
-    )
-
-
-def _lark_of(ebnf: str, field: str) -> str:
-    try:
-        return gbnf_to_lark(ebnf)
-    except Exception as error:  # a syntax error, a rule that is not there, or too deep
-        reason = show(str(error), 200)
-        raise bad_request(f"The grammar in {field!r} cannot be used: {reason}", field) from None
+    with usable("schema", field):
+        if not strict:
+            schema = lenient(schema)
+        # A client must not turn JSON into something else by llguidance's own options.
+        own = {key: value for key, value in schema.items() if key != "x-guidance"}
+        options: dict[str, Any] = ONE_LINE if one_line else {"whitespace_pattern": WHITESPACE}
+        return LLMatcher.grammar_from_json_schema(
+            json.dumps(own), overrides={**options, "lenient": not strict}
+        )
 
 
 def _choice(choices: list[str], field: str) -> str:

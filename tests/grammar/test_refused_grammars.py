@@ -2,17 +2,22 @@
 
 import json
 import logging
+import os
+import signal
+import threading
 import time
 
 import jsonschema
 import pytest
 
+from server.grammar import checker
 from server.grammar.checker import COMPILE_CPU_S
 from server.grammar.grammars import GrammarError, Grammars
 from server.grammar.schema_limits import MAX_PROPERTIES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH
 from server.grammar.writer import MAX_CHOICES, MAX_LARK_BYTES, MAX_REGEX_BYTES
-from server.protocol.requests import Format
-from tests.support.grammar_cases import refusal
+from server.protocol.errors import ApiError
+from server.protocol.requests import Format, ToolChoice
+from tests.support.grammar_cases import refusal, tool
 
 
 class TestRefusals:
@@ -146,6 +151,58 @@ class TestRefusals:
         assert (error.status, error.param) == (400, "guided_x")
         assert reason in error.message
         assert len(error.message) < 400
+
+    @pytest.mark.parametrize(
+        ("kind", "value"),
+        [
+            ("json_schema", {"enum": ["\ud800"]}),
+            ("json_schema", {"properties": {"\ud800": {}}}),
+            ("json_schema", {"const": float("inf")}),
+            ("json_schema", {"const": 10**4000}),
+            ("json_schema", {"minimum": 10**4000}),
+            ("choice", ["\ud800"]),
+            ("regex", "\ud800"),
+            ("lark", "\ud800"),
+            ("ebnf", "\ud800"),
+        ],
+    )
+    def test_what_the_compiler_throws_at_is_refused_by_name(self, byte, kind, value):
+        """It was a 500."""
+        for strict in (True, False):
+            error = refusal(byte.grammars, Format(kind, value, strict, "f"))
+            assert (error.status, error.param) == (400, "f")
+            assert "cannot be used: " in error.message and len(error.message) < 400
+
+    @pytest.mark.parametrize("strict", [True, False])
+    @pytest.mark.parametrize("mode", ["named", "required"])
+    def test_of_many_tools_the_one_with_such_parameters_is_named(self, byte, mode, strict):
+        odd = {"type": "object", "properties": {"a": {"const": "\ud800"}}}
+        tools = [tool("a", {"type": "object"}), tool("b", odd, strict=strict)]
+        with pytest.raises(ApiError) as caught:
+            byte.grammars.compile_calls(tools, ToolChoice(mode, "b"), True)
+        assert (caught.value.status, caught.value.param) == (400, "tools[1].function.parameters")
+
+    @pytest.mark.parametrize("name", ["build", "try_out"])
+    def test_an_exception_of_the_compiler_is_its_grammars_fault(self, monkeypatch, name):
+        """The fork that met one ended without a word, which was a 503 however often it came."""
+
+        def fail(*_):
+            raise RuntimeError("odd")
+
+        reader, writer = os.pipe()
+        monkeypatch.setattr(checker, name, fail)
+        monkeypatch.setattr(
+            checker, "build", checker.build if name == "build" else lambda *_: (1, "")
+        )
+        told = []
+        monkeypatch.setattr(os, "_exit", told.append)
+        monkeypatch.setattr(signal, "setitimer", lambda *_: None)
+        monkeypatch.setattr(checker.resource, "setrlimit", lambda *_: None)
+        monkeypatch.setattr(threading, "stack_size", lambda _: None)
+        checker._in_fork(writer, None, "", [], 0)
+        os.close(writer)
+        assert json.loads(os.read(reader, 9999))["reason"] == "odd" and told == [0]
+        os.close(reader)
 
     def test_characters_that_the_model_cannot_write(self, demo):
         """Its tokenizer lacks the byte F1; the request failed in the middle instead."""
