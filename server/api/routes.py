@@ -86,14 +86,11 @@ class App:
         """Routes one request. Raises ApiError for the transport to render."""
         exchange.common_headers.update(cross_origin(exchange, self._settings.allowed_origins))
         try:
-            path = urlsplit(exchange.path).path
+            path = _route(exchange.path)
         except ValueError:
             raise bad_request("The URL is malformed.") from None
-        path = path.removeprefix("/v1").rstrip("/") or "/"
         exchange.account.method, exchange.account.route = exchange.command, self._name(path)
         self._status.record.received(exchange.account)
-        if path.startswith("/messages"):
-            exchange.say_errors_as(messages.error_body)
         self._cross_site.check(exchange, path)
         # Browsers send OPTIONS without a key.
         if path not in NEED_NO_KEY and exchange.command != "OPTIONS":
@@ -145,6 +142,15 @@ class App:
                 account.error_message,
             )
         self._on_closed(account)
+
+    def error_body(self, target: str, error: ApiError) -> dict[str, Any]:
+        """An error in the words of the API whose path it is, known or not. target: a URL, or what
+        of one could be read."""
+        try:
+            path = _route(target)
+        except ValueError:
+            path = ""
+        return messages.error_body(error) if path.startswith("/messages") else error.body()
 
     def connection_refused(self) -> None:
         """Hears of a connection beyond the most that can be open."""
@@ -222,6 +228,11 @@ class App:
     def _delete_response(self, exchange: Exchange, id: str) -> None:
         self._kept.of(exchange.account.key).delete(id)
         exchange.send_json(200, {"id": id, "object": "response", "deleted": True})
+
+
+def _route(target: str) -> str:
+    """A URL's path, with or without /v1. Raises ValueError."""
+    return urlsplit(target).path.removeprefix("/v1").rstrip("/") or "/"
 
 
 def _allow(methods: dict[str, Any]) -> str:

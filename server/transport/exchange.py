@@ -1,7 +1,8 @@
 """One connection of the HTTP transport: requests in, JSON and event streams out.
 
 Runs on the connection's own thread, on rank 0. Knows nothing of models: what a URL does is the
-`app`'s business (routes.py). Every read has a deadline, and every error is JSON in OpenAI's shape.
+`app`'s business (routes.py). Every read has a deadline, and every error is JSON in the shape that
+the app has for its path.
 """
 
 import contextlib
@@ -9,7 +10,6 @@ import json
 import logging
 import socket
 import uuid
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.request_version = "HTTP/1.1"
         self.headers = {}  # type: ignore[assignment]  # until parsed
         self.common_headers: dict[str, str] = {}  # the app's, for whatever is answered
-        self._error_body: Callable[[ApiError], Any] = ApiError.body
+        self.raw_requestline = b""
         self._body_read = False
         self._awaits_continue = False
         self._answered = False
@@ -247,14 +247,12 @@ class Exchange(BaseHTTPRequestHandler):
         self.account.generation, self.account.stream = generation, stream
         self.place.admit()
 
-    def say_errors_as(self, body: Callable[[ApiError], Any]) -> None:
-        """From here on errors of this request have this body, as the API has it that it speaks."""
-        self._error_body = body
-
     def send_api_error(self, error: ApiError) -> None:
         """An error, whatever has been sent so far: a JSON answer, or the end of a stream."""
         self.account.error = error
-        body = self._error_body(error)
+        # The path decides even where its line, or what came after it, could not be read.
+        words = self.raw_requestline.decode("latin-1").split()
+        body = self.server.error_body(self.path or "".join(words[1:2]), error)
         if self._chunked:
             self.send_event(body)
             self.end_stream()

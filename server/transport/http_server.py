@@ -15,9 +15,10 @@ import threading
 import time
 from collections.abc import Callable
 from socketserver import TCPServer
+from typing import Any
 
 from server.observe.account import Account
-from server.protocol.errors import unavailable
+from server.protocol.errors import ApiError, unavailable
 from server.transport.exchange import Exchange
 from server.transport.places import MAX_CONNECTIONS, Place, Places
 
@@ -31,7 +32,9 @@ log = logging.getLogger(__name__)
 class Server(TCPServer):
     """Listens as soon as it is built, so that /health can say "loading".
 
-    app(exchange) answers one request; on_closed(account), if given, hears of its end.
+    app(exchange) answers one request. What it may have: closed(account) hears of a request's end,
+    connection_refused() of one for which there was no place, and error_body(path, error) is what
+    an error of that path says.
     Raises OSError when the address is taken.
     """
 
@@ -49,6 +52,9 @@ class Server(TCPServer):
         self.app = app
         self.on_closed: Callable[[Account], None] = getattr(app, "closed", lambda account: None)
         self.on_refused: Callable[[], None] = getattr(app, "connection_refused", lambda: None)
+        self.error_body: Callable[[str, ApiError], Any] = getattr(
+            app, "error_body", lambda path, error: error.body()
+        )
         self.places = Places(max_connections)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         _allow_files(max_connections + SPARE_FILES)

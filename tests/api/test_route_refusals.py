@@ -8,6 +8,7 @@ import pytest
 from server.protocol.client import SERVER
 from server.text.stop_strings import stop_words
 from tests.support.api_service import MODEL, chat, user
+from tests.support.raw_http import RawClient
 from tests.support.stub_engine import CONTEXT
 
 
@@ -224,3 +225,49 @@ def test_options_and_head_are_answered(service):
 def test_a_body_that_is_no_json_object_is_400(service, body):
     for path in ("/v1/chat/completions", "/v1/completions"):
         assert service.ask("POST", path, body).error["type"] == "invalid_request_error"
+
+
+UNREAD = [  # heads that are refused before anything is routed, with a blank for the path
+    ("POST {} HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", 413),
+    ("POST {} HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+    ("POST {} HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
+    ("POST {} HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+    ("POST {} HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    ("POST {} HTTP/1.1\r\nHost : x\r\n\r\n", 400),
+    ("POST {} HTTP/1.1\r\nX: " + "a" * 70_000 + "\r\n\r\n", 431),
+    ("POST {} HTTP/1.1\r\n" + "X: 1\r\n" * 200 + "\r\n", 431),
+    ("POST {} HTTP/2.0\r\n\r\n", 505),
+    ("POST {} HTTP/x\r\n\r\n", 400),
+    ("POST {} HTTP/1.1 x\r\n\r\n", 400),
+    ("BREW {} HTTP/1.1\r\n\r\n", 405),
+    ("POST {} HTTP/1.1\r\nContent-Length: 1\r\nContent-Encoding: br\r\n\r\nx", 415),
+    ("POST {} HTTP/1.1\r\nContent-Type: application/json\r\n\r\n", 411),
+    ("GET {} HTTP/1.1\r\n\r\n", 405),
+]
+
+
+@pytest.mark.parametrize(("head", "status"), UNREAD)
+def test_a_refusal_has_the_shape_of_its_path_however_early_it_is(service, head, status):
+    for path in (
+        "/v1/messages",
+        "/messages/",
+        "/v1/messages/count_tokens?a=b",
+        "http://localhost/messages",
+    ):
+        answer = ask_raw(service, head.format(path))
+        assert answer.status == status
+        assert set(answer.json) == {"type", "error"} and answer.json["type"] == "error"
+        assert set(answer.json["error"]) == {"type", "message"}
+    for path in ("/v1/chat/completions", "/v1/responses", "/tokenize"):
+        assert ask_raw(service, head.format(path)).error["message"]
+
+
+def ask_raw(service, head: str):
+    with RawClient(service.port) as client:
+        return client.ask(head)
+
+
+def test_an_early_refusal_says_nothing_in_the_shape_of_the_request_before_it(service):
+    with RawClient(service.port) as client:
+        assert client.ask("GET /v1/messages HTTP/1.1\r\nHost: localhost\r\n\r\n").json["type"]
+        assert client.ask("\0\r\n\r\n").error["message"]
