@@ -13,7 +13,16 @@ from server.api.dialects.responses import ResponsesDialect, parse
 from server.api.dialects.responses_tools import Tools
 from server.protocol.errors import ApiError
 from server.protocol.requests import Format, ToolChoice
-from tests.support.played import SERVED, called, ended, stream_of, whole_of
+from tests.support.played import (
+    SCRIPTS,
+    SERVED,
+    called,
+    ended,
+    said,
+    stream_of,
+    thought,
+    whole_of,
+)
 
 USER = {"role": "user", "content": "hi"}
 PATCH = '*** Begin Patch\n*** Add File: a.txt\n+h"i\\\n+\u00e4\U0001f600\n*** End Patch\n'
@@ -333,6 +342,14 @@ def test_a_call_with_a_text_streams_the_text(size):
     assert {e["item_id"] for e in events if "item_id" in e} == {item.id}
     adapter = TypeAdapter(ResponseStreamEvent)
     assert all(adapter.validate_python(data).type == data["type"] for data in events)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_the_numbers_of_a_stream_have_no_gap(size):
+    thinks = [thought("Hm."), said("So: "), *patching(size)]
+    for script in (patching(size), thinks, *SCRIPTS.values()):
+        numbers = [data["sequence_number"] for _, data in stream_of(dialect(), script)]
+        assert numbers == list(range(len(numbers)))
 
 
 def test_what_goes_back_as_history_is_the_call_again():

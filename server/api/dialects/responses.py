@@ -119,8 +119,9 @@ class ResponsesDialect:
         growth = GROWTH[kind]
         if step.act == "grow":
             delta = self._input.add(step.text) if kind == "input" else step.text
-            grown = self._event(f"{growth}.delta", **part_at, delta=delta, **logprobs)
-            return [grown] if delta else []
+            if not delta:
+                return []  # before an event is made, as that takes a number
+            return [self._event(f"{growth}.delta", **part_at, delta=delta, **logprobs)]
         item = {"output_index": block.index, "item": self._item(block)}
         if step.act == "open":
             self._input = CallInput()
