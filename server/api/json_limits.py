@@ -8,13 +8,19 @@ of a second. Called on rank 0's HTTP threads, for bodies and for JSON inside of 
 import json
 from typing import Any
 
+from server.api.kinds import LoneSurrogate, encodable
+
 MAX_VALUES = 2**21  # some 0.3 s; room for the token ids of sixteen prompts of 128k
 KEY_VALUES = 4  # what a key costs: it is hashed, and looked up among those before it
 MAX_JSON_DEPTH = 100
 
 
-class TooManyValues(ValueError):
-    """The text holds more than may be parsed at once. The message goes on from what holds it."""
+class NotTaken(ValueError):
+    """JSON that a request may not hold. The message goes on from what holds it."""
+
+
+class TooManyValues(NotTaken):
+    """The text holds more than may be parsed at once."""
 
 
 def loads(text: str, allowance: int = MAX_VALUES, **options: Any) -> Any:
@@ -71,9 +77,12 @@ class InnerJson:
         self._left = MAX_VALUES
 
     def loads(self, text: str) -> Any:
-        """Raises TooManyValues, ValueError (it is not JSON), RecursionError."""
+        """Raises NotTaken, another ValueError (it is not JSON), RecursionError."""
         spent = cost(text, self._left)
         if spent > self._left:
             raise TooManyValues(f"holds, with others like it, more than {MAX_VALUES} JSON values.")
         self._left -= spent
-        return json.loads(text)
+        try:
+            return encodable(json.loads(text))
+        except LoneSurrogate:
+            raise NotTaken("holds text that is not valid Unicode (a lone surrogate).") from None

@@ -197,7 +197,7 @@ def table(
             raise Refused(f"{len(value)} {of}", allowed)
         found = {}
         for key, inner in value.items():
-            if not keys.fullmatch(key):
+            if not keys.fullmatch(encodable(key)):
                 raise Refused(key, allowed_keys)
             try:
                 found[key] = kind.read(inner)
@@ -256,7 +256,7 @@ def as_given(kind: Kind) -> Kind:
 
     def read(value: Any) -> Any:
         check(value)
-        return value
+        return encodable(value)
 
     return replace(kind, read=read)
 
@@ -264,43 +264,36 @@ def as_given(kind: Kind) -> Kind:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise Refused(value, "a string")
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise LoneSurrogate(value) from None
+    return encodable(value)
+
+
+def encodable(value: Any) -> Any:
+    """The value, if JSON has all that is in it, keys included. It is no deeper than a body."""
+    if isinstance(value, str):
+        if not value.isascii():
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError:
+                raise LoneSurrogate(value) from None
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise Refused(value, "a finite number")
+    elif isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else ():
+            encodable(key)
+        for place, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(inner, str | float | dict | list):
+                try:
+                    encodable(inner)
+                except Refused as refused:
+                    refused.within(place)
+                    raise
     return value
 
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refused(value, "an object")
-    return value
-
-
-def _schema(value: Any) -> dict[str, Any]:
-    """All of it is written out for the compiler of grammars, which takes only what JSON has."""
-    if not isinstance(value, dict):
-        raise Refused(value, SCHEMA.allowed)
-    _writable(value)
-    return value
-
-
-def _writable(value: Any) -> None:
-    if isinstance(value, str):
-        _text(value)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise Refused(value, "a finite number")
-    elif isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for place, inner in items:
-            if isinstance(place, str):
-                _text(place)
-            try:
-                _writable(inner)
-            except Refused as refused:
-                refused.within(place)
-                raise
+    return encodable(value)
 
 
 def _flag(value: Any) -> bool:
@@ -312,5 +305,5 @@ def _flag(value: Any) -> bool:
 FLAG = Kind(_flag, {"type": "boolean"}, "true or false")
 TEXT = Kind(_text, {"type": "string"}, "a string")
 OBJECT = Kind(_object, {"type": "object"}, "an object")
-SCHEMA = Kind(_schema, {"type": "object"}, "a JSON schema (an object)")
-ANYTHING = Kind(lambda value: value, {}, "anything")
+SCHEMA = as_one(OBJECT, "a JSON schema (an object)")
+ANYTHING = Kind(encodable, {}, "anything")

@@ -216,10 +216,10 @@ class ModelRoutes:
         client: Client,
     ) -> None:
         """The one way from a conversation to its answer, whatever the dialect."""
-        self._clamp(request.common, len(ids), model.context, "messages")
+        self._clamp(request.common, len(ids), model.context, request.source)
         constraint = model.prompts.chat_constraint(request, ids, client)
         job = Job(ids, lambda: model.prompts.chat_out(request, constraint, ids), constraint)
-        self._generate(exchange, model, request.common, [job], dialect, "messages", client)
+        self._generate(exchange, model, request.common, [job], dialect, request.source, client)
 
     def _generate(
         self,
@@ -343,4 +343,4 @@ class ModelRoutes:
 def _check_conversation(request: ChatRequest, model: Model) -> None:
     """Refuses before it is rendered what has more text than the context's tokens can stand for."""
     given = [request.messages, request.tools, request.template_kwargs]
-    check_length(count_chars(given), model.prompts.token_bytes, model.context, "messages")
+    check_length(count_chars(given), model.prompts.token_bytes, model.context, request.source)

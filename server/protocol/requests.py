@@ -82,7 +82,7 @@ class ChatRequest:
     "parameters"}}; deferred: names of those that the prompt does not list. text_formats: what the
     INPUT of a tool must match when the tool is forced, by the tool's name. continues: the answer
     goes on with the last message, which is the assistant's. thinking_budget: tokens after which a
-    thought is closed; None: no limit.
+    thought is closed; None: no limit. source: the field that the client put them in, for errors.
     """
 
     messages: list[dict[str, Any]]
@@ -96,6 +96,7 @@ class ChatRequest:
     common: Common = field(default_factory=Common)
     text_formats: Mapping[str, Format] = field(default_factory=dict)
     deferred: frozenset[str] = frozenset()
+    source: str = "messages"
 
 
 @dataclass(frozen=True)

@@ -104,16 +104,17 @@ class TokenizerPrompts:
     ) -> list[int]:
         """Token ids of a conversation, with the start of the model's turn unless open_turn is
         False. Raises ApiError 400 when the template refuses it or it cannot fit."""
+        source = request.source
         if not self._tokenizer.has_chat_template:
-            raise bad_request("This model has no chat template; use /v1/completions.", "messages")
+            raise bad_request("This model has no chat template; use /v1/completions.", source)
         try:
             text = self._rendered(request, open_turn)
         except Exception as error:
             # Templates raise whatever they like: unknown roles, wrong order, missing keys.
-            raise _refused(error, "messages", "the model's chat template") from error
+            raise _refused(error, source, "the model's chat template") from error
         if not isinstance(text, str):
-            raise bad_request("'messages': the model's chat template gives no text.", "messages")
-        return self._checked(self._encode(text, False, "messages", context, client), "messages")
+            raise bad_request(f"{source!r}: the model's chat template gives no text.", source)
+        return self._checked(self._encode(text, False, source, context, client), source)
 
     def _rendered(self, request: ChatRequest, open_turn: bool) -> str:
         """What the template makes of the conversation, or of a plainer form of it."""

@@ -39,6 +39,13 @@ def test_arguments_that_are_no_json_stay_as_they_are():
         assert turn["tool_calls"][0]["function"]["arguments"] == text
 
 
+CALLED = "messages[0].tool_calls[0]"
+
+
+def calling(function, **fields) -> list[dict]:
+    return [{"role": "assistant", "tool_calls": [{"function": function, **fields}]}]
+
+
 @pytest.mark.parametrize(
     ("messages", "param"),
     [
@@ -75,6 +82,8 @@ def test_arguments_that_are_no_json_stay_as_they_are():
         ([{"role": "assistant", "tool_calls": {}}], "messages[0].tool_calls"),
         ([{"role": "assistant", "tool_calls": [5]}], "messages[0].tool_calls[0]"),
         ([{"role": "assistant", "tool_calls": [{"function": 5}]}], "messages[0].tool_calls[0]"),
+        (calling({"name": "f", "arguments": '{"\\ud800": 1}'}), f"{CALLED}.function.arguments"),
+        (calling({"name": "f", "arguments": '[{"a": "\\udfff"}]'}), f"{CALLED}.function.arguments"),
     ],
 )
 def test_malformed_messages_are_400_and_say_where(messages, param):

@@ -116,10 +116,33 @@ def test_the_path_leads_to_what_is_wrong(body, param):
 
 
 def test_lone_surrogates_are_refused_wherever_text_is_read_and_nowhere_else():
-    kind = record({"a": TEXT, "o": OBJECT, "l": array(text(1, 9)), "w": as_one(array(TEXT), "")})
-    odd = parse_json(b'{"o": {"\\ud800": "\\udfff"}, "unknown": "\\ud800", "\\ud800": 1}')
-    assert read(kind, odd) == {"o": {"\ud800": "\udfff"}}
-    for name, body in (("a", "\ud800"), ("l[1]", ["ok", "\ud800"]), ("w", ["ok", "\ud800"])):
+    kind = record(
+        {
+            "a": TEXT,
+            "o": OBJECT,
+            "l": array(text(1, 9)),
+            "w": as_one(array(TEXT), ""),
+            "x": ANYTHING,
+            "g": as_given(record({"b": TEXT})),
+            "t": table(TEXT, 4, re.compile("(?s:.*)"), "keys"),
+        }
+    )
+    odd = parse_json(b'{"o": {"a": ["\\u00e4", 1]}, "unknown": "\\ud800", "\\ud800": 1}')
+    assert read(kind, odd) == {"o": {"a": ["\u00e4", 1]}}
+    for name, body in (
+        ("a", "\ud800"),
+        ("l[1]", ["ok", "\ud800"]),
+        ("w", ["ok", "\ud800"]),
+        ("o", {"\ud800": 1}),
+        ("o.a[1].b", {"a": [None, {"b": "\udfff"}]}),
+        ("o.a", {"a": {"\ud800": 1}}),
+        ("x[0]", ["\ud800"]),
+        ("x", "\ud800"),
+        ("g.other", {"b": "fine", "other": "\ud800"}),
+        ("g", {"\ud800": 1}),
+        ("t", {"\ud800": "x"}),
+        ("t.a", {"a": "\ud800"}),
+    ):
         with pytest.raises(ApiError, match="valid Unicode") as caught:
             read(kind, {name[0]: body})
         assert caught.value.param == name

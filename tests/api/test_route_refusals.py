@@ -108,6 +108,19 @@ def test_routes_that_only_count_refuse_what_no_context_holds(start, path, body):
     assert tokenized(service) == []
 
 
+@pytest.mark.parametrize("size", [CONTEXT, 4 * CONTEXT + 1])
+@pytest.mark.parametrize(
+    "path, field", [("/v1/responses", "input"), ("/v1/chat/completions", "messages")]
+)
+def test_what_is_too_long_is_named_as_its_client_names_it(service, path, field, size):
+    """Before it is rendered, and after its tokens are counted."""
+    text = "x" * size
+    body = {field: text if field == "input" else [{"role": "user", "content": text}]}
+    answer = service.ask("POST", path, body)
+    assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
+    assert answer.error["param"] == field
+
+
 def test_text_beyond_the_context_that_tokens_could_stand_for_is_counted(service):
     answer = service.ask("POST", "/tokenize", {"prompt": "x" * 4 * CONTEXT})
     assert answer.status == 200 and answer.json["count"] == 4 * CONTEXT

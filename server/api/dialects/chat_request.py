@@ -10,7 +10,7 @@ from server.api.dialects.thinking import CHAT_THINKS, thinking_of
 from server.api.dialects.turns import check_continued, texts
 from server.api.fields import Field, Fields, needed, read, record
 from server.api.formats import FORMATS, TOOLS, format_of, tools_of
-from server.api.json_limits import InnerJson, TooManyValues
+from server.api.json_limits import InnerJson, NotTaken
 from server.api.kinds import (
     FLAG,
     OBJECT,
@@ -170,8 +170,9 @@ def _tool_call(call: dict[str, Any], name: str, inner: InnerJson) -> dict[str, A
     if isinstance(arguments, str):
         try:
             arguments = inner.loads(arguments)
-        except TooManyValues as error:
-            raise bad_request(f"{name + '.function.arguments'!r} {error}", name) from None
+        except NotTaken as error:
+            name += ".function.arguments"
+            raise bad_request(f"{name!r} {error}", name) from None
         except (ValueError, RecursionError):
             pass  # the model's own malformed call, sent back to it: the template shows it as text
     return {**call, "function": {**function, "arguments": arguments}}

@@ -12,7 +12,7 @@ from typing import Any
 from server.api.dialects.own_tools import OWN_TOOLS
 from server.api.dialects.turns import Conversation, texts
 from server.api.fields import Fields, needed, record, tagged
-from server.api.json_limits import InnerJson, TooManyValues
+from server.api.json_limits import InnerJson, NotTaken
 from server.api.kinds import ANYTHING, TEXT, array, either, one_of, then
 from server.protocol.errors import bad_request
 
@@ -137,7 +137,7 @@ def _text(value: Any) -> str:
 def _arguments(text: str, place: str, inner: InnerJson) -> Any:
     try:
         return inner.loads(text) if text.strip() else {}
-    except TooManyValues as error:
-        raise bad_request(f"{place + '.arguments'!r} {error}", place) from None
+    except NotTaken as error:
+        raise bad_request(f"{place + '.arguments'!r} {error}", f"{place}.arguments") from None
     except (ValueError, RecursionError):
         return text  # the model's own malformed call, sent back to it: the template shows it

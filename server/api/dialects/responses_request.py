@@ -130,6 +130,7 @@ def parse(
         common=common,
         text_formats=tools.formats,
         deferred=frozenset(tools.deferred),
+        source="input",
     )
     fields = {
         "model": asked.get("model", served.model_id),

@@ -9,7 +9,7 @@ from typing import Any
 
 from server.api.dialects.chat_request import CONVERSATION, prompt_of
 from server.api.fields import Field, Fields, needed, read, record
-from server.api.kinds import ANYTHING, FLAG, Kind, array, as_one, never, one_of
+from server.api.kinds import FLAG, Kind, array, as_one, never, one_of
 from server.api.kinds import TEXT as STRING
 from server.api.openapi.words import any_of
 from server.api.requests import MODEL, TOKEN_ID, check_model
@@ -57,7 +57,7 @@ TEXT_BODY = record({**TEXT, "messages": never(why=" beside 'prompt'")})
 TURNS_BODY = record(
     {**TURNS, "add_special_tokens": FALSE, "prompt": never(why=" beside 'messages'")}
 )
-BODY = Kind(ANYTHING.read, any_of(TEXT_BODY.schema, TURNS_BODY.schema), EITHER, "TokenizeRequest")
+BODY = Kind(dict, any_of(TEXT_BODY.schema, TURNS_BODY.schema), EITHER, "TokenizeRequest")
 
 
 def parse_tokenize(body: Mapping[str, Any], served: Served) -> TokenizeRequest:
