@@ -206,6 +206,13 @@ def test_an_effort_that_changes_on_the_way_is_no_turn_of_its_own(content):
     assert len(request_of(messages=[quick]).messages) == 1
 
 
+def test_a_choice_that_nothing_fits_is_told_in_the_words_of_the_client():
+    with pytest.raises(ApiError) as refused:
+        request_of(tool_choice={"type": "any"})
+    assert "'tool_choice': {'type': 'any'}" in refused.value.message
+    assert "required" not in refused.value.message and "function" not in refused.value.message
+
+
 @pytest.mark.parametrize(
     "tools, choice, told, mode",
     [
@@ -321,6 +328,19 @@ def test_what_others_servers_did_is_left_out_of_an_earlier_answer():
         ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
+        (
+            {"messages": [*HI, {"role": "assistant", "content": [USE | {"input": {"\ud800": 1}}]}]},
+            "messages[1].content[0].input",
+        ),
+        (
+            {
+                "messages": [
+                    *HI,
+                    {"role": "assistant", "content": [USE | {"input": {"a": ["\ud800"]}}]},
+                ]
+            },
+            "messages[1].content[0].input.a[0]",
+        ),
         ({"messages": [*HI, {"role": "assistant", "content": [USE]}]}, "messages"),
         ({"messages": BEGUN, "tools": [ADD], "tool_choice": {"type": "any"}}, "tool_choice"),
         (user({"type": "hologram"}), "messages[0].content[0].type"),

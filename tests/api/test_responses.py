@@ -193,6 +193,10 @@ def test_what_is_no_text_leaves_words_in_its_place():
     ] * 2
 
 
+SHELL_OUTPUT = {"type": "shell_call_output", "call_id": "1"}
+NO_TEXT = {"type": "function", "name": "\ud800"}
+
+
 @pytest.mark.parametrize(
     "body, field",
     [
@@ -242,6 +246,21 @@ def test_what_is_no_text_leaves_words_in_its_place():
             {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": 1}},
             "tool_choice.tools",
         ),
+        (
+            {"tool_choice": {"type": "allowed_tools", "mode": "required", "tools": []}},
+            "tool_choice.tools",
+        ),
+        (
+            {
+                "tools": [ADD],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "mode": "required",
+                    "tools": [{"name": "x"}],
+                },
+            },
+            "tool_choice.tools",
+        ),
         ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
         ({"text": []}, "text"),
         ({"text": {"format": "json"}}, "text.format"),
@@ -258,6 +277,53 @@ def test_what_is_no_text_leaves_words_in_its_place():
         ({"temperature": 2.5}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"metadata": {"k": 1}}, "metadata.k"),
+        ({"metadata": {"\ud800": "x"}}, "metadata"),
+        (
+            {"input": [SHELL_OUTPUT | {"output": [{"stdout": "\ud800"}]}]},
+            "input[0].output[0].stdout",
+        ),
+        (
+            {"input": [{"type": "tool_search_output", "call_id": "c", "tools": [NO_TEXT]}]},
+            "input[0].tools[0].name",
+        ),
+        (
+            {"input": [{"type": "shell_call", "call_id": "c", "action": {"commands": ["\ud800"]}}]},
+            "input[0].action.commands[0]",
+        ),
+        (
+            {
+                "input": [
+                    {
+                        "type": "function_call",
+                        "call_id": "c",
+                        "name": "f",
+                        "arguments": '{"a": [{"\\ud800": 1}]}',
+                    }
+                ]
+            },
+            "input[0].arguments",
+        ),
+        (
+            {
+                "input": [
+                    {
+                        "type": "function_call",
+                        "call_id": "c",
+                        "name": "f",
+                        "arguments": '["\\ud800"]',
+                    }
+                ]
+            },
+            "input[0].arguments",
+        ),
+        (
+            {"tools": [{"type": "function", "name": "f", "parameters": {"\udfff": 1}}]},
+            "tools[0].parameters",
+        ),
+        (
+            {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [NO_TEXT]}},
+            "tool_choice.tools[0].name",
+        ),
         ({"stream": "yes"}, "stream"),
     ],
 )

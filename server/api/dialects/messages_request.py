@@ -285,6 +285,9 @@ def _choice(
     name = asked.get("name")
     if name in missing or (asked["type"] == "any" and missing and not tools):
         return ToolChoice(), True  # to force it would only end the conversation
-    at = "tool_choice" if name is None else "tool_choice.name"
-    choice = check_choice(ToolChoice(CHOICES[asked["type"]], name), tools, at)
+    choice = ToolChoice(CHOICES[asked["type"]], name)
+    if name is None:
+        check_choice(choice, tools, "tool_choice", {"type": asked["type"]})
+    else:
+        check_choice(choice, tools, "tool_choice.name", name)
     return choice, not asked.get("disable_parallel_tool_use", False)

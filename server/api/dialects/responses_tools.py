@@ -174,6 +174,9 @@ class Tools:
             listed = asked.get("tools", [])
             functions = [one for one in functions if self._is_listed(_name(one), listed)]
             choice = ToolChoice(asked["mode"])
+            if choice.mode == "required" and not functions:
+                allowed = "an array with one of those in 'tools', as 'mode' is 'required'"
+                raise wrong("tool_choice.tools", listed, allowed)
             asked = {"type": asked["type"], "mode": choice.mode, "tools": listed}
         else:
             kind, name = asked["type"], asked.get("name", asked["type"])
@@ -184,7 +187,7 @@ class Tools:
             if shown not in self.called:
                 raise wrong("tool_choice", name, "the name of one of those in 'tools'")
             choice = ToolChoice("named", shown)
-        check_choice(choice, functions, "tool_choice")
+        check_choice(choice, functions, "tool_choice", asked)
         only = _name(functions[0]) if len(functions) == 1 else None
         if choice.mode == "required" and only in self.formats:
             choice = ToolChoice("named", only)  # named, its grammar holds to the letter

@@ -169,11 +169,15 @@ def check_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return tools
 
 
-def check_choice(choice: ToolChoice, tools: Collection[Mapping[str, Any]], name: str) -> ToolChoice:
-    """The choice, if the tools allow it. Raises ApiError 400: what is not there can't be forced."""
+def check_choice(
+    choice: ToolChoice, tools: Collection[Mapping[str, Any]], field: str, given: Any
+) -> ToolChoice:
+    """The choice, if the tools allow it. field, given: where the client asks for it, and how.
+    Raises ApiError 400: what is not there can't be forced."""
     names = [tool["function"]["name"] for tool in tools]
     if choice.mode == "required" and not names:
-        raise wrong(name, choice.mode, "'auto' or 'none', as 'tools' has no function")
+        of = "of type " if isinstance(given, Mapping) else ""
+        raise wrong(field, given, f"{of}'auto' or 'none', as 'tools' has none to be called")
     if choice.mode == "named" and choice.name not in names:
-        raise wrong(name, choice.name, "the name of one of the functions in 'tools'")
+        raise wrong(field, given, "the name of one of those in 'tools'")
     return choice
