@@ -1,8 +1,9 @@
 """Text in: chat template and tokenizer; and the right way out for what comes back.
 
 Called on rank 0's HTTP threads, while the engine runs on the main thread; holds no MLX arrays.
-The tokenizer, its templates, parsers and detokenizers are mlx-lm's. Text that is too long for the
-context is refused before it is tokenized, and large text is tokenized in a child process.
+The tokenizer, its templates, parsers and detokenizers are mlx-lm's (but see byte_level). Text that
+is too long for the context is refused before it is tokenized, and large text is tokenized in a
+child process.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from server.protocol.errors import ApiError, bad_request, context_exceeded, show
 from server.protocol.events import Score
 from server.protocol.pieces import TextOut, TokenLogprob
 from server.protocol.requests import ChatRequest, Common, CompletionRequest, Format
+from server.text.byte_level import bytes_reader, mend
 from server.text.chat_text import ChatText
 from server.text.constraint import Constraint
 from server.text.encoder import Encoder, Unavailable
@@ -82,7 +84,9 @@ class TokenizerPrompts:
     def __init__(
         self, tokenizer: Any, vocab: int, template_kwargs: Mapping[str, Any] | None = None
     ) -> None:
+        mend(tokenizer)
         self._tokenizer = tokenizer
+        self._bytes = bytes_reader(tokenizer)
         self._template_kwargs = template_kwargs or {}
         self._eos = set(tokenizer.eos_token_ids)
         self.vocab = vocab
@@ -329,16 +333,6 @@ class TokenizerPrompts:
     def token_names(self, ids: list[int]) -> list[str]:
         """The tokens' names in the vocabulary."""
         return self._tokenizer.convert_ids_to_tokens(ids)
-
-    def _bytes(self, token: int) -> bytes:
-        """What a token adds to the text. Byte-level tokens may be part of a character."""
-        from mlx_lm.tokenizer_utils import _byte_decoder
-
-        piece = self._tokenizer.convert_ids_to_tokens(token)
-        decoder = _byte_decoder()
-        if piece is not None and all(letter in decoder for letter in piece):
-            return bytes(decoder[letter] for letter in piece)
-        return self._tokenizer.decode([token]).encode("utf-8", "replace")
 
     def _checked(self, ids: list[int], name: str) -> list[int]:
         if not ids:
