@@ -296,6 +296,13 @@ def _object(value: Any) -> dict[str, Any]:
     return encodable(value)
 
 
+def _schema(value: Any) -> dict[str, Any]:
+    """All of it is written out for the compiler of grammars."""
+    if not isinstance(value, dict):
+        raise Refused(value, SCHEMA.allowed)
+    return encodable(value)
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise Refused(value, "true or false")
@@ -305,5 +312,5 @@ def _flag(value: Any) -> bool:
 FLAG = Kind(_flag, {"type": "boolean"}, "true or false")
 TEXT = Kind(_text, {"type": "string"}, "a string")
 OBJECT = Kind(_object, {"type": "object"}, "an object")
-SCHEMA = as_one(OBJECT, "a JSON schema (an object)")
+SCHEMA = Kind(_schema, {"type": "object"}, "a JSON schema (an object)")
 ANYTHING = Kind(encodable, {}, "anything")
