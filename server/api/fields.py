@@ -90,34 +90,34 @@ def tagged(
 ) -> Kind:
     """An object whose field `tag` says which others it has; read, the tag is among them.
 
-    default: the tag of an object without one. objects: what to say of what is no object; else it
-    is told as one without a tag. whole: another tag is told as the object's fault, not its own.
+    default: the tag of an object without one. objects: what to say of what is no object. whole:
+    another tag is told as the object's fault, not its own.
     ignored: what objects with another tag are; they are read as None. never: tags that are known
     and not supported, and why.
     """
     readers = {key: record(fields).read for key, fields in kinds.items()}
     why = never or {}
+    words = allowed if objects is None else objects
+    objects = objects or f"an object with a {tag}"
 
     def read(value: Any) -> Any:
-        kind = None
-        if isinstance(value, dict):
-            kind = value.get(tag)
-            if kind is None:
-                kind = default
-            if isinstance(kind, str) and kind in readers:
-                found = readers[kind](value)
-                found[tag] = kind
-                return found
-        elif objects is not None:
+        if not isinstance(value, dict):
             raise Refused(value, objects)
-        if ignored and isinstance(value, dict):
+        kind = value.get(tag)
+        if kind is None:
+            kind = default
+        if isinstance(kind, str) and kind in readers:
+            found = readers[kind](value)
+            found[tag] = kind
+            return found
+        if ignored:
             return None
         if isinstance(kind, str) and kind in why:
             raise Unsupported(why[kind]).within(tag)
         raise Refused(value, allowed) if whole else Refused(kind, allowed).within(tag)
 
     cases = any_of(*_cases(tag, kinds, default, ignored))
-    return Kind(read, cases, objects or allowed, name)
+    return Kind(read, cases, words, name)
 
 
 def _cases(

@@ -65,7 +65,7 @@ def calling(function, **fields) -> list[dict]:
         ([{"role": "user", "content": True}], "messages[0].content"),
         ([{"role": "user", "content": {}}], "messages[0].content"),
         ([{"role": "user", "content": "\ud800"}], "messages[0].content"),
-        ([{"role": "user", "content": ["hi"]}], "messages[0].content[0].type"),
+        ([{"role": "user", "content": ["hi"]}], "messages[0].content[0]"),
         ([{"role": "user", "content": [{}]}], "messages[0].content[0].type"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
         (

@@ -217,7 +217,7 @@ class TestTools:
     @pytest.mark.parametrize(
         ("one", "field"),
         [
-            ("f", ".type"),
+            ("f", ""),
             ({}, ".type"),
             ({"type": "custom"}, ".type"),
             ({"type": "function"}, ".function"),

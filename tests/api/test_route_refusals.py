@@ -1,11 +1,13 @@
 """What the whole front end refuses, and that what is costly comes after what is cheap."""
 
 import contextlib
+import json
 
 import openai
 import pytest
 
 from server.protocol.client import SERVER
+from server.protocol.errors import show
 from server.text.stop_strings import stop_words
 from tests.support.api_service import MODEL, chat, user
 from tests.support.raw_http import RawClient
@@ -284,3 +286,64 @@ def test_an_early_refusal_says_nothing_in_the_shape_of_the_request_before_it(ser
     with RawClient(service.port) as client:
         assert client.ask("GET /v1/messages HTTP/1.1\r\nHost: localhost\r\n\r\n").json["type"]
         assert client.ask("\0\r\n\r\n").error["message"]
+
+
+NO_OBJECTS = [  # bodies with a blank for an element that is no object, and its place
+    ("/v1/chat/completions", {"messages": ["?"]}, "messages[0]"),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": ["?"]}]}, "content[0]"),
+    ("/v1/chat/completions", {"messages": user("x"), "tools": ["?"]}, "tools[0]"),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "assistant", "tool_calls": ["?"]}]},
+        "messages[0].tool_calls[0]",
+    ),
+    ("/v1/responses", {"input": ["?"]}, "input[0]"),
+    ("/v1/responses", {"input": [{"role": "user", "content": ["?"]}]}, "input[0].content[0]"),
+    ("/v1/responses", {"input": [{"type": "reasoning", "summary": ["?"]}]}, "input[0].summary[0]"),
+    ("/v1/responses", {"input": "x", "tools": ["?"]}, "tools[0]"),
+    (
+        "/v1/responses",
+        {"input": "x", "tools": [{"type": "namespace", "name": "n", "tools": ["?"]}]},
+        "tools[0].tools[0]",
+    ),
+    ("/v1/messages", {"max_tokens": 5, "messages": ["?"]}, "messages[0]"),
+    (
+        "/v1/messages",
+        {"max_tokens": 5, "messages": [{"role": "user", "content": ["?"]}]},
+        "messages[0].content[0]",
+    ),
+    (
+        "/v1/messages",
+        {"max_tokens": 5, "messages": [*user("x"), {"role": "assistant", "content": ["?"]}]},
+        "messages[1].content[0]",
+    ),
+    ("/v1/messages", {"max_tokens": 5, "messages": user("x"), "system": ["?"]}, "system[0]"),
+    ("/v1/messages", {"max_tokens": 5, "messages": user("x"), "tools": ["?"]}, "tools[0]"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "place"), NO_OBJECTS)
+def test_an_element_that_is_no_object_is_quoted_and_told_to_be_one(service, path, body, place):
+    for given, quoted in (("5", "5"), ("null", "None"), ("[1]", "[1]"), ("true", "True")):
+        answer = service.ask("POST", path, json.dumps(body).replace('"?"', given))
+        assert answer.status == 400
+        message = answer.json["error"]["message"]
+        assert f"{place}': {quoted}. It must be an object" in message
+
+
+@pytest.mark.parametrize(
+    ("items", "left_out"),
+    [
+        ([{"type": "zzz"}], "items of type 'zzz' are left out"),
+        ([{"type": "zzz"}, {"type": "y", "a": 1}], "items of type 'zzz', items of type 'y' are"),
+        ([{"type": "reasoning", "summary": []}], ""),
+        ([], ""),
+    ],
+)
+@pytest.mark.parametrize("instructions", [None, "be brief"])
+def test_input_without_a_message_is_quoted_as_it_came(service, items, left_out, instructions):
+    body = {"input": items, "instructions": instructions}
+    error = service.ask("POST", "/v1/responses", body).error
+    assert error["param"] == "input" and left_out in error["message"]
+    assert error["message"].startswith(f"Invalid value for 'input': {show(items)}. ")
+    assert "at least one message" in error["message"]

@@ -118,7 +118,8 @@ def parse(
     effort = asked.get("reasoning", {}).get("effort")
     previous, said = asked.get("previous_response_id"), _said(asked, kept)
     store = kept.keeps and asked.get("store", True)
-    messages = _messages(instructions, said, tools)
+    left_out = _left_out(body, asked)
+    messages = _messages(instructions, said, tools, body["input"], left_out)
     functions, choice, told_choice = tools.choice(asked.get("tool_choice", "auto"))
     request = ChatRequest(
         messages=messages,
@@ -148,7 +149,7 @@ def parse(
         "top_p": common.sampling.top_p,
     }
     items = tuple(item for _, item in said)
-    return request, Echo(fields, tools.called, _left_out(body, asked), items if store else None)
+    return request, Echo(fields, tools.called, left_out, items if store else None)
 
 
 def _said(asked: Mapping[str, Any], kept: Shelf) -> list[tuple[str, Item]]:
@@ -170,12 +171,19 @@ def _said(asked: Mapping[str, Any], kept: Shelf) -> list[tuple[str, Item]]:
 
 
 def _messages(
-    instructions: str | None, said: list[tuple[str, Item]], tools: Tools
+    instructions: str | None,
+    said: list[tuple[str, Item]],
+    tools: Tools,
+    given: Any,
+    left_out: tuple[str, ...],
 ) -> list[dict[str, Any]]:
+    """given: the input as it came, for an error that may say what of it is left out."""
     turns = turns_of(instructions, said, tools.shown_name, tools.find)
     if len(turns) <= bool(instructions) and not any(item["type"] == "message" for _, item in said):
-        items = [item for _, item in said]
-        raise wrong("input", items, "at least one message" if instructions else "a non-empty array")
+        why = [kind for kind in left_out if kind.startswith("items ")]
+        allowed = "a string, or an array with at least one message"
+        allowed += f" ({', '.join(why)} are left out of the prompt)" if why else ""
+        raise wrong("input", given, allowed)
     return turns
 
 

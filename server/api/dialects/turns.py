@@ -103,7 +103,9 @@ def text_part(kinds: Mapping[str, str], also: Readable | None = None) -> Kind:
     words = " or ".join(map(repr, (*kinds, *others))) + ", or an image or file, which is left out"
 
     def read(value: Any) -> str:
-        kind = value.get("type") if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            raise Refused(value, "an object with a type")
+        kind = value.get("type")
         if not isinstance(kind, str):
             raise Refused(kind, words).within("type")
         if kind in others:
