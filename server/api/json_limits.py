@@ -6,6 +6,8 @@ of a second. Called on rank 0's HTTP threads, for bodies and for JSON inside of 
 """
 
 import json
+import re
+import sys
 from typing import Any
 
 from server.api.kinds import LoneSurrogate, encodable
@@ -13,6 +15,13 @@ from server.api.kinds import LoneSurrogate, encodable
 MAX_VALUES = 2**21  # some 0.3 s; room for the token ids of sixteen prompts of 128k
 KEY_VALUES = 4  # what a key costs: it is hashed, and looked up among those before it
 MAX_JSON_DEPTH = 100
+MAX_DIGITS = sys.get_int_max_str_digits()  # of an integer: Python's own limit, as more take long
+# What Python's parser tells without its place; strings are matched to be skipped.
+STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+CONSTANT = re.compile(STRING + r"|(NaN|-?Infinity)", re.DOTALL)
+LONG_INTEGER = re.compile(
+    STRING + rf"|(?<![\d.eE+-])(-?\d{{{MAX_DIGITS + 1},}})(?![\d.eE])", re.DOTALL
+)
 
 
 class NotTaken(ValueError):
@@ -23,14 +32,32 @@ class TooManyValues(NotTaken):
     """The text holds more than may be parsed at once."""
 
 
-def loads(text: str, allowance: int = MAX_VALUES, **options: Any) -> Any:
-    """json.loads, for a text that costs at most the allowance. Raises TooManyValues, ValueError."""
+class NoNumber(ValueError):
+    """NaN and the like, which Python's parser would take."""
+
+
+def loads(text: str, allowance: int = MAX_VALUES) -> Any:
+    """json.loads, strict, for a text that costs at most the allowance. Raises TooManyValues,
+    JSONDecodeError, RecursionError."""
     if cost(text, allowance) > allowance:
         raise TooManyValues(
             f"holds more than {allowance} JSON values (a key counts as {KEY_VALUES}); that many "
             "would keep the server from everything else while they are read."
         )
-    return json.loads(text, **options)
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except json.JSONDecodeError:
+        raise
+    except NoNumber as error:
+        message, pattern = f"{error} is not a JSON number", CONSTANT
+    except ValueError:
+        message, pattern = f"an integer has more than {MAX_DIGITS} digits", LONG_INTEGER
+    at = next((match.start(1) for match in pattern.finditer(text) if match[1]), 0)
+    raise json.JSONDecodeError(message, text, at)
+
+
+def _refuse(text: str) -> None:
+    raise NoNumber(text)
 
 
 def cost(text: str, enough: int) -> int:

@@ -66,6 +66,27 @@ def test_a_body_that_is_no_json_object_is_400(raw):
     refusal(lambda: parse_json(raw))
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize(
+    "before", ['{"a": ', '{"NaN \\" Infinity": -1,\n"b": [0, ', '{"\\\\": {"b":']
+)
+def test_what_is_no_json_number_is_told_with_its_place(number, before):
+    error = refusal(lambda: parse_json(f"{before}{number}, NaN".encode()))
+    lines = before.split("\n")
+    place = f"line {len(lines)} column {len(lines[-1]) + 1} (char {len(before)})"
+    assert f"{number} is not a JSON number: {place}" in error.message
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize(
+    "before", ['{"a": ', '{"%s": 1.%s, "b": [1e%s, 2e-%s, ' % (("7" * 5000,) * 4)]
+)
+def test_an_integer_of_too_many_digits_is_told_in_our_words(sign, before):
+    error = refusal(lambda: parse_json(f"{before}{sign}{'9' * 5001}]}}".encode()))
+    assert "an integer has more than 4300 digits: line 1 column " in error.message
+    assert f"(char {len(before)})" in error.message and "sys." not in error.message
+
+
 @pytest.mark.parametrize("depth", range(900, 1010, 3))
 @pytest.mark.parametrize("ends", ["[]", '{"a":}'])
 def test_depth_near_the_recursion_limit_is_400(depth, ends):
