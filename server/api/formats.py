@@ -66,7 +66,8 @@ RESPONSE_FORMAT = tagged(
     objects="an object with a type",
 )
 UNSUPPORTED = never(False)
-STRUCTURED_OUTPUTS = record(
+OUTPUTS = (*KINDS, "json_object")
+ANY_OUTPUTS = record(
     {
         **VLLM,
         "json_object": FLAG,
@@ -77,6 +78,16 @@ STRUCTURED_OUTPUTS = record(
     },
     name="StructuredOutputs",
 )
+
+
+def _outputs(value: Any) -> dict[str, Any]:
+    found = ANY_OUTPUTS.read(value)
+    if not found.keys() & OUTPUTS:
+        raise Refused(value, f"an object with one of {', '.join(OUTPUTS)}")
+    return found
+
+
+STRUCTURED_OUTPUTS = replace(ANY_OUTPUTS, read=_outputs)
 FORMATS: Fields = {
     "response_format": Field(
         RESPONSE_FORMAT, "Its type: text, json_object, json_schema.", cost=IN_A_CHILD
@@ -128,6 +139,11 @@ def format_of(asked: Mapping[str, Any]) -> Format | None:
     if outputs.get("json_object"):
         found.append(Format("json_object", field="structured_outputs.json_object"))
     found += [Format(kind, asked[kind], field=kind) for kind in ("regex", "ebnf") if kind in asked]
+    return only(found)
+
+
+def only(found: list[Format]) -> Format | None:
+    """The one format, if any. Raises ApiError 400 for more."""
     if len(found) > 1:
         names = " and ".join(repr(one.field) for one in found)
         message = f"Only one of {names} may be given: they cannot be used together."

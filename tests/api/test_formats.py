@@ -40,7 +40,6 @@ class TestFormat:
             {"response_format": None},
             {"response_format": {"type": "text"}},
             {"guided_json": None, "guided_regex": None, "structured_outputs": None},
-            {"structured_outputs": {}},
             {"structured_outputs": {"json": None, "json_object": False}},
             {"guided_decoding_backend": "auto", "structural_tag": None},
         ],
@@ -133,6 +132,8 @@ class TestFormat:
             ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
             ({"structural_tag": "{}"}, "structural_tag"),
             ({"structured_outputs": []}, "structured_outputs"),
+            ({"structured_outputs": {}}, "structured_outputs"),
+            ({"structured_outputs": {"a": None}}, "structured_outputs"),
             ({"structured_outputs": {"json": 5}}, "structured_outputs.json"),
             ({"structured_outputs": {"json_object": 1}}, "structured_outputs.json_object"),
             ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
@@ -140,6 +141,12 @@ class TestFormat:
     )
     def test_wrong_values(self, body, field):
         refused(parse_format, body, field)
+
+    @pytest.mark.parametrize("given", [{}, {"a": None}, {"json": None}, {"a": 5}])
+    def test_outputs_without_any_are_told_which_there_are(self, given):
+        """They were taken for none, and the answer was free."""
+        message = refused(parse_format, {"structured_outputs": given}, "structured_outputs")
+        assert f": {given}. It must be an object with one of json, regex, choice" in message
 
     @pytest.mark.parametrize(
         ("inner", "field"),

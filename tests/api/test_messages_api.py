@@ -240,6 +240,17 @@ def test_the_schema_of_an_answer_is_kept():
         assert request_of(**body).format == Format("json_schema", SCHEMA, field=name)
 
 
+def test_two_formats_are_refused():
+    """One of them was used without a word."""
+    asked = {"type": "json_schema", "schema": SCHEMA}
+    with pytest.raises(ApiError) as refused:
+        request_of(output_config={"format": asked}, output_format=asked)
+    assert (refused.value.status, refused.value.param) == (400, "output_format.schema")
+    assert "Only one of 'output_config.format.schema' and" in refused.value.message
+    for alone in ({"effort": "low"}, {"format": None}):
+        assert request_of(output_config=alone, output_format=asked).format is not None
+
+
 def assistant(*blocks):
     return {"messages": [*HI, {"role": "assistant", "content": list(blocks)}, *HI]}
 

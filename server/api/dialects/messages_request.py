@@ -23,7 +23,7 @@ from server.api.dialects.turns import (
     text_part,
 )
 from server.api.fields import Field, Fields, needed, read, record, tagged
-from server.api.formats import IN_A_CHILD
+from server.api.formats import IN_A_CHILD, only
 from server.api.kinds import FLAG, SCHEMA, TEXT, array, either, never, then
 from server.api.notes import note
 from server.api.requests import (
@@ -197,11 +197,18 @@ def parse_count(body: Mapping[str, Any], served: Served) -> ChatRequest:
 
 
 def _format(asked: Mapping[str, Any]) -> Format | None:
-    """What the text must match."""
-    given = asked.get("output_config", {}).get("format")
-    field = "output_format" if given is None else "output_config.format"
-    given = given or asked.get("output_format")
-    return given and Format("json_schema", given["schema"], field=f"{field}.schema")
+    """What the text must match. Raises ApiError 400."""
+    given = {
+        "output_config.format": asked.get("output_config", {}).get("format"),
+        "output_format": asked.get("output_format"),
+    }
+    return only(
+        [
+            Format("json_schema", one["schema"], field=f"{field}.schema")
+            for field, one in given.items()
+            if one is not None
+        ]
+    )
 
 
 def _conversation(asked: Mapping[str, Any], body: Mapping[str, Any], **more: Any) -> ChatRequest:
