@@ -103,6 +103,60 @@ def test_calls_of_tools_with_kinds_of_their_own_are_calls(item, output, function
     assert told[1] == {"role": "tool", "tool_call_id": "c", "content": result}
 
 
+LS = {"type": "local_shell_call", "call_id": "c"}
+SHELL = {"type": "shell_call", "call_id": "c"}
+PATCHING = {"type": "apply_patch_call", "call_id": "c"}
+SEARCHING = {"type": "tool_search_call", "call_id": "c"}
+FOUND = {"type": "tool_search_output", "call_id": "c"}
+RAN = {"type": "shell_call_output", "call_id": "c"}
+
+
+@pytest.mark.parametrize(
+    "item, field",
+    [
+        ({"type": "tool_search_call", "arguments": {}}, "call_id"),
+        ({"type": "shell_call_output", "output": []}, "call_id"),
+        (SEARCHING, "arguments"),
+        (SEARCHING | {"arguments": 5}, "arguments"),
+        (FOUND, "tools"),
+        (FOUND | {"tools": 5}, "tools"),
+        (FOUND | {"tools": [5]}, "tools[0]"),
+        (FOUND | {"tools": [SEARCH, {"type": "function"}]}, "tools[1].name"),
+        (LS, "action"),
+        (LS | {"action": 5}, "action"),
+        (LS | {"action": {}}, "action.command"),
+        (LS | {"action": {"command": "ls"}}, "action.command"),
+        (LS | {"action": {"command": ["ls"], "env": 5}}, "action.env"),
+        (SHELL | {"action": {"commands": [5]}}, "action.commands[0]"),
+        (SHELL | {"action": {"commands": [], "timeout_ms": "x"}}, "action.timeout_ms"),
+        (RAN, "output"),
+        (RAN | {"output": 5}, "output"),
+        (RAN | {"output": [5]}, "output[0]"),
+        (RAN | {"output": [{"stdout": 5}]}, "output[0].stdout"),
+        (RAN | {"output": [{"outcome": {"type": "zz"}}]}, "output[0].outcome.type"),
+        (PATCHING, "operation"),
+        (PATCHING | {"operation": []}, "operation"),
+        (PATCHING | {"operation": {"type": "zz"}}, "operation.type"),
+        (PATCHING | {"operation": {"type": "delete_file"}}, "operation.path"),
+        (PATCHING | {"operation": {"type": "update_file", "path": "a"}}, "operation.diff"),
+        ({"type": "apply_patch_call_output", "call_id": "c", "output": 5}, "output"),
+        ({"type": "local_shell_call_output", "call_id": "c", "output": 5}, "output"),
+        ({"type": "reasoning", "summary": "x"}, "summary"),
+        ({"type": "mcp_call", "id": "m", "name": "f", "output": 5}, "output"),
+    ],
+)
+def test_what_is_wrong_in_an_item_is_named(item, field):
+    with pytest.raises(ApiError) as refused:
+        parsed(item)
+    assert refused.value.status == 400 and refused.value.param == f"input[1].{field}"
+
+
+def test_an_id_that_a_client_tells_as_null_is_there():
+    """A search that OpenAI's servers ran has none, and codex leaves out the item's own."""
+    (turn,) = turns(SEARCHING | {"call_id": None, "execution": "server", "arguments": {}})
+    assert turn["tool_calls"] == [call("", "tool_search", {})]
+
+
 def test_a_call_that_a_server_ran_holds_its_result():
     item = {"type": "mcp_call", "id": "m", "name": "f", "arguments": '{"a": 1}', "output": "two"}
     assert turns(item)[0]["tool_calls"] == [call("m", "f", {"a": 1})]

@@ -18,7 +18,7 @@ from server.api.kinds import (
     Refused,
     array,
     as_given,
-    as_one,
+    either,
     one_of,
     then,
     whole,
@@ -37,7 +37,16 @@ def _variables(given: dict[str, Any]) -> dict[str, Any]:
 
 
 CONTENT = texts({"text": "text", "refusal": "refusal"}, joint="")
-CALL = as_one(as_given(record({"function": needed(OBJECT)})), "an object with a function")
+CALLED: Fields = {
+    "name": needed(TEXT),
+    "arguments": either({str: TEXT, dict: OBJECT}, "a string, null or an object"),
+}
+CALL = as_given(
+    record(
+        {"id": TEXT, "type": TEXT, "function": needed(record(CALLED, "an object with a name"))},
+        "an object with a function",
+    )
+)
 MESSAGE = record(
     {
         "role": needed(one_of(*ROLES)),
@@ -49,7 +58,7 @@ MESSAGE = record(
             array(CALL, of="tool calls"), "Functions with a name, and arguments as JSON text."
         ),
         "function_call": Field(
-            as_given(record({"name": needed(TEXT)})), "As one of `tool_calls`, of older clients."
+            as_given(record(CALLED)), "As one of `tool_calls`, of older clients."
         ),
         "reasoning_content": TEXT,
         "reasoning": TEXT,

@@ -7,40 +7,24 @@ left out of the prompt, and named for the log, since refusing it would end the c
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from server.api.dialects.own_tools import OWN_TOOLS
+from server.api.dialects.own_items import OWN_CALLS, OWN_ITEMS, OWN_RESULTS
 from server.api.dialects.turns import Conversation, texts
 from server.api.fields import Fields, needed, record, tagged
 from server.api.json_limits import InnerJson, NotTaken
-from server.api.kinds import ANYTHING, TEXT, array, either, one_of, then
+from server.api.kinds import OBJECT, TEXT, Refused, array, either, one_of, then
 from server.protocol.errors import bad_request
 
 ROLES = ("user", "assistant", "system", "developer")
 PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 CONTENT = texts(PARTS)
-THOUGHT = either(
-    {
-        str: TEXT,
-        list: then(
-            array(record({"text": TEXT})),
-            lambda parts: "\n".join(part["text"] for part in parts if "text" in part),
-        ),
-    },
-    "a string, null or an array of parts with a text",
+SUMMARY = then(
+    array(record({"text": TEXT}), of="parts with a text"),
+    lambda parts: "\n".join(part["text"] for part in parts if "text" in part),
 )
-# An id beside call_id: some kinds have the one, some the other.
-CALL_IDS: Fields = {"call_id": TEXT, "id": TEXT}
-# Tools that a client runs and that have kinds of items of their own: the name by which the model
-# knows the tool, and the field with what it is to do.
-OWN_CALLS = {own.item: (kind, own.place) for kind, own in OWN_TOOLS.items()}
-# The same for what came of them.
-OWN_RESULTS = {
-    "local_shell_call_output": "output",
-    "shell_call_output": "output",
-    "apply_patch_call_output": "output",
-    "tool_search_output": "tools",
-}
+THOUGHT = either({str: TEXT, list: SUMMARY}, "a string, null or an array of parts with a text")
 # What is missing is told in this order.
 ITEMS: Mapping[str, Fields] = {
     "message": {"role": needed(one_of(*ROLES)), "content": CONTENT},
@@ -58,19 +42,18 @@ ITEMS: Mapping[str, Fields] = {
         "namespace": TEXT,
     },
     "custom_tool_call_output": {"output": CONTENT, "call_id": needed(TEXT)},
-    "reasoning": {"content": THOUGHT, "summary": THOUGHT},
+    "reasoning": {"content": THOUGHT, "summary": SUMMARY},
     "mcp_call": {
         "arguments": TEXT,
         "id": needed(TEXT),
         "name": needed(TEXT),
-        "output": ANYTHING,
-        "error": ANYTHING,
+        "output": TEXT,
+        "error": either({str: TEXT, dict: OBJECT}, "a string, null or an object"),
     },
-    **{kind: {**CALL_IDS, field: ANYTHING} for kind, (_, field) in OWN_CALLS.items()},
-    **{kind: {**CALL_IDS, field: ANYTHING} for kind, field in OWN_RESULTS.items()},
+    **OWN_ITEMS,
     "item_reference": {"id": needed(TEXT, "Of an item of an answer that is kept.")},
 }
-ITEM = tagged(
+KNOWN_ITEM = tagged(
     "type",
     ITEMS,
     f"one of {', '.join(ITEMS)}",
@@ -81,11 +64,25 @@ ITEM = tagged(
 )
 
 
+def _item(value: Any) -> dict[str, Any] | None:
+    if not isinstance(value, dict):
+        return KNOWN_ITEM.read(value)
+    if value.get("type") is None and "id" in value and "role" not in value:
+        value = {**value, "type": "item_reference"}  # the SDK's short form has no type
+    found = KNOWN_ITEM.read(value)
+    if found is not None and found["type"] in OWN_ITEMS and not value.keys() & {"call_id", "id"}:
+        raise Refused(None, TEXT.allowed).within("call_id")
+    return found
+
+
+ITEM = replace(KNOWN_ITEM, read=_item)
+
+
 def turns_of(
     instructions: str | None,
     items: list[tuple[str, dict[str, Any]]],
     shown_name: Callable[[str | None, str, bool], str],
-    find: Callable[[Any], str],
+    find: Callable[[list[Any]], str],
 ) -> list[dict[str, Any]]:
     """The turns of items that have been read, each with the name of its place, for errors.
 

@@ -19,7 +19,6 @@ from server.api.kinds import (
     FLAG,
     SCHEMA,
     TEXT,
-    Refused,
     array,
     as_one,
     either,
@@ -140,11 +139,11 @@ class Tools:
         self._defined: set[str] = set()  # of these
         self.told = [_told(tool) for tool in given if tool is not None]
 
-    def find(self, given: Any) -> str:
-        """Takes what a search has found, for calls from now on. Returns what defines those that no
-        earlier search had found; what cannot be read, or is too much, is not taken."""
+    def find(self, given: list[Any]) -> str:
+        """Takes what a search has found, as its client told it, for calls from now on. Returns what
+        defines those that no earlier search had found; what is too much is not taken."""
         new: set[str] = set()
-        for place, namespace, tool in _flat(_readable(given)):
+        for place, namespace, tool in _flat([TOOL.read(one) for one in given]):
             shown = self._names.get(_called(namespace, tool))
             if shown is None and len(self.functions) < MAX_TOOLS:
                 shown = self._add(place, namespace, tool)
@@ -235,17 +234,6 @@ def _flat(given: list[dict[str, Any] | None]) -> Iterator[tuple[str, str | None,
         for j, inner in enumerate(tool["tools"]):
             if inner is not None:
                 yield f"tools[{i}].tools[{j}]", tool["name"], inner
-
-
-def _readable(given: Any) -> list[dict[str, Any] | None]:
-    """Those of a client's list that are tools."""
-    found = []
-    for one in given if isinstance(given, list) else ():
-        try:
-            found.append(TOOL.read(one))
-        except Refused:
-            continue  # to refuse what is history would end the session
-    return found
 
 
 def _called(namespace: str | None, tool: dict[str, Any]) -> Called:
