@@ -76,6 +76,28 @@ def test_a_tool_known_by_its_type_has_its_schema(given, right, wrong):
     assert set(right) <= set(function["parameters"]["properties"])
 
 
+@pytest.mark.parametrize(
+    "given, useless",
+    [
+        (tool("bash_20250124"), [{}, {"command": "ls", "other": 1}]),
+        (
+            tool("text_editor_20250728"),
+            [{"command": "create", "path": "/a"}, {"command": "insert", "path": "/a"}],
+        ),
+        (tool("memory_20250818"), [{"command": "view"}, {"command": "rename", "path": "/a"}]),
+        (
+            tool("computer_20251124", **SCREEN),
+            [{"action": "type"}, {"action": "zoom"}, {"action": "wait"}, {"action": "scroll"}],
+        ),
+        (tool("computer_20241022", **SCREEN), [{"action": "key"}, {"action": "mouse_move"}]),
+    ],
+)
+def test_no_call_can_lack_what_it_needs_to_do_anything(given, useless):
+    (told,) = read(given).tools
+    schema = Draft202012Validator(told["function"]["parameters"])
+    assert not any(schema.is_valid(one) for one in useless)
+
+
 def test_the_screen_is_described_with_its_size():
     (told,) = read(tool("computer_20250124", **SCREEN)).tools
     assert "1024 x 768" in told["function"]["description"]

@@ -39,8 +39,8 @@ CHECKS = [
 BEYOND_SCHEMAS = re.compile(
     "cannot be used|refused by|token ids from 0|valid Unicode|holds no tokens|Two tools are named"
     "|in 'tools'|requires itself|maximum context length|asks for [0-9]+ choices|at least one"
-    "|not the assistant's|no function|a non-empty array|nested deeper|must not hold|JSON text"
-    "|characters in all|of at most"
+    "|not the assistant's|none to be called|an array with one of|a non-empty array|nested deeper"
+    "|must not hold|JSON text|characters in all|of at most"
 )
 
 

@@ -5,10 +5,14 @@ import openai
 import pytest
 from jsonschema import Draft202012Validator
 
+from server.api.dialects.own_items import OWN_CALLS
+from server.api.dialects.own_tools import OWN_TOOLS
+from server.api.dialects.responses import ResponsesDialect
 from server.api.dialects.responses_request import parse
 from server.protocol.errors import ApiError
 from server.protocol.requests import Served
 from tests.support.front_end import MODEL, TEXT, FrontEnd
+from tests.support.played import called, ended, stream_of, whole_of
 
 SERVED = Served("demo")
 KINDS = {
@@ -62,7 +66,8 @@ def test_a_call_is_an_item_of_its_own_and_comes_back_with_its_result(
     assert (call.type, call.status) == (item, "completed")
     given = getattr(call, place).to_dict()
     (told,) = read({"type": kind})[0].tools
-    Draft202012Validator(told["function"]["parameters"]).validate(given)
+    written = {key: given[key] for key in given.keys() - OWN_TOOLS[kind].always.keys()}
+    Draft202012Validator(told["function"]["parameters"]).validate(written)
     result = {"type": f"{item}_output", "call_id": call.call_id, "output": OUTPUTS[kind]}
     if kind == "local_shell":
         result |= {"id": call.call_id}
@@ -112,3 +117,70 @@ def test_a_choice_of_what_is_not_there_is_refused():
     allowed = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "shell"}]}
     request, _ = read({"type": "shell"}, {"type": "apply_patch"}, tool_choice=allowed)
     assert [tool["function"]["name"] for tool in request.tools] == ["shell"]
+
+
+FINE = {
+    "local_shell": {"command": ["ls"]},
+    "shell": {"commands": ["ls"], "timeout_ms": 5},
+    "apply_patch": {"type": "delete_file", "path": "a"},
+}
+
+
+@pytest.mark.parametrize(
+    "kind, arguments",
+    [
+        ("local_shell", {}),
+        ("local_shell", {"command": []}),
+        ("local_shell", {"command": [""]}),
+        ("local_shell", {"command": ["ls"], "env": {}}),
+        ("shell", {"commands": []}),
+        ("shell", {"commands": ["ls"], "\u00f1": 1}),
+        ("apply_patch", {"type": "update_file", "path": "a"}),
+        ("apply_patch", {"type": "delete_file", "path": ""}),
+    ],
+)
+def test_what_the_model_is_told_takes_no_call_that_would_do_nothing(kind, arguments):
+    (told,) = read({"type": kind})[0].tools
+    schema = Draft202012Validator(told["function"]["parameters"])
+    assert not schema.is_valid(arguments) and schema.is_valid(FINE[kind])
+
+
+@pytest.mark.parametrize(
+    "kind, text",
+    [
+        ("local_shell", '{"command": ["l'),
+        ("shell", ""),
+        ("shell", '{"commands": 5}'),
+        ("shell", "[]"),
+        ("apply_patch", '{"type": "update_file", "path": "a"'),
+        ("apply_patch", '{"type": "update_file", "path": "a"}'),
+    ],
+)
+def test_a_call_that_lacks_what_its_item_must_have_is_told_as_a_functions(kind, text):
+    script = [called(0, name=kind), *([called(0, text)] if text else []), ended("length")]
+    events = [data for _, data in stream_of(ResponsesDialect(read({"type": kind})[1]), script)]
+    assert not [event for event in events if event.get("item", {}).get("type") in OWN_CALLS]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    (item,) = events[-1]["response"]["output"]
+    assert (item["type"], item["name"], item["arguments"]) == ("function_call", kind, text)
+    assert item["status"] == "incomplete" and events[-2]["item"] == item
+    added = [event for event in events if event["type"] == "response.output_item.added"]
+    assert added[0]["item"] == item | {"arguments": "", "status": "in_progress"}
+    (whole,) = whole_of(ResponsesDialect(read({"type": kind})[1]), script)["output"]
+    assert (whole["type"], whole["arguments"]) == ("function_call", text)
+
+
+def test_a_search_that_was_cut_is_no_search():
+    echo = read({"type": "tool_search", "execution": "client"})[1]
+    script = [called(0, name="tool_search"), called(0, '{"q": "x'), ended("length")]
+    (item,) = whole_of(ResponsesDialect(echo), script)["output"]
+    assert item["type"] == "function_call"
+
+
+def test_an_item_is_not_told_before_it_has_what_it_must_have():
+    dialect = ResponsesDialect(read({"type": "shell"})[1])
+    events = dialect.opening() + dialect.piece(called(0, name="shell"))
+    events += dialect.piece(called(0, '{"commands": ["ls"]}'))
+    assert [kind for kind, _ in events] == ["response.created", "response.in_progress"]
+    (_, added), (_, done) = dialect.piece(ended("tool_calls"))
+    assert added["item"]["action"] == done["item"]["action"] == {"commands": ["ls"]}

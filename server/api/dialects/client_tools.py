@@ -75,9 +75,23 @@ def as_function(tool: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _object(properties: dict[str, Schema], *required: str) -> Schema:
-    return {"type": "object", "properties": properties} | (
-        {"required": list(required)} if required else {}
-    )
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return schema | ({"required": list(required)} if required else {"minProperties": 1})
+
+
+def _each(schema: Schema, needs: Mapping[str, tuple[str, ...]]) -> Schema:
+    """The schema of a tool that does several things, the first of its properties saying which.
+    needs: what some of them must have beside it."""
+    tag = schema["required"][0]
+    of_each: dict[tuple[str, ...], list[str]] = {}
+    for word in schema["properties"][tag]["enum"]:
+        required = tuple(name for name in needs.get(word, ()) if name in schema["properties"])
+        of_each.setdefault(required, []).append(word)
+    cases = [
+        {"properties": {tag: {"enum": words}}} | ({"required": [*required]} if required else {})
+        for required, words in of_each.items()
+    ]
+    return schema | {"anyOf": cases}
 
 
 def _one_of(*words: str) -> Schema:
@@ -129,9 +143,28 @@ def _pointing(date: str) -> Iterator[tuple[str, Schema]]:
         yield "region", _told(REGION, "Of zoom: [x0, y0, x1, y1].")
 
 
+EDITS = {
+    "create": ("file_text",),
+    "str_replace": ("old_str",),  # without new_str it is deleted
+    "insert": ("insert_line",),
+}
+REMEMBERS = {
+    **{word: ("path", *needs) for word, needs in EDITS.items()},
+    "view": ("path",),
+    "delete": ("path",),
+    "rename": ("old_path", "new_path"),
+}
+POINTS = {
+    **dict.fromkeys(("key", "type"), ("text",)),
+    **dict.fromkeys(("mouse_move", "left_click_drag"), ("coordinate",)),
+    "scroll": ("scroll_direction",),
+    "hold_key": ("text", "duration"),
+    "wait": ("duration",),
+    "zoom": ("region",),
+}
 SCHEMAS = {
     "bash": lambda date: _object({"command": TEXT, "restart": {"type": "boolean"}}),
-    "text_editor": lambda date: _object(dict(_editing(date)), "command", "path"),
-    "memory": lambda date: _object(dict(_remembering()), "command"),
-    "computer": lambda date: _object(dict(_pointing(date)), "action"),
+    "text_editor": lambda date: _each(_object(dict(_editing(date)), "command", "path"), EDITS),
+    "memory": lambda date: _each(_object(dict(_remembering()), "command"), REMEMBERS),
+    "computer": lambda date: _each(_object(dict(_pointing(date)), "action"), POINTS),
 }

@@ -4,12 +4,14 @@ Pure; called on rank 0's HTTP threads. Each is handed on as it came: the model i
 call's own field holds, whatever a later release adds to it.
 """
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
-from server.api.dialects.own_tools import OWN_TOOLS
+from server.api.dialects.own_tools import OWN_TOOLS, OwnTool
 from server.api.dialects.responses_tools import TOOL
 from server.api.fields import Field, Fields, needed, record, tagged
-from server.api.kinds import OBJECT, TEXT, Kind, array, as_given, either, one_of, whole
+from server.api.kinds import OBJECT, TEXT, Kind, Refused, array, as_given, either, one_of, whole
 from server.api.requests import INT64_MAX
 
 # The name by which the model knows the tool of a call, and the field with what it is to do.
@@ -76,3 +78,18 @@ OWN_ITEMS: Mapping[str, Fields] = {
     },
     "tool_search_output": {**IDS, "tools": _whole(array(TOOL, of="tools"))},
 }
+READERS = {kind: record(fields).read for kind, fields in OWN_ITEMS.items()}
+
+
+def told(own: OwnTool, arguments: str) -> dict[str, Any] | None:
+    """What an item of a call has of its own; None of arguments that were cut, or that lack what
+    such an item must have: clients take it for whole."""
+    try:
+        given = json.loads(arguments)
+        if not isinstance(given, dict):
+            return None
+        item = {"type": own.item, **own.more, own.place: {**own.always, **given}}
+        READERS[own.item](item)
+    except (ValueError, RecursionError, Refused):
+        return None
+    return item

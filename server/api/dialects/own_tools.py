@@ -5,7 +5,6 @@ models know them; any other has to be told what they do and take. A search for t
 own description. (Those of the Messages API are in client_tools.py.)
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 Schema = dict[str, Any]
 SEARCH = "tool_search"
 TEXT: Schema = {"type": "string"}
-TEXTS: Schema = {"type": "array", "items": TEXT}
+SOME: Schema = {"type": "string", "minLength": 1}
+TEXTS: Schema = {"type": "array", "items": SOME, "minItems": 1}
 WHOLE: Schema = {"type": "integer", "minimum": 0}
 
 
@@ -31,13 +31,14 @@ class OwnTool:
     always: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
-    def told(self, arguments: str) -> dict[str, Any]:
-        """The call as an item has it."""
-        return {**self.more, self.place: {**self.always, **_object(arguments)}}
-
 
 def _takes(*required: str, **properties: Schema) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(required)}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
 
 
 # By the tool's type, which is its name for the model, too.
@@ -68,9 +69,10 @@ OWN_TOOLS: Mapping[str, OwnTool] = {
             "type",
             "path",
             type=TEXT | {"enum": ["create_file", "update_file", "delete_file"]},
-            path=TEXT,
+            path=SOME,
             diff=TEXT,
-        ),
+        )
+        | {"anyOf": [{"required": ["diff"]}, {"properties": {"type": {"enum": ["delete_file"]}}}]},
     ),
 }
 
@@ -86,12 +88,3 @@ def runnable(tool: dict[str, Any] | None) -> dict[str, Any] | None:
     if tool.get("environment", {}).get("type", "local") != "local":
         return None  # in a container of OpenAI's
     return {**tool, "name": kind, "description": own.description, "parameters": own.schema}
-
-
-def _object(arguments: str) -> dict[str, Any]:
-    """A call's arguments; none of one that has just begun, or was cut."""
-    try:
-        given = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return {}
-    return given if isinstance(given, dict) else {}

@@ -11,6 +11,7 @@ from typing import Any
 
 from server.api.dialects.blocks import Block, Blocks, Step
 from server.api.dialects.call_input import CallInput, input_of
+from server.api.dialects.own_items import told
 from server.api.dialects.responses_request import Echo, parse
 from server.api.dialects.responses_tools import Called
 from server.protocol.errors import ApiError
@@ -109,7 +110,7 @@ class ResponsesDialect:
 
     def _step(self, step: Step) -> list[Event]:
         block, kind = step.block, self._kind(step.block)
-        if kind == "own":
+        if self._called(block).own:
             return self._step_of_own(step)
         is_call = kind in ("call", "input")
         at = {"item_id": self._item_id(block), "output_index": block.index}
@@ -136,8 +137,7 @@ class ResponsesDialect:
             events = [self._event(f"{growth}.delta", **part_at, delta=rest)] if rest else []
             events.append(self._event(f"{growth}.done", **part_at, input=text))
         elif is_call:
-            done = {"name": self._called(block).name, "arguments": block.text}
-            events = [self._event(f"{growth}.done", **part_at, **done)]
+            events = [self._arguments_done(block)]
         else:
             events = [
                 self._event(f"{growth}.done", **part_at, text=block.text, **logprobs),
@@ -146,12 +146,32 @@ class ResponsesDialect:
         return [*events, self._event("response.output_item.done", **item)]
 
     def _step_of_own(self, step: Step) -> list[Event]:
-        """There are no events for a part of it."""
-        if step.act == "grow":
+        """Nothing before its end: only then is it known whether it has what its item must have. If
+        not, it is told as a function's call, which may hold anything."""
+        block = step.block
+        if step.act != "close":
             return []
-        act = "added" if step.act == "open" else "done"
-        item = {"output_index": step.block.index, "item": self._item(step.block)}
-        return [self._event(f"response.output_item.{act}", **item)]
+        item, index = self._item(block), {"output_index": block.index}
+        begun = item | {"status": "in_progress"}
+        if self._kind(block) == "own":
+            events = [self._event("response.output_item.added", **index, item=begun)]
+        else:
+            at = {"item_id": item["id"], **index}
+            begun |= {"arguments": ""}
+            events = [self._event("response.output_item.added", **index, item=begun)]
+            if block.text:
+                events.append(self._event(f"{GROWTH['call']}.delta", **at, delta=block.text))
+            events.append(self._arguments_done(block))
+        return [*events, self._event("response.output_item.done", **index, item=item)]
+
+    def _arguments_done(self, block: Block) -> Event:
+        return self._event(
+            f"{GROWTH['call']}.done",
+            item_id=self._item_id(block),
+            output_index=block.index,
+            name=self._called(block).name,
+            arguments=block.text,
+        )
 
     def _response(
         self, status: str, usage: Usage | None = None, error: ApiError | None = None
@@ -166,7 +186,7 @@ class ResponsesDialect:
             "background": False,
             "error": error and {"code": _code(error), "message": error.message},
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-            "output": [self._item(block) for block in self._blocks.all],
+            "output": [self._item(block) for block in self._blocks.all if not self._held(block)],
             "truncation": "disabled",
             "usage": usage and _usage(usage),
             "user": None,
@@ -180,7 +200,13 @@ class ResponsesDialect:
         if block.kind != "call":
             return block.kind
         called = self._called(block)
-        return "own" if called.own else "input" if called.takes_text else "call"
+        if called.own and told(called.own, block.text) is not None:
+            return "own"
+        return "input" if called.takes_text else "call"
+
+    def _held(self, block: Block) -> bool:
+        """Whether the client has not heard of it yet."""
+        return block.status == "in_progress" and self._called(block).own is not None
 
     def _item_id(self, block: Block) -> str:
         kind = self._kind(block)
@@ -192,9 +218,8 @@ class ResponsesDialect:
         item = {"id": self._item_id(block), "status": block.status}
         if block.kind == "call":
             called = self._called(block)
-            if called.own:
-                told = {"type": called.own.item, "call_id": block.id}
-                return {**item, **told, **called.own.told(block.text)}
+            if called.own and (own := told(called.own, block.text)) is not None:
+                return {**item, "call_id": block.id, **own}
             item |= {"call_id": block.id, "name": called.name}
             item |= {} if called.namespace is None else {"namespace": called.namespace}
             if called.takes_text:
