@@ -6,7 +6,7 @@ table**: it is then read, refused with words, described at /openapi.json and lis
 say which rows change). What two fields say together is for the API's own file in dialects/.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,25 +110,29 @@ def tagged(
             found = readers[kind](value)
             found[tag] = kind
             return found
-        if ignored:
-            return None
         if isinstance(kind, str) and kind in why:
             raise Unsupported(why[kind]).within(tag)
+        if ignored:
+            return None
         raise Refused(value, allowed) if whole else Refused(kind, allowed).within(tag)
 
-    cases = any_of(*_cases(tag, kinds, default, ignored))
+    cases = any_of(*_cases(tag, kinds, default, ignored, why))
     return Kind(read, cases, words, name)
 
 
 def _cases(
-    tag: str, kinds: Mapping[str, Fields], default: str | None, ignored: str
+    tag: str,
+    kinds: Mapping[str, Fields],
+    default: str | None,
+    ignored: str,
+    never: Iterable[str],
 ) -> Iterator[Schema]:
     for key, fields in kinds.items():
         own = described(fields)
         own = {tag: Field(Kind(_unread, enum(key), ""), needed=key != default)} | own
         yield object_schema(own)
     if ignored:
-        known = [*kinds] if default is None else [*kinds, None]
+        known = [*kinds, *never, *([] if default is None else [None])]
         other = Field(Kind(_unread, {"not": enum(*known)}, ""), needed=default is not None)
         yield note(object_schema({tag: other}), f"{ignored} Ignored.")
 

@@ -6,7 +6,7 @@ schema can be compiled is for Grammars to say.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -102,15 +102,14 @@ FORMATS: Fields = {
     "structural_tag": UNSUPPORTED,
     "guided_whitespace_pattern": UNSUPPORTED,
 }
-PARAMETERS = record({"type": one_of("object")}, SCHEMA.allowed)
+PARAMETERS = Field(
+    as_given(record({"type": one_of("object")}, SCHEMA.allowed)), "The JSON schema of an object."
+)
 FUNCTION = record(
     {
         "name": needed(word(TOOL_NAME, "1 to 64 letters, digits, underscores, dots or dashes")),
         "description": TEXT,
-        "parameters": Field(
-            replace(PARAMETERS, read=lambda value: PARAMETERS.read(SCHEMA.read(value))),
-            "The JSON schema of an object.",
-        ),
+        "parameters": PARAMETERS,
         "strict": FLAG,
     },
     "an object with a name",
@@ -151,16 +150,25 @@ def only(found: list[Format]) -> Format | None:
     return found[0] if found else None
 
 
+def check_names(names: Iterable[tuple[str, str]]) -> set[str]:
+    """The names of tools, if no two are the same. names: each with its field. Raises ApiError 400:
+    nobody could tell which of them was called."""
+    seen: set[str] = set()
+    for name, field in names:
+        if name in seen:
+            raise bad_request(f"{field!r}: Two tools are named {show(name)}.", field)
+        seen.add(name)
+    return seen
+
+
 def tools_of(asked: Mapping[str, Any]) -> tuple[list[dict[str, Any]], ToolChoice, bool]:
     """The tools of a chat request, which of them must be called, and whether several may be at
     once, of TOOLS that have been read. Raises ApiError 400."""
     tools = asked.get("tools", [])
-    seen: set[str] = set()
-    for number, tool in enumerate(tools):
-        name = tool["function"]["name"]
-        if name in seen:
-            raise bad_request(f"Two tools are named {name!r}.", f"tools[{number}].function.name")
-        seen.add(name)
+    seen = check_names(
+        (tool["function"]["name"], f"tools[{number}].function.name")
+        for number, tool in enumerate(tools)
+    )
     return tools, _choice(asked.get("tool_choice"), seen), asked.get("parallel_tool_calls", True)
 
 

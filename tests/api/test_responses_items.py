@@ -246,21 +246,31 @@ def test_history_names_tools_as_the_request_does():
         assert turns(*items, tools=tools)[0]["tool_calls"] == [call("c", "mcp__docs__search", {})]
 
 
-def test_no_two_tools_have_one_name_for_the_model():
-    flat = SEARCH | {"name": "mcp__docs__search"}
-    request, echo = parsed(tools=[flat, DOCS])
-    names = [tool["function"]["name"] for tool in request.tools]
-    assert names == ["mcp__docs__search", "mcp__docs__search_2"]
-    assert [echo.called[name].namespace for name in names] == [None, "mcp__docs"]
+@pytest.mark.parametrize(
+    "tools, name, field",
+    [
+        ([SEARCH, SEARCH], "search", "tools[1].name"),
+        ([SEARCH, APPLY | {"name": "search"}], "search", "tools[1].name"),
+        ([DOCS, DOCS], "mcp__docs__search", "tools[1].tools[0].name"),
+        ([DOCS | {"tools": [SEARCH, SEARCH]}], "mcp__docs__search", "tools[0].tools[1].name"),
+        (
+            [SEARCH | {"name": "mcp__docs__search"}, DOCS],
+            "mcp__docs__search",
+            "tools[1].tools[0].name",
+        ),
+        ([DOCS, SEARCH | {"name": "mcp__docs__search"}], "mcp__docs__search", "tools[1].name"),
+        ([{"type": "shell"}, {"type": "shell"}], "shell", "tools[1].type"),
+    ],
+)
+def test_no_two_tools_have_one_name(tools, name, field):
+    with pytest.raises(ApiError, match=f"named '{name}'") as refused:
+        parsed(tools=tools)
+    assert refused.value.status == 400 and refused.value.param == field
 
 
-def test_a_function_and_a_tool_with_a_text_of_one_name_are_told_apart():
-    both = [SEARCH | {"name": "apply_patch"}, APPLY]
-    for choice, name in (("function", "apply_patch"), ("custom", "apply_patch_2")):
-        asked = {"type": choice, "name": "apply_patch"}
-        assert parsed(tools=both, tool_choice=asked)[0].tool_choice.name == name
-    item = {"type": "custom_tool_call", "call_id": "c", "name": "apply_patch", "input": ""}
-    assert turns(item, tools=both)[0]["tool_calls"] == [call("c", "apply_patch_2", {"input": ""})]
+def test_a_namespace_may_come_in_parts():
+    request, _ = parsed(tools=[DOCS, DOCS | {"tools": [SEARCH | {"name": "read"}]}])
+    assert len(request.tools) == 2
 
 
 def test_tools_are_counted_before_their_names_are_compared(monkeypatch):
@@ -350,6 +360,12 @@ def test_the_only_tool_is_forced_by_name_if_it_has_a_grammar():
         ([{"type": "namespace", "name": "n", "tools": [{"type": "function"}]}],
          "tools[0].tools[0].name"),
         ([{"type": "custom"}], "tools[0].name"),
+        ([DOCS | {"tools": [DOCS]}], "tools[0].tools[0].type"),
+        ([SEARCH | {"parameters": {"type": "zz"}}], "tools[0].parameters.type"),
+        ([DOCS | {"tools": [SEARCH | {"parameters": {"type": "array"}}]}],
+         "tools[0].tools[0].parameters.type"),
+        ([{"type": "tool_search", "execution": "client", "parameters": {"type": "array"}}],
+         "tools[0].parameters.type"),
         ([{"type": "namespace", "name": "n", "tools": [SEARCH] * 513}], "tools"),
     ],
 )  # fmt: skip

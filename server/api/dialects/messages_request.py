@@ -23,7 +23,7 @@ from server.api.dialects.turns import (
     text_part,
 )
 from server.api.fields import Field, Fields, needed, read, record, tagged
-from server.api.formats import IN_A_CHILD, only
+from server.api.formats import IN_A_CHILD, PARAMETERS, check_names, only
 from server.api.kinds import FLAG, SCHEMA, TEXT, array, either, never, then
 from server.api.notes import note
 from server.api.requests import (
@@ -71,7 +71,7 @@ CUSTOM_TOOL = tagged(
     "type",
     {
         "custom": {
-            "input_schema": needed(SCHEMA),
+            "input_schema": replace(PARAMETERS, needed=True),
             "name": needed(NAME),
             "description": TEXT,
             "strict": FLAG,
@@ -212,6 +212,11 @@ def _format(asked: Mapping[str, Any]) -> Format | None:
 
 
 def _conversation(asked: Mapping[str, Any], body: Mapping[str, Any], **more: Any) -> ChatRequest:
+    check_names(
+        (tool["name"], f"tools[{number}].name")
+        for number, tool in enumerate(asked.get("tools", ()))
+        if tool
+    )
     tools = [function_tool(tool, "input_schema") for tool in asked.get("tools", ()) if tool]
     missing = unavailable(body.get("tools"))
     choice, parallel = _choice(asked.get("tool_choice"), check_tools(tools), missing)

@@ -15,6 +15,7 @@ from server.api.dialects.turns import Conversation, texts
 from server.api.fields import Fields, needed, record, tagged
 from server.api.json_limits import InnerJson, NotTaken
 from server.api.kinds import OBJECT, TEXT, Refused, array, either, one_of, then
+from server.api.openapi.words import Schema
 from server.protocol.errors import bad_request
 
 ROLES = ("user", "assistant", "system", "developer")
@@ -75,7 +76,17 @@ def _item(value: Any) -> dict[str, Any] | None:
     return found
 
 
-ITEM = replace(KNOWN_ITEM, read=_item)
+def _described(case: Schema) -> Schema:
+    """Of the items with two ids, one is needed."""
+    both = {"call_id", "id"} <= case.get("properties", {}).keys()
+    return case | {"anyOf": [{"required": [id]} for id in ("call_id", "id")]} if both else case
+
+
+ITEM = replace(
+    KNOWN_ITEM,
+    read=_item,
+    schema={**KNOWN_ITEM.schema, "anyOf": [*map(_described, KNOWN_ITEM.schema["anyOf"])]},
+)
 
 
 def turns_of(

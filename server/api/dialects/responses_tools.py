@@ -14,10 +14,10 @@ from server.api.dialects.deferred_tools import defined
 from server.api.dialects.own_tools import OWN_TOOLS, SEARCH, OwnTool, runnable
 from server.api.dialects.turns import NAME, check_choice, check_tools, function_tool
 from server.api.fields import Field, Fields, needed, record, tagged
+from server.api.formats import PARAMETERS, check_names
 from server.api.kinds import (
     ANYTHING,
     FLAG,
-    SCHEMA,
     TEXT,
     array,
     as_one,
@@ -34,7 +34,7 @@ SYNTAXES = {"lark": "Lark grammar", "regex": "regular expression"}
 FUNCTION: Fields = {
     "name": needed(NAME),
     "description": TEXT,
-    "parameters": SCHEMA,
+    "parameters": PARAMETERS,
     "strict": FLAG,
     "defer_loading": FLAG,
 }
@@ -49,18 +49,26 @@ CUSTOM: Fields = {
 }
 INNER: Mapping[str, Fields] = {"function": FUNCTION, "custom": CUSTOM}
 IGNORED = "A tool that the server would have to run."
+INNER_TOOL = tagged(
+    "type",
+    INNER,
+    "",
+    objects="an object",
+    ignored=IGNORED,
+    never={"namespace": " inside of a namespace"},
+)
 ANY_TOOL = tagged(
     "type",
     {
         **INNER,
-        SEARCH: {"execution": TEXT, "description": TEXT, "parameters": SCHEMA},
+        SEARCH: {"execution": TEXT, "description": TEXT, "parameters": PARAMETERS},
         "local_shell": {},
         "shell": {"environment": record({"type": TEXT})},
         "apply_patch": {},
         "namespace": {
             "name": needed(NAME),
             "description": TEXT,
-            "tools": needed(array(tagged("type", INNER, "", objects="an object", ignored=IGNORED))),
+            "tools": needed(array(INNER_TOOL)),
         },
     },
     "",
@@ -130,6 +138,14 @@ class Tools:
         self._names: dict[Called, str] = {}
         flat = list(_flat(given))
         check_tools([tool for _, _, tool in flat])  # before their names are compared
+        check_names(
+            (_joined(namespace, tool["name"]), f"{place}.name")
+            for place, namespace, tool in flat
+            if tool["type"] not in OWN_TOOLS
+        )
+        check_names(
+            (tool["type"], f"{place}.type") for place, _, tool in flat if tool["type"] in OWN_TOOLS
+        )
         later = []
         for place, namespace, tool in flat:
             shown = self._add(place, namespace, tool)
