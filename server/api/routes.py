@@ -117,7 +117,7 @@ class App:
         if path.startswith("/models/"):
             name = unquote(path.removeprefix("/models/"))
             return {"GET": lambda exchange: self._one_model(exchange, name)}
-        if path.startswith("/responses/"):
+        if _is_response(path):
             id = unquote(path.removeprefix("/responses/"))
             return {
                 "GET": lambda exchange: self._one_response(exchange, id),
@@ -160,7 +160,7 @@ class App:
         """A route's name for the record: one of few, whatever clients ask for."""
         if path in self._routes:
             return path if path in BARE else "/v1" + path
-        if path.startswith("/responses/"):
+        if _is_response(path):
             return "/v1/responses/{id}"
         return "/v1/models/{model}" if path.startswith("/models/") else "other"
 
@@ -233,6 +233,11 @@ class App:
 def _route(target: str) -> str:
     """A URL's path, with or without /v1. Raises ValueError."""
     return urlsplit(target).path.removeprefix("/v1").rstrip("/") or "/"
+
+
+def _is_response(path: str) -> bool:
+    """Whether it is that of a response, and not of something below one, as its input_items."""
+    return path.startswith("/responses/") and path.count("/") == 2
 
 
 def _allow(methods: dict[str, Any]) -> str:

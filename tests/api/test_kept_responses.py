@@ -58,11 +58,12 @@ def test_a_chain_holds_all_that_was_said_and_may_fork():
         assert [turn["content"] for turn in told] == ["one", "Hello", text, "Hello", "end"]
 
 
-def test_an_item_of_an_answer_may_be_referred_to():
+@pytest.mark.parametrize("type", [{"type": "item_reference"}, {"type": None}, {}])
+def test_an_item_of_an_answer_may_be_referred_to(type):
     shelf = KeptResponses(10).of(None)
     first = answer(shelf, "text then call")
     user = {"role": "user", "content": "hi"}
-    by_id = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
+    by_id = [{**type, "id": item["id"]} for item in first["output"]]
     assert turns(shelf, input=[user, *by_id, result()], tools=[ADD]) == turns(
         shelf, input=[user, *first["output"], result()], tools=[ADD]
     )

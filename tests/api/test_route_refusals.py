@@ -202,6 +202,13 @@ def test_a_prompt_that_leaves_room_for_one_token_is_answered(client):
     assert chat(client, "x" * (CONTEXT - 1)).usage.completion_tokens == 1
 
 
+def test_what_a_response_does_not_have_is_an_unknown_url(service):
+    answer = service.ask("GET", "/v1/responses/resp_1/input_items")
+    assert (answer.status, answer.error["code"]) == (404, "unknown_url")
+    assert "/responses/resp_1/input_items" in answer.error["message"]
+    assert service.ask("GET", "/v1/responses/resp_1").error["code"] is None
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -210,6 +217,8 @@ def test_a_prompt_that_leaves_room_for_one_token_is_answered(client):
         ("POST", "/v1/embeddings", 404),
         ("GET", "/v1/../etc/passwd", 404),
         ("GET", "/v1x/models", 404),
+        ("GET", "/v1/responses/resp_1/input_items", 404),
+        ("POST", "/v1/responses/resp_1/cancel", 404),
         ("GET", "http://[", 400),
         ("GET", "*", 404),
         ("GET", "/v1/chat/completions", 405),

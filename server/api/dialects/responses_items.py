@@ -52,7 +52,7 @@ ITEMS: Mapping[str, Fields] = {
         "error": either({str: TEXT, dict: OBJECT}, "a string, null or an object"),
     },
     **OWN_ITEMS,
-    "item_reference": {"id": needed(TEXT, "Of an item of an answer that is kept.")},
+    "item_reference": {"id": needed(TEXT, "Of an item of an answer that is kept. Its type may be absent.")},
 }
 KNOWN_ITEM = tagged(
     "type",
@@ -68,7 +68,7 @@ KNOWN_ITEM = tagged(
 def _item(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         return KNOWN_ITEM.read(value)
-    if value.get("type") is None and "id" in value and "role" not in value:
+    if value.get("type") is None and "id" in value and not value.keys() & {"role", "content"}:
         value = {**value, "type": "item_reference"}  # the SDK's short form has no type
     found = KNOWN_ITEM.read(value)
     if found is not None and found["type"] in OWN_ITEMS and not value.keys() & {"call_id", "id"}:
