@@ -52,7 +52,9 @@ ITEMS: Mapping[str, Fields] = {
         "error": either({str: TEXT, dict: OBJECT}, "a string, null or an object"),
     },
     **OWN_ITEMS,
-    "item_reference": {"id": needed(TEXT, "Of an item of an answer that is kept. Its type may be absent.")},
+    "item_reference": {
+        "id": needed(TEXT, "Of an item of an answer that is kept. Its type may be absent.")
+    },
 }
 KNOWN_ITEM = tagged(
     "type",
