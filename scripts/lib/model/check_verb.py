@@ -20,7 +20,7 @@ from scripts.lib.model.hub_repo import REPO
 from scripts.lib.settings.interpreter import NoInterpreter, problem, rank_python, succeeds
 from scripts.lib.settings.kept_settings import Found
 from scripts.lib.verbs import shared
-from scripts.lib.verbs.exit_codes import DONE, FAILED, MISSING
+from scripts.lib.verbs.exit_codes import DONE, FAILED, MISSING, USAGE
 from scripts.lib.verbs.header import help_of
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
@@ -61,19 +61,43 @@ def gigabytes(text: str) -> list[float]:
     return sizes
 
 
+class Stopped(Exception):
+    """There is no report: why, and the exit code."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
+    try:
+        return tell(options)
+    except Stopped as error:
+        if options.json:
+            ok = False if error.code == FAILED else None  # else nobody knows
+            print(json.dumps({"model": options.model, "ok": ok, "error": str(error)}), flush=True)
+        if error.code == USAGE:
+            parser.error(str(error))
+        stop(PROGRAM, str(error), error.code)
+
+
+def tell(options: argparse.Namespace) -> int:
+    """Prints the report; the exit code. Raises Stopped."""
     if not options.model:
-        parser.error("MODEL is missing: must be the folder of a model, or a Hugging Face repo")
+        raise Stopped(
+            "MODEL is missing: must be the folder of a model, or a Hugging Face repo", USAGE
+        )
     folder = Path(options.model)
     if not folder.is_dir() and not REPO.fullmatch(options.model):
-        parser.error(
+        raise Stopped(
             f"MODEL is {options.model!r}: neither a folder that is there nor a Hugging Face repo "
-            "(ORG/NAME)"
+            "(ORG/NAME)",
+            USAGE,
         )
     if folder.is_dir() and options.revision:
-        parser.error(f"{options.model} is a folder: --revision is for repos")
+        raise Stopped(f"{options.model} is a folder: --revision is for repos", USAGE)
     settings = read_settings(PROGRAM, options)
     python = go_on_where_mlx_lm_is(texts(settings))
     for name in ("HF_TOKEN", "HF_ENDPOINT"):  # which the hub's own package reads as it is imported
@@ -81,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ[name] = settings[name].text
     # What it stands on needs the environment.
     from scripts.lib.model.check_report import as_text
-    from scripts.lib.model.hub_files import NotGiven
+    from scripts.lib.model.hub_files import NotGiven, NoWeights
     from scripts.lib.model.model_report import examine, judged
 
     machines = choose_machines(options, settings, python)
@@ -97,7 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
                 (ranks,) if options.ranks else (),
             )
         except NotGiven as error:
-            stop(PROGRAM, str(error), FAILED)
+            code = FAILED if isinstance(error, NoWeights) else MISSING
+            raise Stopped(str(error), code) from error
     against = judged(report, ranks)
     if options.json:
         print(json.dumps(report | {"ok": not against, "reasons": against}))
@@ -109,23 +134,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def go_on_where_mlx_lm_is(environment: Mapping[str, str]) -> str:
-    """The ranks' interpreter; in its place, where this one lacks what is needed."""
+    """The ranks' interpreter; in its place, where this one lacks what is needed. Raises Stopped."""
     try:
         python = rank_python(os.environ | environment)
     except NoInterpreter as error:
-        stop(PROGRAM, str(error), MISSING)
+        raise Stopped(str(error), MISSING) from error
     if not importlib.util.find_spec(NEEDED):
         if why := problem(python):
-            stop(PROGRAM, why, MISSING)
+            raise Stopped(why, MISSING)
         if not succeeds(python, f"import {NEEDED}"):
-            stop(PROGRAM, f"mlx-lm is not installed for {python}: see README.md", MISSING)
+            raise Stopped(f"mlx-lm is not installed for {python}: see README.md", MISSING)
         module = [str(ROOT / "scripts/lib/module.py"), "lib.model.check_verb"]
         os.execv(python, [python, *module, *sys.argv[1:]])
     return python
 
 
 def choose_machines(options: argparse.Namespace, settings: Mapping[str, Found], python: str):
-    """Those whose memory counts."""
+    """Those whose memory counts. Raises Stopped."""
     from scripts.lib.model import hosts_memory
 
     if options.memory:
@@ -137,13 +162,13 @@ def choose_machines(options: argparse.Namespace, settings: Mapping[str, Found], 
         names = [host.ssh for host in parse_hostfile(path.read_text("utf-8")).hosts]
     except NoHostfile as error:
         if settings["HOSTFILE"].text:
-            stop(PROGRAM, str(error), error.code)
+            raise Stopped(str(error), error.code) from error
         names = [LOCAL_HOST]
     except (OSError, UnicodeDecodeError, HostfileError) as error:
-        stop(PROGRAM, f"{path}: {error}", FAILED)
+        raise Stopped(f"{path}: {error}", MISSING) from error
     for name in names:
         if not SSH_NAME.fullmatch(name):
-            stop(PROGRAM, f"{path}: '{name}': not a name that ssh takes", FAILED)
+            raise Stopped(f"{path}: '{name}': not a name that ssh takes", MISSING)
     return hosts_memory.asked(list(dict.fromkeys(names)), python)
 
 

@@ -21,6 +21,10 @@ class NotGiven(Exception):
     """The hub does not give the repo; the text says why and what to do."""
 
 
+class NoWeights(NotGiven):
+    """It does, and there is nothing in it that MLX can load."""
+
+
 def fetch_small(repo: str, revision: str | None, folder: Path) -> dict[str, Weight]:
     """Puts the small files into the folder; returns what the weight files hold. Raises NotGiven."""
     with _told(repo, revision):
@@ -39,7 +43,7 @@ def fetch_small(repo: str, revision: str | None, folder: Path) -> dict[str, Weig
                 )
             )
     if not weights:
-        raise NotGiven(f"{repo} has no model*.safetensors: not a model that MLX can load")
+        raise NoWeights(f"{repo} has no model*.safetensors: not a model that MLX can load")
     return {
         name: Weight(tuple(told.shape), told.data_offsets[1] - told.data_offsets[0])
         for header in headers

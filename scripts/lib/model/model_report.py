@@ -115,8 +115,11 @@ def judged(report: Mapping[str, Any], ranks: int | None) -> list[str]:
     if not rows:
         return found
     wanted = [row for row in rows if ranks in (None, row["ranks"])]
-    if any(not row["reasons"] for row in wanted):
+    if any(not row["reasons"] and row["usable_bytes"] for row in wanted):
         return found
+    for row in wanted:
+        if not row["reasons"]:
+            return [*found, f"on {ranks} ranks: too few hosts: there are {len(report['hosts'])}"]
     if ranks is not None:
         found += [f"on {ranks} ranks: {reason}" for row in wanted for reason in row["reasons"]]
         good = [str(row["ranks"]) for row in rows if not row["reasons"]]

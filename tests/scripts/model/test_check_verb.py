@@ -131,7 +131,7 @@ def test_of_a_repo_only_small_files_and_headers_are_read(hub):
 def test_a_repo_that_the_hub_does_not_give_says_why(hub, status, kind, words):
     hub.answers = (status, kind)
     done = check("org/gpt", "--memory", "16", "--revision", "v9", **hub.env)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert words in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
@@ -139,10 +139,13 @@ def test_a_repo_that_the_hub_does_not_give_says_why(hub, status, kind, words):
 def test_no_network_is_said_in_a_line(tmp_path):
     env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     done = check("org/gpt", "--memory", "16", **env)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert "http://127.0.0.1:9 cannot be reached" in done.stderr
     offline = check("org/gpt", "--memory", "16", **env | {"HF_HUB_OFFLINE": "1"})
-    assert "HF_HUB_OFFLINE is set" in offline.stderr
+    assert offline.returncode == 3 and "HF_HUB_OFFLINE is set" in offline.stderr
+    told = report("org/gpt", "--memory", "16", code=3, **env)
+    assert (told["model"], told["ok"]) == ("org/gpt", None)
+    assert "cannot be reached" in told["error"]
 
 
 def test_another_hub_may_stand_among_the_kept_settings(hub, tmp_path):
@@ -163,6 +166,8 @@ def test_a_repo_without_weights_for_mlx_is_refused(hub):
     hub.files = {name: data for name, data in hub.files.items() if "safetensors" not in name}
     done = check("org/gpt", "--memory", "16", **hub.env)
     assert "has no model*.safetensors" in done.stderr and done.returncode == 1
+    told = report("org/gpt", "--memory", "16", code=1, **hub.env)
+    assert told["ok"] is False and "has no model*.safetensors" in told["error"]
 
 
 def test_an_architecture_that_mlx_lm_does_not_know_is_refused(hub):
@@ -175,6 +180,18 @@ def test_an_architecture_that_mlx_lm_does_not_know_is_refused(hub):
 def test_a_number_of_ranks_that_does_not_work_is_refused_with_those_that_do(model):
     done = check(model, "--memory", "16", "--ranks", "8", PARALLEL="pipeline")
     assert done.returncode == 1 and "on 8 ranks: pipeline: " in done.stderr
+
+
+def test_more_ranks_than_hosts_are_refused(model):
+    told = report(model, "--memory", "16,16", "--ranks", "4", code=1)
+    assert told["reasons"] == ["on 4 ranks: too few hosts: there are 2"]
+    assert report(model, "--memory", "16", "--ranks", "4")["ok"], "any number of such Macs"
+
+
+def test_a_hostfile_that_cannot_be_read_tells_nothing_of_the_model(model, tmp_path):
+    (tmp_path / "hosts.json").write_text("{")
+    told = report(model, "--hostfile", tmp_path / "hosts.json", code=3)
+    assert told["ok"] is None and "hosts.json" in told["error"]
 
 
 def test_a_tokenizer_of_code_that_is_known_is_not_run(tmp_path):
@@ -207,6 +224,13 @@ def test_wrong_usage_exits_2_in_one_line(arguments, words):
     done = check(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("model", [(), ("nowhere",), ("a/b/c",), (ROOT, "--revision", "x")])
+def test_a_wrong_model_is_told_to_programs_too(model):
+    told = report(*model, code=2)
+    assert told["model"] == (str(model[0]) if model else None)
+    assert told["ok"] is None and told["error"]
 
 
 def test_help_is_the_header():
