@@ -33,7 +33,7 @@ def folder_problems(folder: Path, weights: bool = True) -> list[str]:
         read_json(folder / "config.json")
     except ValueError as error:
         problems.append(str(error))
-    if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_SETS):
+    if not has_tokenizer(folder):
         problems.append(f"{folder} has no tokenizer (tokenizer.json or tokenizer.model)")
     problems += missing_modules(folder)
     for path in model_files(folder):
@@ -41,6 +41,11 @@ def folder_problems(folder: Path, weights: bool = True) -> list[str]:
         if not path.match(WEIGHT_FILES) and path.name not in ("config.json", INDEX_FILE):
             problems += small_file_problems(path)
     return problems + (weight_problems(folder) if weights else [])
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there are files to make one of."""
+    return any(all((folder / name).is_file() for name in names) for names in TOKENIZER_SETS)
 
 
 def small_file_problems(path: Path) -> list[str]:

@@ -92,7 +92,8 @@ def writing(
     try:
         tokenizer = load(folder, looked.config, trust)
     except Exception as error:  # transformers raises whatever it likes
-        return None, (f"the tokenizer cannot be loaded: {type(error).__name__}: {error}"[:500],)
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        return None, (f"the tokenizer cannot be loaded: {why}"[:500],)
     return asdict(known_of(tokenizer)) | {"template": list(quirks_of(tokenizer))}, ()
 
 

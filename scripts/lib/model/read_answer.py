@@ -18,7 +18,8 @@ when a new model's calls come out wrong: put what the model wrote into a file, a
 
 format is the way to write calls that the server knows this model by; none: it knows none, and calls
 stay text. Why something that looks like a call is none stands on standard error.
-Exit codes: 0 read, 1 the request or the model's folder was refused, 2 usage, 3 a file is missing.
+Exit codes: 0 read, 1 the request, the answer's bytes or the model's folder were refused, 2 usage,
+3 a file is missing.
 """
 
 import argparse
@@ -30,7 +31,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-REFUSED, USAGE, MISSING = 1, 2, 3
+REFUSED, MISSING = 1, 3  # argparse has 2
+BYTE_ORDER_MARK = "\ufeff"  # which the server takes, too
 
 
 class Problem(Exception):
@@ -109,6 +111,8 @@ def _read(arguments: argparse.Namespace) -> dict[str, Any]:
         raise Problem(f"the server would refuse the request: {error}", REFUSED) from error
     finally:
         prompts.close()
+    reader = markup_of(tokenizer).reader
+    _tell_unread(request, reader, text)
     tokens = prompts.encode(text, special_tokens=False)
     if arguments.finish == "stop" and tokenizer.eos_token_id is not None:
         tokens.append(tokenizer.eos_token_id)
@@ -124,8 +128,26 @@ def _read(arguments: argparse.Namespace) -> dict[str, Any]:
         "reasoning": parts.reasoning,
         "calls": _calls(parts.calls),
         "finish": finish,
-        "format": name_of(markup_of(tokenizer).reader),
+        "format": name_of(reader),
     }
+
+
+def _tell_unread(request: Any, reader: Any, text: str) -> None:
+    """Says why calls are not looked for, where there might be some."""
+    from server.text.calls.formats import NAMES
+
+    readers = [known for known, _ in NAMES] if reader is None else [reader]
+    marked = any(opener in text for known in readers for opener in known.openers)
+    mode, why = request.tool_choice.mode, ""
+    if reader is None and request.tools and mode == "auto":
+        # It may be marked in a way that nobody here knows.
+        why = "the model's format of calls is not known (format: none), so calls stay text"
+    elif marked and not request.tools:
+        why = "the request has no tools"
+    elif marked and mode == "none":
+        why = "tool_choice is 'none'"
+    if why:
+        print(f"read_answer.py: no tool call: {why}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -148,23 +170,28 @@ def _body(path: Path | None) -> dict[str, Any]:
     """The request's body."""
     if path is None:
         return {}
+    text = _decoded(_bytes(path, "--request"), f"--request {path}")
     try:
-        body = json.loads(_bytes(path, "--request"))
+        body = json.loads(text.removeprefix(BYTE_ORDER_MARK))
     except (ValueError, RecursionError) as error:
-        raise Problem(f"--request {path}: no JSON: {error}", USAGE) from error
+        raise Problem(f"--request {path}: no JSON: {error}", REFUSED) from error
     if not isinstance(body, dict):
-        raise Problem(f"--request {path}: not a JSON object, as a request's body is", USAGE)
+        raise Problem(f"--request {path}: not a JSON object, as a request's body is", REFUSED)
     return body
 
 
 def _text(path: Path | None) -> str:
     """The raw answer."""
-    data = sys.stdin.buffer.read() if path is None else _bytes(path, "--text")
+    if path is None:
+        return _decoded(sys.stdin.buffer.read(), "standard input")
+    return _decoded(_bytes(path, "--text"), f"--text {path}")
+
+
+def _decoded(data: bytes, where: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        where = "standard input" if path is None else f"--text {path}"
-        raise Problem(f"{where}: not UTF-8: {error}", USAGE) from error
+        raise Problem(f"{where}: not UTF-8: {error}", REFUSED) from error
 
 
 def _bytes(path: Path, option: str) -> bytes:
@@ -179,14 +206,23 @@ def _tokenizer(folder: Path) -> tuple[Any, int]:
     try:
         from mlx_lm.utils import load_config
 
+        from scripts.lib.model.model_folder import has_tokenizer
+        from server.protocol.tokenizer_code import must_run
         from server.startup.tokenizer import load
     except ImportError as error:
         raise Problem(f"the environment is missing: {error}; see README.md", MISSING) from error
+    # transformers would give advice on packages, or make a tokenizer without a vocabulary.
+    if not has_tokenizer(folder) and must_run(folder) is None:
+        raise Problem(
+            f"--model {folder}: no tokenizer: tokenizer.json (or tokenizer.model) is missing",
+            REFUSED,
+        )
     try:
         config = load_config(folder) if (folder / "config.json").exists() else {}
         tokenizer = load(folder, config, trust=False)
     except Exception as error:  # transformers raises whatever it likes for a folder that is none
-        raise Problem(f"--model {folder}: no tokenizer: {error}", REFUSED) from error
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Problem(f"--model {folder}: no tokenizer: {why}", REFUSED) from error
     vocab = config.get("vocab_size")
     return tokenizer, max(len(tokenizer), vocab if isinstance(vocab, int) else 0)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,8 @@ def run(model, tmp_path, monkeypatch, capsys):
         arguments = ["--model", str(folder), "--text", str(path), *options]
         if request is not None:
             body = tmp_path / "request.json"
-            body.write_text(request if isinstance(request, str) else json.dumps(request))
+            text = request if isinstance(request, str | bytes) else json.dumps(request)
+            body.write_bytes(text if isinstance(text, bytes) else text.encode())
             arguments += ["--request", str(body)]
         monkeypatch.setattr(sys, "argv", ["read_answer.py", *arguments])
         code = read_answer.main()
@@ -91,6 +93,26 @@ def test_why_something_is_no_call_is_told(run):
     assert "no tool call: no call of a tool" in err
 
 
+@pytest.mark.parametrize("text", [CALL, "[TOOL_CALLS]weather{}", "<unheard of>weather</>"])
+def test_a_model_of_no_known_format_is_told(run, model, tmp_path, text):
+    folder = tmp_path / "plain"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = "{{ messages[0].content }}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    code, out, err = run(text, "--json", request={"tools": [TOOL]}, folder=folder)
+    assert (code, json.loads(out)["format"], json.loads(out)["content"]) == (0, "none", text)
+    assert err.count("no tool call: the model's format of calls is not known (format: none)") == 1
+
+
+def test_calls_that_nobody_asked_for_are_told(run):
+    assert "no tool call: the request has no tools" in run(CALL)[2]
+    request = {"tools": [TOOL], "tool_choice": "none"}
+    assert "no tool call: tool_choice is 'none'" in run(CALL, request=request)[2]
+    assert run("Hello")[2] == run("Hello", request=request)[2] == ""
+    assert run(CALL, request={"tools": [TOOL]})[2] == ""
+
+
 def test_a_cut_answer_says_length(run):
     code, out, _ = run(CALL[:-30], "--json", "--finish", "length", request={"tools": [TOOL]})
     answer = json.loads(out)
@@ -107,8 +129,11 @@ def test_a_forced_call_is_read_as_the_server_forces_it(run):
 @pytest.mark.parametrize(
     ("request_", "code", "words"),
     [
-        ("{", 2, "request.json: no JSON"),
-        ("[1]", 2, "not a JSON object"),
+        ("{", 1, "request.json: no JSON"),
+        ("", 1, "request.json: no JSON"),
+        ("[1]", 1, "not a JSON object"),
+        (b"\xff\xfe", 1, "request.json: not UTF-8"),
+        ('{"tools": []}'.encode("utf-16"), 1, "request.json: not UTF-8"),
         ({"tools": 5}, 1, "'tools'"),
         ({"messages": []}, 1, "'messages'"),
     ],
@@ -126,7 +151,41 @@ def test_missing_and_bad_files_are_named(run, tmp_path):
     code, _, err = run("x", "--request", str(tmp_path / "no.json"))
     assert code == 3 and "no.json" in err
     code, _, err = run(b"\xff\xfe")
-    assert code == 2 and "not UTF-8" in err
+    assert code == 1 and "not UTF-8" in err
+
+
+def test_a_request_may_begin_with_a_byte_order_mark(run):
+    body = b"\xef\xbb\xbf" + json.dumps({"tools": [TOOL]}).encode()
+    code, out, _ = run(CALL, "--json", request=body)
+    assert code == 0 and json.loads(out)["calls"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"config.json": {"model_type": "llama"}},
+        {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}},
+        {"tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer"}, "vocab.json": {}},
+    ],
+)
+def test_a_folder_without_a_tokenizer_is_told_in_a_line(run, tmp_path, files):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    code, out, err = run("x", folder=folder)
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 1 and "tokenizer.json (or tokenizer.model) is missing" in err
+
+
+def test_a_damaged_tokenizer_is_told_in_a_line(run, tmp_path):
+    (tmp_path / "bad").mkdir()
+    for content in ("{}", "", '{"decoder": null, "model": {"type": "?"}}'):
+        (tmp_path / "bad/tokenizer.json").write_text(content)
+        code, out, err = run("x", folder=tmp_path / "bad")
+        assert (code, out) == (1, "") and "no tokenizer: " in err
+        assert len(err.splitlines()) == 1
 
 
 def test_the_command_reads_standard_input_and_has_help(model):
