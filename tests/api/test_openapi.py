@@ -301,3 +301,13 @@ def test_tokens_of_text_and_of_conversations_as_vllm_tells_them(front_end):
 def test_what_cannot_be_tokens_or_text_is_refused(front_end, path, body, param):
     answer = front_end.ask("POST", path, body)
     assert answer.status == 400 and answer.json["error"]["param"] == param
+
+
+@pytest.mark.parametrize("token", [-1, -(10**30), "vocab", 2**31, 10**30, 1.5, "a", True])
+def test_whatever_is_no_token_is_told_the_same_range(front_end, token):
+    vocab = front_end.prompts.vocab
+    body = {"tokens": [0, vocab if token == "vocab" else token]}
+    error = front_end.ask("POST", "/detokenize", body).json["error"]
+    assert error["param"] == "tokens[1]"
+    assert f"one of the token ids from 0 to {vocab - 1}" in error["message"]
+    assert front_end.ask("POST", "/detokenize", {"tokens": [vocab - 1]}).status == 200

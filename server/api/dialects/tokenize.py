@@ -5,11 +5,12 @@ Pure; called on rank 0's HTTP threads. Nothing here takes a place in the queue.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from server.api.dialects.chat_request import CONVERSATION, prompt_of
 from server.api.fields import Field, Fields, needed, read, record
-from server.api.kinds import FLAG, Kind, array, as_one, never, one_of
+from server.api.kinds import FLAG, Kind, array, as_one, never, one_of, whole
 from server.api.kinds import TEXT as STRING
 from server.api.openapi.words import any_of
 from server.api.requests import MODEL, TOKEN_ID, check_model
@@ -93,14 +94,20 @@ def tokenize(
     }
 
 
-IDS: Fields = {
-    **MODEL,
-    "tokens": needed(
-        array(TOKEN_ID, of=f"token ids: as many as the context takes, or {LEAST_TOKENS}"),
-        cost="0.02 s held",
-    ),
-}
+def _ids(token: Kind) -> Fields:
+    many = f"token ids: as many as the context takes, or {LEAST_TOKENS}"
+    return {**MODEL, "tokens": needed(array(token, of=many), cost="0.02 s held")}
+
+
+IDS: Fields = _ids(TOKEN_ID)
 IDS_BODY = record(IDS, name="DetokenizeRequest")
+
+
+@lru_cache(maxsize=1)
+def _body_of(vocab: int) -> Kind:
+    """The same for a model, so that all wrong ids are told the same range."""
+    allowed = f"one of the token ids from 0 to {vocab - 1}"
+    return record(_ids(as_one(whole(0, vocab - 1, point=False), allowed)))
 
 
 def parse_detokenize(
@@ -108,15 +115,12 @@ def parse_detokenize(
 ) -> list[int]:
     """Checks a request for text; the token ids. Raises ApiError that names the field."""
     most = max(context, LEAST_TOKENS)
-    allowed = f"an array of at most {most} token ids from 0 to {vocab - 1}"
     given = body.get("tokens")
     if isinstance(given, list) and len(given) > most:
+        allowed = f"an array of at most {most} token ids from 0 to {vocab - 1}"
         raise wrong("tokens", f"{len(given)} ids", allowed)
-    asked = read(IDS_BODY, body)
+    asked = read(_body_of(vocab), body)
     check_model(asked, served)
-    for i, token in enumerate(asked["tokens"]):
-        if token >= vocab:
-            raise wrong(f"tokens[{i}]", token, allowed)
     return asked["tokens"]
 
 
