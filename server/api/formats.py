@@ -202,7 +202,7 @@ def _schema(value: Any, field: str) -> Any:
         return value
     measure_schema([value], field)  # a longer one would be parsed for seconds, to be refused
     try:
-        schema = InnerJson().loads(value)
+        schema = InnerJson().parse(value)
     except (ValueError, RecursionError):
         schema = None
     if not isinstance(schema, dict):

@@ -10,7 +10,7 @@ import re
 import sys
 from typing import Any
 
-from server.api.kinds import LoneSurrogate, encodable
+from server.api.kinds import LoneSurrogate, Refused, encodable
 
 MAX_VALUES = 2**21  # some 0.3 s; room for the token ids of sixteen prompts of 128k
 KEY_VALUES = 4  # what a key costs: it is hashed, and looked up among those before it
@@ -105,11 +105,17 @@ class InnerJson:
 
     def loads(self, text: str) -> Any:
         """Raises NotTaken, another ValueError (it is not JSON), RecursionError."""
+        try:
+            return encodable(self.parse(text))
+        except LoneSurrogate:
+            raise NotTaken("holds text that is not valid Unicode (a lone surrogate).") from None
+        except Refused:
+            raise NotTaken("holds a number that JSON does not have.") from None
+
+    def parse(self, text: str) -> Any:
+        """The same for who looks at all that is in it."""
         spent = cost(text, self._left)
         if spent > self._left:
             raise TooManyValues(f"holds, with others like it, more than {MAX_VALUES} JSON values.")
         self._left -= spent
-        try:
-            return encodable(json.loads(text))
-        except LoneSurrogate:
-            raise NotTaken("holds text that is not valid Unicode (a lone surrogate).") from None
+        return json.loads(text)
