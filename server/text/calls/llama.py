@@ -9,14 +9,13 @@ code.
 """
 
 from server.text.calls.json_text import FENCE, read_block
-from server.text.calls.pythonic import Lines, Pythonic, read_calls
+from server.text.calls.pythonic import Lines, read_calls
 from server.text.calls.reader import Found, NotACall, Scan
 from server.text.calls.tags import XML
 from server.text.calls.tools import Tools
 
 TAG, END = "<|python_tag|>", "<|eom_id|>"
 START, STOP = "<|python_start|>", "<|python_end|>"
-LIST = Pythonic(TAG, END)
 
 
 class Llama:
@@ -31,7 +30,7 @@ class Llama:
             return XML.read(scan, tools)
         at = scan.space(len(TAG) if scan.text.startswith(TAG) else 0)
         if scan.literal(at, "[") and not scan.literal(scan.space(at + 1), "{"):
-            return LIST.read(scan, tools)
+            return read_calls(scan, at, tools, END)
         return _at_the_end(scan, read_block(scan, at, tools, END, again=TAG), again=TAG)
 
 
