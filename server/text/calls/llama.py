@@ -9,7 +9,7 @@ code.
 """
 
 from server.text.calls.json_text import FENCE, read_block
-from server.text.calls.pythonic import Lines, read_calls
+from server.text.calls.pythonic import Pythonic, read_calls
 from server.text.calls.reader import Found, NotACall, Scan
 from server.text.calls.tags import XML
 from server.text.calls.tools import Tools
@@ -50,13 +50,13 @@ class Llama4:
 class Gemma3:
     """A Reader."""
 
-    _code = Lines(FENCE + "tool_code", FENCE)
-    openers = (_code.opener, FENCE + "json")
+    _code = Pythonic(FENCE + "tool_code", FENCE)
+    openers = (*_code.openers, FENCE + "json")
     bare = ("{", "[")
 
     def read(self, scan: Scan, tools: Tools) -> Found:
         """As in Reader."""
-        if scan.text.startswith(self._code.opener):
+        if scan.text.startswith(self._code.openers):
             return self._code.read(scan, tools)
         fenced = scan.text.startswith(FENCE)
         at = scan.space(len(self.openers[1]) if fenced else 0)

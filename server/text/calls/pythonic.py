@@ -4,7 +4,6 @@ Gemma 3). Pure; rank 0's HTTP threads.
 
 import ast
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from server.text.calls.brackets import bracket_end
@@ -19,7 +18,7 @@ _KEY = re.compile(r"([\w.$-]+)(\s*=)(?!=)")
 
 
 class Pythonic:
-    """A Reader. opener, closer: around the list, which may be missing around a list that begins the
+    """A Reader. opener, closer: around the calls; they may be missing around a list that begins the
     answer."""
 
     def __init__(self, opener: str, closer: str) -> None:
@@ -31,23 +30,6 @@ class Pythonic:
         opener = self.openers[0]
         at = len(opener) * scan.text.startswith(opener)
         return read_calls(scan, at, tools, self._closer)
-
-
-@dataclass(frozen=True)
-class Lines:
-    """A Reader: calls without brackets around them. Each may be printed, as some models do."""
-
-    opener: str
-    closer: str
-
-    @property
-    def openers(self) -> tuple[str, ...]:
-        """As in Reader."""
-        return (self.opener,)
-
-    def read(self, scan: Scan, tools: Tools) -> Found:
-        """As in Reader."""
-        return read_calls(scan, len(self.opener), tools, self.closer)
 
 
 def read_calls(scan: Scan, at: int, tools: Tools, *closers: str) -> Found:
@@ -153,4 +135,4 @@ def _renamed(source: str) -> tuple[str, list[str]]:
 
 
 LFM2 = Pythonic("<|tool_call_start|>", "<|tool_call_end|>")
-OLMO_3 = Lines("<function_calls>", "</function_calls>")
+OLMO_3 = Pythonic("<function_calls>", "</function_calls>")
