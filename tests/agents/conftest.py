@@ -10,6 +10,7 @@ import pytest
 
 from server.api import responder
 from tests.support.agent_model import KEY, AgentModel
+from tests.support.fields_seen import Recording, check_kept
 
 BUG, MENDED = "    return a - b\n", "    return a + b\n"
 MCP = Path(__file__).with_name("mcp_docs.py")
@@ -50,6 +51,14 @@ def repository(tmp_path) -> Path:
     folder.mkdir()
     (folder / "add.py").write_text("def add(a, b):\n" + BUG)
     return folder
+
+
+@pytest.fixture(scope="module")
+def recordings(request):
+    """What the module's AGENT sent in all of its tests is what is written down."""
+    seen: list[Recording] = []
+    yield seen
+    check_kept(request.module.AGENT, seen)
 
 
 @pytest.fixture

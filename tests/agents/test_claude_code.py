@@ -24,8 +24,8 @@ from tests.agents.conftest import (
 from tests.support.agent_model import KEY, AgentModel, Step
 from tests.support.agent_programs import program, run_agent
 from tests.support.agent_troubles import line_fills, little_room, rank_ends
-from tests.support.fields_seen import Recording, check_kept
 
+AGENT = "Claude Code"
 PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
 SUMMARY = "<analysis>It is short.</analysis><summary>add.py is to be mended.</summary>"
 
@@ -43,14 +43,6 @@ def claude_environment(root: str) -> dict[str, str]:
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "IS_SANDBOX": "1",  # else root may not skip permissions
     }
-
-
-@pytest.fixture(scope="module")
-def recordings():
-    """What it sent in all of the tests is what is written down."""
-    seen: list[Recording] = []
-    yield seen
-    check_kept("Claude Code", seen)
 
 
 @pytest.fixture

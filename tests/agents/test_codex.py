@@ -24,8 +24,8 @@ from tests.agents.conftest import (
 from tests.support.agent_model import KEY, AgentModel, Step
 from tests.support.agent_programs import program, run_agent
 from tests.support.agent_troubles import line_fills, little_room, rank_ends
-from tests.support.fields_seen import Recording, check_kept
 
+AGENT = "codex"
 CONFIG = """
 model = "{name}"
 model_provider = "cluster"
@@ -77,14 +77,6 @@ def codex_environment(
     home.mkdir()
     (home / "config.toml").write_text(config)
     return {"CODEX_HOME": str(home), "CLUSTER_API_KEY": KEY}
-
-
-@pytest.fixture(scope="module")
-def recordings():
-    """What it sent in all of the tests is what is written down."""
-    seen: list[Recording] = []
-    yield seen
-    check_kept("codex", seen)
 
 
 @pytest.fixture

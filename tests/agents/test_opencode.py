@@ -16,8 +16,8 @@ from tests.support.agent_model import KEY, AgentModel, Step
 from tests.support.agent_programs import program, run_agent
 from tests.support.agent_troubles import line_fills, little_room, rank_ends
 from tests.support.client_snippets import snippet
-from tests.support.fields_seen import Recording, check_kept
 
+AGENT = "opencode"
 CONTEXT = 100_000  # of which it knows; from about that on it sums up by itself
 SHOT = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAALUlEQVR42u3NMQEAAAgDoC251a3gHlpgkqk+"
@@ -30,14 +30,6 @@ OFFLINE = {
     "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
     "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
 }
-
-
-@pytest.fixture(scope="module")
-def recordings():
-    """What it sent in all of the tests is what is written down."""
-    seen: list[Recording] = []
-    yield seen
-    check_kept("opencode", seen)
 
 
 @pytest.fixture
