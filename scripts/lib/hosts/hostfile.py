@@ -41,7 +41,8 @@ class HostfileError(ValueError):
 
 @dataclass(frozen=True)
 class Host:
-    """One rank. `rdma[j]` holds the devices that lead to rank j; None is the file's null."""
+    """One rank. ssh: NAME or USER@NAME. `rdma[j]`: the devices that lead to rank j; None is the
+    file's null."""
 
     ssh: str
     ips: tuple[str, ...]
@@ -122,10 +123,15 @@ def choose_backend(hostfile: Hostfile) -> str:
     return "jaccl" if any(host.rdma for host in hostfile.hosts) else "ring"
 
 
+def host_name(ssh: str) -> str:
+    """Which host an ssh name means, whoever is to log in there: user@Mac1 is mac1."""
+    return ssh.rpartition("@")[2].lower()
+
+
 def rank0_address(hostfile: Hostfile) -> str:
     """The address of rank 0 for HTTP: its first ip, else its ssh name without the user."""
     first = hostfile.hosts[0]
-    return first.ips[0] if first.ips else first.ssh.rpartition("@")[2]
+    return first.ips[0] if first.ips else host_name(first.ssh)
 
 
 def find_problems(hostfile: Hostfile, backend: str = "") -> list[str]:
@@ -203,9 +209,7 @@ def _check_matrix(hostfile: Hostfile, neighbours_only: bool) -> Iterator[str]:
         return
     if count > MOST_RANKS and not neighbours_only:
         yield f"lists {count} hosts: a JACCL mesh has at most {MOST_RANKS}"
-    for name, times in Counter(host.ssh for host in hosts).items():
-        if times > 1 and not PLACEHOLDER.search(name):
-            yield f"{name!r} is listed {times} times: JACCL runs one rank on a host"
+    yield from _check_twice([host.ssh for host in hosts if not PLACEHOLDER.search(host.ssh)])
     wrong_rows = False
     for rank, host in enumerate(hosts):
         name = _label(hostfile, rank)
@@ -220,6 +224,14 @@ def _check_matrix(hostfile: Hostfile, neighbours_only: bool) -> Iterator[str]:
                 yield f'{name}: "rdma" has {device!r} {times} times: a device leads to one rank'
     if not wrong_rows:
         yield from _check_links(hostfile, neighbours_only)
+
+
+def _check_twice(names: list[str]) -> Iterator[str]:
+    for name, times in Counter(map(host_name, names)).items():
+        spelt = [repr(each) for each in dict.fromkeys(names) if host_name(each) == name]
+        if times > 1:
+            what = " and ".join(spelt) + (" is" if len(spelt) == 1 else " are one host")
+            yield f"{what} listed {times} times: JACCL runs one rank on a host"
 
 
 def _check_links(hostfile: Hostfile, neighbours_only: bool) -> Iterator[str]:

@@ -17,7 +17,7 @@ from scripts.lib.sync import node_model
 from scripts.lib.sync.manifest import Item
 from scripts.lib.sync.node_model import partial_of
 from scripts.lib.sync.parallel import Failure, Voice, size_text
-from scripts.lib.sync.probe import MARK, after_mark, ask
+from scripts.lib.sync.probe import MARK, after_mark, ask, may_not_write
 from scripts.lib.sync.routes import Route, find_route
 from scripts.lib.sync.rsync import copy
 
@@ -120,8 +120,8 @@ def replicate(job: Job, host: str, there: dict, bad: dict, voice: Voice) -> str:
     """Copy what is missing into NAME.partial, check all of it, and give it its name."""
     if not there["rsync"]:
         raise Failure("it has no rsync (Debian: apt-get install rsync)")
-    if not there["writable"]:
-        raise Failure(f"the folder for {job.folder} cannot be written there")
+    if there["denied"]:
+        raise Failure(may_not_write(there["user"], there["denied"], job.folder))
     found = (there["final"], there["partial"])
     missing = sum(
         item.size if item.name in bad else missing_bytes([item], *found) for item in job.items

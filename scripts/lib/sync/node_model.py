@@ -12,6 +12,7 @@ JOB: do, folder, token, items ([name, size, sha256]), bad (names), place ("final
 finish, known (names of the model's files beside those of items).
 """
 
+import getpass
 import hashlib
 import json
 import os
@@ -33,7 +34,8 @@ def look(job: dict) -> dict:
     """See the module's docstring."""
     folder = Path(job["folder"])
     parent = folder.parent
-    while not parent.is_dir():
+    # Not Path.is_dir, which fails where a folder above is another user's.
+    while not os.path.isdir(parent):
         parent = parent.parent
     return {
         "shared": os.path.exists(job["token"]),
@@ -42,13 +44,14 @@ def look(job: dict) -> dict:
         "final": sizes_in(folder),
         "partial": sizes_in(partial_of(folder)),
         "free": free_bytes(parent),
-        "writable": os.access(parent, os.W_OK),
+        "user": getpass.getuser(),
+        "denied": "" if os.access(parent, os.W_OK | os.X_OK) else str(parent),
     }
 
 
 def state_of(folder: Path) -> str:
     """none, model, or other: something that must not be touched."""
-    if not folder.exists() and not folder.is_symlink():
+    if not os.path.lexists(folder):
         return "none"
     if not folder.is_dir() or folder.is_symlink():
         return "other"

@@ -1,12 +1,13 @@
 """What a host is and has, asked in one ssh with nothing but its shell.
 
 Before anything is copied there: is it reachable, does its shell stay silent (rsync speaks through
-it), does it have rsync, what system is it, how much space is left, and is it perhaps this machine,
-or one that shares the disk? Nothing on the host is changed.
+it), does it have rsync, what system is it, may its user write there, how much space is left, and is
+it perhaps this machine, or one that shares the disk? Nothing on the host is changed.
 """
 
 import os
 import secrets
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ PROGRAM = f"""
 echo '{MARK}'
 echo "system $(uname -s) $(uname -m)"
 echo "rsync $(command -v rsync)"
+echo "user $(id -un)"
 [ ! -e "$1" ] || echo "shared"
 shift
 while [ $# -ge 2 ]; do
@@ -41,6 +43,7 @@ while [ $# -ge 2 ]; do
   [ "$state" = ours ] && used=$(du -sk "$path" 2>/dev/null | awk '{{ print $1 }}') || used=0
   echo "used ${{used:-0}}"
   while [ ! -d "$path" ]; do path=$(dirname "$path"); done
+  [ -w "$path" ] || echo "denied $path"
   echo "free $(df -Pk "$path" | awk 'NR > 1 {{ free = $4 }} END {{ print free }}')"
   shift 2
 done
@@ -50,18 +53,22 @@ echo '{MORE}'
 
 @dataclass(frozen=True)
 class Place:
-    """A path on a host: none, empty, ours or other is there; bytes used by it, bytes free."""
+    """A path on a host: none, empty, ours or other is there; bytes used by it, bytes free.
+
+    denied: the folder, it or the next above that is there, in which the user may not write.
+    """
 
     state: str
     used: int
     free: int
+    denied: str = ""
 
 
 @dataclass(frozen=True)
 class Facts:
     """What the probe found on one host. shared: it sees this machine's files.
 
-    more: what the shell that the caller added has printed.
+    user: who is logged in there by ssh. more: what the shell that the caller added has printed.
     """
 
     system: str
@@ -69,6 +76,7 @@ class Facts:
     shared: bool
     places: tuple[Place, ...]
     more: str = ""
+    user: str = ""
 
 
 def local_system() -> str:
@@ -134,9 +142,10 @@ def probe(host: str, token: Path, places: Sequence[tuple[Path, str]], more: str 
 
 def parse_facts(output: str) -> Facts:
     """The probe's lines, read."""
-    system = rsync = ""
+    system = rsync = user = denied = ""
     shared = False
     states, used, free = [], [], []
+    may_not = []
     output, _, more = output.partition(MORE + "\n")
     for line in output.splitlines():
         key, _, value = line.partition(" ")
@@ -144,14 +153,32 @@ def parse_facts(output: str) -> Facts:
             system = value
         elif key == "rsync":
             rsync = value
+        elif key == "user":
+            user = value
         elif key == "shared":
             shared = True
+        elif key == "denied":
+            denied = value
         elif key == "state":
             states.append(value)
         elif key in ("used", "free"):
             count = int(value) * 1024 if value.isdigit() else 0
             (used if key == "used" else free).append(count)
+            if key == "free":
+                may_not.append(denied)
+                denied = ""
     if not len(states) == len(used) == len(free):
         raise Failure("its df or du did not answer; see: df -Pk")
-    places = tuple(Place(*each) for each in zip(states, used, free, strict=True))
-    return Facts(system, rsync, shared, places, more)
+    places = tuple(Place(*each) for each in zip(states, used, free, may_not, strict=True))
+    return Facts(system, rsync, shared, places, more, user)
+
+
+def may_not_write(user: str, denied: str, path: Path) -> str:
+    """For the user: why nothing can be put at this path there, and the two ways to mend it."""
+    quoted = shlex.quote(str(path))
+    return (
+        f"{user} may not write in {denied}, so {path} cannot be made there, and it must be at the "
+        "same path everywhere. Either there, as its administrator: "
+        f"sudo mkdir -p {quoted} && sudo chown {user} {quoted}; or here, put it where all users of "
+        "all hosts may write, on Macs in /Users/Shared (docs/from-scratch.md, Other user names)"
+    )

@@ -23,7 +23,16 @@ from scripts.lib.status.servers import find_servers, supervisor_pid
 from scripts.lib.sync import checkout, environment
 from scripts.lib.sync.environment import Environment
 from scripts.lib.sync.parallel import Failure, Voice, alone, report, serve_all, size_text
-from scripts.lib.sync.probe import Facts, Place, after_mark, ask, local_system, probe, token_file
+from scripts.lib.sync.probe import (
+    Facts,
+    Place,
+    after_mark,
+    ask,
+    local_system,
+    may_not_write,
+    probe,
+    token_file,
+)
 from scripts.lib.sync.rsync import copy, end_all, rsync_command
 from scripts.lib.sync.targets import choose_targets, need_python, need_tools
 from scripts.lib.sync.versions import ask_versions, compare, show
@@ -86,6 +95,8 @@ def copy_all(job: Job, host: str, facts: Facts, voice: Voice) -> str:
         raise Failure(
             f"{job.root} is there and is no checkout: nothing was changed; move it out of the way"
         )
+    if facts.places[0].denied:
+        raise Failure(may_not_write(facts.user, facts.places[0].denied, job.root))
     sent, gone = copy_checkout(job, host, facts)
     done = f"checkout: {sent or 'no'} files copied"
     if gone:
@@ -150,6 +161,8 @@ def check_environment(job: Job, facts: Facts) -> None:
         )
     if place.state == "other":
         raise Failure(f"{env.prefix} is there and is no {env.kind} environment: not touched")
+    if place.denied and not env.prefix.is_relative_to(job.root):
+        raise Failure(may_not_write(facts.user, place.denied, env.prefix))
     check_space(env.prefix, place, sum(job.env_sizes.values()))
     if env.base is None:
         return

@@ -166,6 +166,10 @@ def broken(change) -> list[dict]:
         (lambda h: h[0].update(ips=["mac0.local"]), "must be an IPv4 address for JACCL"),
         (lambda h: h[0].update(ips=["127.0.0.1"]), "the other ranks cannot reach it"),
         (lambda h: h[1].update(ssh="mac0"), "'mac0' is listed 2 times"),
+        (
+            lambda h: h[1].update(ssh="bjorn@Mac0"),
+            "'mac0' and 'bjorn@Mac0' are one host listed 2 times",
+        ),
         (lambda h: h[1].update(ssh="-oProxyCommand=x"), "not a name that ssh takes"),
         (lambda h: h[1].update(ssh="mac1; reboot"), "not a name that ssh takes"),
         (lambda h: h[1].update(ssh="mac1\nmac9"), "not a name that ssh takes"),
