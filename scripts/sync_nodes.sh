@@ -6,7 +6,8 @@
 # Run it on rank 0. Every HOST (default: those of the hostfile) gets, over ssh and rsync:
 #   the checkout     the files that git knows, and new ones in server/ and scripts/; not .git,
 #                    run/, logs/, models/, hostfiles/*.local.json, cluster.env
-#   its environment  .venv, or that of ENV_NAME or PYTHON: exactly as it is here
+#   its environment  .venv, or that of ENV_NAME or PYTHON: exactly as it is here; and .python, if it
+#                    was made with that
 # Then it imports MLX and mlx-lm there, and compares versions and code with this machine's. A host
 # that fails does not stop the others. Run it again at any time: only what differs is copied, and
 # after an interruption it goes on. This machine, and one that shares its disk, are skipped.

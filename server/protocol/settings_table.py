@@ -18,9 +18,9 @@ STATUS, LOGS, DOCTOR = "status", "logs", "verify_cluster"
 BENCH, BENCH_LINK, LINK_CHECK, COMPARE = "bench", "bench_link", "link_check", "bench_compare"
 SYNC_NODES, SYNC_MODEL, MAKE_HOSTFILE = "sync_nodes", "sync_model", "make_hostfile"
 SYNC = (SYNC_NODES, SYNC_MODEL)
-CHECK_MODEL = "check_model"
+CHECK_MODEL, SETUP = "check_model", "setup_cluster"
 LAUNCHERS = (RUN, BENCH, BENCH_LINK, LINK_CHECK, DOCTOR)
-USE_HOSTS = (*LAUNCHERS, STOP, *SYNC, CHECK_MODEL)
+USE_HOSTS = (*LAUNCHERS, STOP, *SYNC, CHECK_MODEL, SETUP)
 USE_PYTHON = (*USE_HOSTS, STATUS, LOGS, COMPARE, MAKE_HOSTFILE)
 SERVER = (RANK, RUN, COMPARE)
 SCRIPTS = (*USE_PYTHON, SERVICE)
@@ -31,10 +31,11 @@ DEFAULT_HOSTFILE = "hostfiles/m3-ultra-jaccl.local.json"  # in the checkout
 TABLE = (
     Setting(
         "MODEL_DIR", "path", "Folder of an MLX model, the same path on every host",
-        (*SERVER, BENCH, BENCH_LINK, DOCTOR), otherwise="the demo model with --local, else needed",
+        (*SERVER, BENCH, BENCH_LINK, DOCTOR, SETUP),
+        otherwise="the demo model with --local, else needed",
     ),
     Setting(
-        "MODEL_ID", "text", "Its name in the API", SERVER, otherwise="the folder's name",
+        "MODEL_ID", "text", "Its name in the API", (*SERVER, SETUP), otherwise="the folder's name",
         pattern=r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{0,199}",
         allowed="up to 200 letters, digits, spaces and any of ._:/@+-",
     ),
@@ -74,13 +75,15 @@ TABLE = (
     ),
     Setting(
         "HTTP_PORT", "whole", "Its port, and which server is meant",
-        (*SERVER, STOP, STATUS, LOGS, DOCTOR, "bench_serving", "soak"), 8080, least=1, most=65535,
+        (*SERVER, STOP, STATUS, LOGS, DOCTOR, SETUP, "bench_serving", "soak"), 8080, least=1,
+        most=65535,
     ),
     Setting(
         "API_KEY", "keys",
         "Keys that clients must send, commas between; any one will do. Not with --env, which ps"
         " shows",
-        (*SERVER, STATUS, "bench_serving", "soak"), otherwise="none", secret=True, field="api_keys",
+        (*SERVER, STATUS, SETUP, "bench_serving", "soak"), otherwise="none", secret=True,
+        field="api_keys",
     ),
     Setting(
         "API_KEY_FILE", "path",

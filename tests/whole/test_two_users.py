@@ -4,21 +4,15 @@ Everything is done by anna at her Mac, as she would; nothing of hers can be read
 """
 
 import json
-import shlex
-import shutil
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
-from tests.support.ports import free_port
-from tests.support.tiny_models import tiny_llama
-from tests.support.two_users import TwoUsers, two_users
+from tests.support.two_users import two_users
+from tests.support.user_desk import Desk, ask
 
 pytestmark = pytest.mark.ranks
 
-GENERATED = shutil.ignore_patterns("__pycache__", ".*")
 HARD_NAME = 'Jörg\'s "mlx" cluster (2)'
 
 
@@ -26,58 +20,6 @@ HARD_NAME = 'Jörg\'s "mlx" cluster (2)'
 def macs():
     with two_users() as both:
         yield both
-
-
-class Desk:
-    """anna's checkout in Users/Shared, with a small environment that imports the real packages."""
-
-    def __init__(self, macs: TwoUsers, folder: Path):
-        self.macs, self.root, self.port = macs, folder, free_port()
-        here = macs.view(0, folder)
-        for name in ("scripts", "server"):
-            shutil.copytree(ROOT / name, here / name, ignore=GENERATED)
-        shutil.copy(ROOT / "requirements.txt", here)
-        (here / "hostfiles").mkdir()
-        tiny_llama(here / "models" / "Tiny", heads=6, kv_heads=6, hidden=96)
-        macs.give(0, folder)
-        self.env = {
-            "MODEL_DIR": folder / "models" / "Tiny",
-            "HTTP_HOST": "127.0.0.1",
-            "HTTP_PORT": self.port,
-            "CLUSTER_PORT": free_port(4),
-            "PREFILL_STEP": 32,
-        }
-
-    def make_venv(self) -> None:
-        """What scripts/lib/venv.sh makes, but that the packages are those of the tests."""
-        made = self.macs.run(
-            f"{self.macs.python} -m venv --without-pip .venv &&"
-            f" echo {self.macs.packages} | tee .venv/lib/*/site-packages/there.pth",
-            self.root,
-        )
-        if made.returncode:
-            pytest.skip(f"another user cannot run this Python: {made.stderr}")
-
-    def write_hostfile(self) -> None:
-        hosts = [{"ssh": name, "ips": ["127.0.0.1"]} for name in self.macs.names]
-        file = self.macs.view(0, self.root / "hostfiles" / "ours.local.json")
-        file.write_text(json.dumps({"backend": "ring", "hosts": hosts}))
-
-    def run(self, script: str, *arguments: object, expect: int = 0) -> str:
-        words = [f"scripts/{script}", *map(str, arguments)]
-        done = self.macs.run(shlex.join(words), self.root, env=self.env)
-        assert done.returncode == expect, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-
-def ask(port: int) -> str:
-    body = {"prompt": "One, two,", "max_tokens": 12, "temperature": 0}
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode()
-    )
-    request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["choices"][0]["text"]
 
 
 def test_users_of_other_names_make_a_cluster_in_a_folder_that_all_macs_have(macs):
@@ -122,3 +64,13 @@ def test_a_folder_that_is_one_user_s_own_is_refused_with_both_ways_out(macs):
     desk.run("sync_nodes.sh")
     desk.run("sync_model.sh", desk.env["MODEL_DIR"])
     assert (macs.view(1, Path(desk.env["MODEL_DIR"])) / "config.json").exists()
+
+
+def test_one_command_leads_from_nothing_to_an_answer_and_then_has_nothing_to_do(macs):
+    desk = Desk(macs, macs.shared / HARD_NAME)
+    desk.make_venv()
+    said = desk.run("setup_cluster.sh", "--yes", *macs.names)
+    print(said)
+    said = desk.run("setup_cluster.sh", "--yes")
+    print(said)
+    desk.run("stop_openai_cluster_server.sh")

@@ -21,7 +21,7 @@ REMEMBERED = f"{STATE}/files"
 CODE = ("server/", "scripts/")
 SIGNS = "scripts/run_openai_cluster_server.sh run/sync"  # a folder with one of these is a checkout
 SOMETHING_ELSE = ("pyvenv.cfg", "conda-meta", ".git")
-NOT_OURS = {".git", ".venv", "run", "logs", "models"}  # at the top
+NOT_OURS = {".git", ".venv", ".python", "run", "logs", "models"}  # at the top
 NOT_OURS_ANYWHERE = {
     "__pycache__", ".DS_Store", ".pytest_cache", ".ruff_cache", ".hypothesis", "node_modules",
 }  # fmt: skip

@@ -3,7 +3,8 @@
 A virtual environment is a folder of packages and a link to the Python that it was made with; a
 conda environment holds its Python too. Both name their own path in many places, so a copy works
 at the same path only, and on the same kind of machine. A virtual environment needs its Python at
-the same path there, of the same version.
+the same path there, of the same version, unless that lies in the checkout (.python, made by
+setup/own_python.py) and is copied with it.
 """
 
 import json
@@ -23,21 +24,25 @@ print(json.dumps({
     "version": platform.python_version(),
 }))
 """
+ROOT = Path(__file__).resolve().parents[3]
+OWN_PYTHON = ".python"  # in the checkout
 BASE = "@@base@@"  # before the version of the base, in what base_program prints
 SIGNS = "pyvenv.cfg conda-meta"  # a folder with one of these is an environment
 
 
 @dataclass(frozen=True)
 class Environment:
-    """kind: venv or conda. base: the Python that must be on each host already; None for conda."""
+    """kind: venv or conda. base: the Python that must be on each host already; None where it goes
+    with the copy, in the prefix (conda) or in `own`, the folder of the checkout's own Python."""
 
     kind: str
     prefix: Path
     version: str
     base: str | None
+    own: Path | None = None
 
 
-def describe(python: str) -> Environment:
+def describe(python: str, root: Path = ROOT) -> Environment:
     """The environment of this interpreter. Failure if it is none that could be copied."""
     try:
         asked = subprocess.run([python, "-c", ASK], capture_output=True, text=True, timeout=60)
@@ -46,7 +51,10 @@ def describe(python: str) -> Environment:
         raise Failure(f"{python} does not run: {error}") from None
     prefix = Path(told["prefix"])
     if told["own"] and (prefix / "pyvenv.cfg").exists():
-        return Environment("venv", prefix, told["version"], base_of(prefix, told["base"]))
+        base, own = base_of(prefix, told["base"]), root / OWN_PYTHON
+        if Path(base).is_relative_to(own):
+            return Environment("venv", prefix, told["version"], None, own)
+        return Environment("venv", prefix, told["version"], base)
     if (prefix / "conda-meta").is_dir():
         if (prefix / "condabin").exists():
             raise Failure(

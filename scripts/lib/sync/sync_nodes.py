@@ -45,6 +45,7 @@ from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
 PROGRAM = "sync_nodes.sh"
 SPARE_BYTES = 256_000_000  # left free on a host whatever is copied
 FORGET_WITHIN_S = 60.0
+OWN = "have a Python of its own copied with it: scripts/setup_cluster.sh --from python"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Job:
     token: Path
     env: Environment | None
     env_sizes: Mapping[str, int]
+    own_sizes: Mapping[str, int]
     here: Mapping
 
     @property
@@ -129,21 +131,28 @@ def copy_checkout(job: Job, host: str, facts: Facts) -> tuple[int, int]:
 
 def copy_environment(job: Job, host: str, facts: Facts, voice: Voice) -> str:
     """How many files of how many bytes were sent."""
-    env, total = job.env, sum(job.env_sizes.values())
     check_environment(job, facts)
-    voice.say(f"{env.prefix.name}: comparing {size_text(total)}")
+    if job.env.own:
+        copy_folder(job, host, job.env.own, job.own_sizes, voice)
+    return copy_folder(job, host, job.env.prefix, job.env_sizes, voice)
+
+
+def copy_folder(job: Job, host: str, folder: Path, sizes: Mapping[str, int], voice: Voice) -> str:
+    """The same, of one folder, which is then as it is here."""
+    total = sum(sizes.values())
+    voice.say(f"{folder.name}: comparing {size_text(total)}")
     sent = copy(
         host,
-        env.prefix,
-        env.prefix,
+        folder,
+        folder,
         environment.COPY_OPTIONS,
-        sizes=job.env_sizes,
+        sizes=sizes,
         stall_s=job.timeout_s,
         on_progress=lambda done: voice.progress(
-            lambda: f"{env.prefix.name}: {size_text(done)} copied, at most {size_text(total)}"
+            lambda: f"{folder.name}: {size_text(done)} copied, at most {size_text(total)}"
         ),
     )
-    amount = sum(job.env_sizes[name] for name in sent)
+    amount = sum(sizes[name] for name in sent)
     return f"{len(sent)} files copied ({size_text(amount)})" if sent else "no files copied"
 
 
@@ -163,19 +172,19 @@ def check_environment(job: Job, facts: Facts) -> None:
         raise Failure(f"{env.prefix} is there and is no {env.kind} environment: not touched")
     if place.denied and not env.prefix.is_relative_to(job.root):
         raise Failure(may_not_write(facts.user, place.denied, env.prefix))
-    check_space(env.prefix, place, sum(job.env_sizes.values()))
+    check_space(env.prefix, place, sum(job.env_sizes.values()) + sum(job.own_sizes.values()))
     if env.base is None:
         return
     version = facts.more.partition(environment.BASE)[2].partition("\n")[0]
     if not version:
         raise Failure(
             f"{env.prefix} is made with {env.base}, which is not there: install Python "
-            f"{env.version} there in the same way as here, and run this again; or {make}"
+            f"{env.version} there in the same way as here, and run this again; or {OWN}; or {make}"
         )
     if version != env.version:
         raise Failure(
             f"{env.base} is Python {version} there and {env.version} here: bring both to the same "
-            "version, and run this again"
+            f"version, and run this again; or {OWN}"
         )
 
 
@@ -197,11 +206,12 @@ def show_commands(job: Job, hosts: list[str]) -> None:
         print(f"+ cd {shlex.quote(str(job.root))}")
         words = rsync_command(host, job.root, job.checkout_options, job.timeout_s, ())
         print(f"+ {shlex.join(words)}")
-        if job.env is not None:
-            print(f"+ cd {shlex.quote(str(job.env.prefix))}")
-            options = environment.COPY_OPTIONS
-            words = rsync_command(host, job.env.prefix, options, job.timeout_s, ())
-            print(f"+ {shlex.join(words)}")
+        for folder in (job.env.own, job.env.prefix) if job.env else ():
+            if folder is not None:
+                print(f"+ cd {shlex.quote(str(folder))}")
+                options = environment.COPY_OPTIONS
+                words = rsync_command(host, folder, options, job.timeout_s, ())
+                print(f"+ {shlex.join(words)}")
 
 
 def parser() -> Parser:
@@ -254,19 +264,21 @@ def main(arguments: list[str] | None = None) -> int:
         files = checkout.list_files(options.root)
         listing = state / "checkout.list"
         listing.write_bytes("\0".join(files).encode("utf-8", "surrogateescape"))
-        env, sizes, here = None, {}, {}
+        env, sizes, own_sizes, here = None, {}, {}, {}
         try:
             if not options.checkout_only:
                 env = environment.describe(options.python)
                 sizes = environment.list_sizes(env.prefix)
+                own_sizes = environment.list_sizes(env.own) if env.own else {}
                 if not options.dry_run:
                     here = ask_versions(LOCAL_HOST, options.python, options.root)
         except Failure as failure:
             voice.say(f"this machine: {failure}")
             return 3
         job = Job(
-            options.root, options.python, options.timeout, files, listing, token, env, sizes, here
-        )
+            options.root, options.python, options.timeout, files, listing, token, env, sizes,
+            own_sizes, here,
+        )  # fmt: skip
         if options.dry_run:
             show_commands(job, hosts)
             return 0

@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+"""Walk the steps of the set-up: look, show, ask, run, look again.
+
+It is setup_cluster.sh, whose header is the help; on rank 0, with the standard library alone. All
+that it says goes to stderr, what the commands print where they print it; with --dry-run the
+commands go to stdout.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+
+from scripts.lib.hosts.hostfile import SSH_NAME, host_name
+from scripts.lib.hosts.reach import MOST_RANKS
+from scripts.lib.settings.kept_settings import SettingError, first_key
+from scripts.lib.setup import look_hosts, steps
+from scripts.lib.setup.command import Command, run
+from scripts.lib.setup.look import HOLDS, NOT_HERE, STUCK, Look
+from scripts.lib.setup.site import Site, model_problem
+from scripts.lib.setup.state import State, StateError, read_state, write_state
+from scripts.lib.setup.steps import STEPS, Step
+from scripts.lib.sync.parallel import Failure
+from scripts.lib.sync.targets import need_python, need_tools
+from scripts.lib.verbs import shared
+from scripts.lib.verbs.exit_codes import FAILED, MISSING
+from scripts.lib.verbs.header import help_of
+from scripts.lib.verbs.parser import Parser
+from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
+
+PROGRAM = "setup_cluster.sh"
+INTERRUPTED = 130
+SKIP, REFUSED = "skip", "no"
+
+
+class StepFailed(Exception):
+    """A step did not come to hold; the message says why."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """See the module's docstring."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # what it runs has no terminal to hear it from
+        signal.signal(number, signal.default_int_handler)
+    options, state = parse(arguments)
+    if options.list:
+        for step in STEPS:
+            print(f"{step.name:12} {step.does}")
+        return 0
+    site = make_site(options, state)
+    walked = [
+        step for step in STEPS[steps.NAMES.index(options.first) :] if step.name not in options.skip
+    ]
+    if options.dry_run:
+        return show_all(site, walked)
+    current = walked[0].name if walked else ""
+    try:
+        write_state(ROOT, state)
+        for step in walked:
+            current = step.name
+            walk(site, step, options)
+            write_state(ROOT, replace(state, model=site.model, measured=site.measured))
+        say(f"done; to serve this model later: {steps.serve(site, None)[0]}")
+        return 0
+    except KeyboardInterrupt:
+        say(f"interrupted at {current}; to go on: {go_on(options)}")
+        return INTERRUPTED
+    except StepFailed as error:
+        say(f"step {current}: {error}")
+        say(f"to go on: {go_on(options, '--from', current)}")
+        return FAILED
+    except OSError as error:
+        say(f"step {current}: {error}")
+        return MISSING
+
+
+def parser() -> Parser:
+    made = Parser(PROGRAM, help_of(PROGRAM))
+    shared.add(made, "--dry-run")
+    made.add_argument("--model", type=shared.some)
+    made.add_argument("--ring-tcp", action="store_true")
+    made.add_argument("--yes", action="store_true")
+    made.add_argument("--from", dest="first", type=shared.one_of(*steps.NAMES), default="ssh")
+    made.add_argument("--skip", action="append", type=shared.one_of(*steps.NAMES), default=[])
+    made.add_argument("--list", action="store_true")
+    made.add_argument("hosts", nargs="*", metavar="HOST")
+    return made
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[Namespace, State]:
+    """The command line, and with it what is to be remembered; or the end of the program."""
+    reader = parser()
+    options = reader.parse_args(arguments)
+    options.terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    if options.list:
+        return options, State()
+    try:
+        old = read_state(ROOT)
+    except StateError as error:
+        if not options.hosts:
+            stop(PROGRAM, str(error))
+        old = State()
+    check_hosts(reader, options.hosts or old.hosts)
+    if options.model:
+        if problem := model_problem(options.model):
+            reader.error(f"--model {problem}")
+        if os.path.isdir(options.model):
+            options.model = os.path.abspath(options.model)
+    if not options.yes and not options.dry_run and not options.terminal:
+        reader.error("there is no terminal to ask at: --yes, or --dry-run to see what it would do")
+    return options, State(
+        hosts=tuple(options.hosts) or old.hosts,
+        model=options.model or old.model,
+        ring_tcp=options.ring_tcp or (old.ring_tcp and not options.hosts),
+        measured=old.measured,
+    )
+
+
+def check_hosts(reader: Parser, hosts: Sequence[str]) -> None:
+    """As every script would refuse them, but before the first step."""
+    if not hosts:
+        reader.error("HOST is missing: ssh names of all Macs, rank 0 first")
+    for host in hosts:
+        if not SSH_NAME.fullmatch(host):
+            reader.error(f"HOST '{host}': not a name that ssh takes")
+    names = list(map(host_name, hosts))
+    if twice := [host for host in hosts if names.count(host_name(host)) > 1]:
+        reader.error(f"HOST {' and '.join(twice)}: name each host once")
+    if not 2 <= len(hosts) <= MOST_RANKS:
+        reader.error(f"HOST: must be 2 to {MOST_RANKS} of them, not {len(hosts)}")
+
+
+def make_site(options: Namespace, state: State) -> Site:
+    """With the settings, which children read for themselves, too."""
+    settings = read_settings(PROGRAM, options)
+    need_tools(PROGRAM)
+    model = options.model or settings["MODEL_DIR"].text or state.model
+    if not model and not options.terminal and not options.dry_run:
+        stop(PROGRAM, "--model is missing: --yes does not answer which model is to be served")
+    try:
+        key = first_key(os.environ)
+    except SettingError as error:
+        stop(PROGRAM, str(error))
+    system = os.uname().sysname
+    return Site(
+        root=ROOT,
+        hosts=state.hosts,
+        model=model,
+        model_id=settings["MODEL_ID"].text,
+        ring_wanted=state.ring_tcp,
+        python=need_python(PROGRAM, os.environ | texts(settings)),
+        named_hostfile=settings["HOSTFILE"].text,
+        port=settings["HTTP_PORT"].value,
+        key=key,
+        measured=state.measured,
+        at_terminal=options.terminal or (options.dry_run and not options.yes),
+        systems={state.hosts[0]: system},
+    )
+
+
+def show_all(site: Site, walked: Sequence[Step]) -> int:
+    """--dry-run: every command that a step may need, on stdout."""
+    for step in walked:
+        print(f"# {step.name}: {step.does}")
+        for command in step.commands(site, None):
+            print(f"+ {command}")
+    return 0
+
+
+def walk(site: Site, step: Step, options: Namespace) -> None:
+    """One step. Raises StepFailed."""
+    if step.needs_model and not site.model:
+        site.model = ask_model()
+    where = f"[{steps.NAMES.index(step.name) + 1}/{len(STEPS)}] {step.name}"
+    if step.name != "ssh" and len(site.systems) < len(site.hosts):
+        found = look_at(site, look_hosts.ssh)  # what the hosts are, where that step was left out
+        if found.verdict != HOLDS:
+            raise StepFailed(found.words)
+    found = look_at(site, step.look)
+    if found.verdict in (HOLDS, NOT_HERE):
+        say(f"{where}: {found.verdict}{': ' * bool(found.words)}{found.words}")
+        return
+    say(f"{where}: {step.does}")
+    for line in found.words.splitlines():
+        say(f"    {line}")
+    if found.verdict == STUCK:
+        raise StepFailed(found.words.splitlines()[-1] if found.words else STUCK)
+    commands = step.commands(site, found)
+    for command in commands:
+        say(f"  + {command}")
+    if step.changes and not options.yes:
+        answer = ask("  do it? [y]es, [n]o, [s]kip: ", ("y", "yes", "n", "no", "s", "skip"))
+        if answer.startswith("s"):
+            return
+        if answer.startswith("n"):
+            raise StepFailed("not done, as you said")
+    run_all(commands)
+    if step.name == "benchmark":
+        site.measured = site.what_is_measured
+    if step.again:
+        found = look_at(site, step.look)
+        if found.verdict != HOLDS:
+            raise StepFailed(f"still not so: {found.words}")
+
+
+def look_at(site: Site, look) -> Look:
+    """A look that cannot be had is a step that cannot go on."""
+    try:
+        return look(site)
+    except (Failure, OSError, subprocess.SubprocessError) as error:
+        return Look(STUCK, str(error))
+
+
+def run_all(commands: Sequence[Command]) -> None:
+    """One after the other, up to the first that fails. Raises StepFailed."""
+    for command in commands:
+        ended = run(command, ROOT)
+        if ended.code != 0:
+            raise StepFailed(
+                f"exit code {ended.code} of {command.words[0]}: {ended.said}".rstrip(": ")
+            )
+
+
+def ask(question: str, allowed: Sequence[str]) -> str:
+    """An answer from the terminal; no end of input, which is as Ctrl-C."""
+    while True:
+        print(question, end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            raise KeyboardInterrupt
+        if (word := line.strip().lower()) in allowed:
+            return word
+
+
+def ask_model() -> str:
+    while True:
+        print("Which model? A folder here, or ORG/NAME: ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            raise KeyboardInterrupt
+        model = os.path.expanduser(line.strip())
+        if not (problem := model_problem(model)):
+            return os.path.abspath(model) if os.path.isdir(model) else model
+        say(problem)
+
+
+def go_on(options: Namespace, *more: str) -> str:
+    """The command that takes it up again; hosts and model are remembered."""
+    words = [f"scripts/{PROGRAM}", *more, *["--yes"] * options.yes]
+    return " ".join([*words, *(f"--skip {name}" for name in options.skip)])
+
+
+def say(text: str) -> None:
+    """With our name where it is about us; a step's own lines stand as they are."""
+    name = "" if text[:1] in ("[", " ") else f"{PROGRAM}: "
+    print(f"{name}{text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
