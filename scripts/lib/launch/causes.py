@@ -6,6 +6,7 @@ output. On the launcher's main thread.
 
 import errno
 import os
+import re
 import signal
 
 from scripts.lib.launch.rank_process import RankProcess
@@ -19,6 +20,36 @@ SSH_FAILED = 255
 # something else last: MLX's launcher brings the hostfile in a temporary file, and goes on without.
 _DISK_WORDS = tuple(
     os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+)
+
+# What macOS says of the GPU, or of a folder, often as the last word that a rank has time for.
+_TRANSLATED = (
+    (
+        r"Impacting ?Interactivity",
+        "macOS ended work on the GPU in favour of that Mac's display: have the display turn off "
+        "(sudo pmset -a displaysleep 10), or unplug it; --env AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 "
+        "helps some",
+    ),
+    (
+        r"CallbackErrorTimeout|Caused GPU Timeout",
+        "work on the GPU took too long: a peer or a disk was late, or a piece of a prompt is too "
+        "large (PREFILL_STEP)",
+    ),
+    (
+        r"CallbackErrorOutOfMemory",
+        "that Mac's GPU is out of memory: scripts/verify_cluster.sh --check memory --check wired",
+    ),
+    (
+        r"CallbackErrorSubmissionsIgnored|for causing prior/excessive GPU errors",
+        "macOS takes no more work for the GPU from a process that has had errors there",
+    ),
+    (
+        r"(/(Documents|Desktop|Downloads|Mobile Documents|Volumes)\b|getcwd).*"
+        r"Operation not permitted|Operation not permitted.*"
+        r"/(Documents|Desktop|Downloads|Mobile Documents|Volumes)\b",
+        "macOS keeps Documents, Desktop, Downloads, iCloud Drive and other volumes from what came "
+        "by ssh: scripts/verify_cluster.sh --check folders",
+    ),
 )
 
 
@@ -53,6 +84,12 @@ def disk_words(rank: RankProcess) -> str:
     return ""
 
 
+def translated(rank: RankProcess) -> str:
+    """What the system's own last word means, and what helps."""
+    text = b"\n".join(rank.tail).decode(errors="replace")
+    return next((meaning for words, meaning in _TRANSLATED if re.search(words, text)), "")
+
+
 def explain_end(rank: RankProcess) -> str:
     if not rank.is_local and rank.code == SSH_FAILED:
         return f"code {SSH_FAILED} (ssh failed, or a signal ended the rank)"
@@ -61,5 +98,5 @@ def explain_end(rank: RankProcess) -> str:
 
 def explain_failure(rank: RankProcess) -> str:
     """Which rank, how it ended, and why, in its own words."""
-    reasons = filter(None, (own_words(rank), disk_words(rank)))
+    reasons = filter(None, (own_words(rank), disk_words(rank), translated(rank)))
     return ": ".join((f"{rank} exited with {explain_end(rank)}", *reasons))

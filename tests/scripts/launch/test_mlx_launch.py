@@ -105,6 +105,42 @@ def test_a_full_disk_is_named_with_the_failure_that_it_brings(stubs):
     assert cause.endswith(f": its output has: {words}")
 
 
+@pytest.mark.parametrize(
+    ("words", "meaning"),
+    [
+        (
+            "libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] "
+            "Command buffer execution failed: Impacting Interactivity (0000000e:"
+            "kIOGPUCommandBufferCallbackErrorImpactingInteractivity)",
+            "in favour of that Mac's display: have the display turn off",
+        ),
+        (
+            "RuntimeError: [METAL] Command buffer execution failed: Caused GPU Timeout Error "
+            "(00000002:kIOGPUCommandBufferCallbackErrorTimeout)",
+            "work on the GPU took too long",
+        ),
+        (
+            "PermissionError: [Errno 1] Operation not permitted: '/Users/a/Documents/c/x.py'",
+            "macOS keeps Documents",
+        ),
+        ("bash: line 1: cd: /Volumes/Big 1/c: Operation not permitted", "--check folders"),
+    ],
+)
+def test_what_macos_said_last_is_put_in_words_with_what_helps(stubs, words, meaning):
+    """A rank that dies of it has no word of its own."""
+    stubs_say = f"print({words!r}, file=sys.stderr, flush=True); os.abort()"
+    _, _, err = finish(stubs.launch("--at-start", stubs_say))
+    (cause,) = [line for line in err.splitlines() if line.startswith("mlx_launch: cause: ")]
+    assert "(ended by SIGABRT): " in cause and meaning in cause
+
+
+def test_an_operation_that_is_not_permitted_elsewhere_is_not_put_down_to_folders(stubs):
+    stubs_say = "print('kill: (1) Operation not permitted', file=sys.stderr); leave(70)"
+    _, _, err = finish(stubs.launch("--at-start", stubs_say))
+    (cause,) = [line for line in err.splitlines() if line.startswith("mlx_launch: cause: ")]
+    assert "folders" not in cause
+
+
 def test_a_rank_killed_by_a_signal_is_named_with_it(stubs):
     launcher = stubs.launch()
     stubs.pid(0)
