@@ -40,6 +40,13 @@ HANGS_S = 0.4  # what a tool that never answers gets in these tests
 STUBS = {
     "sw_vers": ("/usr/bin/sw_vers", "*"),
     "sysctl": ("/usr/sbin/sysctl", "*"),
+    "limit_kept": ("/usr/bin/grep", "*iogpu.wired_limit_mb*"),
+    "displays": ("/usr/sbin/system_profiler", "'SPDisplaysDataType -json'"),
+    "fdesetup": ("/usr/bin/fdesetup", "status"),
+    "daemons": ("/bin/ls", "/Library/LaunchDaemons"),
+    "ls": ("/bin/ls", "{}"),
+    "firewall": ("/usr/libexec/ApplicationFirewall/socketfilterfw", "{}"),
+    "brew": ("/opt/homebrew/bin/brew", "--prefix"),
     "vm_stat": ("/usr/bin/vm_stat", "*"),
     "pmset": ("/usr/bin/pmset", "-g"),
     "rdma_ctl": ("/usr/bin/rdma_ctl", "status"),
@@ -57,6 +64,19 @@ STUBS = {
     "mlx": (PYTHON, "*mlx.core*"),
     "formats": (PYTHON, "*lib.model.check_model*' --full'"),
     "check_model": (PYTHON, "*lib.model.check_model*"),
+}
+BINARY = (
+    "/opt/homebrew/Cellar/python@3.12/3.12.4/Frameworks/Python.framework/Versions/3.12/Resources/"
+    "Python.app/Contents/MacOS/Python"
+)
+# What a tool is asked for where its command's name says it in other words.
+ABOUT = {
+    "ls:checkout": CHECKOUT,
+    "ls:python": f"{CHECKOUT}/.venv/bin",
+    "ls:model": MODEL,
+    "firewall:state": "--getglobalstate",
+    "firewall:block": "--getblockall",
+    "firewall:apps": "--listapps",
 }
 _SEEN: dict[str, dict] = {}
 CONFIG = {
@@ -127,7 +147,9 @@ class Mac:
             tool, _, about = command.partition(":")
             path, pattern = STUBS[tool]
             ends = "exec sleep 30" if code is None else f"exit {code}"
-            line = f"  {pattern.format(about)}) printf %s {shlex.quote(text)}; {ends} ;;"
+            pattern = pattern.format(ABOUT.get(command, about))
+            stream = " >&2" if tool == "ls" and code else ""
+            line = f"  {pattern}) printf %s {shlex.quote(text)}{stream}; {ends} ;;"
             cases.setdefault(path, []).append(line)
         for path, lines in cases.items():
             script = "\n".join(["#!/bin/sh", 'case "$*" in', *lines, "esac", "exit 1", ""])
@@ -248,10 +270,22 @@ def healthy(plan: Plan, wiring: Wiring, name: str) -> dict[str, tuple[str, int] 
         "sysctl": sysctl(512),
         "vm_stat": vm_stat(6),
         "pmset": "System-wide power settings:\nCurrently in use:\n standby              0\n"
-        " sleep                0 (sleep prevented by sharingd)\n displaysleep         10\n",
+        " sleep                0 (sleep prevented by sharingd)\n displaysleep         10\n"
+        " Sleep On Power Button 1\n autorestart          1\n",
+        "displays": displays(0),
+        "fdesetup": "FileVault is Off.\n",
+        "daemons": "com.example.agent.plist\n",
+        "ls:checkout": "server\n",
+        "ls:python": "python\n",
+        "ls:model": "config.json\n",
+        "firewall:state": "Firewall is enabled. (State = 1)\n",
+        "firewall:block": "Firewall has block all state set to disabled.\n",
+        "firewall:apps": firewall_apps(allow=BINARY),
+        "brew": "/opt/homebrew\n",
         "getifaddr:en0": f"192.0.2.{10 + place}\n",
         "versions": json.dumps(
             {
+                "binary": BINARY,
                 "python": "3.12.4",
                 "machine": "arm64",
                 "system": "darwin",
@@ -265,7 +299,7 @@ def healthy(plan: Plan, wiring: Wiring, name: str) -> dict[str, tuple[str, int] 
         '"reasons": [], "arrangement": "tensor", "ways": ["tensor"]}\n',
     }
     found = {command: (text, 0) for command, text in answers.items()}
-    found["getifaddr:en1"] = ("", 1)
+    found["getifaddr:en1"] = found["limit_kept"] = ("", 1)
     for port in plan.ports_on(name):
         found[f"lsof:{port}"] = ("", 1)
     if plan.rdma:
@@ -308,8 +342,29 @@ def devinfo(
     return "\n".join([*lines, ""])
 
 
-def sysctl(memory_gib: int, limit_mb: int = 0) -> str:
-    return f"hw.memsize: {memory_gib * GIB}\niogpu.wired_limit_mb: {limit_mb}\n"
+def sysctl(memory_gib: int, limit_mb: int = 0, chip: str = "Apple M3 Ultra") -> str:
+    return (
+        f"hw.memsize: {memory_gib * GIB}\niogpu.wired_limit_mb: {limit_mb}\n"
+        f"machdep.cpu.brand_string: {chip}\n"
+    )
+
+
+def displays(count: int) -> str:
+    """`system_profiler SPDisplaysDataType -json`; without one the list of them is not there."""
+    card: dict = {"_name": "Apple M3 Ultra", "sppci_cores": "80", "sppci_model": "Apple M3 Ultra"}
+    if count:
+        screen = {"_name": "Studio Display", "spdisplays_online": "spdisplays_yes"}
+        card["spdisplays_ndrvs"] = [screen] * count
+    return json.dumps({"SPDisplaysDataType": [card]})
+
+
+def firewall_apps(**verdicts: str) -> str:
+    """`socketfilterfw --listapps`: allow=PATH, block=PATH."""
+    entries = [
+        f"{place} : {path} \n \t ( {verdict.capitalize()} incoming connections ) \n"
+        for place, (verdict, path) in enumerate(verdicts.items(), start=1)
+    ]
+    return "\n".join([f"Total number of apps = {len(entries)} \n", *entries])
 
 
 def vm_stat(wired_gib: float) -> str:

@@ -217,6 +217,8 @@ def _read_without_python(text: str) -> tuple[str, dict[str, dict[str, Any]]]:
             commands[name]["code"] = int(code) if done else None
         elif line.startswith("| "):
             commands[name]["out"] += line[2:] + "\n"
+        elif line.startswith("! "):
+            commands[name]["err"] += line[2:] + "\n"
     return system, commands
 
 

@@ -9,6 +9,7 @@ from scripts.lib.doctor import (
     judge_access,
     judge_cabling,
     judge_gid,
+    judge_guards,
     judge_memory,
     judge_model,
     judge_network,
@@ -16,6 +17,7 @@ from scripts.lib.doctor import (
     judge_running,
     judge_software,
     judge_system,
+    judge_unattended,
 )
 from scripts.lib.doctor.cluster import Cluster
 from scripts.lib.doctor.findings import PASS, SKIP, Finding
@@ -51,10 +53,10 @@ def _matrix(plan: Plan) -> bool:
     return plan.rdma and plan.hostfile is not None
 
 
-CABLES = ("rdma_ctl", "ibv_devices", "system_profiler", "networksetup")
+CABLES = ("rdma_ctl", "sysctl", "ibv_devices", "system_profiler", "networksetup")
 PORTS = (*CABLES, "ibv_devinfo")
-FOLDER = ("model", "check_model")
-MEMORY = ("sysctl", "meminfo", "mlx", "formats", *FOLDER)
+FOLDER = ("model", "check_model", "ls")
+MEMORY = ("sysctl", "limit_kept", "meminfo", "mlx", "formats", *FOLDER)
 
 CHECKS = (
     Check(
@@ -76,10 +78,16 @@ CHECKS = (
         ("environment",),
     ),
     Check(
+        "folders",
+        "checkout, Python and model are where ssh may read",
+        judge_guards.folders,
+        ("ls",),
+    ),
+    Check(
         "python",
         "the ranks' interpreter is there and has the packages",
         judge_software.python,
-        ("versions",),
+        ("versions", "brew", "ls"),
     ),
     Check(
         "versions",
@@ -91,7 +99,7 @@ CHECKS = (
         "checkout",
         "the same code at the same path",
         judge_software.checkout,
-        ("code",),
+        ("code", "ls"),
         when=lambda plan: not plan.local,
     ),
     Check("compute", "MLX computes, in time", judge_software.compute, ("mlx", "versions")),
@@ -102,12 +110,15 @@ CHECKS = (
         judge_system.macos,
         ("sw_vers", "os-release"),
     ),
-    Check("rdma", "RDMA is enabled", judge_rdma.rdma, ("rdma_ctl",), _rdma, macs_only=True),
+    Check("chip", "it has Thunderbolt 5", judge_system.chip, ("sysctl",), _rdma, macs_only=True),
+    Check(
+        "rdma", "RDMA is enabled", judge_rdma.rdma, ("rdma_ctl", "sysctl"), _rdma, macs_only=True
+    ),
     Check(
         "devices",
         "the devices of the host's row of the matrix exist",
         judge_rdma.devices,
-        ("rdma_ctl", "ibv_devices"),
+        ("rdma_ctl", "sysctl", "ibv_devices"),
         _rdma,
         macs_only=True,
     ),
@@ -168,10 +179,17 @@ CHECKS = (
         ("listeners", "lsof", "ranks"),
     ),
     Check(
+        "firewall",
+        "macOS's firewall lets connections in to the ranks' Python",
+        judge_guards.firewall,
+        ("firewall", "versions", "listen", "connect", "addresses"),
+        macs_only=True,
+    ),
+    Check(
         "path",
         "the ranks reach each other over TCP",
         judge_network.path,
-        ("listen", "connect", "addresses", "getifaddr"),
+        ("listen", "connect", "addresses", "getifaddr", "firewall", "versions"),
         lambda plan: _several(plan) and (plan.local or _hostfile(plan)),
     ),
     Check("model", "it is whole and the same everywhere", judge_model.model, FOLDER),
@@ -199,6 +217,27 @@ CHECKS = (
         macs_only=True,
     ),
     Check("sleep", "the Mac does not sleep", judge_system.sleep, ("pmset",), macs_only=True),
+    Check(
+        "display",
+        "no display is on for good",
+        judge_unattended.display,
+        ("pmset", "displays", "sw_vers"),
+        macs_only=True,
+    ),
+    Check(
+        "power",
+        "the Mac starts again after a power failure",
+        judge_unattended.power,
+        ("pmset",),
+        macs_only=True,
+    ),
+    Check(
+        "filevault",
+        "no disk waits for a password where a service starts at boot",
+        judge_unattended.filevault,
+        ("fdesetup", "daemons"),
+        macs_only=True,
+    ),
     Check("disk", "there is room for logs", judge_system.disk, ("disk",)),
     Check("files", "enough files may be open for mlx-lm", judge_system.files, ("files",)),
 )

@@ -15,14 +15,18 @@ PYTHON_NAMES = ("versions", "mlx", "check_model", "formats")  # asked of the ran
 Command = tuple[list[str], float]
 
 VERSIONS = """\
-import json, platform, sys
+import json, os, platform, sys, sysconfig
 from importlib.metadata import PackageNotFoundError, version
 def find(name):
     try:
         return version(name)
     except PackageNotFoundError:
         return None
+# python.org's and Homebrew's bin/python3 only starts this one, which is what a firewall sees.
+name = sysconfig.get_config_var("PYTHONFRAMEWORK") or ""
+app = os.path.join(sys.base_prefix, "Resources", name + ".app", "Contents", "MacOS", name)
 print(json.dumps({
+    "binary": os.path.realpath(app if name and os.path.exists(app) else sys.executable),
     "python": platform.python_version(),
     "machine": platform.machine(),
     "system": sys.platform,
@@ -44,11 +48,27 @@ info = mx.device_info() if mx.default_device().type == mx.DeviceType.gpu else {}
 say(gpu_limit=info.get("max_recommended_working_set_size"))
 """
 
+FIREWALL = "/usr/libexec/ApplicationFirewall/socketfilterfw"
+SYSCTL_CONF = "/etc/sysctl.conf"
 GENERAL = {
     "sw_vers": (["/usr/bin/sw_vers"], 5),
-    "sysctl": (["/usr/sbin/sysctl", "hw.memsize", "iogpu.wired_limit_mb"], 5),
+    "sysctl": (
+        ["/usr/sbin/sysctl", "hw.memsize", "iogpu.wired_limit_mb", "machdep.cpu.brand_string"],
+        5,
+    ),
+    "limit_kept": (
+        ["/usr/bin/grep", "-rls", "iogpu.wired_limit_mb", "/Library/LaunchDaemons", SYSCTL_CONF],
+        5,
+    ),
     "vm_stat": (["/usr/bin/vm_stat"], 5),
     "pmset": (["/usr/bin/pmset", "-g"], 5),
+    "displays": (["/usr/sbin/system_profiler", "SPDisplaysDataType", "-json"], 30),
+    "fdesetup": (["/usr/bin/fdesetup", "status"], 5),
+    "daemons": (["/bin/ls", "/Library/LaunchDaemons"], 5),
+    "firewall:state": ([FIREWALL, "--getglobalstate"], 5),
+    "firewall:block": ([FIREWALL, "--getblockall"], 5),
+    "firewall:apps": ([FIREWALL, "--listapps"], 5),
+    "brew": (["/opt/homebrew/bin/brew", "--prefix"], 5),
     "getifaddr:en0": (["/usr/sbin/ipconfig", "getifaddr", "en0"], 5),
     "getifaddr:en1": (["/usr/sbin/ipconfig", "getifaddr", "en1"], 5),
 }
@@ -79,11 +99,13 @@ def commands_for(plan: Plan, host: str, needed: set[str]) -> dict[str, dict[str,
             mac[f"ibv_devinfo:{device}"] = (["/usr/bin/ibv_devinfo", "-v", "-d", device], 10)
     for port in plan.ports_on(host):
         mac[f"lsof:{port}"] = (["/usr/sbin/lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN"], 10)
-    python = python_commands(plan)
+    both = python_commands(plan) | {
+        f"ls:{name}": (["/bin/ls", path], 5.0) for name, path in plan.folders.items()
+    }
     return {
         system: {
             name: command
-            for name, command in {**table, **python}.items()
+            for name, command in {**table, **both}.items()
             if name.partition(":")[0] in needed
         }
         for system, table in (("Darwin", mac), ("Linux", LINUX))

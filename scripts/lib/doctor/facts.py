@@ -34,6 +34,8 @@ TOOLS = {
     "ibv_devinfo": "/usr/bin/ibv_devinfo",
     "system_profiler": "/usr/sbin/system_profiler",
     "networksetup": "/usr/sbin/networksetup",
+    "displays": "/usr/sbin/system_profiler",
+    "firewall": "socketfilterfw",
 }
 
 
@@ -59,6 +61,7 @@ class HostFacts:
     silent: dict[str, str] = field(default_factory=dict)
     python: str | None = None
     machine: str | None = None
+    binary: str | None = None  # the program that this Python really runs as
     packages: dict[str, str | None] | None = None
     jaccl: bool | None = None
     evaluated: bool | None = None
@@ -69,8 +72,18 @@ class HostFacts:
     distribution: str = ""
     memory: int | None = None
     wired_limit: int | None = None
+    limit_kept: bool | None = None  # whether something sets it at boot
+    chip: str = ""
     wired: int | None = None
     sleep: int | None = None
+    display_sleep: int | None = None
+    displays: int | None = None
+    starts_after_power: bool | None = None  # None as well where a Mac has no such setting
+    filevault: bool | None = None
+    service: bool = False  # ours, which launchd starts at boot
+    firewall: mac_text.Firewall | None = None
+    homebrew: bool | None = None
+    unread: dict[str, str] = field(default_factory=dict)  # plan.folders that are denied, and how
     rdma: str | None = None
     devices: tuple[str, ...] | None = None
     device_ports: dict[str, mac_text.DevicePort] = field(default_factory=dict)
@@ -110,6 +123,10 @@ class HostFacts:
 
 
 LATE = "did not answer in time"
+# Commands whose exit code 1 says something.
+ONE_IS_AN_ANSWER = (
+    "ifconfig", "getifaddr", "lsof", "check_model", "formats", "limit_kept", "ls",
+)  # fmt: skip
 
 
 def read_facts(raw: Raw) -> HostFacts:
@@ -146,7 +163,8 @@ def read_facts(raw: Raw) -> HostFacts:
         memory=memory or mac_text.parse_meminfo(texts.get("meminfo", "")),
         wired_limit=wired_limit,
         wired=mac_text.parse_vm_stat(texts.get("vm_stat", "")),
-        sleep=mac_text.parse_pmset(texts.get("pmset", "")),
+        **_unattended_facts(texts, raw.commands),
+        unread=_denied(raw.commands),
         addresses=tuple(
             text.strip() for name, text in texts.items() if name.startswith("getifaddr:")
         ),
@@ -169,8 +187,8 @@ def _text_or_reason(name: str, result: Mapping[str, Any]) -> tuple[str | None, s
         return None, f"{tool} could not be started: {result.get('err', '')}"
     if result["code"] == 0:
         return result["out"], ""
-    if name.startswith(("ifconfig", "getifaddr", "lsof", "check_model", "formats")):
-        # Exit code 1 is an answer: no such interface, no address, nobody listens, not accepted.
+    if name.startswith(ONE_IS_AN_ANSWER):
+        # No such interface, no address, nobody listens, not accepted, not found, denied.
         return (None if name.startswith("getifaddr") else result["out"]), ""
     said = mac_text.last_line((result["err"], result["out"]))
     return result["out"], f"{tool} failed: {said or 'exit code ' + str(result['code'])}"
@@ -181,7 +199,8 @@ def _python_facts(texts: Mapping[str, str], commands: Mapping[str, Any]) -> dict
     # A start-up file of that Python may print before we do.
     versions = _json(mac_text.last_line([texts.get("versions", "")]))
     if versions:
-        facts |= {name: versions.get(name) for name in ("python", "machine", "packages")}
+        names = ("python", "machine", "packages", "binary")
+        facts |= {name: versions.get(name) for name in names}
     said: dict[str, Any] = {}
     for line in texts.get("mlx", "").splitlines():
         said |= _json(line)
@@ -193,6 +212,44 @@ def _python_facts(texts: Mapping[str, str], commands: Mapping[str, Any]) -> dict
     facts["split"] = _json(mac_text.last_line([texts.get("check_model", "")])) or None
     facts["full"] = _json(mac_text.last_line([texts.get("formats", "")])) or None
     return facts
+
+
+def _unattended_facts(texts: Mapping[str, str], commands: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a Mac: what it does by itself, and what it keeps from us."""
+    facts: dict[str, Any] = {}
+    power = texts.get("pmset", "")
+    facts["sleep"] = mac_text.parse_pmset(power)
+    facts["display_sleep"] = mac_text.parse_pmset(power, "displaysleep")
+    starts = mac_text.parse_pmset(power, "autorestart")
+    facts["starts_after_power"] = None if starts is None else starts != 0
+    facts["displays"] = mac_text.count_displays(_json(texts.get("displays", "")))
+    facts["filevault"] = mac_text.parse_switch(texts.get("fdesetup", ""), "FileVault is")
+    facts["service"] = "mlx-cluster.server." in texts.get("daemons", "")
+    facts["firewall"] = mac_text.parse_firewall(
+        *(texts.get(f"firewall:{part}", "") for part in ("state", "block", "apps"))
+    )
+    facts["chip"] = mac_text.parse_fields(texts.get("sysctl", "")).get(
+        "machdep.cpu.brand_string", ""
+    )
+    if "limit_kept" in texts:
+        facts["limit_kept"] = bool(texts["limit_kept"].strip())
+    if "brew" in commands:
+        facts["homebrew"] = commands["brew"]["state"] != "missing"
+    return facts
+
+
+DENIALS = ("Operation not permitted", "Permission denied")
+
+
+def _denied(commands: Mapping[str, Any]) -> dict[str, str]:
+    """Of the folders that ls was asked for: why it may not look into one."""
+    found = {}
+    for name, result in commands.items():
+        tool, _, folder = name.partition(":")
+        words = [words for words in DENIALS if words in result.get("err", "")]
+        if tool == "ls" and words:
+            found[folder] = words[0]
+    return found
 
 
 def _thunderbolt_facts(texts: Mapping[str, str], silent: dict[str, str]) -> dict[str, Any]:

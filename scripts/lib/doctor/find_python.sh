@@ -46,8 +46,11 @@ all_done() {
   done
 }
 
-# answer_without_python HOST: for each tool a line `@ NAME CODE`, then its lines after a bar.
+# answer_without_python HOST: for each tool a line `@ NAME CODE`, then its lines after a bar, and
+# those of stderr after an exclamation mark.
 answer_without_python() {
+  LC_ALL=C
+  export LC_ALL
   scratch=$(mktemp -d) || exit 1
   names='' pids='' waited=0
   commands "$1" "$(uname -s)"
@@ -61,6 +64,8 @@ answer_without_python() {
       printf '@ %s %s\n' "$name" "$(cat "$scratch/$name.code")"
       if [ -f "$scratch/$name.out" ]; then
         sed 's/^/| /' "$scratch/$name.out"
+        echo
+        sed 's/^/! /' "$scratch/$name.err"
         echo
       fi
     else

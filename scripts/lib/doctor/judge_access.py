@@ -11,7 +11,12 @@ from scripts.lib.hosts.on_hosts import LOCAL_HOST
 AWAY = "wake or start {host}; see that it is on the network: ping {host}"
 # What ssh says, and what somebody does about it.
 SSH_WORDS = (
-    ("Permission denied", "ssh-copy-id {host}"),
+    (
+        "Permission denied",
+        "ssh-copy-id {host}. Or has that Mac booted with FileVault on? Then no key helps before "
+        "its disk is unlocked: ssh {host} once, with the password (macOS 26 or later; it hangs up, "
+        "and lets keys in a moment later)",
+    ),
     ("Host key verification failed", "ssh {host}, compare the fingerprint, answer yes"),
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
@@ -19,14 +24,20 @@ SSH_WORDS = (
     ),
     (
         "Could not resolve",
-        "correct the name in the hostfile, or add a Host {host} to ~/.ssh/config",
+        "correct the name in the hostfile, or add a Host {host} to ~/.ssh/config, or take the name "
+        "that a Mac gives itself: what scutil --get LocalHostName says there, and .local behind it",
     ),
     (
         "Connection refused",
         "on {host}: System Settings, General, Sharing, turn on Remote Login (Linux: start sshd)",
     ),
     ("timed out", AWAY),
-    ("No route to host", AWAY),
+    (
+        "No route to host",
+        AWAY + ". If ping gets there: macOS keeps the program that you work in from the local "
+        "network (System Settings, Privacy & Security, Local Network); Terminal may use it, and so "
+        "may whoever came in by ssh",
+    ),
     ("Host is down", AWAY),
     (
         # ssh itself gives up sooner where there is no connection.

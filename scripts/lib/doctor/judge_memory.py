@@ -14,6 +14,7 @@ from scripts.lib.doctor.mac_text import MIB
 
 # macOS lets the GPU wire about two thirds of a small memory and three quarters of a large one.
 SMALL_MEMORY, SMALL_SHARE, LARGE_SHARE = 36 * 1024 * MIB, 2 / 3, 3 / 4
+LIMIT_DAEMON = "/Library/LaunchDaemons/mlx-cluster.wired-limit"
 FOR_THE_SYSTEM = 8 * 1024 * MIB  # left to macOS when the limit is raised
 UNEVEN = 0.9  # the smallest, as part of the largest, below which they count as uneven
 KV_CONTEXT = 32768  # tokens that a single request should at least have, if the model knows them
@@ -27,7 +28,12 @@ def limit(facts: HostFacts) -> float | None:
         return facts.memory
     if facts.wired_limit:
         return facts.wired_limit
-    return facts.memory * (SMALL_SHARE if facts.memory <= SMALL_MEMORY else LARGE_SHARE)
+    return default_limit(facts.memory)
+
+
+def default_limit(memory: int) -> float:
+    """What macOS lets the GPU have when nobody has said otherwise."""
+    return memory * (SMALL_SHARE if memory <= SMALL_MEMORY else LARGE_SHARE)
 
 
 def weights(cluster: Cluster) -> int:
@@ -104,7 +110,7 @@ def _judge_memory(cluster: Cluster, facts: HostFacts, most: float) -> Finding:
     if not facts.is_mac:
         words = f"{gigabytes(need)} of weights, {gigabytes(most)} of memory"
     if need + kv <= most:
-        return Finding("memory", facts.host, PASS, words)
+        return _kept_over_restarts(facts, need + kv) or Finding("memory", facts.host, PASS, words)
     if need > most:
         symptom = (
             "kIOGPUCommandBufferCallbackErrorOutOfMemory or a kernel panic while loading"
@@ -123,6 +129,41 @@ def _judge_memory(cluster: Cluster, facts: HostFacts, most: float) -> Finding:
     )
 
 
+def _kept_over_restarts(facts: HostFacts, need: float) -> Finding | None:
+    """What it needs beyond macOS's own limit was allowed until the next restart alone."""
+    if not facts.wired_limit or facts.memory is None or facts.limit_kept is not False:
+        return None
+    if need <= default_limit(facts.memory):
+        return None
+    limit_mb = facts.wired_limit // MIB
+    return Finding(
+        "memory",
+        facts.host,
+        WARN,
+        f"it fits only with iogpu.wired_limit_mb={limit_mb}, which is gone after a restart",
+        "after the next restart: out of memory, or a kernel panic, while loading",
+        Fix(
+            "writes what sets it at every boot",
+            command=keep_limit(limit_mb),
+            undo=f"sudo /bin/rm {LIMIT_DAEMON}.plist",
+        ),
+    )
+
+
+def keep_limit(limit_mb: int) -> str:
+    """The command for a LaunchDaemon that sets the limit; /etc/sysctl.conf is reported not to be
+    read by every macOS."""
+    write = f"sudo /usr/bin/defaults write {LIMIT_DAEMON}"
+    return " && ".join(
+        (
+            f"{write} Label -string {LIMIT_DAEMON.rpartition('/')[2]}",
+            f"{write} ProgramArguments -array /usr/sbin/sysctl iogpu.wired_limit_mb={limit_mb}",
+            f"{write} RunAtLoad -bool true",
+            f"sudo /bin/chmod 644 {LIMIT_DAEMON}.plist",
+        )
+    )
+
+
 def _more_memory(facts: HostFacts, need: float) -> Fix:
     """Raise macOS's limit if that helps, else something has to shrink."""
     words = "a smaller model or quantisation, more nodes, or a lower CONTEXT_MAX or KV_BUDGET_GB"
@@ -130,7 +171,8 @@ def _more_memory(facts: HostFacts, need: float) -> Fix:
         return Fix(words)
     new = int((facts.memory - FOR_THE_SYSTEM) / MIB)
     return Fix(
-        f"until the next restart, and leaves {gigabytes(FOR_THE_SYSTEM)} to macOS; "
+        f"until the next restart (docs/from-scratch.md, Memory, has what keeps it), and leaves "
+        f"{gigabytes(FOR_THE_SYSTEM)} to macOS; "
         f"otherwise {words}",
         command=f"sudo /usr/sbin/sysctl iogpu.wired_limit_mb={new}",
         undo=f"sudo /usr/sbin/sysctl iogpu.wired_limit_mb={(facts.wired_limit or 0) // MIB}",

@@ -45,10 +45,14 @@ def model(cluster: Cluster) -> Iterator[Finding]:
         for facts in cluster.reached:
             yield Finding("model", facts.host, SKIP, words)
         return
-    whole = [facts for facts in cluster.reached if facts.model and facts.model.exists]
+    readable = [facts for facts in cluster.reached if "model" not in facts.unread]
+    whole = [facts for facts in readable if facts.model and facts.model.exists]
     names = list(dict.fromkeys(name for facts in whole for name in facts.model.files))
     usual = {name: most_common(facts.model.files.get(name) for facts in whole) for name in names}
     for facts in cluster.reached:
+        if "model" in facts.unread:
+            yield Finding("model", facts.host, SKIP, "see folders")
+            continue
         if facts.model is None:
             reason = facts.why("model") or "it could not be looked at without Python"
             yield Finding("model", facts.host, SKIP, reason)
@@ -120,7 +124,7 @@ def _difference(facts: HostFacts, name: str, usual: str | None) -> str:
 def heads(cluster: Cluster) -> Iterator[Finding]:
     """There is a way to share the model among so many ranks."""
     plan = cluster.plan
-    told = [facts for facts in cluster.reached if facts.split is not None]
+    told = [f for f in cluster.reached if f.split is not None and "model" not in f.unread]
     if not told:
         words = "see model" if plan.model_dir is None else "see python and model"
         yield Finding("heads", None, SKIP, words)
@@ -146,7 +150,7 @@ def heads(cluster: Cluster) -> Iterator[Finding]:
 
 def formats(cluster: Cluster) -> Iterator[Finding]:
     """What the model writes as a call is one for clients, and it hears of their tools."""
-    told = [facts for facts in cluster.reached if facts.full]
+    told = [f for f in cluster.reached if f.full and "model" not in f.unread]
     known = next((facts.full["formats"] for facts in told if facts.full.get("formats")), None)
     if known is None:
         unread = [reason for facts in told for reason in _unread(facts.full)]

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from scripts.lib.doctor.cluster import Cluster, over_ssh
 from scripts.lib.doctor.facts import HostFacts
 from scripts.lib.doctor.findings import FAIL, PASS, SKIP, Finding, Fix, listed
-
-LOCAL_NETWORK_ERROR = "EHOSTUNREACH"
+from scripts.lib.doctor.judge_guards import LOCAL_NETWORK_ERROR, closed
 
 
 def _wrong_addresses(cluster: Cluster, facts: HostFacts) -> dict[str, str]:
@@ -125,7 +124,9 @@ def _judge_connection(cluster: Cluster, facts: HostFacts, target: dict) -> Findi
         return Finding("path", facts.host, SKIP, f"{ip} is not {peer}'s: see address")
     if there.listen_error or not there.tasks_ran:
         return Finding("path", facts.host, SKIP, f"{peer} could not listen: {there.listen_error}")
-    python = cluster.plan.python
+    if closed(cluster, there):
+        return Finding("path", facts.host, SKIP, f"{peer} keeps others out: see firewall")
+    python = there.binary or cluster.plan.python
     if facts.is_mac and LOCAL_NETWORK_ERROR in error:
         fix = Fix(
             f"on {facts.host}: System Settings, Privacy & Security, Local Network: allow the "

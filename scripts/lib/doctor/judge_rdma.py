@@ -10,11 +10,15 @@ from scripts.lib.doctor.cluster import Cluster, interface_of
 from scripts.lib.doctor.facts import HostFacts
 from scripts.lib.doctor.findings import FAIL, PASS, SKIP, Finding, Fix, listed
 from scripts.lib.doctor.judge_cabling import wrong_cables
+from scripts.lib.doctor.judge_system import no_thunderbolt_5
 
 
 def rdma(cluster: Cluster) -> Iterator[Finding]:
     """rdma_ctl says enabled."""
     for facts in cluster.macs:
+        if no_thunderbolt_5(facts):
+            yield Finding("rdma", facts.host, SKIP, "see chip")
+            continue
         if facts.rdma == "enabled":
             continue
         found = facts.why("rdma_ctl") or f"rdma_ctl status says {facts.rdma or 'nothing'}"
@@ -34,6 +38,8 @@ def rdma(cluster: Cluster) -> Iterator[Finding]:
 
 def no_devices(facts: HostFacts) -> str:
     """Why nothing can be said of this host's devices; "" when something can."""
+    if no_thunderbolt_5(facts):
+        return "see chip"
     if facts.rdma is not None and facts.rdma != "enabled":
         return "RDMA is off: see rdma"
     if facts.rdma is None and facts.why("rdma_ctl"):

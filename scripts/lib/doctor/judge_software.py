@@ -1,6 +1,7 @@
 """Is the same software everywhere, and does it work: Python, packages, checkout, MLX. Pure."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from scripts.lib.doctor.cluster import Cluster
 from scripts.lib.doctor.facts import HostFacts
@@ -46,6 +47,8 @@ def python(cluster: Cluster) -> Iterator[Finding]:
 
 def _judge_python(cluster: Cluster, facts: HostFacts) -> Finding:
     path, host = cluster.plan.python, facts.host
+    if "python" in facts.unread:
+        return Finding("python", host, SKIP, "see folders")
     if facts.python is None:
         reason = facts.why("versions").replace("versions", path) or f"no answer from {path}"
         if not facts.why("versions") and not facts.tasks_ran:
@@ -58,7 +61,7 @@ def _judge_python(cluster: Cluster, facts: HostFacts) -> Finding:
             FAIL,
             reason,
             'the rank ends with "No such file or directory", or does not start at all',
-            _new_environment(cluster, host),
+            _new_environment(cluster, facts),
         )
     words, symptom = _wrong_kind(facts)
     if words:
@@ -77,12 +80,20 @@ def _judge_python(cluster: Cluster, facts: HostFacts) -> Finding:
     return Finding("python", host, PASS, facts.python)
 
 
-def _new_environment(cluster: Cluster, host: str) -> Fix:
-    fix = sync(cluster, host)
+def _new_environment(cluster: Cluster, facts: HostFacts) -> Fix:
+    fix = sync(cluster, facts.host)
     folder, found, _ = cluster.plan.python.rpartition("/bin/")
-    if fix.here or not found:
-        return fix
-    return Fix(fix.words, command=f"python3.12 -m venv {folder} && {fix.command}")
+    if not fix.here and found:
+        fix = replace(fix, command=f"python3.12 -m venv {folder} && {fix.command}")
+    if facts.is_mac and facts.homebrew is False:
+        # Nor Apple's developer tools, perhaps: its python3 and git then only open a window.
+        words = (
+            "first a Python of the same version as rank 0's: there is no Homebrew, whose installer "
+            "brings Apple's Command Line Tools, too (docs/from-scratch.md, step 2); then "
+            "/opt/homebrew/bin/brew install python@3.12"
+        )
+        fix = replace(fix, words="; ".join(filter(None, (fix.words, words))))
+    return fix
 
 
 def _wrong_kind(facts: HostFacts) -> tuple[str, str]:
@@ -148,7 +159,9 @@ def checkout(cluster: Cluster) -> Iterator[Finding]:
     usual = plan.code or most_common(codes)
     whose = "this machine's" if plan.code else "the other hosts'"
     for facts in cluster.reached:
-        if facts.code_exists is None:
+        if "checkout" in facts.unread:
+            yield Finding("checkout", facts.host, SKIP, "see folders")
+        elif facts.code_exists is None:
             yield Finding("checkout", facts.host, SKIP, "it could not be looked at without Python")
         elif not facts.code_exists:
             yield Finding(

@@ -1,8 +1,10 @@
 """The state of each machine: macOS, sleep, wired memory, disk, open files. Pure."""
 
+import re
 from collections.abc import Iterator
 
 from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.facts import HostFacts
 from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, gigabytes, most_common
 from scripts.lib.doctor.mac_text import version_numbers
 from server.protocol.limits import FILES_LEAST, RAISE_FILES_DARWIN, RAISE_FILES_LINUX
@@ -12,6 +14,8 @@ LARGE_FRAMES_MACOS = (26, 3)  # the first with frames above 4 KiB
 # macOS itself keeps a few GB wired, more of them on a larger machine.
 WIRED_BASE, WIRED_SHARE = 4e9, 0.1
 DISK_LEAST, DISK_GOOD = 1e9, 5e9
+# With Thunderbolt 4 or older. Of later chips nobody says so here before it is known.
+NO_THUNDERBOLT_5 = re.compile(r"Apple M(1|2|3|4|5)|Apple M[12] (Pro|Max|Ultra)|Apple M3 (Pro|Max)")
 
 
 def macos(cluster: Cluster) -> Iterator[Finding]:
@@ -63,6 +67,34 @@ def macos(cluster: Cluster) -> Iterator[Finding]:
             )
         else:
             yield Finding("macos", host, PASS, f"{version} ({build})")
+
+
+def chip(cluster: Cluster) -> Iterator[Finding]:
+    """The Mac is one of those with Thunderbolt 5."""
+    for facts in cluster.macs:
+        if not facts.chip:
+            yield Finding("chip", facts.host, SKIP, facts.why("sysctl") or "sysctl did not say")
+        elif no_thunderbolt_5(facts):
+            yield Finding(
+                "chip",
+                facts.host,
+                FAIL,
+                f"{facts.chip} has no Thunderbolt 5, which RDMA needs, whatever rdma_ctl says",
+                '"Could not find device rdma_enN (0 available)", or "does not seem to have RDMA '
+                'enabled"',
+                Fix(
+                    "leave it out, or serve without RDMA: scripts/make_hostfile.sh --ring-tcp. "
+                    "Thunderbolt 5 have M3 Ultra, M4 Pro and Max, M5 Pro and Max, and later ones: "
+                    "look at the technical specifications"
+                ),
+            )
+        else:
+            yield Finding("chip", facts.host, PASS, facts.chip)
+
+
+def no_thunderbolt_5(facts: HostFacts) -> bool:
+    """It is known that this Mac has none."""
+    return NO_THUNDERBOLT_5.fullmatch(facts.chip) is not None
 
 
 def sleep(cluster: Cluster) -> Iterator[Finding]:

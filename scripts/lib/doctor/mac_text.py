@@ -6,8 +6,9 @@ end the run.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 MIB = 1 << 20
 _FIELD = re.compile(r"^\s*([\w.]+):\s*(.*?)\s*$", re.M)
@@ -42,6 +43,23 @@ class DeviceUse:
     holders: tuple[tuple[int, str], ...]  # pid and name
 
 
+@dataclass(frozen=True)
+class Firewall:
+    """macOS's application firewall. apps: programs, or the bundles they are in, and whether each
+    may take connections; one that is not listed is asked for in a window when it listens."""
+
+    on: bool
+    blocks_all: bool = False
+    apps: tuple[tuple[str, bool], ...] = ()
+
+    def lets_in(self, program: str) -> bool | None:
+        """None: it is not listed."""
+        for path, allowed in self.apps:
+            if program == path or program.startswith(f"{path.rstrip('/')}/"):
+                return allowed
+        return None
+
+
 def parse_fields(text: str) -> dict[str, str]:
     """`key: value` lines, as sw_vers and sysctl print them."""
     return dict(_FIELD.findall(text))
@@ -71,10 +89,39 @@ def parse_vm_stat(text: str) -> int | None:
     return int(page[1]) * int(wired[1]) if page and wired else None
 
 
-def parse_pmset(text: str) -> int | None:
-    """Minutes of idleness after which it sleeps; 0 is never."""
-    found = re.search(r"^\s*sleep\s+(\d+)", text, re.M)
+def parse_pmset(text: str, name: str = "sleep") -> int | None:
+    """Minutes of idleness after which it sleeps, or its display with displaysleep; 0 is never."""
+    found = re.search(rf"^\s*{name}\s+(\d+)", text, re.M)
     return int(found[1]) if found else None
+
+
+def parse_switch(text: str, name: str) -> bool | None:
+    """`FileVault is On.`"""
+    found = re.search(rf"{name} (on|off|enabled|disabled)\b", text, re.I)
+    return found[1].lower() in ("on", "enabled") if found else None
+
+
+def count_displays(profile: Mapping[str, Any]) -> int | None:
+    """Displays in `system_profiler SPDisplaysDataType -json`; a Mac without one shows its GPU."""
+    cards = profile.get("SPDisplaysDataType")
+    if not isinstance(cards, list):
+        return None
+    return sum(len(card.get("spdisplays_ndrvs") or ()) for card in cards if isinstance(card, dict))
+
+
+def parse_firewall(state: str, block: str, apps: str) -> Firewall | None:
+    """`socketfilterfw` with --getglobalstate, --getblockall and --listapps.
+
+    An application's path and what it may do stand on one line or on two."""
+    number = re.search(r"State = (\d)", state)
+    on = int(number[1]) > 0 if number else parse_switch(state, "Firewall is")
+    if on is None:
+        return None
+    lines = f"{state}\n{block}"
+    blocks = re.search(r"State = 2|block(ing)? all (?!.*(disabled|off\b))", lines, re.I)
+    found = re.findall(r"^\s*\d+\s*:\s*(/.*?)\s*\(\s*(Allow|Block)\b", apps, re.M | re.I)
+    listed = tuple((path, verdict.lower() == "allow") for path, verdict in found)
+    return Firewall(on, on and bool(blocks), listed)
 
 
 def parse_ibv_devinfo(text: str) -> DevicePort | None:

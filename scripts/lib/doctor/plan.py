@@ -1,5 +1,6 @@
 """What is to be launched and where, as the run script would do it. Made once, then only read."""
 
+import posixpath
 import shlex
 from dataclasses import dataclass, field
 
@@ -64,6 +65,12 @@ class Plan:
         named = all(map(SSH_NAME.fullmatch, self.hosts))
         hosts = self.hosts if named else ("HOST...",)
         return " ".join(["scripts/make_hostfile.sh", *kind, *place, *hosts])
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The folders that every rank has to read, by what is in them."""
+        found = {"checkout": self.checkout, "python": posixpath.dirname(self.python)}
+        return found | ({"model": self.model_dir} if self.model_dir else {})
 
     def ranks_on(self, host: str) -> list[int]:
         return [rank for rank, name in enumerate(self.ranks) if name == host]

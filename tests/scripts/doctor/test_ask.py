@@ -79,6 +79,7 @@ def test_a_host_answers_through_its_shell_with_the_wanted_python(cluster):
     facts = read_facts(raw)
     assert facts.disk_free > 0
     assert facts.python == ".".join(map(str, sys.version_info[:3]))
+    assert facts.binary == str(Path(sys.executable).resolve())
 
 
 def test_an_invented_mac_answers_the_same_through_a_shell_as_in_the_other_tests(cluster):
@@ -110,21 +111,24 @@ def test_without_any_python_the_tools_still_answer(cluster, tmp_path):
     """A tool that is missing, one that fails and one that hangs do not silence the others."""
     tool = tmp_path / "tool"
     tool.write_text(
-        "#!/bin/sh\ncase $1 in status) echo disabled ;; -g) sleep 30 ;; *) exit 3 ;; esac\n"
+        "#!/bin/sh\ncase $1 in status) echo disabled ;; -g) sleep 30 ;; /models/*) "
+        'echo "ls: $1: Operation not permitted" >&2; exit 1 ;; *) exit 3 ;; esac\n'
     )
     tool.chmod(0o755)
-    question = local_question(cluster, "rdma_ctl", "pmset", "vm_stat", "sw_vers", "disk")
+    question = local_question(cluster, "rdma_ctl", "pmset", "vm_stat", "sw_vers", "disk", "ls")
     stdin = question.stdin.replace(b"-Darwin)", b"-*)").replace(b"WITHIN_S=48", b"WITHIN_S=1")
     for path in FALLBACKS:
         stdin = stdin.replace(path, b"/none")
     for name in (b"rdma_ctl", b"pmset"):
         stdin = stdin.replace(b"/usr/bin/" + name, bytes(tool))
     stdin = stdin.replace(f"WANTED={sys.executable}".encode(), b"WANTED=/none")
-    stdin = stdin.replace(b"/usr/bin/vm_stat", bytes(tool))
+    for path in (b"/usr/bin/vm_stat", b"/bin/ls"):
+        stdin = stdin.replace(path, bytes(tool))
     raw = read_answer(run_there(replace(question, stdin=stdin)), question)
     facts = read_facts(raw)
     assert facts.reached and not facts.tasks_ran
     assert facts.rdma == "disabled"
+    assert facts.unread == {"model": "Operation not permitted"}
     assert facts.why("pmset") == "pmset did not answer in time"
     assert facts.why("vm_stat") == "vm_stat failed: exit code 3"
     assert facts.why("sw_vers") == "there is no sw_vers"

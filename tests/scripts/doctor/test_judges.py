@@ -7,7 +7,8 @@ import pytest
 from scripts.lib.doctor import checks, judge_memory
 from scripts.lib.doctor.facts import HostFacts
 from scripts.lib.doctor.findings import FAIL, WARN
-from tests.support.machines import Macs
+from scripts.lib.doctor.mac_text import Firewall, parse_firewall
+from tests.support.machines import BINARY, Macs
 from tests.support.wiring import Wiring, mesh
 
 GB = 10**9
@@ -31,10 +32,13 @@ def changed(cluster, host: str, **facts):
     ("trouble", "fix"),
     [
         ("alex@studio-2: Permission denied (publickey).", "ssh-copy-id studio-2"),
+        ("alex@studio-2: Permission denied (password).", "FileVault on? Then no key helps"),
         ("Host key verification failed.", "ssh studio-2, compare the fingerprint"),
         ("ssh: Could not resolve hostname studio-2: unknown", "Host studio-2 to ~/.ssh/config"),
         ("ssh: connect to host studio-2 port 22: Connection refused", "turn on Remote Login"),
+        ("ssh: Could not resolve hostname studio-2: unknown", "scutil --get LocalHostName"),
         ("ssh: connect to host studio-2 port 22: Operation timed out", "ping studio-2"),
+        ("ssh: connect to host studio-2 port 22: No route to host", "If ping gets there: macOS"),
         ("no answer within 60 s", "studio-2 lets us in and then hangs"),
         ("kex_exchange_identification: read: reset", "ssh -v studio-2 true"),
     ],
@@ -57,7 +61,7 @@ def test_words_on_stderr_are_a_warning_and_ssh_s_own_are_none(looked):
     ("error", "fix"),
     [
         ("EHOSTUNREACH: No route to host", "Privacy & Security, Local Network"),
-        ("ETIMEDOUT: no answer", "Firewall, Options: allow incoming connections for /opt/cluster"),
+        ("ETIMEDOUT: no answer", "Firewall, Options: allow incoming connections for /opt/homebrew"),
         ("ECONNREFUSED: Connection refused", "Firewall"),
     ],
 )
@@ -67,6 +71,50 @@ def test_a_blocked_way_to_rank_0_is_named_with_the_switch_that_opens_it(looked, 
     assert (found.check, found.host) == ("path", "studio-2")
     assert found.found.startswith(f"no TCP connection to studio-1 at 192.0.2.10: {error}")
     assert fix in found.fix.words
+
+
+def test_a_firewall_that_does_not_list_python_is_blamed_where_somebody_was_kept_out(looked):
+    """By the program that runs: bin/python3 only starts it. The way is not blamed besides."""
+    target = {"to": "studio-1", "address": "192.0.2.10", "port": 29001, "error": "ETIMEDOUT: x"}
+    silent = changed(looked, "studio-1", firewall=Firewall(on=True))
+    assert bad(silent) == []
+    kept_out = changed(silent, "studio-2", connections=(target,))
+    (found,) = bad(kept_out)
+    assert (found.check, found.host, found.verdict) == ("firewall", "studio-1", FAIL)
+    assert found.found == f"its firewall is on and does not list {BINARY}"
+    tool = "sudo /usr/libexec/ApplicationFirewall/socketfilterfw"
+    assert found.fix.command == f"{tool} --add {BINARY} && {tool} --unblockapp {BINARY}"
+    for other in (
+        # Local Network privacy of the Mac that connects.
+        changed(kept_out, "studio-2", connections=(target | {"error": "EHOSTUNREACH: No route"},)),
+        # Nobody listened at that address.
+        changed(kept_out, "studio-1", bound={"192.0.2.10": "EADDRNOTAVAIL: not here"}),
+        changed(kept_out, "studio-1", firewall=Firewall(on=False)),
+    ):
+        assert "firewall" not in {f.check for f in bad(other)}
+
+
+@pytest.mark.parametrize(
+    ("state", "block", "on", "blocks_all"),
+    [
+        ("Firewall is enabled. (State = 1)", "Block all DISABLED! ", True, False),
+        ("Firewall is enabled. (State = 1)", "Block all ENABLED! ", True, True),
+        ("Firewall is enabled.", "Firewall has block all state set to enabled.", True, True),
+        (
+            "Firewall is blocking all non-essential incoming connections. (State = 2)",
+            "Firewall is set to block all non-essential incoming connections",
+            True,
+            True,
+        ),
+        ("Firewall is disabled. (State = 0)", "Block all ENABLED! ", False, False),
+    ],
+)
+def test_the_words_of_several_macos_for_the_firewall_are_read(state, block, on, blocks_all):
+    wall = parse_firewall(state, block, "1 : /opt/a b/Python.app ( Block incoming connections )\n")
+    assert (wall.on, wall.blocks_all) == (on, blocks_all)
+    assert wall.lets_in("/opt/a b/Python.app/Contents/MacOS/Python") is False
+    assert wall.lets_in("/opt/a b/Python.application") is None
+    assert parse_firewall("socketfilterfw: not allowed", block, "") is None
 
 
 def test_a_way_that_another_finding_explains_is_not_blamed(looked):

@@ -12,11 +12,14 @@ import pytest
 from scripts.lib.doctor import checks, judge_memory, report
 from scripts.lib.doctor.findings import FAIL, WARN
 from tests.support.machines import (
+    BINARY,
     MODEL,
     PYTHON,
     Macs,
     devinfo,
+    displays,
     domains,
+    firewall_apps,
     ioreg,
     sysctl,
     vm_stat,
@@ -254,6 +257,12 @@ def the_http_port_is_taken(cluster):
     cluster["studio-1"].listens(8080, "nginx", 99)
 
 
+@row("python", ["studio-2"], f"there is no {PYTHON}", r"no Homebrew(.|\n)*brew install\s+python@3")
+def python_and_homebrew_are_missing(cluster):
+    cluster["studio-2"].remove("brew")
+    python_is_missing(cluster)
+
+
 @row("python", ["studio-2"], f"there is no {PYTHON}", r"scripts/sync_nodes\.sh")
 def python_is_missing(cluster):
     cluster["studio-2"].remove("versions")
@@ -463,6 +472,100 @@ def a_mac_sleeps(cluster):
     cluster["studio-2"].edit("pmset", " sleep                0", " sleep                10")
 
 
+@row("power", ["studio-2"], "stays off after a power failure", "pmset -a autorestart 1", WARN)
+def a_mac_stays_off(cluster):
+    cluster["studio-2"].edit("pmset", " autorestart          1", " autorestart          0")
+
+
+@row("display", ["studio-3"], "a display, which never turns", "pmset -a displaysleep 10", WARN)
+def a_display_is_on_for_good(cluster):
+    """A Mac without a display is not blamed for the same setting."""
+    for name in ("studio-2", "studio-3"):
+        cluster[name].edit("pmset", " displaysleep         10", " displaysleep         0")
+    cluster["studio-3"].say("displays", displays(1))
+
+
+@row("filevault", ["studio-2"], "FileVault is on, and a service", "password: ssh studio-2", WARN)
+def a_disk_waits_for_its_password_where_a_service_starts_at_boot(cluster):
+    cluster["studio-1"].say("daemons", "mlx-cluster.server.8080.plist\n")
+    cluster["studio-2"].say("fdesetup", "FileVault is On.\n")
+
+
+@row("chip", ["studio-2"], "Apple M4 has no Thunderbolt 5", "leave it out, or serve without RDMA")
+def a_mac_has_thunderbolt_4(cluster):
+    """Its rdma_ctl says enabled all the same; its devices and the far ends are not blamed."""
+    cluster["studio-2"].say("sysctl", sysctl(512, chip="Apple M4"))
+    cluster["studio-2"].say("ibv_devices", "    device   node GUID\n    ------   ----\n")
+    for device in cluster.plan.devices("studio-2"):
+        cluster["studio-2"].say(f"ibv_devinfo:{device}", "No IB devices found\n", 1)
+    for name in ("studio-1", "studio-3"):
+        device = cluster.plan.row(name)["studio-2"][0]
+        cluster[name].say(f"ibv_devinfo:{device}", devinfo(cluster.wiring, name, device, up=False))
+
+
+@row("chip", ["studio-1"], "Apple M2 Ultra has no Thunderbolt 5", "M3 Ultra, M4 Pro and Max")
+def a_mac_has_thunderbolt_4_and_no_rdma_tool(cluster):
+    """No advice to go to Recovery, which could not help."""
+    cluster["studio-1"].say("sysctl", sysctl(512, chip="Apple M2 Ultra"))
+    cluster["studio-1"].remove("rdma_ctl")
+
+
+@row(
+    "folders",
+    ["studio-2"],
+    "/opt/cluster may not be read: Operation not permitted",
+    "Allow full disk access for remote users",
+)
+def the_checkout_is_where_ssh_may_not_read(cluster):
+    """The environment in it, too; neither is then said to be missing or to differ."""
+    mac = cluster["studio-2"]
+    mac.write("/opt/cluster/server/engine.py", "step = 0\n")
+    for name, path in (("checkout", "/opt/cluster"), ("python", "/opt/cluster/.venv/bin")):
+        mac.say(f"ls:{name}", f"ls: {path}: Operation not permitted\n", 1)
+    for tool in ("versions", "mlx", "check_model", "formats"):
+        mac.remove(tool)
+
+
+@row("folders", ["studio-3"], f"{MODEL} may not be read: Operation", "move it out of the folders")
+def the_model_is_on_a_volume_that_ssh_may_not_read(cluster):
+    cluster["studio-3"].say("ls:model", f"ls: {MODEL}: Operation not permitted\n", 1)
+    reasons = '["PermissionError: [Errno 1] Operation not permitted"]'
+    for command in ("check_model", "formats"):
+        cluster["studio-3"].say(command, f'{{"ok": false, "reasons": {reasons}}}', 1)
+    cluster["studio-3"].lose_model()
+
+
+@row("folders", ["studio-3"], f"{MODEL} may not be read: Permission denied", f"ls -ld {MODEL}")
+def the_model_is_another_users(cluster):
+    cluster["studio-3"].say("ls:model", f"ls: {MODEL}: Permission denied\n", 1)
+    cluster["studio-3"].say("check_model", '{"ok": false, "reasons": ["Permission denied"]}', 1)
+
+
+@row("firewall", ["studio-1"], "blocks all incoming connections", "--setblockall off")
+def the_firewall_blocks_all(cluster):
+    cluster["studio-1"].say(
+        "firewall:state",
+        "Firewall is blocking all non-essential incoming connections. (State = 2)\n",
+    )
+
+
+@row("firewall", ["studio-1"], f"its firewall blocks {BINARY}", f"--unblockapp {BINARY}")
+def the_firewall_blocks_the_program_that_python_is(cluster):
+    app = BINARY.partition("/Contents")[0]
+    cluster["studio-1"].say("firewall:apps", firewall_apps(allow=PYTHON, block=app))
+    # Of a worker nobody wants anything.
+    cluster["studio-2"].say("firewall:apps", firewall_apps(block=BINARY))
+
+
+@row(
+    "memory", NAMES[:2], "only with iogpu.wired_limit_mb=122880, which is gone after", "RunAtLoad",
+    WARN, two,
+)  # fmt: skip
+def the_limit_that_it_needs_is_not_kept(cluster):
+    for mac in cluster:
+        mac.say("sysctl", sysctl(128, 122880))
+
+
 @row(
     "ranks",
     ["studio-2"],
@@ -546,6 +649,22 @@ def test_a_small_node_is_no_failure_where_layers_can_be_dealt(tmp_path):
     )
 
 
+def test_what_is_kept_or_known_is_not_warned_of(tmp_path):
+    """A lasting limit, FileVault without a service, a laptop, an older macOS, a later chip, a
+    firewall that lets signed programs in."""
+    cluster = two(tmp_path)
+    first, second = cluster["studio-1"], cluster["studio-2"]
+    for mac in cluster:
+        mac.say("sysctl", sysctl(128, 122880, chip="Apple M7 Pro"))
+        mac.say("limit_kept", "/Library/LaunchDaemons/com.example.gpu.plist\n")
+        mac.say("displays", displays(1))
+        mac.edit("pmset", " autorestart          1\n", "")
+    first.say("fdesetup", "FileVault is On.\n")
+    first.say("firewall:apps", firewall_apps())
+    second.say("firewall:state", "Firewall is disabled. (State = 0)\n")
+    assert cluster.findings() == []
+
+
 def test_a_running_server_is_not_taken_for_a_leftover(tmp_path):
     """Its ranks, its ports, its use of the devices and its memory are all as they should be."""
     cluster = two(tmp_path)
@@ -570,12 +689,20 @@ def test_a_pid_that_is_somebody_elses_by_now_is_no_rank(tmp_path):
 
 def test_a_tool_that_is_gone_is_no_failure_of_what_it_would_have_told(tmp_path):
     cluster = two(tmp_path)
-    for tool in ("pmset", "vm_stat", "ioreg", "ioclasscount", "sw_vers"):
+    silent = {
+        "sleep": "pmset",
+        "power": "pmset",
+        "display": "pmset",
+        "wired": "vm_stat",
+        "queues": "ioreg",
+        "domains": "ioclasscount",
+        "filevault": "fdesetup",
+    }
+    for tool in (*silent.values(), "sw_vers", "limit_kept", "daemons", "displays", "brew", "ls"):
         cluster["studio-2"].remove(tool)
     looked = checks.judge(cluster.look())
     assert [f for f in looked if f.verdict in (FAIL, WARN)] == []
     text = report.text(looked, cluster.plan.asked)
-    silent = {"sleep": "pmset", "wired": "vm_stat", "queues": "ioreg", "domains": "ioclasscount"}
     for check, tool in silent.items():
         assert f"-     studio-2: {check}: there is no {tool}" in text
 
