@@ -35,7 +35,7 @@ main() {
   choose_python
   choose_hosts
   check_devices_free
-  check_open_files
+  check_hosts
   prepare_python
   choose_model
   check_model

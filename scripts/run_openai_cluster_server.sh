@@ -181,7 +181,7 @@ main() {
   if [ -z "$DRY_RUN" ]; then
     check_not_running
   fi
-  check_open_files
+  check_hosts
   prepare_python
   choose_model
   [ -z "$DRY_RUN" ] || show_settings

@@ -152,6 +152,7 @@ main() {
   choose_drain
   choose_end
   recall_hosts
+  need_processes
   case "$HOSTS" in 127.0.0.1) ;; *) need ssh "it is part of every macOS and Debian" ;; esac
   SCRATCH=$(mktemp -d)
   trap 'rm -rf "$SCRATCH"' EXIT

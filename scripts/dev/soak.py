@@ -50,7 +50,6 @@ import argparse
 import json
 import random
 import socket
-import subprocess
 import threading
 import time
 import urllib.error
@@ -58,6 +57,7 @@ import urllib.request
 from pathlib import Path
 
 from scripts.dev.soak_load import Client, Tally
+from scripts.lib.bench.processes import resident_mb
 from scripts.lib.hosts.our_process import recorded_pid
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.running_server import add_server, find_server
@@ -188,17 +188,17 @@ class Memory:
     def sample(self, second_half: bool) -> None:
         """Measures all of them now. A process that is gone counts as 0."""
         high = self.highest[second_half]
-        self.latest = {rank: resident_mb(pid) for rank, pid in self._pids.items()}
+        self.latest = {rank: resident_now(pid) for rank, pid in self._pids.items()}
         for rank, size in self.latest.items():
             high[rank] = max(high.get(rank, 0.0), size)
 
 
-def resident_mb(pid: int) -> float:
-    """Resident memory of one process; 0 when it is gone. ps counts in units of 1024 bytes."""
-    done = subprocess.run(
-        ["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    return int(done.stdout.strip() or 0) * 1024 / 1e6
+def resident_now(pid: int) -> float:
+    """Resident memory of one process in 10^6 bytes; 0 when it is gone."""
+    try:
+        return resident_mb(pid)
+    except OSError:
+        return 0.0
 
 
 # What it comes to.

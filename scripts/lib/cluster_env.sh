@@ -85,14 +85,16 @@ choose_hosts() {
   RANK0=${HOSTS%%$'\n'*}
 }
 
-# check_open_files: on every host the hard limit of open files is high enough. mlx-lm raises the soft
-# one when it is imported, and fails where the hard one is lower. A host that cannot be reached is
-# not our business here, nor one whose answer we don't understand.
-check_open_files() {
+# check_hosts: on every host processes can be seen, without which none could be ended, and the hard limit of
+# open files is high enough: mlx-lm raises the soft one when it is imported, and fails where the hard one is
+# lower. A host that cannot be reached is not our business here, nor one whose answer we don't understand.
+check_hosts() {
   local host command answers count=0 i status=0 limit system
   [ -z "$DRY_RUN" ] || return 0
+  # shellcheck disable=SC2016  # for the host to expand
+  command='ps -p $$ >/dev/null 2>&1 || [ -s /proc/$$/stat ] || echo blind; '
   # The superuser may raise it, and so may the ranks that run as one.
-  command="ulimit -n $FILES_LEAST 2>/dev/null || { uname -s; ulimit -Hn; }"
+  command="${command}ulimit -n $FILES_LEAST 2>/dev/null || { uname -s; ulimit -Hn; }"
   answers=$(mktemp -d)
   while IFS= read -r host; do
     on_host "$host" "$(quote bash -c "$command")" >"$answers/$count" 2>/dev/null &
@@ -101,6 +103,11 @@ check_open_files() {
   wait
   for ((i = 0; i < count; i++)); do
     host=$(printf '%s\n' "$HOSTS" | sed -n "$((i + 1))p")
+    if grep -qx blind "$answers/$i"; then
+      log "$host: no process can be seen there, so no rank could be ended: $SEES_NO_PROCESS"
+      status=3
+      continue
+    fi
     { IFS= read -r system && IFS= read -r limit; } <"$answers/$i" || continue
     matches "$limit" '[0-9]+' || continue
     command=$RAISE_FILES_LINUX
@@ -110,7 +117,7 @@ check_open_files() {
     status=1
   done
   rm -rf "$answers"
-  [ "$status" = 0 ] || exit 1
+  [ "$status" = 0 ] || exit "$status"
 }
 
 # choose_model: MODEL_DIR, or the demo model for --local. Sets MODEL_DIR (absolute) and MODEL_ID.

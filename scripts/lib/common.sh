@@ -141,8 +141,30 @@ ours() {
 
 # is_run PID RUN_ID: a pid alone may by now be somebody else's, so its command line must tell.
 is_run() {
-  is_of_run "$(ps -ww -p "$1" -o command= 2>/dev/null || true)" "$2"
+  is_of_run "$(command_of "$1")" "$2"
 }
+
+# command_of PID: prints its command line; nothing if there is no such process. Slim containers have no
+# ps, or one that does not take this; there Linux's /proc tells.
+command_of() {
+  ps -ww -p "$1" -o command= 2>/dev/null || tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" || true
+}
+
+# state_of PID: prints the letter, as ps shows it; on macOS there may be more behind it.
+state_of() {
+  local state
+  state=$(ps -p "$1" -o state= 2>/dev/null) ||
+    state=$(sed -n '$s/.*) \(.\).*/\1/p' "/proc/$1/stat" 2>/dev/null) || state=
+  printf '%s' "${state// /}"
+}
+
+# need_processes: what runs here can be seen, else exit 3: a server could be started, but neither watched nor
+# ended, and whether one runs could not be told.
+need_processes() {
+  [ -n "$(command_of "$$")" ] || die 3 "no process can be seen here: $SEES_NO_PROCESS"
+}
+
+SEES_NO_PROCESS="install ps (Debian: apt-get install procps), or mount /proc"
 
 # is_of_run COMMAND RUN_ID: the command line is that of a process of this run.
 is_of_run() {
@@ -156,8 +178,8 @@ is_of_run() {
 # is_stopped PID: by a signal, as Ctrl-Z sends it: it does nothing, and hears no SIGTERM, until it is
 # continued.
 is_stopped() {
-  case "$(ps -p "$1" -o stat= 2>/dev/null || true)" in
-    *T*) return 0 ;;
+  case "$(state_of "$1")" in
+    T*) return 0 ;;
   esac
   return 1
 }

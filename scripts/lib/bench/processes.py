@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from scripts.lib.hosts.our_process import command_of
+
 PROC = Path("/proc")
 
 
@@ -47,7 +49,4 @@ def _ps(pid: int, column: str) -> str:
 
 def alive(pid: int, marker: str) -> bool:
     """Whether a process lives whose command line holds marker: a pid alone may be another's."""
-    try:
-        return marker in _ps(pid, "args")
-    except OSError:
-        return False
+    return marker in command_of(pid)

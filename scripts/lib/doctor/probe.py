@@ -109,8 +109,25 @@ def look_for_ranks(job, host):
         except (OSError, ValueError):
             continue
         ps = run(["/bin/ps", "-ww", "-p", pid, "-o", "etime=,command="], 5, job["root"])
+        if ps.get("code") != 0:
+            ps = {"state": "done", "out": from_proc(job["root"], pid)}
         found.append({"file": path[len(job["root"]) :], "pid": pid, "run": run_id, "ps": ps})
     return found
+
+
+def from_proc(root, pid):
+    """The same of Linux's /proc, for slim containers, which have no ps or a lesser one."""
+    try:
+        with open(root + "/proc/uptime") as file:
+            up = float(file.read().split()[0])
+        with open(root + "/proc/" + pid + "/stat") as file:
+            started = int(file.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        with open(root + "/proc/" + pid + "/cmdline", "rb") as file:
+            words = file.read().replace(b"\0", b" ").decode("utf-8", "replace")
+    except (OSError, ValueError, IndexError):
+        return ""
+    minutes, seconds = divmod(max(0, int(up - started)), 60)
+    return f"{minutes}:{seconds:02d} {words}"
 
 
 def look_for_listeners(job, host):

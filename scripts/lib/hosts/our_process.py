@@ -46,9 +46,21 @@ def recorded_pid(path: Path) -> int | None:
 
 
 def command_of(pid: int | str) -> str:
-    """The command line of a process of this machine; empty if there is none."""
+    """The command line of a process of this machine; empty if there is none.
+
+    Slim containers have no ps, or one that does not take this; there Linux's /proc tells."""
     ps = ["ps", "-ww", "-p", str(pid), "-o", "command="]
-    return subprocess.run(ps, capture_output=True, text=True, errors="replace").stdout.strip()
+    try:
+        done = subprocess.run(ps, capture_output=True, text=True, errors="replace")
+        if done.returncode == 0:
+            return done.stdout.strip()
+    except OSError:
+        pass
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return ""
+    return words.decode(errors="replace").strip()
 
 
 def signal_if(pidfile: str, words: str, signal: str) -> str:
@@ -59,7 +71,8 @@ def signal_if(pidfile: str, words: str, signal: str) -> str:
     like = "*".join(shlex.quote(part) for part in re.split(r"[^ -~]+", words) if part)
     return (
         f"pid=$(cat {shlex.quote(pidfile)}) || exit 0; "
-        f'case "$(ps -ww -p "$pid" -o command=)" in '
+        'case "$(ps -ww -p "$pid" -o command= 2>/dev/null || '
+        """tr '\\0' ' ' 2>/dev/null <"/proc/$pid/cmdline")" in """
         f'*{like}*) kill -{signal} "$pid"; kill -CONT "$pid" ;; esac'
     )
 

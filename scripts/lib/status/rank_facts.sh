@@ -15,6 +15,20 @@ fact() {
   printf 'fact\t%s\n' "$*"
 }
 
+# look_at PID: its state, age, resident KiB and command line, in this order, as only the last may hold
+# blanks. Slim containers have no ps, or one that does not take this; there Linux's /proc tells.
+look_at() {
+  ps -ww -p "$1" -o stat= -o etime= -o rss= -o command= 2>/dev/null && return 0
+  {
+    cat /proc/uptime
+    sed -n '$s/.*) //p' "/proc/$1/stat"
+    tr '\0\n' '  ' <"/proc/$1/cmdline"
+  } 2>/dev/null | awk -v hz="$(getconf CLK_TCK)" -v page_kib="$(($(getconf PAGESIZE) / 1024))" '
+    NR == 1 { up = $1 }
+    NR == 2 { state = $1; age = int(up - $20 / hz); kib = $22 * page_kib }
+    NR == 3 { printf "%s %d:%02d %d %s\n", state, age / 60, age % 60, kib, $0 }'
+}
+
 tell_ranks() { # RUN_DIR
   local file rank pid run_id process
   for file in "$1"/rank-*.pid; do
@@ -24,8 +38,7 @@ tell_ranks() { # RUN_DIR
     pid='' run_id=''
     { IFS= read -r pid && IFS= read -r run_id; } <"$file" || [ -n "$run_id" ] || continue
     case $rank$pid in *[!0-9]*) continue ;; esac
-    # Stat, age, resident KiB, command line: in this order, as only the last may hold blanks.
-    process=$(ps -ww -p "$pid" -o stat= -o etime= -o rss= -o command= 2>/dev/null) || process=''
+    process=$(look_at "$pid") || process=''
     fact rank "$rank" "$pid" "$run_id" "$process"
   done
 }

@@ -10,9 +10,10 @@
 # once, and 2 s later SIGKILL, which is announced; but not one that is stuck in the kernel: it would not hear
 # that, either. Records of ranks that are gone are removed. Prints one line for each rank that it ended.
 #
-# Exit codes: 0 no rank of ours is left here; 1 one could not be ended; 2 usage.
+# Exit codes: 0 no rank of ours is left here; 1 one could not be ended; 2 usage; 3 no process can be seen
+# here.
 #
-# Needs bash and ps only: it runs on every host, before and without Python.
+# Needs bash, and ps or Linux's /proc: it runs on every host, before and without Python.
 set -euo pipefail
 
 AT_ONCE_S=2 # Between the second SIGTERM and SIGKILL.
@@ -45,13 +46,7 @@ signal_ranks() {
   done
 }
 
-# state_of PID: as ps shows it; U (on macOS; ?E is its end) or D (Linux) is a wait in the kernel that
-# no signal ends.
-state_of() {
-  ps -p "$1" -o state= 2>/dev/null | tr -d ' ' || true
-}
-
-# waits_in_kernel PID
+# waits_in_kernel PID: U (on macOS; ?E is its end) or D (Linux) is a wait that no signal ends.
 waits_in_kernel() {
   case $(state_of "$1") in
     U* | D* | '?E'*) return 0 ;;
@@ -102,6 +97,7 @@ main() {
   case "$grace" in '' | *[!0-9]*) die 2 "GRACE_S is '$grace', not a whole number of seconds" ;; esac
   grace=$((10#$grace)) # 08 would be octal.
 
+  need_processes
   local file i
   local -a pids run_ids files
   pids=() run_ids=() files=()
