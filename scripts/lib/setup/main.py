@@ -19,7 +19,7 @@ from scripts.lib.hosts.reach import MOST_RANKS
 from scripts.lib.settings.kept_settings import SettingError, first_key
 from scripts.lib.setup import look_hosts, steps
 from scripts.lib.setup.command import Command, run
-from scripts.lib.setup.look import HOLDS, NOT_HERE, STUCK, Look
+from scripts.lib.setup.look import HOLDS, NEEDED, NOT_HERE, STUCK, Look
 from scripts.lib.setup.site import Site, model_problem
 from scripts.lib.setup.state import State, StateError, read_state, write_state
 from scripts.lib.setup.steps import STEPS, Step
@@ -33,7 +33,7 @@ from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
 
 PROGRAM = "setup_cluster.sh"
 INTERRUPTED = 130
-SKIP, REFUSED = "skip", "no"
+MOST_ROUNDS = 4  # of a step whose commands show what is to be done next
 
 
 class StepFailed(Exception):
@@ -178,31 +178,51 @@ def walk(site: Site, step: Step, options: Namespace) -> None:
         found = look_at(site, look_hosts.ssh)  # what the hosts are, where that step was left out
         if found.verdict != HOLDS:
             raise StepFailed(found.words)
-    found = look_at(site, step.look)
-    if found.verdict in (HOLDS, NOT_HERE):
-        say(f"{where}: {found.verdict}{': ' * bool(found.words)}{found.words}")
-        return
-    say(f"{where}: {step.does}")
-    for line in found.words.splitlines():
-        say(f"    {line}")
-    if found.verdict == STUCK:
-        raise StepFailed(found.words.splitlines()[-1] if found.words else STUCK)
-    commands = step.commands(site, found)
+    done: list[Command] = []
+    for _ in range(MOST_ROUNDS):
+        found = look_at(site, step.look)
+        if found.verdict in (HOLDS, NOT_HERE):
+            say(f"{where}: {found.verdict}{': ' * bool(found.words)}{found.words}")
+            return
+        commands = step.commands(site, found) if found.verdict == NEEDED else []
+        if done and commands == done:
+            break
+        say(f"{where}: {step.does}")
+        for line in found.words.splitlines():
+            say(f"    {line}")
+        if found.verdict == STUCK:
+            raise StepFailed(one_line(found.words))
+        if not do(step, commands, options):
+            return
+        if step.name == "benchmark":
+            site.measured = site.what_is_measured
+        if not step.again:
+            return
+        done = commands
+    raise StepFailed(f"it was done, and is still not so: {one_line(found.words)}")
+
+
+def do(step: Step, commands: list[Command], options: Namespace) -> bool:
+    """Shows and runs them, after a yes where they change something; False: skip it. Raises
+    StepFailed."""
     for command in commands:
         say(f"  + {command}")
     if step.changes and not options.yes:
         answer = ask("  do it? [y]es, [n]o, [s]kip: ", ("y", "yes", "n", "no", "s", "skip"))
         if answer.startswith("s"):
-            return
+            return False
         if answer.startswith("n"):
             raise StepFailed("not done, as you said")
-    run_all(commands)
-    if step.name == "benchmark":
-        site.measured = site.what_is_measured
-    if step.again:
-        found = look_at(site, step.look)
-        if found.verdict != HOLDS:
-            raise StepFailed(f"still not so: {found.words}")
+    for command in commands:
+        ended = run(command, ROOT)
+        if ended.code != 0:
+            said = f"exit code {ended.code} of {command.words[0]}: {one_line(ended.said)}"
+            raise StepFailed(said.rstrip(": "))
+    return True
+
+
+def one_line(words: str) -> str:
+    return "; ".join(words.splitlines())
 
 
 def look_at(site: Site, look) -> Look:
@@ -211,16 +231,6 @@ def look_at(site: Site, look) -> Look:
         return look(site)
     except (Failure, OSError, subprocess.SubprocessError) as error:
         return Look(STUCK, str(error))
-
-
-def run_all(commands: Sequence[Command]) -> None:
-    """One after the other, up to the first that fails. Raises StepFailed."""
-    for command in commands:
-        ended = run(command, ROOT)
-        if ended.code != 0:
-            raise StepFailed(
-                f"exit code {ended.code} of {command.words[0]}: {ended.said}".rstrip(": ")
-            )
 
 
 def ask(question: str, allowed: Sequence[str]) -> str:

@@ -1,0 +1,417 @@
+"""The walk of setup_cluster.sh: what it asks, shows and leaves alone. The scripts that it calls are
+stubs that do the least that their step is looked at for; tests/whole has them real."""
+
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts.lib.setup.look_hosts import sudo_lines
+from scripts.lib.setup.steps import NAMES
+from tests.scripts.sync.test_sync_nodes import make_environment
+from tests.support.launch_helpers import PATIENCE_S, pids_of, wait_until
+from tests.support.paths import ROOT
+from tests.support.ports import free_port
+from tests.support.wiring import mesh
+
+GENERATED = shutil.ignore_patterns("__pycache__", ".*")
+HOSTS = ("mac0", "bjorn@mac1")
+SETTINGS = ("HOSTFILE", "MODEL_DIR", "PYTHON", "HTTP_PORT")
+# Here is every host; options come first.
+SSH = """
+echo "ssh $*" >>"$CALLS"
+while [ "${1#-}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done
+[ ! -e "$STATE/refused" ] || { echo "$1: Permission denied (publickey)." >&2; exit 255; }
+[ ! -e "$STATE/down" ] || { echo "ssh: connect to host $1: Connection refused" >&2; exit 255; }
+shift
+exec bash -c "$*"
+"""
+STUBS = {
+    "make_hostfile.sh": """
+while [ $# -gt 0 ]; do [ "$1" != --output ] || out=$2; shift; done
+echo "$HOSTFILE_TEXT" >"$out"
+""",
+    "sync_nodes.sh": "exit 0",
+    "sync_model.sh": 'touch "$STATE/model"',
+    "verify_cluster.sh": """
+case "$*" in
+  *"--check model"*) [ -e "$STATE/model" ]; exit ;;
+  *--link*) [ ! -e "$STATE/slow" ] || { touch "$STATE/begun"; sleep 600; echo late; } ;;
+esac
+[ ! -e "$STATE/broken" ] || { echo "verify_cluster.sh: the cable of mac0 is out" >&2; exit 1; }
+""",
+    "bench.sh": "echo tokens_per_sec=1",
+    "run_openai_cluster_server.sh": 'touch "$STATE/runs"',
+    "stop_openai_cluster_server.sh": 'rm "$STATE/runs"',
+    "status.sh": """
+[ -e "$STATE/runs" ] || exit 3
+echo "$STATUS_TEXT"
+""",
+}
+
+
+class Place:
+    """A checkout whose scripts are stubs, and hosts that are all this machine."""
+
+    def __init__(self, folder: Path):
+        self.root, self.state = folder / "my checkout", folder / "state"
+        self.calls = folder / "calls"
+        for name in ("scripts", "server"):
+            shutil.copytree(ROOT / name, self.root / name, ignore=GENERATED)
+        shutil.copy(ROOT / "requirements.txt", self.root)
+        make_environment(self.root / ".venv")
+        (self.root / "models" / "Tiny").mkdir(parents=True)
+        (self.root / "hostfiles").mkdir()
+        self.state.mkdir()
+        self.calls.write_text("")
+        stubs = folder / "bin"
+        stubs.mkdir()
+        for path, body in [(stubs / "ssh", SSH), (stubs / "ssh-copy-id", 'rm -f "$STATE/refused"')]:
+            self.put(path, body)
+        for name, body in STUBS.items():
+            self.put(self.root / "scripts" / name, f'echo "{name} $*" >>"$CALLS"\n{body}')
+        hosts = [{"ssh": host, "ips": ["192.0.2.1"]} for host in HOSTS]
+        ranks = [{"host": host} for host in HOSTS]
+        server = {"url": f"http://127.0.0.1:{free_port()}", "model": "Tiny", "ranks": ranks}
+        plain = {k: v for k, v in os.environ.items() if k not in SETTINGS}
+        self.env = plain | {
+            "PATH": f"{stubs}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "CALLS": str(self.calls),
+            "STATE": str(self.state),
+            "HOSTFILE_TEXT": json.dumps({"backend": "ring", "hosts": hosts}),
+            "STATUS_TEXT": json.dumps({"servers": [server]}),
+        }
+
+    def put(self, path: Path, body: str) -> None:
+        path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        path.chmod(0o755)
+
+    @property
+    def words(self) -> list[str]:
+        return [str(self.root / "scripts" / "setup_cluster.sh"), "--skip", "answer"]
+
+    def run(self, *arguments: str, expect: int = 0) -> str:
+        done = subprocess.run(
+            [*self.words, *arguments], env=self.env, cwd="/", stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=PATIENCE_S,
+        )  # fmt: skip
+        assert done.returncode == expect, done.stderr
+        return done.stdout + done.stderr
+
+    def called(self) -> list[str]:
+        """The scripts of ours that were run, and that change something or take their time."""
+        lines = [line for line in self.calls.read_text().splitlines() if line.split()[0] in STUBS]
+        self.calls.write_text("")
+        return [line for line in lines if not line.startswith("status.sh")
+                and "--check model" not in line]  # fmt: skip
+
+    def files(self) -> set[Path]:
+        return {path for path in self.root.rglob("*") if "__pycache__" not in path.parts}
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def test_every_step_is_done_once_and_looked_at_ever_after(place):
+    said = place.run("--yes", "--model", str(place.root / "models/Tiny"), *HOSTS)
+    doctor, hostfile, model, verify, bench, serve = place.called()
+    assert doctor.startswith("verify_cluster.sh --check ssh ") and doctor.endswith(
+        "mac0 bjorn@mac1"
+    )
+    assert hostfile == (
+        "make_hostfile.sh --ring-tcp --output hostfiles/ring.local.json mac0 bjorn@mac1"
+    )
+    assert model == "sync_model.sh models/Tiny mac0 bjorn@mac1"
+    assert [verify, bench] == ["verify_cluster.sh --link", "bench.sh "]
+    assert serve == "run_openai_cluster_server.sh --detach --port 8080"
+    assert "[4/13] addresses: not needed here: " in said
+    # All shown before it was done.
+    assert "  + MODEL_DIR=models/Tiny scripts/bench.sh\n" in said
+
+    said = place.run("--yes")  # hosts and model are remembered
+    assert [line.split()[0] for line in place.called()] == ["verify_cluster.sh"] * 2
+    for step in ("hostfile", "environment", "python", "sync", "model", "benchmark", "serve"):
+        assert f"] {step}: holds" in said, said
+
+    # What holds no more is done again, and nothing else.
+    (place.state / "runs").unlink()
+    (place.root / "hostfiles/ring.local.json").write_text("{}")
+    place.run("--yes")
+    hostfile, serve = [line for line in place.called() if "verify" not in line]
+    assert hostfile.startswith("make_hostfile.sh --ring-tcp --force --output ")
+    assert serve.startswith("run_openai_cluster_server.sh ")
+
+
+def test_hosts_that_are_added_and_another_model_are_brought_in(place):
+    place.run("--yes", "--model", str(place.root / "models/Tiny"), *HOSTS)
+    place.called()
+    other = place.root / "models" / "Other"
+    other.mkdir()
+    said = place.run("--yes", "--model", str(other), "--from", "serve", expect=1)
+    assert place.called()[0] == "stop_openai_cluster_server.sh --port 8080"
+    assert "a server runs with another model: Tiny" in said
+    said = place.run("--yes", "mac0", "mac2", expect=1)
+    assert "hostfiles/ring.local.json is for other hosts: mac0, bjorn@mac1" in said
+
+
+def test_a_step_that_fails_is_named_with_what_was_said_and_how_to_go_on(place):
+    (place.state / "broken").touch()
+    said = place.run("--yes", "--model", str(place.root / "models/Tiny"), *HOSTS, expect=1)
+    assert said.splitlines()[-2:] == [
+        "setup_cluster.sh: step doctor: exit code 1 of scripts/verify_cluster.sh:"
+        " verify_cluster.sh: the cable of mac0 is out",
+        "setup_cluster.sh: to go on: scripts/setup_cluster.sh --from doctor --yes --skip answer",
+    ]
+    assert len(place.called()) == 1
+    (place.state / "broken").unlink()
+    place.run("--from", "doctor", "--yes")
+    assert place.called()[-1].startswith("run_openai_cluster_server.sh")
+
+
+def test_steps_before_the_first_and_those_left_out_are_not_looked_at(place):
+    model = str(place.root / "models/Tiny")
+    said = place.run(
+        "--yes", "--model", model, "--from", "hostfile", "--skip", "verify", "--skip", "benchmark",
+        *HOSTS,
+    )  # fmt: skip
+    assert [line.split()[0] for line in place.called()] == [
+        "make_hostfile.sh", "sync_model.sh", "run_openai_cluster_server.sh",
+    ]  # fmt: skip
+    for step in ("ssh", "place", "doctor", "verify", "benchmark"):
+        assert f"] {step}:" not in said
+
+
+def test_dry_run_prints_every_command_asks_nobody_and_changes_nothing(place):
+    before = place.files()
+    said = place.run("--dry-run", *HOSTS)
+    assert place.calls.read_text() == "" and place.files() == before
+    headings = [line.split()[1] for line in said.splitlines() if line.startswith("# ")]
+    assert headings == [f"{name}:" for name in NAMES if name != "answer"]
+    for command in (
+        "+ ssh-copy-id -o ConnectTimeout=5 bjorn@mac1\n",
+        "+ scripts/sync_nodes.sh mac0 bjorn@mac1\n",
+        "scripts/sync_model.sh MODEL mac0 bjorn@mac1\n",
+        "scripts/run_openai_cluster_server.sh --detach --port 8080\n",
+    ):
+        assert command in said
+    # A folder that is not there is said as what it is.
+    assert "--model '/no/such'" in place.run("--dry-run", "--model", "/no/such", *HOSTS, expect=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "HOST is missing: ssh names of all Macs, rank 0 first"),
+        (("mac0",), "HOST: must be 2 to 8 of them, not 1"),
+        (("mac0", "-oProxyCommand=x"), "unknown argument '-oProxyCommand'"),
+        (("mac0", "mac1;reboot"), "HOST 'mac1;reboot': not a name that ssh takes"),
+        (("mac0", "anna@MAC0"), "HOST mac0 and anna@MAC0: name each host once"),
+        (("--yes", "mac0", "mac1"), "--model is missing: --yes does not answer which model"),
+        (("mac0", "mac1"), "there is no terminal to ask at: --yes, or --dry-run"),
+        (("--from", "lunch", *HOSTS), "--from 'lunch': must be one of ssh, place, "),
+        (("--skip", "lunch", *HOSTS), "--skip 'lunch': must be one of ssh, place, "),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_asked(place, arguments, said):
+    before = place.files()
+    assert said in place.run(*arguments, expect=2)
+    assert place.calls.read_text() == "" and place.files() == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"hosts": "mac0", "x": 1}', '{"hosts": [1, 2]}'])
+def test_a_record_that_is_damaged_is_said_and_hosts_replace_it(place, text):
+    (place.root / "run").mkdir()
+    (place.root / "run/setup.json").write_text(text)
+    said = place.run("--dry-run", expect=2)
+    assert "run/setup.json: not as it was written; remove it, and name the hosts" in said
+    place.run("--dry-run", *HOSTS)
+
+
+def test_a_host_that_does_not_answer_is_no_matter_of_keys(place):
+    (place.state / "down").touch()
+    said = place.run("--yes", "--model", "org/name", *HOSTS, expect=1)
+    assert "bjorn@mac1: ssh: connect to host bjorn@mac1: Connection refused; on a Mac," in said
+    (place.state / "down").rename(place.state / "refused")
+    said = place.run("--yes", "--model", "org/name", *HOSTS, expect=1)
+    assert "ssh-copy-id asks for a password there, and here is no terminal to ask at" in said
+    assert place.called() == []
+
+
+# -- at a terminal
+
+
+class Terminal:
+    """setup_cluster.sh at a terminal of its own."""
+
+    def __init__(self, place: Place, *arguments: str):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execve(place.words[0], [*place.words, *arguments], place.env)
+        self.said = ""
+
+    def until(self, text: str) -> str:
+        """What was said since the last call, up to this text."""
+        give_up = time.monotonic() + PATIENCE_S
+        while text not in self.said:
+            assert time.monotonic() < give_up, self.said
+            if select.select([self.fd], [], [], 1)[0]:
+                try:
+                    data = os.read(self.fd, 65536)
+                except OSError:  # the terminal's other end is closed
+                    data = b""
+                assert data, self.said
+                self.said += data.decode().replace("\r\n", "\n")
+        found, _, self.said = self.said.partition(text)
+        return found + text
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def end(self) -> tuple[str, int]:
+        """What it said to its end, and its exit code."""
+        try:
+            while data := os.read(self.fd, 65536):
+                self.said += data.decode().replace("\r\n", "\n")
+        except OSError:
+            pass
+        os.close(self.fd)
+        return self.said, os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_nothing_is_done_without_a_yes(place):
+    at = Terminal(place, *HOSTS)
+    said = at.until("do it? [y]es, [n]o, [s]kip: ")
+    assert "  + scripts/make_hostfile.sh " in said and "] hostfile: write the hostfile" in said
+    at.type("what\n")
+    at.until("do it? [y]es, [n]o, [s]kip: ")
+    at.type("n\n")
+    said, code = at.end()
+    assert code == 1 and "step hostfile: not done, as you said\n" in said
+    assert said.endswith("to go on: scripts/setup_cluster.sh --from hostfile --skip answer\n")
+    assert [line.split()[0] for line in place.called()] == ["verify_cluster.sh"]
+
+
+def test_yes_skip_and_the_model_are_answers(place):
+    (place.state / "refused").touch()
+    at = Terminal(place, *HOSTS)
+    assert "  + ssh-copy-id -o ConnectTimeout=5 bjorn@mac1\n" in at.until("[s]kip: ")
+    place.put(Path(place.env["PATH"].split(":")[0]) / "ssh-keygen", "exit 0")
+    at.type("y\n")
+    said = at.until("[s]kip: ")
+    assert "] hostfile:" in said
+    at.type("y\n")
+    at.until("Which model? A folder here, or ORG/NAME: ")
+    at.type("nonsense\n")
+    assert "'nonsense': must be a folder that is here, or" in at.until("ORG/NAME: ")
+    at.type(f"{place.root}/models/Tiny\n")
+    for step in ("model", "benchmark", "serve"):
+        assert f"] {step}: " in at.until("[s]kip: ")
+        at.type("s\n" if step == "benchmark" else "y\n")
+    said, code = at.end()
+    assert code == 0, said
+    assert [line.split()[0] for line in place.called()] == [
+        "verify_cluster.sh", "make_hostfile.sh", "sync_model.sh", "verify_cluster.sh",
+        "run_openai_cluster_server.sh",
+    ]  # fmt: skip
+
+
+def test_ctrl_c_is_one_line_and_ends_what_was_running(place):
+    (place.state / "slow").touch()
+    at = Terminal(place, "--yes", "--model", str(place.root / "models/Tiny"), *HOSTS)
+    wait_until((place.state / "begun").exists, "the doctor to measure")
+    at.until("scripts/verify_cluster.sh --link\n")
+    at.type("\x03")
+    said, code = at.end()
+    line = "setup_cluster.sh: interrupted at verify; to go on: scripts/setup_cluster.sh --yes"
+    assert said == f"^C{line} --skip answer\n"
+    assert code == 130
+    assert pids_of(str(place.root / "scripts/verify_cluster.sh")) == []
+    (place.state / "slow").unlink()
+    place.run("--yes")
+    assert place.called()[-1].startswith("run_openai_cluster_server.sh")
+
+
+def test_ctrl_c_and_the_end_of_the_terminal_at_a_question(place):
+    at = Terminal(place, *HOSTS)
+    at.until("[s]kip: ")
+    at.type("\x03")
+    said, code = at.end()
+    assert code == 130 and said.count("\n") <= 2
+    assert said.endswith(
+        "interrupted at hostfile; to go on: scripts/setup_cluster.sh --skip answer\n"
+    )
+    at = Terminal(place, *HOSTS)
+    at.until("[s]kip: ")
+    at.type("\x04")
+    said, code = at.end()
+    assert code == 130 and "interrupted at hostfile" in said
+
+
+def test_sigterm_ends_it_as_ctrl_c_does(place):
+    (place.state / "slow").touch()
+    process = subprocess.Popen(
+        [*place.words, "--yes", "--model", str(place.root / "models/Tiny"), *HOSTS],
+        env=place.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_until((place.state / "begun").exists, "the doctor to measure")
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=PATIENCE_S)[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("setup_cluster.sh: interrupted at verify; to go on:")
+
+
+# -- Macs
+
+
+def test_macs_are_given_addresses_with_one_question_each(place, tmp_path):
+    """sudo on a Mac does what its commands would; what is left over is said."""
+    names = ("mac0", "mac1", "mac2")
+    macs = mesh(names)
+    macs.bridged = {name: ["en3", "en4"] for name in names}
+    later = mesh(names).address_ports()
+    env = macs.install(tmp_path / "macs")
+    later.install(tmp_path / "later")
+    for name in names:
+        after = tmp_path / "later" / name
+        place.put(
+            tmp_path / "macs" / name / "sudo",
+            f'echo "sudo {name} $*" >>"$MACS/sudo"\n'
+            f'[ "$STUCK" = {name} ] || cp -p {after}/* "$MACS/{name}"',
+        )
+    path = f"{tmp_path}/macs/bin:{place.env['PATH']}"
+    place.env |= env | {"PATH": path, "STUCK": "mac2"}
+    where = ("--from", "addresses", *[w for s in NAMES[4:-1] for w in ("--skip", s)])
+
+    said = place.run("--yes", "--model", "org/name", *where, *names, expect=1)
+    asked = (tmp_path / "macs/sudo").read_text()
+    first = [line for line in said.split("addresses: do with")[1].splitlines() if " + ssh " in line]
+    assert [line.split(" 'sudo -n sh -c ")[0].split()[-1] for line in first] == list(names)
+    for name in names:
+        assert f"sudo {name} -n sh -c " in asked
+    assert "networksetup -setmanual" in asked and "\nsudo " not in asked.replace("\nsudo mac", "")
+    assert "step addresses: it was done, and is still not so: " in said and "; mac2: en" in said
+
+    place.env["STUCK"] = ""
+    (tmp_path / "macs/sudo").unlink()
+    said = place.run("--yes", "--from", "addresses", *where[2:])
+    assert "] addresses: do with sudo" in said
+    assert place.run("--yes", *where).count("[4/13] addresses: holds\n") == 1
+
+
+def test_what_is_to_be_done_as_root_is_read_host_by_host():
+    fix = ("on anna@mac1, once:", "sudo one", "sudo two && sudo three", "look again", "on mac2:",
+           "sudo four")  # fmt: skip
+    assert sudo_lines(fix) == {
+        "anna@mac1": ("one", "two && sudo three"), "mac2": ("four",),
+    }  # fmt: skip
+    assert sudo_lines(("sudo nobody's", "on mac1: sudo this, then try again")) == {}
