@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     """See the module's docstring."""
     if not VENV_PYTHON.exists():
         return say(f"there is no {VENV_PYTHON}: make it first", MISSING)
-    version = tuple(json.loads(answer(str(VENV_PYTHON), "list(sys.version_info[:2])")))
+    version = tuple(answer(str(VENV_PYTHON), "list(sys.version_info[:2])"))
     reasons = []
     for source in sources(version):
         try:
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
 
 def sources(version: tuple[int, int]):
     """The folders of Pythons to try."""
-    yield answer(str(VENV_PYTHON), "sys.base_prefix").strip('"')
+    yield answer(str(VENV_PYTHON), "sys.base_prefix")
     if uv := shutil.which("uv"):
         name = f"{version[0]}.{version[1]}"
         say(f"asking uv for Python {name}")
@@ -83,7 +83,7 @@ def sources(version: tuple[int, int]):
                 [uv, "python", "find", "--managed-python", name], capture_output=True, text=True
             ).stdout.strip()
             if found:
-                yield answer(found, "sys.base_prefix").strip('"')
+                yield answer(found, "sys.base_prefix")
 
 
 def put(source: Path, name: str) -> None:
@@ -93,8 +93,9 @@ def put(source: Path, name: str) -> None:
     if source != own:
         if source in (Path("/usr"), Path("/usr/local"), Path("/")):
             raise NotAlone(f"{source}/bin/{name} is the system's, whose parts are everywhere")
-        draft = ROOT / f"{OWN_PYTHON}.partial"
+        draft = ROOT / "run" / "python.partial"
         shutil.rmtree(draft, ignore_errors=True)
+        draft.parent.mkdir(exist_ok=True)
         say(f"copying {source} to {own}")
         shutil.copytree(source, draft, symlinks=True, ignore=LEFT_OUT)
         try:
@@ -143,11 +144,10 @@ def adopt(python: Path) -> None:
     say(f"{folder.parent} is made with {python}, {platform.system()} {platform.machine()}")
 
 
-def answer(python: str, what: str) -> str:
-    code = f"import json, sys; print(json.dumps({what}))"
-    return subprocess.run(
-        [python, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
+def answer(python: str, what: str):
+    """What this expression is in that Python."""
+    words = [python, "-c", f"import json, sys; print(json.dumps({what}))"]
+    return json.loads(subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def say(text: str, code: int = DONE) -> int:
