@@ -153,7 +153,7 @@ main() {
   choose_end
   recall_hosts
   need_processes
-  case "$HOSTS" in 127.0.0.1) ;; *) need ssh "it is part of every macOS and Debian" ;; esac
+  need_ssh
   SCRATCH=$(mktemp -d)
   trap 'rm -rf "$SCRATCH"' EXIT
 

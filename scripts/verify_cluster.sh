@@ -91,7 +91,7 @@ choose_place() {
     choose_hosts # checks the number
     PLACE+=(--local "$LOCAL" --cluster-port "${CLUSTER_PORT:-0}") # 0: free ones are taken
   else
-    need ssh "it is part of every macOS and Debian"
+    need ssh "$HAS_SSH"
     use_default CLUSTER_PORT
     PLACE+=(--cluster-port "$CLUSTER_PORT")
     if [ ${#NAMED[@]} -gt 0 ]; then

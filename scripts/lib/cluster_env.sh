@@ -81,6 +81,7 @@ choose_hosts() {
     HOSTS=$(read_hostfile hosts) || exit "$?"
     RANKS=$(printf '%s\n' "$HOSTS" | grep -c .)
     RANK0_ADDRESS=$(read_hostfile rank0) || exit "$?"
+    need_ssh
   fi
   RANK0=${HOSTS%%$'\n'*}
 }
@@ -89,20 +90,21 @@ choose_hosts() {
 # open files is high enough: mlx-lm raises the soft one when it is imported, and fails where the hard one is
 # lower. A host that cannot be reached is not our business here, nor one whose answer we don't understand.
 check_hosts() {
-  local host command answers count=0 i status=0 limit system
+  local hosts host command answers count=0 i status=0 limit system
   [ -z "$DRY_RUN" ] || return 0
+  hosts=$(printf '%s\n' "$HOSTS" | awk '!seen[$0]++')
   # shellcheck disable=SC2016  # for the host to expand
-  command='ps -p $$ >/dev/null 2>&1 || [ -s /proc/$$/stat ] || echo blind; '
+  command='ps -p $$ >/dev/null 2>&1 || [ -r /proc/$$/stat ] || echo blind; '
   # The superuser may raise it, and so may the ranks that run as one.
   command="${command}ulimit -n $FILES_LEAST 2>/dev/null || { uname -s; ulimit -Hn; }"
   answers=$(mktemp -d)
   while IFS= read -r host; do
     on_host "$host" "$(quote bash -c "$command")" >"$answers/$count" 2>/dev/null &
     count=$((count + 1))
-  done <<<"$HOSTS"
+  done <<<"$hosts"
   wait
   for ((i = 0; i < count; i++)); do
-    host=$(printf '%s\n' "$HOSTS" | sed -n "$((i + 1))p")
+    host=$(printf '%s\n' "$hosts" | sed -n "$((i + 1))p")
     if grep -qx blind "$answers/$i"; then
       log "$host: no process can be seen there, so no rank could be ended: $SEES_NO_PROCESS"
       status=3

@@ -53,6 +53,13 @@ need() {
   command -v "$1" >/dev/null 2>&1 || die 3 "$1 is not installed: $2"
 }
 
+# need_ssh: where one of $HOSTS is another machine. Slim containers have no client.
+need_ssh() {
+  ! printf '%s\n' "$HOSTS" | grep -qvx 127.0.0.1 || need ssh "$HAS_SSH"
+}
+
+HAS_SSH="macOS has it (Debian: apt-get install openssh-client)"
+
 # show COMMAND...: the command as it could be pasted, after a plus sign.
 show() {
   printf '+'
@@ -245,10 +252,20 @@ kept_python() {
   runs_code "$PY" && printf '%s\n' "$PY"
 }
 
-# find_openblas: prints the path of Debian's OpenBLAS, or nothing. Linux only: the wheel for
-# macOS uses Accelerate, the one for Linux a BLAS fifty times slower than this.
+OWN_OPENBLAS=$VENV/openblas/libopenblas.so # of ensure_openblas
+
+# find_openblas: prints the path of Debian's OpenBLAS, or of the one in .venv, or nothing. Linux only: the wheel
+# for macOS uses Accelerate, the one for Linux a BLAS thirty times slower than these.
 find_openblas() {
+  local found
   [ "$(uname -s)" = Linux ] || return 0
+  found=$(find_system_openblas)
+  [ -n "$found" ] || [ ! -f "$OWN_OPENBLAS" ] || found=$OWN_OPENBLAS
+  printf '%s' "$found"
+}
+
+# find_system_openblas: prints the path of Debian's, or nothing.
+find_system_openblas() {
   # A user's PATH on Debian lacks sbin. Reads to the end: closing the pipe early is an error.
   PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | awk -v machine="$(uname -m)" '
     BEGIN { wanted = machine == "x86_64" ? "x86-64" : "AArch64" }
@@ -267,7 +284,7 @@ blas_environment() {
     core=${OPENBLAS_CORETYPE:-$(better_core "$(openblas_core "$blas")" "$(cpu_flags)")}
     [ -z "$core" ] || printf 'OPENBLAS_CORETYPE=%s\n' "$core"
   else
-    warn "OpenBLAS is not installed, so the ranks will be slow" \
+    warn "there is no OpenBLAS, so the ranks will be slow" \
       "(Debian: apt-get install libopenblas0-pthread)"
   fi
   # Several ranks on few cores: more threads each would only get in each other's way.

@@ -25,8 +25,9 @@ ensure_venv() {
       stale=1
     fi
   done
-  if runs_code "$VENV/bin/python"; then
-    [ -n "$stale" ] || return 0
+  if runs_code "$VENV/bin/python" && [ -z "$stale" ]; then
+    ensure_openblas
+    return 0
   fi
   if ! runs_code "$VENV/bin/python" || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     base=$(find_python) || no_python
@@ -46,6 +47,8 @@ ensure_venv() {
     run "${arguments[@]}"
     return 0
   fi
+  mkdir -p "${SETUP_LOG%/*}"
+  : >"$SETUP_LOG"
   run_logged "$(cat "$@" | grep -c '^[A-Za-z0-9]')" "${arguments[@]}" || {
     tail -n 5 "$SETUP_LOG" | sed 's/^/  | /' >&2
     die 1 "the installation failed; start again to go on with it"
@@ -54,6 +57,34 @@ ensure_venv() {
     sha256 "$file" >"$(stamp_of "$file")"
   done
   [ "$(uname -s)" != Darwin ] || has_jaccl "$VENV/bin/python" || warn_of_jaccl
+  ensure_openblas
+}
+
+# ensure_openblas: where a Linux has no OpenBLAS, one is made in .venv. It is tried once; the ranks run without
+# it, so a failure is a warning.
+ensure_openblas() {
+  local file=$ROOT/requirements-openblas.txt stamp
+  [ "$(uname -s)" = Linux ] && [ -z "${LD_PRELOAD-}" ] && [ -f "$file" ] || return 0
+  [ -z "$(find_openblas)" ] || return 0
+  stamp=$(stamp_of "$file")
+  [ "$(sha256 "$file")" != "$(cat "$stamp" 2>/dev/null)" ] || return 0
+  case $OWN_OPENBLAS in
+    *[\ :]*)
+      warn "an OpenBLAS cannot be preloaded from $VENV, as that path has a blank or a colon"
+      return 0
+      ;;
+  esac
+  tell "making an OpenBLAS in ${VENV#"$ROOT/"}, once: this machine has none"
+  if [ -n "$DRY_RUN" ]; then
+    run "$VENV/bin/python" "$ROOT/scripts/lib/module.py" lib.openblas "$OWN_OPENBLAS"
+    return 0
+  fi
+  mkdir -p "${SETUP_LOG%/*}"
+  sha256 "$file" >"$stamp"
+  run_logged 2 "$VENV/bin/python" "$ROOT/scripts/lib/module.py" lib.openblas "$OWN_OPENBLAS" || {
+    tail -n 3 "$SETUP_LOG" | sed 's/^/  | /' >&2
+    warn "that failed, and is not tried again before $stamp is removed"
+  }
 }
 
 # has_jaccl PYTHON: its MLX was built with JACCL.
@@ -84,19 +115,18 @@ quiet_at_interrupt() {
 SETUP_LOG=$ROOT/logs/setup.log
 LINES_A_PACKAGE=16 # that pip prints for one that is asked for, with what it needs itself
 
-# run_logged PACKAGES COMMAND...: what it prints goes to SETUP_LOG, and on a terminal a bar shows how
-# far it has come. Ctrl-C ends it, in one line.
+# run_logged PACKAGES COMMAND...: what it prints goes to the end of SETUP_LOG, and on a terminal a bar shows
+# how far it has come. Ctrl-C ends it, in one line.
 run_logged() {
-  local most=$(($1 * LINES_A_PACKAGE + 1)) pid status=0 lines=0 since=$SECONDS
+  local most=$(($1 * LINES_A_PACKAGE + 1)) pid status=0 lines=0 before=0 since=$SECONDS
   shift
-  mkdir -p "${SETUP_LOG%/*}"
-  : >"$SETUP_LOG"
+  [ ! -f "$SETUP_LOG" ] || before=$(wc -l <"$SETUP_LOG")
   # In the background it hears no Ctrl-C, and says nothing of it.
-  PYTHONUNBUFFERED=1 "$@" >"$SETUP_LOG" 2>&1 </dev/null &
+  PYTHONUNBUFFERED=1 "$@" >>"$SETUP_LOG" 2>&1 </dev/null &
   pid=$!
   trap 'end_bar; kill -TERM "$pid" 2>/dev/null || true; die 130 "interrupted; start again to go on"' INT TERM
   while kill -0 "$pid" 2>/dev/null; do
-    lines=$(wc -l <"$SETUP_LOG")
+    lines=$(($(wc -l <"$SETUP_LOG") - before))
     draw_bar "$((lines < most ? lines : most - 1))" "$most" "$((SECONDS - since)) s"
     sleep 0.3
   done
