@@ -4,9 +4,9 @@
 # Usage: make_hostfile.sh [--topology mesh|ring] [--ring-tcp] [--address IPV4] [--output FILE]
 #                         [--force] [--dry-run | --dot] [--help] HOST...
 #
-# HOST are ssh names, rank 0 first. Each is asked over one ssh, and nothing there is changed. It
-# draws what it found, says in words what is missing or doubtful and how to mend it, and writes a
-# hostfile if the cabling carries one: a mesh (backend jaccl) where every Mac has a cable to every
+# HOST are ssh names, rank 0 first. Each is asked over one ssh, and over a second one to ping the
+# far ends of its cables; nothing there is changed. It draws what it found, says in words what is
+# missing or doubtful and how to mend it, and writes a hostfile if the cabling carries one: a mesh (backend jaccl) where every Mac has a cable to every
 # other, else a ring (backend jaccl-ring), in which the ranks follow the cables.
 #
 #   --topology mesh|ring  This one or none. With two cables or more between each two Macs a ring

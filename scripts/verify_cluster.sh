@@ -5,8 +5,9 @@
 #                          [--fix [--yes]] [--smoke | --link] [--local N | --hostfile FILE]
 #                          [--port P] [--list] [--dry-run] [--help]
 #
-# Asks all hosts at once, each over one ssh, and changes nothing. Prints a table of hosts and
-# checks, then for each finding what the launch would have shown and how to mend it.
+# Asks all hosts at once, each over one ssh (Macs over a second one, to ping the far ends of their
+# Thunderbolt cables), and changes nothing. Prints a table of hosts and checks, then for each
+# finding what the launch would have shown and how to mend it.
 #
 #   HOST...        ssh names, rank 0 first, of hosts that have no hostfile yet: all that does not need
 #                  one is checked. On a Mac for JACCL, unless BACKEND says otherwise.

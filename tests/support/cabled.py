@@ -21,13 +21,14 @@ def answer(sections: dict[str, tuple[str, int]]) -> str:
 
 def sections_of(wiring: Wiring, name: str) -> dict[str, tuple[str, int]]:
     texts = wiring.texts(name)
-    addresses = "".join(f"{i} {a}\n" for i, a in wiring.addresses[name].items())
     return {
         "system": ("Darwin\n", 0),
         "profiler": (texts["system_profiler"], 0),
         "hardware": (texts["networksetup"], 0),
-        "addresses": (addresses, 0),
-        "bridge": (texts["ifconfig"], 0 if texts["ifconfig"] else 1),
+        "ifconfig": (texts["ifconfig"], 0),
+        "services": (texts["services"], 0),
+        "virtual": (texts["virtual"], int("Does Not Exist" in texts["virtual"])),
+        "arp": (texts["arp"], 0),
         "rdma": (texts["rdma_ctl"], 0),
         "devices": (texts["ibv_devices"], 0),
     }

@@ -13,11 +13,14 @@ The formats are the documented ones; names, addresses and identifiers are invent
 
 import json
 import shlex
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from scripts.lib.cabling.cabling import cables, matrix
+from scripts.lib.cabling.network import ASKED
+from scripts.lib.cabling.pings import PING, ping_far_ends
 from scripts.lib.cabling.ports import read_ports
 from scripts.lib.doctor import checks, probe
 from scripts.lib.doctor.ask import Raw, make_job
@@ -27,6 +30,7 @@ from scripts.lib.doctor.facts import read_facts
 from scripts.lib.doctor.findings import FAIL, WARN, Finding
 from scripts.lib.doctor.plan import Plan
 from scripts.lib.hosts.hostfile import Host, Hostfile
+from scripts.lib.hosts.on_hosts import Answer
 from tests.support.wiring import Wiring
 
 CHECKOUT = "/opt/cluster"
@@ -52,7 +56,11 @@ STUBS = {
     "rdma_ctl": ("/usr/bin/rdma_ctl", "status"),
     "ibv_devices": ("/usr/bin/ibv_devices", "*"),
     "ibv_devinfo": ("/usr/bin/ibv_devinfo", "'-v -d {}'"),
-    "ifconfig": ("/sbin/ifconfig", "bridge0"),
+    "ifconfig": ("/sbin/ifconfig", "-a"),
+    "services": ("/usr/sbin/networksetup", "-listnetworkserviceorder"),
+    "virtual": ("/usr/libexec/PlistBuddy", "'-c Print '*"),
+    "arp": ("/usr/sbin/arp", "-an"),
+    "ping": ("/sbin/ping", "*' -b {}'"),
     "networksetup": ("/usr/sbin/networksetup", "-listallhardwareports"),
     "system_profiler": ("/usr/sbin/system_profiler", "'SPThunderboltDataType -json'"),
     "ioclasscount": ("/usr/sbin/ioclasscount", "AppleThunderboltRDMAProtectionDomain"),
@@ -165,6 +173,7 @@ class Macs:
     def __init__(self, directory: Path, wiring: Wiring, backend: str = "jaccl", **plan):
         self.wiring = wiring
         names = tuple(wiring.names)
+        wiring.address_ports()
         self.models = directory / "models"
         write_model(self.models)
         rdma = backend != "ring"
@@ -240,7 +249,29 @@ class Macs:
                 name, "", "", "", answer["system"], PYTHON, answer["commands"], answer["tasks"]
             )
             facts[name] = read_facts(raw)
-        return Cluster(self.plan, facts)
+        cluster = Cluster(self.plan, facts)
+        return replace(cluster, pings=ping_far_ends(cluster.networks, cluster.used, run=self._ping))
+
+    def _ping(self, hosts, command, *, within_s, stdin) -> list[Answer]:
+        """The program that is sent, with the tools of each Mac in place of this machine's."""
+        answers = []
+        for host in hosts:
+            self[host].build()  # One that was like another was not asked, and has no stubs yet.
+            root = self[host].root
+            text = stdin.decode()
+            for tool in (PING[0], ASKED["arp"][0]):
+                text = text.replace(f"{tool} ", f"{root}{tool} ")
+            answers.append(_answer(host, [*command(host)], text))
+        return answers
+
+    def rewire(self) -> None:
+        """All Macs say what the wiring says by now of interfaces, services and neighbours."""
+        tools = ("ifconfig", "services", "virtual", "arp", "ping", "ibv_devinfo")
+        for name, mac in self.macs.items():
+            said = healthy(self.plan, self.wiring, name)
+            for tool in tools:
+                mac.remove(tool)
+            mac.answers |= {t: said[t] for t in said if t.partition(":")[0] in tools}
 
     def findings(self) -> list[Finding]:
         """The warnings and failures."""
@@ -306,12 +337,21 @@ def healthy(plan: Plan, wiring: Wiring, name: str) -> dict[str, tuple[str, int] 
         texts = wiring.texts(name)
         for tool in ("rdma_ctl", "ibv_devices", "networksetup", "system_profiler"):
             found[tool] = (texts[tool], 0)
-        found["ifconfig"] = (texts["ifconfig"], 0 if texts["ifconfig"] else 1)
+        for tool in ("ifconfig", "services", "arp"):
+            found[tool] = (texts[tool], 0)
+        found["virtual"] = (texts["virtual"], int("Does Not Exist" in texts["virtual"]))
         found["ioclasscount"] = (domains(0), 0)
         found["ioreg"] = (ioreg({device: (0, []) for device in plan.devices(name)}), 0)
+        for port, address, answers in wiring.pings(name):
+            found[f"ping:{port} {address}"] = ("", 0 if answers else 2)
         for device in plan.devices(name):
             found[f"ibv_devinfo:{device}"] = (devinfo(wiring, name, device), 0)
     return found
+
+
+def _answer(host: str, command: list[str], text: str) -> Answer:
+    ran = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+    return Answer(host, ran.returncode, ran.stdout, ran.stderr, 0.0)
 
 
 def _ports(wiring: Wiring, name: str):
@@ -337,8 +377,9 @@ def devinfo(
         "\t\t\tlink_layer:\t\tThunderbolt",
         "\t\t\tGID[  0]:\t\tfe80::34aa:ff:fe00:1",
     ]
-    if mapped:
-        lines.append(f"\t\t\tGID[  1]:\t\t::ffff:169.254.7.{int(port.receptacle)}")
+    addresses = wiring.addresses[name].get(port.interface)
+    if mapped and addresses:
+        lines.append(f"\t\t\tGID[  1]:\t\t::ffff:{str(addresses).partition('/')[0]}")
     return "\n".join([*lines, ""])
 
 

@@ -1,91 +1,163 @@
-"""Which ports of the matrix lack an IPv4 address of their own, and the commands that give one.
+"""Which ports need another IPv4 address, and the commands that give it.
 
-JACCL finds the far end of a cable by the IPv4 address of the interface (as an RDMA GID). A port
-that macOS has put into the Thunderbolt Bridge has none, and in a mesh of three or more the bridge
-is a loop. The commands are macOS's own and lasting. Each cable has a small subnet of its own, so
-where one end needs an address, the other end needs one to match. Nothing is run here.
+The commands are macOS's own and lasting. Each cable has a small subnet of its own, so where one
+end needs an address, the other end needs one to match. A subnet is taken that is free: no Mac of
+ours has an address near it. Nothing is run here.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
 
-from scripts.lib.cabling.cabling import End
-from scripts.lib.cabling.finding import Finding
-from scripts.lib.cabling.plan import Plan
-from scripts.lib.cabling.survey import Facts
+from scripts.lib.cabling import ends
+from scripts.lib.cabling.bridge import quoted
+from scripts.lib.cabling.cabling import Cable, End
+from scripts.lib.cabling.ends import DOWN, MASKS, Fault, Side, find_faults
+from scripts.lib.cabling.network import Network, Service
+from scripts.lib.cabling.ports import natural
 
-SUBNET = "10.77.{cable}.{side}"
-SUBNET_MASK = "255.255.255.252"
+BASES = ("10.77", "172.30", "10.177", "172.22")  # The first that no network of ours overlaps
+SUBNET = "{base}.{cable}.{side}/30"
+MOST_CABLES = 250
 
 
 @dataclass(frozen=True)
 class Need:
-    """A port that needs this address. why: bridged, bare, or peer (the far end's alone changes)."""
+    """An end to change. address: what to give it, None where it only has to be switched on.
+
+    fault: why; None where the far end's alone is.
+    """
 
     end: End
-    address: str
-    why: str
+    address: IPv4Interface | None
+    fault: Fault | None
 
 
-def advise_addresses(facts: Mapping[str, Facts], plan: Plan) -> Iterator[Finding]:
-    """A warning for each host that has such ports among those that the plan uses."""
-    needs = find_needs(facts, plan)
-    for host in plan.order or ():
-        mine = [need for need in needs if need.end.host == host]
+def find_needs(
+    networks: Mapping[str, Network], links: Sequence[Cable], order: Sequence[str]
+) -> list[Need]:
+    """Every end to change, by cable. A cable without a fault is left as it is.
+
+    order: hosts by rank. Cables are numbered along it, so that all who ask get the same addresses.
+    """
+    faults = find_faults(networks, links)
+    needs = []
+    kept = _kept(networks, links, faults)
+    for number, link in enumerate(numbered(links, order), 1):
+        mine = {f.end: f for f in reversed(faults) if f.end in (link.a, link.b)}
         if not mine:
             continue
-        bridged = [need for need in mine if need.why == "bridged"]
-        bare = [need for need in mine if need.why == "bare"]
-        wrong = []
-        if bridged:
-            verb = "are" if len(bridged) > 1 else "is"
-            wrong.append(f"{_names(bridged)} {verb} in the Thunderbolt Bridge (bridge0)")
-        if bare:
-            verb = "have" if len(bare) > 1 else "has"
-            wrong.append(f"{_names(bare)} {verb} no IPv4 address")
-        if wrong:
-            text = f"{'; '.join(wrong)}; JACCL needs an address of its own on each port"
-        else:
-            text = f"{_names(mine)}: the far end needs an address, and this end one to match it"
-        fix = [f"on {host}, once:"]
-        if bridged:
-            fix.append('sudo networksetup -setnetworkserviceenabled "Thunderbolt Bridge" off')
-        for need in mine:
-            fix += commands(need)
-        yield Finding("warning", f"{host}: {text}", tuple(fix))
-
-
-def find_needs(facts: Mapping[str, Facts], plan: Plan) -> list[Need]:
-    """Every port that needs an address. A cable with an address at both ends is left as it is."""
-    needs = []
-    for number, link in enumerate(plan.used, 1):
-        states = [(end, _state(facts[end.host], end)) for end in (link.a, link.b)]
-        if all(state == "fine" for _, state in states):
+        pair = ends.sides(networks, link)
+        kinds = {fault.kind for fault in mine.values()}
+        if kinds == {DOWN}:
+            needs += [Need(end, None, fault) for end, fault in mine.items()]
             continue
-        for side, (end, state) in enumerate(states, 1):
-            address = SUBNET.format(cable=number, side=side)
-            if state != "fine":
-                needs.append(Need(end, address, state))
-            elif facts[end.host].addresses[end.interface] != address:
-                needs.append(Need(end, address, "peer"))
+        if kinds == {MASKS} and (need := _same_mask(*pair, mine)):
+            needs.append(need)
+            continue
+        addresses = _free_subnet(number, kept)
+        kept.append(addresses[0].network)
+        for side, address in zip(pair, addresses, strict=True):
+            fault = mine.get(side.end)
+            if fault is None and side.address == address:
+                continue
+            needs.append(Need(side.end, address, fault))
     return needs
 
 
-def _state(fact: Facts, end: End) -> str:
-    if end.interface in fact.bridged:
-        return "bridged"
-    return "fine" if end.interface in fact.addresses else "bare"
+def numbered(links: Sequence[Cable], order: Sequence[str]) -> list[Cable]:
+    """Cables by the ranks of their ends, then by receptacle."""
+
+    def place(link: Cable) -> tuple:
+        ranks = sorted(
+            (order.index(end.host), end.port.receptacle or "") for end in (link.a, link.b)
+        )
+        return ranks[0][0], ranks[1][0], natural(ranks[0][1])
+
+    return sorted(links, key=place)
 
 
-def commands(need: Need) -> list[str]:
-    """What to run on the port's Mac. The service may exist already; then the first one says so."""
-    service = f'"RDMA {need.end.interface}"'
-    port = f'"Thunderbolt {need.end.port.receptacle}"'
+def _kept(
+    networks: Mapping[str, Network], links: Sequence[Cable], faults: Sequence[Fault]
+) -> list[IPv4Network]:
+    """The subnets that stay: of all interfaces but those whose cable gets another."""
+    wrong = {fault.end for fault in faults}
+    changed = {
+        (end.host, end.interface)
+        for link in links
+        if {link.a, link.b} & wrong
+        for end in (link.a, link.b)
+    }
     return [
-        f"sudo networksetup -createnetworkservice {service} {port}",
-        f'sudo networksetup -setmanual {service} {need.address} {SUBNET_MASK} ""',
+        address.network
+        for host, network in networks.items()
+        for interface in network.interfaces.values()
+        if (host, interface.name) not in changed
+        and not (interface.point_to_point or interface.name.startswith(("lo", "bridge")))
+        for address in interface.addresses
     ]
 
 
-def _names(needs: list[Need]) -> str:
-    return ", ".join(str(need.end.interface) for need in needs)
+def _free_subnet(number: int, kept: Sequence[IPv4Network]) -> tuple[IPv4Interface, IPv4Interface]:
+    """Both addresses of a cable's subnet: its own number, if that is free."""
+    wide = [network for network in kept if network.prefixlen < 30]
+    bases = [b for b in BASES if not any(n.overlaps(IPv4Network(f"{b}.0.0/16")) for n in wide)]
+    for base, cable in itertools.product(bases or BASES, (number, *range(1, MOST_CABLES))):
+        a, b = (IPv4Interface(SUBNET.format(base=base, cable=cable, side=s)) for s in (1, 2))
+        if not any(network.overlaps(a.network) for network in kept):
+            return a, b
+    raise ValueError(f"no subnet of {', '.join(BASES)} is free for cable {number}")
+
+
+def _same_mask(a: Side, b: Side, mine: Mapping[End, Fault]) -> Need | None:
+    """The far end's netmask, if the address can stay with it."""
+    side, other = (a, b) if a.end in mine else (b, a)
+    address = IPv4Interface(f"{side.address.ip}/{other.address.network.prefixlen}")
+    edges = (address.network.network_address, address.network.broadcast_address)
+    return None if address.ip in edges else Need(side.end, address, mine[side.end])
+
+
+def commands(network: Network, need: Need) -> list[str]:
+    """What to run on the end's Mac. A service that it has for the port already is used."""
+    if need.address is None:
+        return [f"sudo /sbin/ifconfig {need.end.interface} up"]
+    service, there = _service_for(network, need.end)
+    port = f"Thunderbolt {need.end.port.receptacle}"
+    create = [f"sudo networksetup -createnetworkservice {quoted(service)} {quoted(port)}"]
+    address = f"{need.address.ip} {need.address.netmask}"
+    return [
+        *([] if there else create),
+        # Another one that is active would give the port another address, too.
+        *(_switch(s.name, s.name == service) for s in there if s.enabled != (s.name == service)),
+        f'sudo networksetup -setmanual {quoted(service)} {address} ""',
+    ]
+
+
+def undo(network: Network, need: Need) -> list[str]:
+    """What takes these back."""
+    if need.address is None:
+        return [f"sudo /sbin/ifconfig {need.end.interface} down"]
+    service, there = _service_for(network, need.end)
+    if not there:
+        return [f"sudo networksetup -removenetworkservice {quoted(service)}"]
+    before = [a for a in network.addresses_of(need.end.interface) if not a.is_link_local]
+    back = f"sudo networksetup -setdhcp {quoted(service)}"
+    if before:
+        address = f"{before[0].ip} {before[0].netmask}"
+        back = f'sudo networksetup -setmanual {quoted(service)} {address} ""'
+    changed = [s for s in there if s.enabled != (s.name == service)]
+    return [back, *(_switch(s.name, s.enabled) for s in changed)]
+
+
+def _service_for(network: Network, end: End) -> tuple[str, tuple[Service, ...]]:
+    """The service to give the address to, and all that the settings have for the port."""
+    own = f"RDMA {end.interface}"
+    there = network.services_of(end.interface)
+    best = min(there, key=lambda s: (s.name != own, not s.enabled), default=None)
+    return (best.name if best else own), there
+
+
+def _switch(service: str, on: bool) -> str:
+    state = "on" if on else "off"
+    return f"sudo networksetup -setnetworkserviceenabled {quoted(service)} {state}"

@@ -5,17 +5,26 @@ Pure, like the plan that it judges: nothing is asked or printed here.
 
 from collections.abc import Iterator, Mapping
 
-from scripts.lib.cabling.addressing import advise_addresses
+from scripts.lib.cabling.advise_ends import advise_ends
 from scripts.lib.cabling.cabling import RDMA_GBPS, Cable, End, between, same_macs, strangers
 from scripts.lib.cabling.finding import SEVERITIES, Finding
+from scripts.lib.cabling.pings import Pings
 from scripts.lib.cabling.plan import Plan, is_beside_ethernet, is_usable, pairs_of
 from scripts.lib.cabling.ports import Port
 from scripts.lib.cabling.survey import Facts
 from scripts.lib.hosts.reach import MOST_RANKS
 
 
-def advise(facts: Mapping[str, Facts], plan: Plan, wanted: str | None = None) -> list[Finding]:
-    """All findings, errors first. wanted: the topology that was asked for, if one was."""
+def advise(
+    facts: Mapping[str, Facts],
+    plan: Plan,
+    wanted: str | None = None,
+    pings: Pings | None = None,
+) -> list[Finding]:
+    """All findings, errors first.
+
+    wanted: the topology that was asked for, if one was. pings: None when nobody was asked to.
+    """
     found = [
         *_one_mac_twice(facts),
         *_missing(facts, plan, wanted),
@@ -23,7 +32,7 @@ def advise(facts: Mapping[str, Facts], plan: Plan, wanted: str | None = None) ->
         *_coordinator(facts, plan),
         *_rdma(facts),
         *_cables(facts, plan),
-        *advise_addresses(facts, plan),
+        *advise_ends(facts, plan, pings),
         *_elsewhere(facts, plan),
     ]
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -2,8 +2,8 @@
 """Asks all hosts how they are cabled and writes the hostfile that follows.
 
 It is make_hostfile.sh, whose header is the help, on the machine that launches; it needs the
-standard library alone, so that it works before there is a venv. One ssh a host, all at once, each
-with a deadline; a host is only asked, never changed.
+standard library alone, so that it works before there is a venv. Two ssh a host, one that asks and
+one that pings, all hosts at once, each with a deadline; a host is only asked, never changed.
 
 stdout: the file's name once it is written; with --dry-run its content, with --dot the cabling for
 Graphviz. stderr: the cabling drawn, and what is missing.
@@ -11,8 +11,9 @@ Graphviz. stderr: the cabling drawn, and what is missing.
 Why not mlx.distributed_config, which writes the same file from the same three tools:
 - It asks the hosts one after the other, without deadline, and ends in a traceback at a host whose
   tools are missing or print something else.
-- It looks at neither the speed of a link nor the port beside Ethernet nor the bridge, and where a
-  cable is missing it names one pair, not all.
+- It looks at neither the speed of a link nor the port beside Ethernet, nor whether the ports are
+  out of the bridge, nor into what network its addresses fall, and where a cable is missing it names
+  one pair, not all.
 - It wants mlx here, and sudo there: for its hostfile it also takes the bridge down and gives the
   ports addresses, which are gone after a restart, or waits for Enter at each host.
 The last is what it does well, so for addresses that need not last the runbook points to it. The
@@ -31,6 +32,7 @@ from pathlib import Path
 from scripts.lib.cabling.advice import advise, advise_tcp
 from scripts.lib.cabling.cabling import cables
 from scripts.lib.cabling.draw import draw_dot, draw_text
+from scripts.lib.cabling.pings import Pings, ping_far_ends, to_ping
 from scripts.lib.cabling.plan import TOPOLOGIES, Plan, make_plan, ring_hostfile
 from scripts.lib.cabling.survey import (
     COMMAND,
@@ -38,6 +40,7 @@ from scripts.lib.cabling.survey import (
     SURVEY_WITHIN_S,
     Facts,
     SurveyError,
+    networks_of,
     read_facts,
 )
 from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, find_problems, parse_hostfile
@@ -75,7 +78,8 @@ def main(arguments: list[str]) -> int:
         findings = advise_tcp(facts)
     else:
         plan = make_plan(facts, options.topology)
-        findings = advise(facts, plan, options.topology)
+        pings = None if options.dot else ping(facts, plan)
+        findings = advise(facts, plan, options.topology, pings)
     if options.dot:
         print(draw_dot(facts, plan), end="")
     elif not options.ring_tcp:
@@ -122,6 +126,14 @@ def survey(hosts: list[str]) -> dict[str, Facts] | None:
         say(f"no hostfile: {len(failed)} of {len(hosts)} hosts did not tell their cabling")
         return None
     return {host: facts[host] for host in hosts}
+
+
+def ping(facts: dict[str, Facts], plan: Plan) -> Pings:
+    """The ends of the cables that fit together ping each other."""
+    networks = networks_of(facts)
+    if cables_to_ping := len(to_ping(networks, plan.used)) // 2:
+        say(f"pinging over {cables_to_ping} cables, from both ends")
+    return ping_far_ends(networks, plan.used)
 
 
 def kept_envs(path: Path) -> tuple[str, ...]:

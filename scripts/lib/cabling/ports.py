@@ -3,7 +3,6 @@
     /usr/sbin/system_profiler SPThunderboltDataType -json   buses, receptacles, what is plugged in
     /usr/sbin/networksetup -listallhardwareports            receptacle number to interface enN
     /usr/bin/ibv_devices                                    RDMA devices, rdma_enN
-    /sbin/ifconfig bridge0                                  interfaces captured by the bridge
 
 Runs where the judging is done, not on the Mac. A text that is not in its format is a FormatError,
 which says what was expected; a key that is merely absent is a None.
@@ -150,12 +149,6 @@ def parse_ibv_devices(text: str) -> tuple[str, ...]:
     """`ibv_devices`: the names of the RDMA devices, in its order; none is an empty tuple."""
     rows = (line.split() for line in text.splitlines())
     return tuple(row[0] for row in rows if row and row[0].startswith(RDMA_PREFIX))
-
-
-def parse_bridge_members(text: str) -> tuple[str, ...]:
-    """`ifconfig bridge0`: the interfaces in the bridge; none also where there is no bridge."""
-    words = (line.split() for line in text.splitlines())
-    return tuple(word[1] for word in words if len(word) > 1 and word[0] == "member:")
 
 
 def join_ports(

@@ -7,15 +7,16 @@ A host that is no Mac answers too: it has addresses and no ports.
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from scripts.lib.cabling.network import ASKED, Network, read_network
 from scripts.lib.cabling.ports import (
     FormatError,
     Port,
     join_ports,
     natural,
-    parse_bridge_members,
     parse_hardware_ports,
     parse_ibv_devices,
     parse_thunderbolt,
@@ -27,7 +28,7 @@ COMMAND = ("/bin/sh", "-s")
 _LINK_LOCAL = "169.254."
 
 # Marks begin lines of their own, so nothing that a profile prints is taken for an answer.
-PROGRAM = """
+_TEXT = """
 mark='@@cabling'
 ask() {
   name=$1
@@ -50,33 +51,31 @@ ask() {
   kill "$guard" 2>/dev/null
   printf '\\n%s end %s %s\\n' "$mark" "$name" "$code"
 }
-addresses() {
-  devices=$(/usr/sbin/networksetup -listallhardwareports | sed -n 's/^Device: *//p')
-  for device in $devices; do
-    address=$(/usr/sbin/ipconfig getifaddr "$device") && echo "$device $address"
-  done
-  return 0
-}
 ask system uname -s
 if [ "$(uname -s)" = Darwin ]; then
   ask profiler /usr/sbin/system_profiler SPThunderboltDataType -json
   ask hardware /usr/sbin/networksetup -listallhardwareports
-  ask addresses addresses
-  ask bridge /sbin/ifconfig bridge0
+NETWORK
   ask rdma /usr/bin/rdma_ctl status
   ask devices /usr/bin/ibv_devices
 else
   ask names hostname -I
 fi
-""".replace("WITHIN", str(TOOL_WITHIN_S)).encode()
+"""
+PROGRAM = (
+    _TEXT.replace("WITHIN", str(TOOL_WITHIN_S))
+    .replace(
+        "NETWORK", "\n".join(f"  ask {name} {shlex.join(words)}" for name, words in ASKED.items())
+    )
+    .encode()
+)
 
 _SECTION = re.compile(r"^@@cabling begin (\w+)\n(.*?)\n?^@@cabling end \1 (\d+)$", re.M | re.S)
 _BEGUN = re.compile(r"^@@cabling begin (\w+)$", re.M)
 _TOOLS = {
     "profiler": "system_profiler",
     "hardware": "networksetup",
-    "addresses": "ipconfig",
-    "bridge": "ifconfig",
+    "ifconfig": "ifconfig",
     "rdma": "rdma_ctl",
     "devices": "ibv_devices",
 }
@@ -90,16 +89,16 @@ class SurveyError(ValueError):
 class Facts:
     """One host, as it described itself.
 
-    addresses: interface to IPv4 address, only where there is one. bridged: interfaces in
-    bridge0. rdma: what rdma_ctl said ("enabled"), "" if it could not be asked. troubles: tools
-    that did not answer, in words. told_address: what the user says that its address is.
+    addresses: interface to its first IPv4 address, of those in the list of hardware ports. network:
+    what ifconfig and others say. rdma: what rdma_ctl said ("enabled"), "" if it could not be asked.
+    troubles: tools that did not answer, in words. told_address: what the user says its address is.
     """
 
     host: str
     system: str = "Darwin"
     ports: tuple[Port, ...] = ()
     addresses: Mapping[str, str] = field(default_factory=dict)
-    bridged: tuple[str, ...] = ()
+    network: Network = field(default_factory=Network)
     rdma: str = ""
     troubles: tuple[str, ...] = ()
     told_address: str = ""
@@ -109,6 +108,11 @@ class Facts:
         return self.system == "Darwin"
 
     @property
+    def bridged(self) -> tuple[str, ...]:
+        """Interfaces that some bridge has."""
+        return tuple(m for found in self.network.interfaces.values() for m in found.members)
+
+    @property
     def lan_address(self) -> str | None:
         """Where the others can reach it over the ordinary network: en0, else en1, else another.
 
@@ -116,12 +120,20 @@ class Facts:
         """
         if self.told_address:
             return self.told_address
-        thunderbolt = {port.interface for port in self.ports} | {"bridge0"}
+        thunderbolt = {port.interface for port in self.ports}
         for interface in sorted(self.addresses, key=natural):
             address = self.addresses[interface]
-            if interface not in thunderbolt and not address.startswith(_LINK_LOCAL):
+            # A bridge of nothing but Thunderbolt ports is no ordinary network.
+            members = set(self.network.interfaces[interface].members) if self.is_mac else set()
+            aside = interface.startswith("bridge") and not members - thunderbolt
+            if interface not in thunderbolt and not aside and not address.startswith(_LINK_LOCAL):
                 return address
         return None
+
+
+def networks_of(facts: Mapping[str, Facts]) -> dict[str, Network]:
+    """The hosts that told of their interfaces; of the others no port can be judged."""
+    return {host: fact.network for host, fact in facts.items() if fact.network.interfaces}
 
 
 def read_facts(host: str, output: str) -> Facts:
@@ -148,20 +160,29 @@ def read_facts(host: str, output: str) -> Facts:
         )
     except FormatError as error:
         raise SurveyError(str(error)) from None
-    pairs = (line.split() for line in sections.get("addresses", ("", 0))[0].splitlines())
+    # PlistBuddy's 1 says that the settings have no bridge, which is an answer, too.
+    told = {
+        n: sections[n][0] for n in ASKED if n in sections and sections[n][1] <= (n == "virtual")
+    }
+    network = read_network(told, ports)
+    devices = parse_hardware_ports(sections["hardware"][0]).values()
     return Facts(
         host,
         system,
         ports,
-        addresses={pair[0]: pair[1] for pair in pairs if len(pair) == 2},
-        bridged=parse_bridge_members(sections.get("bridge", ("", 0))[0]),
+        addresses={
+            device: str(found[0].ip)
+            for device in devices
+            if (found := network.addresses_of(device))
+        },
+        network=network,
         rdma=sections["rdma"][0].strip() if sections.get("rdma", ("", 1))[1] == 0 else "",
         troubles=tuple(troubles),
     )
 
 
 def _troubles(sections: Mapping[str, tuple[str, int]], output: str) -> Iterator[str]:
-    """In words, which tools did not do their work. A bridge that does not exist is no trouble."""
+    """In words, which tools did not do their work; those that only add to advice left out."""
     begun = set(_BEGUN.findall(output))
     for name, tool in _TOOLS.items():
         text, code = sections.get(name, ("", -1))
@@ -172,5 +193,5 @@ def _troubles(sections: Mapping[str, tuple[str, int]], output: str) -> Iterator[
             yield f"{tool} did not answer" if name in begun else f"{tool} was not reached"
         elif code == 127:
             yield f"it has no {tool}"
-        elif code != 0 and name != "bridge":
+        elif code != 0:
             yield f"{tool} failed with exit code {code}: {last[0]}"

@@ -5,9 +5,11 @@ hosts are asked for it, and the judge. To add one: a judge, and its line here. P
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from scripts.lib.cabling.network import ASKED
 from scripts.lib.doctor import (
     judge_access,
     judge_cabling,
+    judge_ends,
     judge_gid,
     judge_guards,
     judge_memory,
@@ -127,7 +129,7 @@ CHECKS = (
         "gid",
         "they have an IPv4-mapped GID, at index 1",
         judge_gid.gid,
-        (*PORTS, "ifconfig"),
+        (*PORTS, *ASKED),
         _matrix,
         macs_only=True,
     ),
@@ -135,7 +137,15 @@ CHECKS = (
         "bridge",
         "none is in the Thunderbolt Bridge",
         judge_gid.bridge,
-        ("ifconfig", "ibv_devinfo"),
+        (*PORTS, *ASKED),
+        _matrix,
+        macs_only=True,
+    ),
+    Check(
+        "ends",
+        "the two ends of each cable have addresses that fit, and each hears the other",
+        judge_ends.ends,
+        (*PORTS, *ASKED),
         _matrix,
         macs_only=True,
     ),

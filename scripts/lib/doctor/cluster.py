@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from scripts.lib.cabling.cabling import Cable, End, cables
+from scripts.lib.cabling.network import Network
+from scripts.lib.cabling.pings import Pings
 from scripts.lib.cabling.ports import RDMA_PREFIX, Port
 from scripts.lib.doctor.facts import HostFacts
 from scripts.lib.doctor.plan import Plan
@@ -14,11 +16,13 @@ from scripts.lib.hosts.on_hosts import LOCAL_HOST
 @dataclass(frozen=True)
 class Cluster:
     """facts holds every host that was asked, in rank order. supervised: run ids of our servers
-    whose supervisor lives, so that their ranks are no leftovers."""
+    whose supervisor lives, so that their ranks are no leftovers. pings: what the ends of the cables
+    heard from each other."""
 
     plan: Plan
     facts: dict[str, HostFacts]
     supervised: frozenset[str] = field(default_factory=frozenset)
+    pings: Pings = field(default_factory=dict)
 
     @cached_property
     def reached(self) -> list[HostFacts]:
@@ -65,6 +69,22 @@ class Cluster:
             return None
         end = End(facts.host, port)
         return next((link for link in self.links if end in (link.a, link.b)), None)
+
+    @cached_property
+    def networks(self) -> dict[str, Network]:
+        """Of the Macs that told of their interfaces."""
+        return {f.host: f.network for f in self.macs if f.network and f.network.interfaces}
+
+    @cached_property
+    def used(self) -> list[Cable]:
+        """The cables that the matrix names and that lead where it says."""
+        found = [
+            link
+            for facts in self.macs
+            for device, peer in self.row(facts)
+            if (link := self.cable(facts, device)) and peer in (link.a.host, link.b.host)
+        ]
+        return list(dict.fromkeys(found))
 
     def row(self, facts: HostFacts) -> Iterator[tuple[str, str]]:
         """(device, host that the hostfile says it leads to) for every device of this host."""

@@ -4,6 +4,7 @@ One table for the probe, for the answer without Python, and for --dry-run. Every
 reads. A name is the tool's, with what it is asked about after a colon: `ibv_devinfo:rdma_en2`.
 """
 
+from scripts.lib.cabling.network import ASKED
 from scripts.lib.doctor.plan import Plan
 from server.protocol.domains import COUNT
 
@@ -75,7 +76,7 @@ GENERAL = {
 THUNDERBOLT = {
     "rdma_ctl": (["/usr/bin/rdma_ctl", "status"], 10),
     "ibv_devices": (["/usr/bin/ibv_devices"], 10),
-    "ifconfig": (["/sbin/ifconfig", "bridge0"], 5),
+    **{name: (list(argv), 10) for name, argv in ASKED.items()},
     "networksetup": (["/usr/sbin/networksetup", "-listallhardwareports"], 10),
     "system_profiler": (
         ["/usr/sbin/system_profiler", "SPThunderboltDataType", "-json"],

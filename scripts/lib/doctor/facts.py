@@ -11,13 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripts.lib.cabling.ports import (
-    FormatError,
-    Port,
-    parse_bridge_members,
-    parse_ibv_devices,
-    read_ports,
-)
+from scripts.lib.cabling.network import ASKED, Network, read_network
+from scripts.lib.cabling.ports import FormatError, Port, parse_ibv_devices, read_ports
 from scripts.lib.doctor import mac_text
 from scripts.lib.doctor.ask import Raw
 from scripts.lib.doctor.processes import OurProcess, living_processes
@@ -36,6 +31,7 @@ TOOLS = {
     "networksetup": "/usr/sbin/networksetup",
     "displays": "/usr/sbin/system_profiler",
     "firewall": "socketfilterfw",
+    **{name: argv[0] for name, argv in ASKED.items()},
 }
 
 
@@ -87,7 +83,7 @@ class HostFacts:
     rdma: str | None = None
     devices: tuple[str, ...] | None = None
     device_ports: dict[str, mac_text.DevicePort] = field(default_factory=dict)
-    bridge: tuple[str, ...] | None = None
+    network: Network | None = None
     thunderbolt: tuple[Port, ...] | None = None
     device_use: dict[str, mac_text.DeviceUse] | None = None
     domains: int | None = None  # protection domains in use, of all devices
@@ -188,7 +184,7 @@ def _text_or_reason(name: str, result: Mapping[str, Any]) -> tuple[str | None, s
     if result["code"] == 0:
         return result["out"], ""
     if name.startswith(ONE_IS_AN_ANSWER):
-        # No such interface, no address, nobody listens, not accepted, not found, denied.
+        # No such entry, no address, nobody listens, not accepted, not found, denied.
         return (None if name.startswith("getifaddr") else result["out"]), ""
     said = mac_text.last_line((result["err"], result["out"]))
     return result["out"], f"{tool} failed: {said or 'exit code ' + str(result['code'])}"
@@ -263,8 +259,6 @@ def _thunderbolt_facts(texts: Mapping[str, str], silent: dict[str, str]) -> dict
         port = mac_text.parse_ibv_devinfo(text) if name.startswith("ibv_devinfo:") else None
         if port is not None and name not in silent:
             facts["device_ports"][name.partition(":")[2]] = port
-    if "ifconfig" in texts and "ifconfig" not in silent:
-        facts["bridge"] = parse_bridge_members(texts["ifconfig"])
     if "ioclasscount" in texts and "ioclasscount" not in silent:
         facts["domains"] = parse_count(texts["ioclasscount"])
     if "ioreg" in texts and "ioreg" not in silent:
@@ -276,6 +270,9 @@ def _thunderbolt_facts(texts: Mapping[str, str], silent: dict[str, str]) -> dict
             )
         except FormatError as error:
             silent["system_profiler"] = str(error)
+    told = {name: texts[name] for name in ASKED if name in texts and name not in silent}
+    if "ifconfig" in told:
+        facts["network"] = read_network(told, facts.get("thunderbolt", ()))
     return facts
 
 

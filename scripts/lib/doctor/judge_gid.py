@@ -2,17 +2,31 @@
 
 from collections.abc import Iterator
 
+from scripts.lib.cabling.bridge import (
+    Captor,
+    by_hand,
+    find_captors,
+    find_returning,
+    for_good,
+    for_now,
+    inactive,
+    quoted,
+    saved,
+    undo,
+)
+from scripts.lib.cabling.network import PREFERENCES
 from scripts.lib.doctor.cluster import Cluster, interface_of
 from scripts.lib.doctor.facts import HostFacts
-from scripts.lib.doctor.findings import FAIL, SKIP, WARN, Finding, Fix, listed
+from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed
 from scripts.lib.doctor.judge_rdma import no_devices
 
 MESH_NEEDS_NO_BRIDGE = 3  # with so many nodes a bridge is a loop
 
 
 def _captured(facts: HostFacts, devices: tuple[str, ...]) -> list[str]:
-    """Interfaces of ours that the Thunderbolt Bridge has."""
-    return [name for name in map(interface_of, devices) if name in (facts.bridge or ())]
+    """Interfaces of ours that some bridge has."""
+    names = map(interface_of, devices)
+    return [name for name in names if facts.network and facts.network.bridge_of(name)]
 
 
 def gid(cluster: Cluster) -> Iterator[Finding]:
@@ -47,10 +61,20 @@ def gid(cluster: Cluster) -> Iterator[Finding]:
                     "gid",
                     facts.host,
                     FAIL,
-                    f"{device} has no IPv4-mapped GID: {interface} has no IPv4 address",
+                    f"{device} has no IPv4-mapped GID: {_why_not(facts, interface)}",
                     '"No IPv4-mapped GID for this device", or RTR errno 22 or 96',
                     _address_fix(cluster, interface),
                 )
+
+
+def _why_not(facts: HostFacts, interface: str) -> str:
+    """Of a port whose device has no such GID."""
+    there = facts.network.interfaces.get(interface) if facts.network else None
+    if there is not None and there.addresses:
+        return f"{interface} has {there.addresses[0].ip}, and the device does not know it"
+    return (
+        f"{interface} {'has' if there is None or there.up else 'is down and has'} no IPv4 address"
+    )
 
 
 def _address_fix(cluster: Cluster, interface: str) -> Fix:
@@ -66,39 +90,79 @@ def _address_fix(cluster: Cluster, interface: str) -> Fix:
 
 
 def bridge(cluster: Cluster) -> Iterator[Finding]:
-    """No port of ours is in the Thunderbolt Bridge."""
-    nodes = len(cluster.plan.hosts)
+    """No port of ours is in the Thunderbolt Bridge, nor will be after the next start."""
     for facts in cluster.macs:
-        captured = _captured(facts, cluster.plan.devices(facts.host))
-        if facts.bridge is None:
+        if facts.network is None:
             yield Finding(
                 "bridge", facts.host, SKIP, facts.why("ifconfig") or "ifconfig did not say"
             )
-        if not captured:
             continue
-        known = [facts.device_ports.get(f"rdma_{name}") for name in captured]
-        no_gid = any(port is not None and port.active and not port.mapped for port in known)
-        words = f"bridge0 has {listed(captured)} as member{'s' * (len(captured) > 1)}"
-        if nodes >= MESH_NEEDS_NO_BRIDGE:
-            words += f", and {nodes} nodes make it a loop"
-        elif no_gid:
-            words += ", and the device has no IPv4-mapped GID"
-        serious = no_gid or nodes >= MESH_NEEDS_NO_BRIDGE
-        yield Finding(
-            "bridge",
-            facts.host,
-            FAIL if serious else WARN,
-            words,
-            "RTR errno 22 or 96, or packet storms that slow the whole network",
-            Fix(
-                "until the next restart; to stay: System Settings, Network, ..., Manage Virtual "
-                "Interfaces, delete Thunderbolt Bridge, or "
-                "sudo networksetup -setnetworkserviceenabled 'Thunderbolt Bridge' off",
-                command=_bridge_command("deletem", captured),
-                undo=_bridge_command("addm", captured),
-            ),
+        ours = [interface_of(device) for device in cluster.plan.devices(facts.host)]
+        for captor in find_captors(facts.network, ours):
+            yield _captured_now(cluster, facts, captor, ours)
+        for captor in find_returning(facts.network, ours):
+            yield _captured_later(facts, captor, ours)
+
+
+def _captured_now(cluster: Cluster, facts: HostFacts, captor: Captor, ours: list[str]) -> Finding:
+    nodes = len(cluster.plan.hosts)
+    members = facts.network.interfaces[captor.name].members
+    captured = [name for name in ours if name in members]
+    known = [facts.device_ports.get(f"rdma_{name}") for name in captured]
+    no_gid = any(port is not None and port.active and not port.mapped for port in known)
+    words = f"{captor.name} has {listed(captured)} as member{'s' * (len(captured) > 1)}"
+    if captor.service is not None and not captor.service.enabled:
+        words += f", although its service {quoted(captor.service.name)} is inactive"
+    if nodes >= MESH_NEEDS_NO_BRIDGE:
+        words += f", and {nodes} nodes make it a loop"
+    elif no_gid:
+        words += ", and the device has no IPv4-mapped GID"
+        if captor.addresses:
+            words += f" ({captor.name} has an address in its place, {captor.addresses[0]})"
+    serious = no_gid or nodes >= MESH_NEEDS_NO_BRIDGE
+    return Finding(
+        "bridge",
+        facts.host,
+        FAIL if serious else WARN,
+        words,
+        "RTR errno 22 or 96, or packet storms that slow the whole network",
+        _removal(captor),
+    )
+
+
+def _removal(captor: Captor) -> Fix:
+    """The next step: what was done already is not offered again."""
+    later = " && ".join([*for_good(captor), *for_now(captor)])
+    if first := inactive(captor):
+        return Fix(
+            "what Apple's TN3205 advises. Look again after it: macOS is known to leave the ports "
+            f"in; then: {later}",
+            command=first[0],
+            undo=first[0].removesuffix("off") + "on",
         )
+    words = by_hand(captor) or "until the next start, which makes it anew if the settings have it"
+    if for_good(captor):
+        words = "out of the network settings, of which it keeps a copy, and out of the bridge now"
+    return Fix(words, command=later, undo=" && ".join(undo(captor)))
 
 
-def _bridge_command(verb: str, members: list[str]) -> str:
-    return " && ".join(f"sudo /sbin/ifconfig bridge0 {verb} {name}" for name in members)
+def _captured_later(facts: HostFacts, captor: Captor, ours: list[str]) -> Finding:
+    """Its ports are free now. That they will not stay so is known while its service is active."""
+    names = listed(name for name in ours if name in captor.ports)
+    if captor.service is None or not captor.service.enabled:
+        return Finding(
+            "bridge", facts.host, PASS, f"{names}: not in {captor.name} now; the settings have it"
+        )
+    back = f"sudo cp -p {saved(captor)} {PREFERENCES}" if for_good(captor) else ""
+    return Finding(
+        "bridge",
+        facts.host,
+        WARN,
+        f"{captor.name} takes {names} back at the next start, or when a cable is plugged in",
+        "RTR errno 22 or 96, or packet storms that slow the whole network, then",
+        Fix(
+            by_hand(captor) or "out of the network settings, of which it keeps a copy",
+            command=" && ".join(for_good(captor)),
+            undo=back,
+        ),
+    )

@@ -5,6 +5,7 @@ stdout; on a terminal stderr tells meanwhile who has answered.
 """
 
 import argparse
+import dataclasses
 import re
 import shlex
 import sys
@@ -12,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from scripts.lib.cabling.pings import PING, PINGS_WITHIN_S, ping_far_ends
 from scripts.lib.doctor import checks, report
 from scripts.lib.doctor.ask import REMOTE_COMMAND, ask_hosts, shown_commands
-from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.cluster import Cluster, interface_of
 from scripts.lib.doctor.facts import read_facts
 from scripts.lib.doctor.findings import FAIL, Finding
 from scripts.lib.doctor.fix import ask_and_fix, offered
@@ -186,6 +188,11 @@ def examine(plan: Plan) -> tuple[Cluster, list[Finding]]:
     raws = ask_hosts(plan, checks.needed(plan), tell) if plan.asked else []
     facts = {raw.host: read_facts(raw) for raw in raws}
     cluster = Cluster(plan, facts, supervised_here(Path(plan.checkout)))
+    if "ends" in {check.name for check in checks.chosen(plan)}:
+        # The addresses of the far ends are known only now, so it takes a second ssh.
+        within_s = min(PINGS_WITHIN_S, plan.deadline_s)
+        pings = ping_far_ends(cluster.networks, cluster.used, within_s=within_s)
+        cluster = dataclasses.replace(cluster, pings=pings)
     # Without a host that can be asked there is the hostfile alone to judge.
     only = None if plan.asked else [c for c in checks.CHECKS if c.name == "hostfile"]
     return cluster, checks.judge(cluster, only)
@@ -229,6 +236,9 @@ def show(plan: Plan) -> None:
             # A program on the command line is shown by its name alone.
             words = ["..." if "\n" in word else word for word in argv]
             print(f"    {host} {shlex.join(words)}")
+        if "ends" in {check.name for check in checks.chosen(plan)}:
+            for device in plan.devices(host):
+                print(f"    {host} {shlex.join([*PING, interface_of(device)])} FAR_END")
 
 
 def say(words: str) -> None:

@@ -86,38 +86,6 @@ def test_the_port_beside_ethernet_is_a_warning_on_a_mac_studio_alone():
     assert plugged("MacBook Pro") == []
 
 
-def test_bridged_ports_and_ports_without_address_come_with_the_commands_for_that_host():
-    wiring = mesh(NAMES[:3])
-    wiring.address_ports()
-    wiring.bridged["studio-2"] = ["en3", "en4", "en7"]
-    del wiring.addresses["studio-3"]["en4"]
-    facts = facts_of(wiring)
-    one, two, three = advise(facts, make_plan(facts))
-    assert one.text.startswith("studio-1: en3: the far end needs an address, and this end one")
-    assert one.fix[1:] == (
-        'sudo networksetup -createnetworkservice "RDMA en3" "Thunderbolt 2"',
-        'sudo networksetup -setmanual "RDMA en3" 10.77.1.1 255.255.255.252 ""',
-    )
-    assert two.text.startswith("studio-2: en3, en4 are in the Thunderbolt Bridge (bridge0);")
-    assert two.fix == (
-        "on studio-2, once:",
-        'sudo networksetup -setnetworkserviceenabled "Thunderbolt Bridge" off',
-        'sudo networksetup -createnetworkservice "RDMA en3" "Thunderbolt 2"',
-        'sudo networksetup -setmanual "RDMA en3" 10.77.1.2 255.255.255.252 ""',
-        'sudo networksetup -createnetworkservice "RDMA en4" "Thunderbolt 3"',
-        'sudo networksetup -setmanual "RDMA en4" 10.77.3.1 255.255.255.252 ""',
-    )
-    assert three.text.startswith("studio-3: en4 has no IPv4 address;")
-    assert three.fix[-1] == 'sudo networksetup -setmanual "RDMA en4" 10.77.3.2 255.255.255.252 ""'
-
-
-def test_an_end_that_has_the_matching_address_already_is_left_alone():
-    wiring = mesh(NAMES[:2])
-    wiring.addresses["studio-1"]["en3"] = "10.77.1.1"
-    (finding,) = advise(facts := facts_of(wiring), make_plan(facts))
-    assert finding.text.startswith("studio-2: en3 has no IPv4 address")
-
-
 def test_rdma_that_is_off_is_a_warning_with_its_fix_and_the_hostfile_is_made():
     wiring = healthy(mesh(NAMES[:2]))
     wiring.rdma_off.add("studio-2")

@@ -48,7 +48,9 @@ def test_the_script_writes_what_mlx_launch_reads(tmp_path):
     assert [host.ssh_hostname for host in read.hosts] == NAMES[:3]
     assert read.hosts[2].rdma == ["rdma_en3", "rdma_en4", None]
     calls = (tmp_path / "macs" / "calls").read_text().splitlines()
-    assert len(calls) == 3  # One ssh a host.
+    assert len(calls) == 6  # One ssh a host that asks, then one that pings.
+    assert "pinging over 3 cables, from both ends" in made.stderr
+    assert "warning" not in made.stderr
 
 
 def test_it_overwrites_only_when_told_and_keeps_the_envs(tmp_path):
@@ -80,6 +82,25 @@ def test_a_missing_cable_writes_nothing_and_is_said(tmp_path):
     assert (made.returncode, made.stdout) == (1, "")
     assert "error: no cable between studio-2 and studio-4" in made.stderr
     assert not macs.output.exists()
+
+
+def test_what_keeps_the_ends_apart_is_told_from_what_the_macs_tools_say(tmp_path):
+    """Over the whole way: bridge, address and ping, each on another Mac; the file is written."""
+    wiring = healthy(mesh(NAMES[:4]))
+    wiring.bridge("studio-1", ["en3", "en4", "en5"], service='Pont "Thunderbolt" (1)')
+    wiring.make_inactive("studio-1")
+    wiring.addresses["studio-3"]["en4"] = "169.254.3.4/16"
+    wiring.deaf.add("studio-4:en5")
+    macs = Macs(tmp_path, wiring)
+    made = macs.make(*NAMES[:4])
+    assert made.returncode == 0, made.stderr
+    found = [line for line in made.stderr.splitlines() if line.startswith("warning: ")]
+    assert [line.split(":")[1].strip() for line in found] == ["studio-1", "studio-3", "studio-3"]
+    assert 'although its service \'Pont "Thunderbolt" (1)\' is inactive' in found[0]
+    assert "en4 (169.254.3.4/16) is self-assigned" in found[1]
+    assert "gets no answer from the far end, studio-4 en5" in found[2]
+    assert "    sudo /sbin/ifconfig bridge0 deletem en5\n" in made.stderr
+    assert "pinging over 2 cables" in made.stderr
 
 
 def test_a_host_that_is_down_is_named_and_the_others_are_asked(tmp_path):

@@ -11,7 +11,7 @@ def test_facts_are_read_behind_a_talkative_profile():
     wiring = healthy(mesh(NAMES[:2]))
     fact = facts_of(wiring)["studio-1"]
     assert (fact.is_mac, fact.rdma, fact.bridged, fact.troubles) == (True, "enabled", (), ())
-    assert fact.addresses == {"en0": "192.0.2.11", "en3": "10.77.0.1"}
+    assert fact.addresses == {"en0": "192.0.2.11", "en3": "10.77.1.1"}
     assert fact.lan_address == "192.0.2.11"
 
 

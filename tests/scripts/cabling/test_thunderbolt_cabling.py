@@ -12,7 +12,6 @@ from scripts.lib.cabling.cabling import between, cables, matrix, same_macs, stra
 from scripts.lib.cabling.ports import (
     FormatError,
     Port,
-    parse_bridge_members,
     parse_hardware_ports,
     parse_ibv_devices,
     parse_thunderbolt,
@@ -113,13 +112,6 @@ def test_devices_are_read_below_the_heading():
     text = Wiring(NAMES[:1]).texts("studio-1")["ibv_devices"]
     assert parse_ibv_devices(text) == tuple(f"rdma_en{i}" for i in range(2, 8))
     assert parse_ibv_devices("\n".join(text.splitlines()[:2])) == ()
-
-
-def test_members_of_the_bridge():
-    wiring = Wiring(NAMES[:1])
-    assert parse_bridge_members(wiring.texts("studio-1")["ifconfig"]) == ()
-    wiring.bridged["studio-1"] = ["en2", "en3"]
-    assert parse_bridge_members(wiring.texts("studio-1")["ifconfig"]) == ("en2", "en3")
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])

@@ -4,6 +4,7 @@ The rows are those of the failure catalogue. What a directory of stubs cannot st
 way over TCP, the environment) is in test_nodes.py, with real sshd.
 """
 
+import json
 import re
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import pytest
 
 from scripts.lib.doctor import checks, judge_memory, report
 from scripts.lib.doctor.findings import FAIL, WARN
+from scripts.lib.doctor.fix import offered
 from tests.support.machines import (
     BINARY,
     MODEL,
@@ -172,6 +174,134 @@ def the_bridge_has_a_port_and_its_address(cluster):
 def the_bridge_joins_three_nodes(cluster):
     cluster.wiring.bridged["studio-1"] = ["en3", "en4"]
     cluster["studio-1"].say("ifconfig", cluster.wiring.texts("studio-1")["ifconfig"])
+
+
+@row(
+    "bridge",
+    ["studio-1"],
+    'bridge0 has en3 as member, although its service "Thunderbolt Bridge" is inactive',
+    r"fix, on studio-1: sudo cp -p .* && sudo /usr/libexec/PlistBuddy -c 'Delete .*:bridge0' .* && "
+    "sudo /sbin/ifconfig bridge0 deletem en3 && sudo /sbin/ifconfig bridge0 down",
+    WARN,
+    two,
+)
+def the_bridge_kept_its_port_when_it_was_made_inactive(cluster):
+    """The first step was followed, and the same advice again would help nobody."""
+    cluster.wiring.bridge("studio-1", ["en3"])
+    cluster.wiring.make_inactive("studio-1")
+    cluster.rewire()
+
+
+@row(
+    "bridge",
+    ["studio-1"],
+    "bridge0 has en3 as member$",
+    'fix, on studio-1: sudo networksetup -setnetworkserviceenabled "Thunderbolt-Brücke" off\n'
+    "(.|\n)*deletem en3",
+    WARN,
+    two,
+)
+def the_bridge_is_as_macos_made_it_in_another_language(cluster):
+    cluster.wiring.bridge("studio-1", ["en3"], service="Thunderbolt-Brücke")
+    cluster.rewire()
+
+
+@row(
+    "bridge",
+    ["studio-1"],
+    "bridge0 takes en3 back at the next start",
+    "fix, on studio-1: sudo cp -p .* && sudo /usr/libexec/PlistBuddy",
+    WARN,
+    two,
+)
+def the_port_is_out_of_the_bridge_until_the_next_start(cluster):
+    cluster.wiring.bridge("studio-1", ["en3", "en7"])
+    cluster.wiring.bridged["studio-1"] = ["en7"]
+    cluster.rewire()
+
+
+@row("gid", ["studio-3"], "rdma_en3 has no IPv4-mapped GID: en3 is down and has no", "en3 DHCP")
+def a_port_is_down_and_has_no_address(cluster):
+    cluster.wiring.down.add("studio-3:en3")
+    del cluster.wiring.addresses["studio-3"]["en3"]
+    cluster.rewire()
+
+
+@row(
+    "ends",
+    ["studio-1", "studio-2"],
+    r"en3 \(10.9.1.1/30\) is in another subnet than the far end, studio-2 en3 \(10.9.2.2/30\)",
+    'fix, on studio-1: .* -createnetworkservice "RDMA en3" "Thunderbolt 2" && .* -setmanual '
+    '"RDMA en3" 10.77.1.1 255.255.255.252 ""',
+)
+def the_ends_of_a_cable_are_in_different_subnets(cluster):
+    cluster.wiring.addresses["studio-1"]["en3"] = "10.9.1.1/30"
+    cluster.wiring.addresses["studio-2"]["en3"] = "10.9.2.2/30"
+    cluster.rewire()
+
+
+@row(
+    "ends", ["studio-2"], "has the address of the far end, studio-1 en3", "-setmanual .* 10.77.1.2"
+)
+def both_ends_of_a_cable_have_the_same_address(cluster):
+    cluster.wiring.addresses["studio-2"]["en3"] = "10.77.1.1/30"
+    cluster.rewire()
+
+
+@row(
+    "ends",
+    ["studio-1", "studio-2"],
+    r"takes addresses of the ordinary network, 192\.168\.0\.0/24 on en0",
+    "-setmanual .* 10.77.1.1 ",
+    WARN,
+    two,
+)
+def the_ports_have_addresses_of_the_lan(cluster):
+    """As mlx.distributed_config gives them, on the commonest home network."""
+    for place, name in enumerate(("studio-1", "studio-2"), 1):
+        address = f"192.168.0.{10 + place}"
+        cluster.wiring.addresses[name] = {"en0": address, "en3": f"192.168.0.{place}/30"}
+    cluster.rewire()
+
+
+@row("ends", ["studio-2"], "is self-assigned, and the far end, studio-1 en3", "-setmanual")
+def an_end_assigned_itself_an_address(cluster):
+    cluster.wiring.addresses["studio-2"]["en3"] = "169.254.7.1/16"
+    cluster.rewire()
+
+
+@row(
+    "ends", ["studio-1"], "has another netmask than the far end", "10.77.1.1 255.255.255.252", WARN
+)
+def the_netmasks_of_a_cable_differ(cluster):
+    cluster.wiring.addresses["studio-1"]["en3"] = "10.77.1.1/24"
+    cluster.rewire()
+
+
+@row("ends", ["studio-2"], r"en3 \(10.77.1.2/30\), to studio-1 en3, is down", "ifconfig en3 up")
+def an_interface_is_down(cluster):
+    cluster.wiring.down.add("studio-2:en3")
+    cluster.rewire()
+
+
+@row(
+    "ends",
+    ["studio-1"],
+    r"en3 \(10.77.1.1/30\) gets no answer from the far end, studio-2 en3 \(10.77.1.2/30\) "
+    r"\(its neighbour cache: incomplete\)",
+    r"ssh studio-1 /sbin/ping -c 3 -b en3\s+10.77.1.2; no\s+answer\s+still: restart studio-2",
+)
+def the_far_end_of_a_cable_does_not_answer(cluster):
+    cluster.wiring.deaf.add("studio-2:en3")
+    cluster.rewire()
+
+
+@row("ends", ["studio-1"], "its neighbour cache is incomplete", "fills it", WARN)
+def the_neighbour_cache_is_incomplete_and_nobody_can_ping(cluster):
+    cluster.wiring.deaf.add("studio-2:en3")
+    cluster.rewire()
+    for mac in cluster:
+        mac.remove("ping")
 
 
 @row(
@@ -631,6 +761,57 @@ def test_the_doctor_names_it_and_its_fix_and_nothing_else(name, tmp_path):
     flowing = re.sub(r"\s+", " ", text)
     for part in (findings[0].found, findings[0].symptom):
         assert part in flowing
+
+
+def test_a_firewall_that_answers_no_ping_is_not_blamed(tmp_path):
+    """The far end tells its hardware address all the same, and RDMA needs no more."""
+    cluster = two(tmp_path)
+    cluster.wiring.stealthy |= {"studio-1:en3", "studio-2:en3"}
+    cluster.rewire()
+    assert cluster.findings() == []
+
+
+def test_each_step_out_of_the_bridge_is_offered_once_with_what_takes_it_back(tmp_path):
+    """What --fix does, and the look after it, until nothing is left."""
+    cluster = two(tmp_path)
+    cluster.wiring.bridge("studio-1", ["en3"])
+    cluster.rewire()
+    (first,) = offered(cluster.findings())
+    cluster.wiring.make_inactive("studio-1")
+    cluster.rewire()
+    (second,) = offered(cluster.findings())
+    cluster.wiring.bridged["studio-1"] = []
+    cluster.wiring.configured["studio-1"] = {}
+    cluster.rewire()
+    assert cluster.findings() == []
+    assert first.fix.command.endswith('"Thunderbolt Bridge" off')
+    assert first.fix.undo.endswith('"Thunderbolt Bridge" on')
+    assert second.fix.command.startswith("sudo cp -p ")
+    assert second.fix.undo.endswith(
+        "sudo /sbin/ifconfig bridge0 addm en3 && sudo /sbin/ifconfig bridge0 up"
+    )
+
+
+def test_a_change_that_both_ends_must_make_together_is_not_offered(tmp_path):
+    """One end alone would leave the two apart."""
+    cluster = two(tmp_path)
+    cluster.wiring.addresses["studio-1"]["en3"] = "10.5.5.1/30"
+    cluster.wiring.addresses["studio-2"]["en3"] = "169.254.7.1/16"
+    cluster.rewire()
+    (finding,) = cluster.findings()
+    assert offered([finding]) == []
+    assert "at the far end, on studio-1: sudo networksetup" in finding.fix.words
+    cluster.wiring.addresses["studio-1"]["en3"] = "10.77.1.1/30"
+    cluster.rewire()
+    (finding,) = offered(cluster.findings())
+    assert finding.fix.undo == 'sudo networksetup -removenetworkservice "RDMA en3"'
+
+
+def test_all_facts_of_a_cluster_can_be_told_to_programs(tmp_path):
+    looked = two(tmp_path).look()
+    told = json.loads(report.as_json(checks.judge(looked), looked))
+    interfaces = told["facts"]["studio-1"]["network"]["interfaces"]
+    assert interfaces["en3"]["addresses"] == ["10.77.1.1/30"]
 
 
 def test_a_small_node_is_no_failure_where_layers_can_be_dealt(tmp_path):
