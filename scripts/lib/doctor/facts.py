@@ -121,7 +121,7 @@ class HostFacts:
 LATE = "did not answer in time"
 # Commands whose exit code 1 says something.
 ONE_IS_AN_ANSWER = (
-    "ifconfig", "getifaddr", "lsof", "check_model", "formats", "limit_kept", "ls",
+    "virtual", "getifaddr", "lsof", "check_model", "formats", "limit_kept", "ls",
 )  # fmt: skip
 
 
