@@ -80,8 +80,9 @@ def _carry_out(message: Message, engine: Engine, scheduler: Scheduler | Spectato
         match message:
             case Submit():
                 engine.submit(message)
-            case Cancel(uid):
-                engine.cancel(uid)
+            case Cancel(uid, keep):
+                if kept := engine.cancel(uid, keep):
+                    scheduler.deliver(Turn([], kept))
             case Cut(entry, length):
                 engine.prefixes.cut(entry, length)
             case Evict(entries):

@@ -185,7 +185,10 @@ def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog)
     engine = ready.engine(ChoosesForAll(scheduler.row, mailbox.header, scheduler.failed))
     context = min(shard.context, budget.reach)
     prompts = TokenizerPrompts(
-        shard.tokenizer, shard.vocab, template_kwargs=settings.chat_template_kwargs
+        shard.tokenizer,
+        shard.vocab,
+        template_kwargs=settings.chat_template_kwargs,
+        find_places=ready.prefixes.wants_places,
     )
     status.publish(tell_formats(shard.tokenizer))
     threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()

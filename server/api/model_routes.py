@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from server.api.dialects import chat as chat_api
@@ -28,7 +29,15 @@ from server.observe.status import Status
 from server.protocol.client import Client
 from server.protocol.errors import context_exceeded, unavailable, wrong
 from server.protocol.pieces import Dialect, TextOut
-from server.protocol.requests import ChatRequest, Common, CompletionRequest, Sampling, Served
+from server.protocol.requests import (
+    NOWHERE,
+    ChatRequest,
+    Common,
+    CompletionRequest,
+    Places,
+    Sampling,
+    Served,
+)
 from server.protocol.settings import Settings
 from server.scheduler.queue import Line, Ticket
 from server.text.generation import Choice, Generation
@@ -54,12 +63,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt of a request. text_out makes a TextOut for each of its choices."""
+    """One prompt of a request. text_out makes a TextOut for each of its choices. places: where
+    others may part from it."""
 
     prompt: list[int]
     text_out: Callable[[], TextOut]
     constraint: Any = None
     echo: str | None = None
+    places: Places = NOWHERE
 
 
 class ModelRoutes:
@@ -81,9 +92,9 @@ class ModelRoutes:
         model, served = self._ready()
         with self._reading(exchange) as (body, client):
             request = chat_api.parse(body, served)
-            ids = self._conversation(model, request, client)
+            ids, places = self._conversation(model, request, client)
         dialect = chat_api.ChatDialect(*self._frame(model, request.common, 1))
-        self._converse(exchange, model, request, ids, dialect, client)
+        self._converse(exchange, model, request, ids, places, dialect, client)
 
     def completions(self, exchange: Exchange) -> None:
         model, served = self._ready()
@@ -112,22 +123,22 @@ class ModelRoutes:
             if echo.left_out:
                 left_out = ", ".join(echo.left_out)
                 log.info("%s: left out of the prompt: %s", exchange.request_id, left_out)
-            ids = self._conversation(model, request, client)
+            ids, places = self._conversation(model, request, client)
 
         def keep(response: dict[str, Any]) -> None:
             if echo.said is not None:
                 kept.keep(response, echo.said)
 
         dialect = responses_api.ResponsesDialect(echo, keep)
-        self._converse(exchange, model, request, ids, dialect, client)
+        self._converse(exchange, model, request, ids, places, dialect, client)
 
     def messages(self, exchange: Exchange) -> None:
         model, served = self._ready()
         with self._reading(exchange) as (body, client):
             request, echo = messages_api.parse(body, served)
-            ids = self._conversation(model, request, client)
+            ids, places = self._conversation(model, request, client)
         dialect = messages_api.MessagesDialect(echo, len(ids))
-        self._converse(exchange, model, request, ids, dialect, client)
+        self._converse(exchange, model, request, ids, places, dialect, client)
 
     def count_tokens(self, exchange: Exchange) -> None:
         model, served = self._ready()
@@ -163,11 +174,16 @@ class ModelRoutes:
         with self._lanes.enter(len(raw), client), noting(request):
             yield parse_json(raw), client
 
-    def _conversation(self, model: Model, request: ChatRequest, client: Client) -> list[int]:
-        """Token ids of a conversation; what can be refused for less is refused before."""
+    def _conversation(
+        self, model: Model, request: ChatRequest, client: Client
+    ) -> tuple[list[int], Places]:
+        """Token ids of a conversation, and its places; what can be refused for less is refused
+        before."""
         self._check_early(model, request.common, 1)
         _check_conversation(request, model)
-        return model.prompts.from_chat(request, context=model.context, client=client)
+        ids = model.prompts.from_chat(request, context=model.context, client=client)
+        self._clamp(request.common, len(ids), model.context, request.source)
+        return ids, model.prompts.places(request, ids, client)
 
     def _check_prompts(self, model: Model, request: CompletionRequest) -> None:
         """What can be refused before any of the prompts is tokenized."""
@@ -212,13 +228,14 @@ class ModelRoutes:
         model: Model,
         request: ChatRequest,
         ids: list[int],
+        places: Places,
         dialect: Dialect,
         client: Client,
     ) -> None:
         """The one way from a conversation to its answer, whatever the dialect."""
-        self._clamp(request.common, len(ids), model.context, request.source)
         constraint = model.prompts.chat_constraint(request, ids, client)
-        job = Job(ids, lambda: model.prompts.chat_out(request, constraint, ids), constraint)
+        out = partial(model.prompts.chat_out, request, constraint, ids)
+        job = Job(ids, out, constraint, places=places)
         self._generate(exchange, model, request.common, [job], dialect, request.source, client)
 
     def _generate(
@@ -246,6 +263,7 @@ class ModelRoutes:
                     choice=len(tickets),
                     score_prompt=n == 0 and job.echo is not None and common.logprobs is not None,
                     grammar=job.constraint,
+                    places=job.places,
                     events=tickets[0].events if tickets else None,
                 )
                 if n == 0:

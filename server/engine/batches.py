@@ -20,6 +20,7 @@ from server.engine.last_logits import LastLogits
 from server.engine.rows_apart import are_apart, rows_of
 from server.sampling.choosers import Step
 from server.sampling.random_state import RandomState
+from server.wire.messages import LEAST_KEPT
 
 PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
 LEAST_SHARE = 16  # tokens of a chunk for each of them
@@ -155,6 +156,16 @@ class LockstepGenerator(BatchGenerator):
                 self._unprocessed_sequences[place] = (*sequence[:5], sampler, *sequence[6:])
         if uid in self._prompt_batch.uids:
             self._prompt_batch.samplers[self._prompt_batch.uids.index(uid)] = sampler
+
+    def part(self, uid: int) -> tuple[list[int], list] | None:
+        """The tokens that are computed of a prompt that is not done, and their cache; None where
+        they are too few to keep, or none but those that it began with."""
+        batch = self._prompt_batch
+        place = batch.uids.index(uid) if uid in batch.uids else -1
+        if place < 0 or not self._currently_processing[place][1]:
+            return None
+        tokens = batch.tokens[place]
+        return (tokens, batch.extract_cache(place)) if len(tokens) >= LEAST_KEPT else None
 
     def remove(self, uids: list[int]) -> None:
         """Drops requests wherever they are."""

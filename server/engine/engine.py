@@ -52,10 +52,8 @@ class Engine:
         self._whole = model.ways.whole
         self._alike = model.alike
         self._chooser = chooser
-        self._prefill_step = prefill_step
-        self._pace = prefill_step
-        self._late = False
-        self._eos = eos
+        self._prefill_step = self._pace = prefill_step
+        self._late, self._eos = False, eos
         self._generator = LockstepGenerator(
             model, Step(link, chooser), max_batch=max_batch, prefill_step=prefill_step
         )
@@ -89,8 +87,8 @@ class Engine:
             self.give_up(message.uid)
             raise
 
-    def cancel(self, uid: int) -> None:
-        """Drops a request wherever it is; unknown uids are ignored."""
+    def cancel(self, uid: int, keep: int = 0) -> list[tuple[int, list[int]]]:
+        """Drops a request wherever it is; unknown uids are ignored. Returns what is kept of it."""
         for first, message in list(self._forks.items()):
             if uid in message.forks:
                 left = tuple(fork for fork in message.forks if fork != uid)
@@ -99,8 +97,10 @@ class Engine:
                     del self._forks[first]
         if uid in self._forks:
             self._hand_over(self._forks[uid])
-        else:
-            self._drop(uid)
+            return []
+        part = self._generator.part(self._inner[uid]) if keep and uid in self._inner else None
+        self._drop(uid)
+        return [self._keep(keep, *part)] if part else []
 
     def give_up(self, uid: int) -> tuple[int, ...]:
         """Drops a request whose message or prompt has failed, and all that wait for the same

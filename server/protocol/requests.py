@@ -100,6 +100,18 @@ class ChatRequest:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where other prompts are likely to part from one, in tokens from its start, the first one
+    first. shared: the longest of them with nothing of its own conversation in it; 0: none."""
+
+    at: tuple[int, ...] = ()
+    shared: int = 0
+
+
+NOWHERE = Places()
+
+
+@dataclass(frozen=True)
 class CompletionRequest:
     """Prompts to continue: text, or token ids. suffix: what each answer is followed by."""
 

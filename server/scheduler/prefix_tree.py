@@ -35,6 +35,9 @@ class PrefixTree:
         if key is not None:
             self._ending.setdefault(key, {})[number] = None
 
+    def __len__(self) -> int:
+        return len(self._tokens)
+
     def remove(self, number: int) -> None:
         """Forgets a sequence. The number must be known."""
         for key in _keys(self._tokens.pop(number)):
@@ -69,6 +72,19 @@ class PrefixTree:
                 if len(tokens) <= len(wanted) and (tokens == wanted[: len(tokens)]).all():
                     found.append((len(tokens), number))
         return [(number, length) for length, number in sorted(found)]
+
+    def beyond(self, tokens: np.ndarray) -> list[int]:
+        """The numbers of the longer sequences that begin with tokens, a block of them at least."""
+        key = None
+        for key in _keys(tokens):
+            if key not in self._through:
+                return []
+        size = len(tokens)
+        return [
+            number
+            for number in self._through.get(key, ())
+            if len(self._tokens[number]) > size and (self._tokens[number][:size] == tokens).all()
+        ]
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:

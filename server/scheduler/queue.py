@@ -13,7 +13,7 @@ from typing import Any
 
 from server.protocol.errors import ApiError, bad_request, queue_full
 from server.protocol.events import Event, Failed
-from server.protocol.requests import Common
+from server.protocol.requests import NOWHERE, Common, Places
 
 DEFAULT_RETRY_S = 5.0
 
@@ -23,8 +23,9 @@ class Ticket:
 
     prompt: token ids. max_tokens: limit on generated tokens, already clamped to the context.
     score_prompt: asks for the prompt's log-probabilities. grammar: a compiled server.grammar
-    Grammar, or None. Several choices of one request share `events`, and say by `choice` whose
-    event it is; those of one prompt are `followers` of the first, whose prefill they share.
+    Grammar, or None. places: where others may part from the prompt. owner: who may go on from what
+    is kept of it. Several choices of one request share `events`, and say by `choice` whose event it
+    is; those of one prompt are `followers` of the first, whose prefill they share.
     """
 
     _ids = itertools.count(1)
@@ -38,6 +39,8 @@ class Ticket:
         choice: int = 0,
         score_prompt: bool = False,
         grammar: Any = None,
+        places: Places = NOWHERE,
+        owner: str = "",
         events: "queue.SimpleQueue[tuple[int, Event]] | None" = None,
     ) -> None:
         self.uid = next(self._ids)
@@ -47,6 +50,8 @@ class Ticket:
         self.choice = choice
         self.score_prompt = score_prompt
         self.grammar = grammar
+        self.places = places
+        self.owner = owner
         self.followers: list[Ticket] = []
         self.accepted = time.monotonic()
         # By the engine's side, for the record: times as accepted's, 0 until then.

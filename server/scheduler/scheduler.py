@@ -84,7 +84,7 @@ class Scheduler:
             every = [self._fresh(one) for one in (ticket, *ticket.followers)]
             if group := [one for one in every if one is not None]:
                 self._waiting.append(group)
-        messages: list[Message] = [Cancel(uid) for uid in [*self._drop(), *self._pause()]]
+        messages: list[Message] = [self._cancel(one) for one in [*self._drop(), *self._pause()]]
         messages += self._start()
         messages += self._make_room()
         messages += self._prove()
@@ -209,33 +209,35 @@ class Scheduler:
             return None
         return Running(ticket, row, [])
 
-    def _drop(self) -> list[int]:
-        """Removes cancelled and broken requests; returns the uids that ranks must drop."""
+    def _drop(self) -> list[Running]:
+        """Removes cancelled and broken requests; returns those that ranks must drop."""
         for group in list(self._waiting):
             for one in [w for w in group if w.ticket.cancelled.is_set()]:
                 group.remove(one)
                 self._line.release(one.ticket)
             if not group:
                 self._waiting.remove(group)
-        gone = [
-            uid
-            for uid, one in self._running.items()
-            if uid in self._broken or one.ticket.cancelled.is_set()
-        ]
+        running = self._running.items()
+        gone = [one for uid, one in running if uid in self._broken or one.ticket.cancelled.is_set()]
         self._broken.clear()
-        for uid in gone:
-            self._forget(uid)
+        for one in gone:
+            self._forget(one.ticket.uid)
         return gone
 
-    def _pause(self) -> list[int]:
-        """Takes the youngest off the ranks until the rest fits; returns their uids."""
+    def _cancel(self, one: Running) -> Cancel:
+        """Takes it off the ranks. What there is of its prompt is kept, to be asked for again."""
+        keep = 0 if one.generated else self._prefixes.promise(one.ticket.owner)
+        return Cancel(one.ticket.uid, keep)
+
+    def _pause(self) -> list[Running]:
+        """Takes the youngest off the ranks until the rest fits; returns them."""
         paused = []
         while not self._budget.holds(
             one.length + min(one.left, LOOK_AHEAD) for one in self._running.values()
         ):
             uid = max(self._running)  # uids count up: the youngest, also after a pause
             one = self._running.pop(uid)
-            paused.append(uid)
+            paused.append(one)
             try:
                 one.row = one.row.resume(one.generated)
             except Exception as error:
@@ -274,14 +276,14 @@ class Scheduler:
 
     def _submit(self, started: list[Running]) -> Submit:
         first, *others = started
-        common = first.ticket.common
-        prompt = [*first.ticket.prompt, *first.generated]
-        score = first.ticket.score_prompt and not first.generated
-        plan = Plan() if score else self._prefixes.plan(prompt)
+        ticket, common = first.ticket, first.ticket.common
+        prompt = [*ticket.prompt, *first.generated]
+        score = ticket.score_prompt and not first.generated
+        plan = Plan() if score else self._prefixes.plan(prompt, ticket.places, ticket.owner)
         if not first.generated:
-            first.ticket.cached = plan.length
+            ticket.cached = plan.length
         return Submit(
-            first.ticket.uid,
+            ticket.uid,
             prompt,
             first.left,
             common.ignore_eos,

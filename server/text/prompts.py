@@ -16,7 +16,7 @@ from server.protocol.client import SERVER, Client, ClientGone
 from server.protocol.errors import ApiError, bad_request, context_exceeded, show, wrong
 from server.protocol.events import Score
 from server.protocol.pieces import TextOut, TokenLogprob
-from server.protocol.requests import ChatRequest, Common, CompletionRequest, Format
+from server.protocol.requests import ChatRequest, Common, CompletionRequest, Format, Places
 from server.text.byte_level import bytes_reader, mend
 from server.text.chat_text import ChatText
 from server.text.constraint import Constraint
@@ -24,6 +24,7 @@ from server.text.encoder import Encoder, Unavailable
 from server.text.forced_calls import ForcedCalls
 from server.text.infill import Suffix, infill_of
 from server.text.markup import call_form
+from server.text.places import finder_of
 from server.text.plain_text import PlainText
 from server.text.plainer_turns import plainer
 from server.text.stop_strings import stop_words
@@ -49,6 +50,8 @@ class Prompts(Protocol):
     def from_chat(
         self, request: ChatRequest, open_turn: bool = True, *, context: int, client: Client
     ) -> list[int]: ...
+
+    def places(self, request: ChatRequest, prompt: list[int], client: Client) -> Places: ...
 
     def from_text(self, text: str, *, context: int, client: Client) -> list[int]: ...
 
@@ -79,10 +82,15 @@ class Prompts(Protocol):
 
 class TokenizerPrompts:
     """Prompts over an mlx_lm TokenizerWrapper. vocab: size of the model's output. template_kwargs:
-    variables of the chat template, for requests that do not say otherwise."""
+    variables of the chat template, for requests that do not say otherwise. find_places: whether
+    anybody asks for them."""
 
     def __init__(
-        self, tokenizer: Any, vocab: int, template_kwargs: Mapping[str, Any] | None = None
+        self,
+        tokenizer: Any,
+        vocab: int,
+        template_kwargs: Mapping[str, Any] | None = None,
+        find_places: bool = False,
     ) -> None:
         mend(tokenizer)
         self._tokenizer = tokenizer
@@ -95,6 +103,7 @@ class TokenizerPrompts:
         self._large, self._huge = Encoder(source), Encoder(source)
         self._grammars = Grammars(tokenizer._tokenizer, vocab, sorted(self._eos))
         self._infill = infill_of(tokenizer, vocab)
+        self._finder = finder_of(tokenizer, find_places)
 
     # Text in.
 
@@ -119,6 +128,11 @@ class TokenizerPrompts:
         if not isinstance(text, str):
             raise bad_request(f"{source!r}: the model's chat template gives no text.", source)
         return self._checked(self._encode(text, False, source, context, client), source)
+
+    def places(self, request: ChatRequest, prompt: list[int], client: Client) -> Places:
+        """Where others are likely to part from a conversation's prompt. Raises what client.look
+        raises."""
+        return self._finder.find(request, prompt, self._rendered, client.look)
 
     def _rendered(self, request: ChatRequest, open_turn: bool) -> str:
         """What the template makes of the conversation, or of a plainer form of it."""

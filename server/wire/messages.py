@@ -60,9 +60,13 @@ class Submit:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Drop a request wherever it is. Unknown uids are ignored: it may just have finished."""
+    """Drop a request wherever it is. Unknown uids are ignored: it may just have finished.
+
+    keep: the entry for what is computed of its prompt, if that is not done; 0: none.
+    """
 
     uid: int
+    keep: int = 0
 
 
 @dataclass(frozen=True)

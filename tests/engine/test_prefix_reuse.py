@@ -9,6 +9,7 @@ from mlx.utils import tree_map
 
 from server.engine.last_logits import LastLogits, put_heads
 from server.engine.prefix_store import REUSE_CUT, REUSE_WHOLE, reuse_kind
+from server.wire.messages import Submit
 from tests.support.desk import Desk, choices, ids_of, ticket
 from tests.support.small_models import KINDS, VOCAB, small_llama, small_mamba
 
@@ -161,3 +162,74 @@ def test_every_rank_holds_what_the_index_says(shard):
     for number, entry in index.items():
         sizes = {cache.size() for cache in held[number] if type(cache).__name__ == "KVCache"}
         assert sizes <= {len(entry.tokens)}
+
+
+# A prompt under way, whose client leaves.
+
+LONG = 40  # chunks of the desk's
+
+
+def leave_at(desk, turns: int, *gone):
+    """What lets clients leave in a turn."""
+
+    def act(now: int) -> None:
+        if now == turns:
+            for one in gone:
+                desk.line.cancel(one)
+
+    return act
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=["one choice", "three"])
+def test_who_leaves_in_the_midst_of_a_prompt_and_asks_again_goes_on_from_there(shard, count):
+    desk, bare = desk_for(shard, room=ROOM), desk_for(shard)
+    prompt = text(1, LONG * 64)
+    gone = choices(count, prompt=prompt, max_tokens=1000)
+    every = [gone, *gone.followers]
+    desk.events(gone, act=leave_at(desk, LONG * 4 // 5, *every))
+    before, again = desk.computed, ticket(prompt=prompt)
+    assert desk.run(again) == bare.run(ticket(prompt=prompt))
+    assert desk.computed - before == len(prompt) - again.cached <= len(prompt) // 4
+    # And whoever goes on with it otherwise, wherever caches can be cut.
+    assert desk.run(ticket(prompt=prompt + text(2, 9))) == bare.run(
+        ticket(prompt=prompt + text(2, 9))
+    )
+
+
+def test_a_choice_that_leaves_takes_nothing_of_the_prompt_from_the_others(shard):
+    desk, bare = desk_for(shard, room=ROOM), desk_for(shard)
+    prompt = text(1, 12 * 64)
+    first = choices(3, prompt=prompt, max_tokens=5)
+    answers = desk.run(first, act=leave_at(desk, 4, first))
+    expected = bare.run(choices(3, prompt=prompt, max_tokens=5))
+    assert answers[1:] == expected[1:]
+    assert desk.computed <= len(prompt) + 3 * 5
+
+
+def test_who_leaves_again_and_again_has_it_in_the_end(shard):
+    """A client that waits for 300 s never saw the end of a prompt that takes longer."""
+    desk, bare = desk_for(shard, room=ROOM), desk_for(shard)
+    prompt = text(1, LONG * 64)
+    for turn in range(5):
+        gone = ticket(prompt=prompt)
+        desk.events(gone, act=leave_at(desk, LONG // 5 + 1, gone))
+        assert gone.cached >= turn * LONG // 5 * 64
+    last = ticket(prompt=prompt)
+    assert desk.run(last) == bare.run(ticket(prompt=prompt))
+    assert last.cached == len(prompt) - 1
+    index = desk.scheduler._prefixes
+    assert index.hit_tokens + index.miss_tokens == 6 * len(prompt)
+
+
+def test_nothing_is_kept_of_a_prompt_of_which_nothing_was_computed(shard):
+    desk = desk_for(shard, room=ROOM)
+    engine, prompt = desk.engine, text(1, 300)
+    desk.run(ticket(prompt=prompt))
+    held = len(engine.prefixes)
+    (entry, length), *_ = sorted(engine.prefixes.lengths().items())
+    more = [*desk.scheduler._prefixes._entries[entry].tokens.tolist(), *text(2, 100)]
+    engine.submit(Submit(10**6, more, 5, reuse=(entry, length)))
+    engine.submit(Submit(10**6 + 1, text(3, 100), 5))
+    for uid in (10**6, 10**6 + 1, 10**6 + 2):
+        assert engine.cancel(uid, keep=10**6) == []
+    assert len(engine.prefixes) == held and not engine.busy

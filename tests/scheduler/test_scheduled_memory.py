@@ -1,6 +1,7 @@
 """The scheduler: KV memory. A batch costs its rows times the longest, in steps of STEP tokens."""
 
-from server.protocol.events import Token
+from server.engine.turn import Turn
+from server.protocol.events import Prefilled, Token
 from server.protocol.requests import Common
 from server.sampling.random_state import RandomState
 from server.scheduler.kv_budget import STEP
@@ -113,3 +114,33 @@ def test_requests_that_end_within_the_budget_are_never_paused():
     for _ in range(9):
         desk.deliver([(t.uid, Token(5, None)) for t in tickets])
         assert desk.compose() == []
+
+
+def test_a_prompt_that_is_paused_under_way_is_kept_and_goes_on_from_there():
+    desk = Desk(max_running=2, capacity=2 * STEP, room=10**6)
+    old, young = desk.admit(2, prompt=[1, 2] * 30, max_tokens=STEP)
+    first, second = desk.compose()
+    assert (first.uid, second.uid) == (old.uid, young.uid)
+    while not (messages := desk.compose()):
+        desk.deliver([(old.uid, Token(7, None)), (young.uid, Prefilled(48, 60))])
+    (cancel,) = messages
+    assert cancel.uid == young.uid and cancel.keep not in (0, first.store, second.store)
+    desk.scheduler.deliver(Turn([(old.uid, Token(7, "stop"))], [(cancel.keep, [1, 2] * 24)]))
+    again, *_ = desk.compose()
+    assert again.uid == young.uid and again.reuse == (cancel.keep, 48)
+
+
+def test_of_a_prompt_whose_client_leaves_what_there_is_is_kept():
+    desk = Desk(room=10**6)
+    gone, other = desk.admit(2, prompt=[1, 2] * 50)
+    desk.compose()
+    desk.deliver([(gone.uid, Prefilled(64, 100)), (other.uid, Token(7, None))])
+    desk.line.cancel(gone)
+    desk.line.cancel(other)
+    first, second = desk.compose()
+    assert first.keep and second == Cancel(other.uid), "whose prompt is done"
+    desk.scheduler.deliver(Turn([], [(first.keep, [1, 2] * 32)]))
+    (asks,) = desk.admit(1, prompt=[1, 2] * 50)
+    (submit,) = desk.compose()
+    assert submit.reuse == (first.keep, 64) and asks.cached == 64
+    assert [at for at, _ in submit.keep] == [100], "or it would be lost again with its answer"

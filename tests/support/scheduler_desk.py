@@ -17,9 +17,11 @@ from server.wire.messages import Submit
 
 
 class Desk:
-    """A scheduler with its line and status."""
+    """A scheduler with its line and status. room: tokens of prefixes to keep."""
 
-    def __init__(self, max_running: int = 2, max_waiting: int = 4, capacity: int = 10**9) -> None:
+    def __init__(
+        self, max_running: int = 2, max_waiting: int = 4, capacity: int = 10**9, room: int = 0
+    ) -> None:
         self.status = Status("demo", "run")
         self.line = Line(max_running, max_waiting, lambda: self.status.load.slot_free_s)
         self.pace = PrefillPace(0.25, 512)
@@ -29,7 +31,7 @@ class Desk:
             100,
             KvBudget(capacity),
             self.pace,
-            PrefixIndex(0, True),
+            PrefixIndex(room, True),
         )
 
     def admit(self, count: int = 1, **fields) -> list[Ticket]:

@@ -11,7 +11,7 @@ from server.protocol.client import Client
 from server.protocol.errors import bad_request, wrong
 from server.protocol.events import Event, Failed, Score, Scored, Token
 from server.protocol.pieces import Parts, TokenLogprob
-from server.protocol.requests import ChatRequest, Common, CompletionRequest
+from server.protocol.requests import NOWHERE, ChatRequest, Common, CompletionRequest, Places
 from server.scheduler.queue import Line, Ticket
 from server.text.prompts import check_length
 
@@ -134,6 +134,9 @@ class StubPrompts:
         if text == "refuse":
             raise bad_request("'messages' was refused by the model's chat template", "messages")
         return self.from_text(text, **bounds)
+
+    def places(self, request: ChatRequest, prompt: list[int], client: Client) -> Places:
+        return NOWHERE
 
     def suffix(self, text: str, *, context: int, client: Client) -> None:
         raise wrong("suffix", text, "empty or absent")

@@ -34,6 +34,7 @@ MESSAGES = st.lists(
 def test_messages_come_out_as_they_went_in():
     messages = [
         Cancel(7),
+        Cancel(8, keep=2**33),
         Submit(8, [1, 2, 3], 10),
         Submit(9, [], 1, ignore_eos=True),
         Submit(10, [2**31 - 1], 5),
