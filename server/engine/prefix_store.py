@@ -5,11 +5,11 @@ The caches are mlx-lm's own, of one row each.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
 
 from server.engine.rows_apart import TOGETHER, Ways, is_unused
 from server.protocol.failures import Refused
@@ -24,7 +24,7 @@ def reuse_kind(model: Any, ways: Ways = TOGETHER) -> int:
     caches = make_prompt_cache(model)
     if ways.whole:
         return NO_REUSE
-    if all(type(cache) is KVCache for cache in caches):
+    if can_be_cut(caches):
         return REUSE_CUT
     batched = all(hasattr(cache, "merge") for cache in caches)
     return REUSE_WHOLE if batched or ways.rows_apart else NO_REUSE
@@ -62,7 +62,7 @@ class PrefixStore:
             raise Refused(f"no prefix is kept as entry {number}")
         if not 0 < length <= held:
             raise Refused(f"entry {number} has {held} tokens, not {length}")
-        if length < held and not all(type(cache) is KVCache for cache in self._entries[number]):
+        if length < held and not can_be_cut(self._entries[number]):
             raise Refused(f"entry {number} can only be used whole: {held} tokens, not {length}")
 
     def take(self, number: int, length: int) -> list:
@@ -78,7 +78,7 @@ class PrefixStore:
         caches = self._entries[number]
         self._lengths[number] = length
         _cut(caches, length)
-        for cache in caches:
+        for cache in leaves(caches):
             if is_unused(cache):
                 continue
             # Contiguous, so that the memory of the rest is free.
@@ -101,8 +101,22 @@ class PrefixStore:
         return len(self._entries)
 
 
-def _cut(caches: list, length: int) -> None:
+def leaves(caches: Iterable[Any]) -> Iterator[Any]:
+    """The caches of all layers, one after another; a layer may have a list of them."""
     for cache in caches:
+        if type(cache) is CacheList:
+            yield from leaves(cache.caches)
+        else:
+            yield cache
+
+
+def can_be_cut(caches: Iterable[Any]) -> bool:
+    """Whether caches serve every prompt that begins as theirs did: they hold token by token."""
+    return all(type(cache) is KVCache for cache in leaves(caches))
+
+
+def _cut(caches: list, length: int) -> None:
+    for cache in leaves(caches):
         # Others are only ever taken whole.
         if type(cache) is KVCache and not is_unused(cache):
             cache.trim(cache.offset - length)
