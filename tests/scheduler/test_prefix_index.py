@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.scheduler.prefix_index import Plan, PrefixIndex
+from server.protocol.requests import Places
+from server.scheduler import prefix_index
+from server.scheduler.prefix_index import EVERYBODY, LONG, Plan, PrefixIndex
+from server.scheduler.prefix_worth import BONUS
 from server.wire.messages import LEAST_KEPT
 
 
@@ -159,7 +162,7 @@ def test_what_the_index_promises_the_ranks_have(cuttable, requests):
     index, held = PrefixIndex(500, cuttable), {}
     for system, middle, length, limit in requests:
         prompt = [system] * 60 + [10 + middle] * 40 + text(length, length)
-        plan = index.plan(prompt)
+        plan = index.plan(prompt, Places((60, 100), 60))
         if plan.length:
             assert held[plan.entry][: plan.length] == prompt[: plan.length]
             assert cuttable or len(held[plan.entry]) == plan.length
@@ -218,3 +221,181 @@ def test_an_entry_that_is_given_up_is_found_no_more_and_dropped_with_the_next():
     assert index.plan(SYSTEM + text(1, 50)).length == 0
     assert index.make_room(10**6).drop == (1,)
     assert index.make_room(10**6).drop == () and index.used == 50
+
+
+# Where caches cannot be cut.
+
+
+def keep(index: PrefixIndex, prompt: list[int], answer: int = 0, **plan) -> Plan:
+    """Plays the ranks for one prompt."""
+    found = index.plan(prompt, **plan)
+    for at, number in found.keep:
+        index.add(number, prompt[:at])
+    if answer:
+        index.add(found.store, prompt + text(len(prompt), answer))
+    return found
+
+
+def places(plan: Plan) -> list[int]:
+    return [at for at, _ in plan.keep]
+
+
+def test_places_are_kept_where_caches_cannot_be_cut():
+    prompt = text(1, 300)
+    at = Places((5, 40, 200, 298), 40)
+    assert places(keep(PrefixIndex(10**6, cuttable=False), prompt, places=at)) == [
+        40,
+        200,
+        298,
+        299,
+    ]
+    assert places(keep(PrefixIndex(10**6, cuttable=True), prompt, places=at)) == [300]
+
+
+def test_what_is_reused_is_not_kept_again():
+    index = PrefixIndex(10**6, cuttable=False)
+    prompt = text(1, 300)
+    keep(index, prompt, places=Places((40, 200), 40))
+    plan = keep(index, prompt[:250] + text(2, 50), places=Places((40, 200), 40))
+    assert plan.length == 200 and places(plan) == [250, 299]
+    assert keep(index, prompt, places=Places((40, 200))) == Plan(3, 299, (), plan.store + 1)
+
+
+def test_a_parting_just_behind_what_is_reused_is_not_kept():
+    index = PrefixIndex(10**6, cuttable=False)
+    prompt = text(1, 300)
+    keep(index, prompt, 20)
+    again = prompt + text(2, 1) + text(3, 40)
+    assert places(keep(index, again)) == [len(again) - 1]
+
+
+def test_a_long_prompt_is_kept_in_its_midst_while_there_is_room_to_spare():
+    long = text(1, 5 * LONG)
+    assert places(keep(PrefixIndex(10**6, cuttable=False), long)) == [
+        LONG, 2 * LONG, 3 * LONG, 4 * LONG, 5 * LONG - 1
+    ]  # fmt: skip
+    longer = text(2, 50 * LONG)
+    assert len(places(keep(PrefixIndex(10**7, cuttable=False), longer))) <= 5
+    index = PrefixIndex(12 * LONG, cuttable=False)
+    assert places(keep(index, long)) == [5 * LONG - 1]
+    index = PrefixIndex(10**6, cuttable=False)
+    keep(index, long)
+    other = long[: 2 * LONG + 100] + text(3, 500)
+    assert keep(index, other).length == 2 * LONG
+
+
+def test_places_that_have_no_room_together_are_thinned_out():
+    index = PrefixIndex(1000, cuttable=False)
+    plan = index.plan(text(1, 400), Places((100, 390), 100))
+    assert places(plan) == [100, 390], "and 400 for its answer"
+
+
+def test_the_step_before_goes_before_what_the_next_turn_begins_with():
+    """A conversation in room for hardly more than one of its entries must not fall behind."""
+    index = PrefixIndex(2600, cuttable=False)
+    talk = text(0, 1000)
+    for turn in range(1, 8):
+        at = len(talk) - 2
+        plan = keep(index, talk, 20, places=Places((at,)))
+        index.make_room(10**9)
+        assert turn == 1 or len(talk) - plan.length <= 2 * 50 + 2, f"turn {turn}"
+        talk = talk[:at] + text(turn, 50)
+
+
+def test_a_system_prompt_stays_while_conversations_go_on_from_it():
+    index = PrefixIndex(3000, cuttable=False)
+    for n in range(2 * BONUS):
+        prompt = SYSTEM + text(n % 3 + 1, 100 + n)
+        keep(index, prompt, 20, places=Places((len(SYSTEM), len(prompt) - 2), len(SYSTEM)))
+        index.make_room(10**9)
+    assert index.evicted_tokens
+    assert keep(index, SYSTEM + text(9, 50)).length == len(SYSTEM)
+
+
+def test_what_others_went_on_from_and_nobody_uses_any_more_goes_in_the_end():
+    index = PrefixIndex(3000, cuttable=False)
+    keep(index, SYSTEM + text(1, 50), places=Places((len(SYSTEM),), len(SYSTEM)))
+    for n in range(3 * BONUS):
+        keep(index, text(100 + n, 200), 20)
+        index.make_room(10**9)
+    assert index.plan(SYSTEM + text(2, 50)).length == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 60)), max_size=30))
+def test_what_an_entry_saves_is_counted_from_the_next_shorter_one(requests):
+    index = PrefixIndex(10**6, cuttable=False)
+    for n, (system, middle, length) in enumerate(requests):
+        prompt = [system] * 40 + [10 + middle] * 30 + text(length, length)
+        keep(index, prompt, 5, places=Places((40, 70)))
+        if n % 4 == 3:
+            index.make_room(index.used - 100)
+        for number, entry in index._entries.items():
+            ancestors = [
+                len(other.tokens)
+                for other in index._entries.values()
+                if len(other.tokens) < len(entry.tokens)
+                and (entry.tokens[: len(other.tokens)] == other.tokens).all()
+            ]
+            saved = len(entry.tokens) - max(ancestors, default=0)
+            assert index._lineage.saved(number) == saved
+
+
+# Where caches can be cut.
+
+
+def test_a_part_of_what_is_kept_already_is_given_back():
+    index = indexed(text(1, 300))
+    number = index.promise("")
+    index.add(number, text(1, 300)[:200])
+    assert index.make_room(10**9).drop == (number,) and index.used == 300
+    assert index.plan(text(1, 300) + [1]).length == 300
+
+
+# Owners.
+
+
+@pytest.mark.parametrize("cuttable", [True, False])
+def test_an_owner_finds_its_own_prefixes_and_everybodys(cuttable):
+    index = PrefixIndex(10**6, cuttable)
+    hers, his, all_of_us = (SYSTEM + text(n, 300) for n in range(1, 4))
+    for prompt, owner in ((hers, "ann"), (his, "bob"), (all_of_us, EVERYBODY)):
+        keep(index, prompt, places=Places((len(SYSTEM),)), owner=owner)
+
+    def found(prompt: list[int], owner: str) -> int:
+        return index.plan([*prompt[:-1], 1, 2], owner=owner).length
+
+    assert found(hers, "ann") == found(his, "bob") == len(hers) - 1
+    assert found(hers, "bob") == found(his, "ann") == found(his, "") == len(SYSTEM), "everybody's"
+    assert found(all_of_us, "ann") == found(all_of_us, "") == len(hers) - 1
+
+
+def test_the_same_prefix_is_kept_for_each_owner():
+    index = PrefixIndex(10**6, cuttable=True)
+    for owner in ("ann", "bob"):
+        assert keep(index, text(1, 300), owner=owner).length == 0
+        assert index.plan(text(1, 300), owner=owner).length == 299
+    assert index.used == 600
+
+
+def test_a_part_belongs_to_who_has_left():
+    index = PrefixIndex(10**6, cuttable=True)
+    index.add(index.promise("ann"), text(1, 300))
+    assert index.plan(text(1, 400), owner="bob").length == 0
+    assert index.plan(text(1, 400), owner="ann").length == 300
+
+
+def test_owners_leave_nothing_behind():
+    index = PrefixIndex(1000, cuttable=True)
+    for n in range(50):
+        keep(index, text(n, 300), owner=f"key {n}")
+        index.make_room(10**9)
+    assert len(index._trees) <= 4 and index.used <= 1000
+
+
+def test_numbers_that_never_come_back_are_forgotten(monkeypatch):
+    monkeypatch.setattr(prefix_index, "MOST_PROMISED", 10)
+    index = PrefixIndex(10**6, cuttable=True)
+    plans = [index.plan(text(n, 300), owner="ann") for n in range(50)]
+    assert len(index._promised) == 10
+    index.add(plans[0].store, text(0, 320))
+    assert index.plan(text(0, 330), owner="ann").length == 0, "whose it was is not known any more"
