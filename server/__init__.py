@@ -12,6 +12,7 @@ On the main thread of every rank:
 
     wire        rank 0's messages, and the collectives that carry them    every rank hears the same
     engine      batches of rows, steps, caches, kept prefixes             every rank computes
+    disk        kept prefixes as files, and the threads that read and write them
     sampling    from logits to the next tokens, and which rank chooses
 
 Around them: startup (from the handshake to the canary), lifecycle (how a rank ends, and notices

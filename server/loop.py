@@ -8,12 +8,14 @@ that steers the loop is shared data, so that no two ranks can take different bra
 from collections.abc import Callable
 
 from server.engine.engine import Engine
+from server.engine.prefix_disk import PrefixDisk
 from server.engine.turn import Turn
 from server.lifecycle.turn_times import CHUNK, STEP
 from server.protocol.failures import is_shared
-from server.scheduler.scheduler import Scheduler, Spectator
+from server.scheduler.scheduler import Scheduler
+from server.scheduler.spectator import Spectator
 from server.wire.mailbox import Mailbox
-from server.wire.messages import Canary, Cancel, Cut, Evict, Message, Shutdown, Submit
+from server.wire.messages import Canary, Cancel, Cut, Evict, Message, OnDisk, Shutdown, Submit
 
 
 def run_lockstep(
@@ -23,16 +25,17 @@ def run_lockstep(
     canary: Callable[[Callable[[str], None]], None],
     progress: Callable[[str], None],
     observe: Callable[[Turn], None] = lambda turn: None,
+    disk: PrefixDisk | None = None,
 ) -> str:
     """Turns until a Shutdown message; returns its reason.
 
     progress is called with the name of what comes next, before each thing that can block: the
     watchdog's food. canary is what a Canary message asks for. observe is called with every turn of
-    the engine's, for its times.
+    the engine's, for its times. disk: this rank's kept prefixes on it, where they are kept there.
     """
     reason = None
     while reason is None:
-        reason = turn(engine, mailbox, scheduler, canary, progress, observe)
+        reason = turn(engine, mailbox, scheduler, canary, progress, observe, disk)
     return reason
 
 
@@ -43,6 +46,7 @@ def turn(
     canary: Callable[[Callable[[str], None]], None],
     progress: Callable[[str], None],
     observe: Callable[[Turn], None] = lambda turn: None,
+    disk: PrefixDisk | None = None,
 ) -> str | None:
     """One turn. Returns the reason to leave the loop, if there is one."""
     header = None
@@ -63,8 +67,12 @@ def turn(
                 canary(progress)
             case Shutdown(reason):
                 return reason
+            case _ if isinstance(message, OnDisk):
+                scheduler.settled(disk.carry_out(message, engine.prefixes))
             case _:
                 _carry_out(message, engine, scheduler)
+    if disk is not None:
+        disk.advance(engine.busy)
     if not engine.busy:
         engine.prefixes.compute()  # else the next step does
     if header.nap_ms and not engine.busy:

@@ -26,14 +26,18 @@ from server.observe.views import Capacity, Formats
 from server.protocol.fingerprint import fingerprint
 from server.protocol.settings import Settings
 from server.sampling.choosers import Chooser, ChoosesForAll, Follows
+from server.scheduler.disk_entries import DiskEntries, OnEveryDisk
+from server.scheduler.disk_index import KIB, DiskIndex, Rank0
 from server.scheduler.kv_budget import KvBudget, RankMemory, shared_budget
 from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import PrefixIndex
 from server.scheduler.queue import Line
-from server.scheduler.scheduler import Scheduler, Spectator
+from server.scheduler.scheduler import Scheduler
+from server.scheduler.spectator import Spectator
 from server.startup.canary import check_link
 from server.startup.handshake import introduce, rank_memories, shake_hands
 from server.startup.loading import Shard, Unloadable, load_shard
+from server.startup.prefix_disk import Opened, open_disk
 from server.startup.proof import Proof
 from server.text.calls.formats import NONE
 from server.text.markup import known_of
@@ -51,15 +55,17 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Ready:
     """A rank that can serve. engine makes an empty one over this rank's shard, canary proves that
-    all ranks compute the same; row is what one takes here; system names model and versions;
-    prefixes are rank 0's to use."""
+    all ranks compute the same; row is what one takes here; memories: what each rank has; opened:
+    this rank's disk for prefixes; system names model and versions; prefixes are rank 0's to use."""
 
     settings: Settings
     link: Link
     shard: Shard
     budget: KvBudget
     row: RowBytes
+    memories: list[RankMemory]
     prefixes: PrefixIndex
+    opened: Opened
     system: str
     times: TurnTimes
     engine: Callable[[Chooser], Engine]
@@ -120,13 +126,39 @@ def prepare(
     longest = min(rows * settings.prefill_step * shard.hidden, LINK_CHECK_VALUES_MOST)
     check_link(link, longest)
     tell("measuring the KV cache")
-    budget, row, prefixes = _share_memory(settings, link, shard, met.ranks_here)
+    memories, row, prefixes = _share_memory(settings, link, shard, met.ranks_here)
+    budget = shared_budget(memories)
+    opened = _open_disk(settings, link, shard, prefixes, status, tell)
     times = TurnTimes(settings.stall_timeout)
     engine = partial(_make_engine, settings, link, shard)
     proof = Proof(engine, settings, link, shard, longest, status, times.observe)
     tell("canary")
     proof.run(tell)
-    return Ready(settings, link, shard, budget, row, prefixes, met.system, times, engine, proof.run)
+    return Ready(
+        settings, link, shard, budget, row, memories, prefixes, opened, met.system, times, engine,
+        proof.run,
+    )  # fmt: skip
+
+
+def _open_disk(
+    settings: Settings,
+    link: Link,
+    shard: Shard,
+    prefixes: PrefixIndex,
+    status: Status,
+    tell: Callable[[str], None],
+) -> Opened:
+    """Where prefixes are kept over a restart."""
+    if not settings.prefix_disk_gb:
+        return Opened()
+    opened = Opened(problem="this model's caches are not reused")
+    if prefixes.room:
+        tell("opening the prefixes on disk")
+        opened = open_disk(settings, link, shard, tell)
+    if opened.problem and not link.rank:
+        log.warning("no prefixes on disk: %s", opened.problem)
+        status.note(f"no prefixes on disk: {opened.problem}")
+    return opened
 
 
 def _make_engine(settings: Settings, link: Link, shard: Shard, chooser: Chooser) -> Engine:
@@ -142,12 +174,13 @@ def _make_engine(settings: Settings, link: Link, shard: Shard, chooser: Chooser)
 
 def _share_memory(
     settings: Settings, link: Link, shard: Shard, ranks_here: int
-) -> tuple[KvBudget, RowBytes, PrefixIndex]:
+) -> tuple[list[RankMemory], RowBytes, PrefixIndex]:
     """What all ranks have room for, and what of it kept prefixes may take: by the smallest rank."""
     row, memory = row_bytes(shard.model), kv_memory(settings.kv_budget_gb, ranks_here)
     mine = [reuse_kind(shard.model, shard.last.ways), memory, row.fixed, row.token]
     ranks = [json.loads(said) for said in link.gather_bytes(json.dumps(mine).encode())]
-    budget = shared_budget(RankMemory(*numbers) for _, *numbers in ranks)
+    memories = [RankMemory(*numbers) for _, *numbers in ranks]
+    budget = shared_budget(memories)
     reuse = min(kind for kind, *_ in ranks)
     log.info(
         "KV memory: room for %d tokens, %d bytes each here, and %d bytes for each request",
@@ -161,7 +194,7 @@ def _share_memory(
             "tokens; set KV_BUDGET_GB, or use a smaller model or more ranks"
         )
     kept = budget.capacity * settings.prefix_cache_percent // 100
-    return budget, row, PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, budget.row_cost)
+    return memories, row, PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, budget.row_cost)
 
 
 def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog) -> str:
@@ -176,6 +209,7 @@ def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog)
         ready.prefixes,
         tuple(sorted(shard.tokenizer.eos_token_ids)),
         settings.canary_interval,
+        _index_disk(ready),
     )
     heartbeat = Heartbeat(ready.link, status.fleet, status.record)
     compose = heartbeat.beating(scheduler.compose)
@@ -206,7 +240,27 @@ def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog)
         settings.http_port,
     )
     return run_lockstep(
-        engine, mailbox, scheduler, ready.canary, watchdog.progress, ready.times.observe
+        engine, mailbox, scheduler, ready.canary, watchdog.progress, ready.times.observe,
+        ready.opened.disk,
+    )  # fmt: skip
+
+
+def _index_disk(ready: Ready) -> DiskIndex:
+    """Rank 0's, of what all ranks have on their disks."""
+    opened = ready.opened
+    if opened.disk is None:
+        return DiskIndex()
+    limit = int(ready.settings.prefix_disk_gb * 1e9) // KIB
+    entries = DiskEntries(limit, ready.link.size, ready.prefixes.cuttable)
+    entries.load(
+        OnEveryDisk(*entry, opened.found[entry[0]].label, opened.found[entry[0]].used)
+        for entry in opened.entries
+    )
+    return DiskIndex(
+        entries,
+        ready.memories,
+        Rank0(opened.disk.is_over, opened.disk.touch, opened.labels),
+        ready.budget.row_cost,
     )
 
 
@@ -242,5 +296,6 @@ def follow(ready: Ready, status: Status, watchdog: Watchdog) -> str:
     status.phases.serve()
     log.info("ready: rank %d of %d", ready.link.rank, ready.link.size)
     return run_lockstep(
-        engine, mailbox, spectator, ready.canary, watchdog.progress, ready.times.observe
-    )
+        engine, mailbox, spectator, ready.canary, watchdog.progress, ready.times.observe,
+        ready.opened.disk,
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import Metric
 
 from server.observe.metric_words import Words
 from server.observe.recorder import Recorder
-from server.observe.views import Capacity, LinkSpeed, Load, PrefixUse, View
+from server.observe.views import Capacity, DiskUse, LinkSpeed, Load, PrefixUse, View
 
 
 def describe_work(words: Words, record: Recorder, view: View) -> Iterator[Metric]:
@@ -74,6 +74,27 @@ def _prefix_cache(words: Words, prefixes: PrefixUse) -> Iterator[Metric]:
     )
     yield words.gauge("prefix_cache_entries", "Prompts kept in the prefix cache.", prefixes.entries)
     yield words.gauge("prefix_cache_tokens", "Tokens kept in the prefix cache.", prefixes.tokens)
+    yield from _prefix_disk(words, prefixes.disk)
+
+
+def _prefix_disk(words: Words, disk: DiskUse) -> Iterator[Metric]:
+    """Bytes are those of the fullest rank."""
+    yield words.gauge("prefix_disk_entries", "Prefixes kept on the ranks' disks.", disk.entries)
+    yield words.gauge("prefix_disk_bytes", "Bytes that they take on the fullest disk.", disk.bytes)
+    yield words.gauge("prefix_disk_limit_bytes", "PREFIX_DISK_GB.", disk.limit_bytes)
+    yield words.counter(
+        "prefix_disk_hits", "Prompt tokens that were read back from disk.", disk.hit_tokens
+    )
+    yield words.counter("prefix_disk_read_bytes", "Bytes that were read back.", disk.read_bytes)
+    yield words.counter("prefix_disk_written_bytes", "Bytes written.", disk.written_bytes)
+    yield words.counter(
+        "prefix_disk_evicted_bytes", "Bytes deleted for want of room.", disk.evicted_bytes
+    )
+    yield words.counter(
+        "prefix_disk_failures",
+        "Prefixes that some rank could not write or read back; what that costs is time.",
+        disk.failures,
+    )
 
 
 def _link(words: Words, record: Recorder, link: LinkSpeed | None) -> Iterator[Metric]:

@@ -85,15 +85,32 @@ class LinkSpeed:
 
 
 @dataclass(frozen=True)
+class DiskUse:
+    """Prefixes kept on disk: entries, and bytes on the fullest rank's disk, now and at most. So
+    far: tokens of prompts that were read back, bytes on the fullest disk that were read, written
+    and evicted; jobs that failed on some rank."""
+
+    entries: int = 0
+    bytes: int = 0
+    limit_bytes: int = 0
+    hit_tokens: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    evicted_bytes: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True)
 class PrefixUse:
     """Kept prefixes and their tokens now; tokens of prompts so far that need not be computed, and
-    that had to be; tokens that were evicted."""
+    that had to be; tokens that were evicted. disk: what is kept there, too."""
 
     entries: int = 0
     tokens: int = 0
     hit_tokens: int = 0
     miss_tokens: int = 0
     evicted_tokens: int = 0
+    disk: DiskUse = DiskUse()
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class Settings:
     context_max: int | None  # tokens; None: what the model's config says
     kv_budget_gb: float | None  # 10^9 bytes a rank; None: what is left after the weights
     prefix_cache_percent: int  # of the KV memory, for prefixes of answered prompts; 0: none
+    prefix_disk_gb: float | None  # 10^9 bytes of each rank's disk for them; None: none
+    prefix_disk_dir: str | None  # None: the user's folder for caches
     canary_interval: float  # seconds of idleness between two canaries; 0: only at start
     api_keys: tuple[str, ...]  # of API_KEY
     api_key_file: str | None

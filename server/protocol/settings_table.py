@@ -143,6 +143,16 @@ TABLE = (
         SERVER, 50, least=0, most=90,
     ),
     Setting(
+        "PREFIX_DISK_GB", "decimal",
+        "Disk of each rank, in GB (10^9 bytes), that may keep prefixes over a restart; who can read"
+        " it can read the prompts. 0: none",
+        SERVER, most=1_000_000, unit="GB", otherwise="none",
+    ),
+    Setting(
+        "PREFIX_DISK_DIR", "path", "Their folder, on each host's own disk; for one server alone",
+        SERVER, otherwise="~/Library/Caches/mlx-cluster on a Mac, else ~/.cache/mlx-cluster",
+    ),
+    Setting(
         "PREFILL_STEP", "whole", "Tokens of a full prefill chunk, as when nothing decodes", SERVER,
         512, least=16, most=65_536,
     ),

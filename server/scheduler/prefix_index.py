@@ -86,7 +86,7 @@ class PrefixIndex:
 
     def __init__(self, room: int, cuttable: bool, entry_cost: int = 0) -> None:
         self.room = room
-        self._cuttable = cuttable
+        self.cuttable = cuttable
         self._entry_cost = entry_cost
         self._entries: dict[int, Entry] = {}
         self._trees: dict[str, PrefixTree] = {}  # by owner
@@ -104,7 +104,23 @@ class PrefixIndex:
     @property
     def wants_places(self) -> bool:
         """Whether it makes a difference to plan() where prompts are likely to part."""
-        return bool(self.room) and not self._cuttable
+        return bool(self.room) and not self.cuttable
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._entries
+
+    def owner(self, number: int) -> str:
+        """Of an entry."""
+        return self._entries[number].owner
+
+    def held(self, prompt: Sequence[int], owner: str = "") -> int:
+        """How many tokens of a prompt are kept; as plan() would find, and changes nothing."""
+        wanted = np.asarray(prompt, dtype=np.int32)
+        most, trees = len(wanted) - 1, self._seen_by(owner)
+        if self.cuttable:
+            return min(max((tree.nearest(wanted)[1] for tree in trees), default=0), most)
+        found = (size for tree in trees for _, size in tree.within(wanted) if size <= most)
+        return max(found, default=0)
 
     def plan(self, prompt: Sequence[int], places: Places = NOWHERE, owner: str = "") -> Plan:
         """What to reuse and to keep for a prompt that is about to start."""
@@ -117,7 +133,7 @@ class PrefixIndex:
         self.miss_tokens += len(wanted) - length
         if self._entry_cost + len(wanted) > self.room:
             return Plan(entry, length)
-        if self._cuttable:
+        if self.cuttable:
             # Who did not wait for a prompt may not wait for its answer, either.
             again = length and self._entries[entry].part
             much = len(wanted) - length >= KEEP_PROMPTS_FROM
@@ -133,16 +149,17 @@ class PrefixIndex:
             self._promise(Promise(owner)),
         )
 
-    def promise(self, owner: str) -> int:
-        """The number for what may be kept of a prompt that ends before it is done; 0: nothing."""
-        return self._promise(Promise(owner, part=True)) if self.room else 0
+    def promise(self, owner: str, part: bool = False) -> int:
+        """The number of an entry to make; 0: nothing is kept. part: it may be kept of a prompt that
+        ends before it is done."""
+        return self._promise(Promise(owner, part=part)) if self.room else 0
 
     def add(self, number: int, tokens: Sequence[int]) -> None:
         """The ranks have kept an entry."""
         promise = self._promised.pop(number, Promise())
         fresh = Entry(np.asarray(tokens, dtype=np.int32), self._now, **vars(promise))
         tree = self._tree(promise.owner)
-        if self._cuttable:
+        if self.cuttable:
             other, length = tree.nearest(fresh.tokens)
             if length == len(fresh.tokens) < len(self._entries[other].tokens):
                 self._entries[other].used = self._now
@@ -150,7 +167,7 @@ class PrefixIndex:
                 return
         parent = 0
         for other, length in tree.within(fresh.tokens):
-            if self._cuttable or length == len(fresh.tokens):
+            if self.cuttable or length == len(fresh.tokens):
                 # The new one can do all that this one could.
                 entry = self._take_out(other)
                 if entry.shared > fresh.shared:
@@ -181,7 +198,7 @@ class PrefixIndex:
             number = entries.pop()
             heirs = self._lineage.children(number) if self._lineage else []
             entry = self._take_out(number)
-            if self._cuttable and LEAST_KEPT <= entry.shared < len(entry.tokens):
+            if self.cuttable and LEAST_KEPT <= entry.shared < len(entry.tokens):
                 cut[number] = entry.shared
                 shorter = entry.tokens[: entry.shared].copy()
                 entry = Entry(shorter, entry.shared_used, owner=entry.owner)
@@ -211,11 +228,11 @@ class PrefixIndex:
         """The best entry for a prompt, how many of its tokens serve, and where the prompt parts
         from the entry that is most like it."""
         most = len(wanted) - 1  # one token is left to compute
-        trees = [self._trees[one] for one in {owner, EVERYBODY} & self._trees.keys()]
+        trees = self._seen_by(owner)
         parting, likest = max((tree.nearest(wanted)[::-1] for tree in trees), default=(0, 0))
         if likest:
             self._touch(self._entries[likest], parting)
-        if self._cuttable:
+        if self.cuttable:
             best, length = likest, min(parting, most)
         else:
             best, length = self._longest(wanted, most, trees)
@@ -261,6 +278,9 @@ class PrefixIndex:
         """Of an entry, in tokens."""
         return tokens + self._entry_cost
 
+    def _seen_by(self, owner: str) -> list[PrefixTree]:
+        return [self._trees[one] for one in {owner, EVERYBODY} & self._trees.keys()]
+
     def _tree(self, owner: str) -> PrefixTree:
         return self._trees.setdefault(owner, PrefixTree())
 
@@ -286,7 +306,7 @@ class PrefixIndex:
     def _touch(self, entry: Entry, length: int) -> None:
         if length == len(entry.tokens):
             entry.used = self._now
-        elif self._cuttable and length >= LEAST_KEPT:
+        elif self.cuttable and length >= LEAST_KEPT:
             entry.shared, entry.shared_used = max(entry.shared, length), self._now
 
     def _promise(self, promise: Promise) -> int:

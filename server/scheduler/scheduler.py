@@ -10,12 +10,11 @@ ranks, goes back to the head of the line and continues later from its tokens so 
 notices only time.
 """
 
-import collections
-import itertools
 import logging
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from server.engine.turn import Turn
 from server.observe.status import Status
@@ -25,16 +24,28 @@ from server.protocol.events import Failed, Prefilled, Scored, Token
 from server.protocol.failures import is_shared
 from server.protocol.requests import Common, Sampling
 from server.sampling.row_state import Row
+from server.scheduler.disk_index import DiskIndex
 from server.scheduler.kv_budget import KvBudget
 from server.scheduler.pacing import SMOOTHING, PrefillPace
 from server.scheduler.prefix_index import Plan, PrefixIndex
 from server.scheduler.queue import Line, Ticket
 from server.scheduler.running import Running
-from server.wire.messages import Canary, Cancel, Cut, Evict, Message, Shutdown, Submit
+from server.scheduler.waiting import Waiting
+from server.wire.messages import (
+    Canary,
+    Cancel,
+    Cut,
+    Evict,
+    Message,
+    Settled,
+    Shutdown,
+    Submit,
+)
 
 # Idle ranks nap between two meetings: the first milliseconds after work are likely to bring more.
 NAP_FIRST_MS = 1
 NAP_LAST_MS = 80
+NAP_DISK_MS = 5  # while the disks are at work for us
 LIKELY_LEAST = 64  # tokens of answer that a newcomer reserves at least, if its limit allows
 LOOK_AHEAD = 3  # steps between the need for room and the ranks' having made it
 SLOW_S = 0.03  # for MLX to take in a decode step: other work is a small part of that
@@ -56,6 +67,7 @@ class Scheduler:
         prefixes: PrefixIndex,
         eos: tuple[int, ...] = (),
         canary_interval: float = 0,
+        disk: DiskIndex | None = None,
     ) -> None:
         self._line = line
         self._status = status
@@ -64,8 +76,8 @@ class Scheduler:
         self._budget = budget
         self._pace = pace
         self._prefixes = prefixes
-        # Choices of one prompt wait together, to share its prefill.
-        self._waiting: collections.deque[list[Running]] = collections.deque()
+        self._disk = disk or DiskIndex()
+        self._waiting = Waiting()
         self._running: dict[int, Running] = {}
         self._broken: set[int] = set()
         self._canary_interval = canary_interval
@@ -83,12 +95,14 @@ class Scheduler:
         for ticket in self._line.take():
             every = [self._fresh(one) for one in (ticket, *ticket.followers)]
             if group := [one for one in every if one is not None]:
-                self._waiting.append(group)
+                self._line_up(group)
+        self._waiting.look(self._disk.is_reading)
         messages: list[Message] = [self._cancel(one) for one in [*self._drop(), *self._pause()]]
         messages += self._start()
         messages += self._make_room()
         messages += self._prove()
-        if self._line.stopping is not None:
+        messages += self._disk.compose(self._prefixes.__contains__)
+        if self._line.stopping is not None and self._disk.flushed:
             messages.append(Shutdown(self._line.stopping))
         if messages:
             self._idle_ms = NAP_FIRST_MS
@@ -105,6 +119,7 @@ class Scheduler:
         record.turn(len(turn.events), turn.computed, turn.chunk_s, turn.step_s)
         self._status.fleet.hear()
         self._pace.observe(turn.computed, turn.chunk_s, turn.step_s)
+        self._disk.observe(turn.computed, turn.chunk_s)
         if turn.header is not None:
             self._slow = turn.launch_s > SLOW_S
         for uid, event in turn.events:
@@ -130,6 +145,8 @@ class Scheduler:
             one.ticket.put(event)
         for entry, tokens in turn.kept:
             self._prefixes.add(entry, tokens)
+            if entry in self._prefixes:
+                self._disk.offer(entry, tokens, self._prefixes.owner(entry))
         for uid, error in turn.refused:
             self.refused(uid, error)
         self._count()
@@ -147,10 +164,17 @@ class Scheduler:
         for entry in entries:
             self._prefixes.give_up(entry)
 
+    def settled(self, jobs: Iterable[Settled]) -> None:
+        """All ranks have told how far their disks are."""
+        for entry, tokens, _ in self._disk.settle(jobs):
+            self._prefixes.add(entry, tokens)
+
     def nap_ms(self) -> int:
         """How long all ranks nap after the coming meeting; grows while nothing happens."""
         if self._running or self._waiting or self._line.arrived.is_set():
             return 0
+        if self._disk.busy:
+            return NAP_DISK_MS
         self._idle_ms = min(self._idle_ms * 2, NAP_LAST_MS)
         return self._idle_ms
 
@@ -209,14 +233,20 @@ class Scheduler:
             return None
         return Running(ticket, row, [])
 
+    def _line_up(self, group: list[Running]) -> None:
+        """A newcomer waits for its turn, or first for what the disks have of its prompt."""
+        ticket, job = group[0].ticket, 0
+        if not ticket.score_prompt and len(self._disk.entries):
+            running = self._budget.cost(self._reserve(one) for one in self._running.values())
+            room = min(self._prefixes.room, self._budget.capacity - running)
+            held = self._prefixes.held(ticket.prompt, ticket.owner)
+            number = partial(self._prefixes.promise, ticket.owner)
+            job = self._disk.fetch(ticket.prompt, held, room, number, ticket.owner)
+        self._waiting.add(group, job)
+
     def _drop(self) -> list[Running]:
         """Removes cancelled and broken requests; returns those that ranks must drop."""
-        for group in list(self._waiting):
-            for one in [w for w in group if w.ticket.cancelled.is_set()]:
-                group.remove(one)
-                self._line.release(one.ticket)
-            if not group:
-                self._waiting.remove(group)
+        self._waiting.drop_cancelled(self._line.release)
         running = self._running.items()
         gone = [one for uid, one in running if uid in self._broken or one.ticket.cancelled.is_set()]
         self._broken.clear()
@@ -226,7 +256,7 @@ class Scheduler:
 
     def _cancel(self, one: Running) -> Cancel:
         """Takes it off the ranks. What there is of its prompt is kept, to be asked for again."""
-        keep = 0 if one.generated else self._prefixes.promise(one.ticket.owner)
+        keep = 0 if one.generated else self._prefixes.promise(one.ticket.owner, part=True)
         return Cancel(one.ticket.uid, keep)
 
     def _pause(self) -> list[Running]:
@@ -245,7 +275,7 @@ class Scheduler:
                     raise
                 self._end(one.ticket, f"Sampling failed: {error}")
                 continue
-            self._waiting.appendleft([one])
+            self._waiting.put_back(one)
             self._status.record.paused()
             log.info("request %d paused after %d tokens: no KV memory", uid, len(one.generated))
         return paused
@@ -254,15 +284,12 @@ class Scheduler:
         """Puts waiting requests on the ranks, in order, while slots and memory last."""
         messages: list[Message] = []
         while self._waiting:
-            group = self._waiting[0]
+            group = self._waiting.first()
             started = [one for one in group if self._admit(one)]
             if started:
                 messages.append(self._submit(started))
-            if len(started) < len(group):
-                # In order: a small one that overtook could starve a large one.
-                self._waiting[0] = group[len(started) :]
-                break
-            self._waiting.popleft()
+            if not self._waiting.started(len(started)):
+                break  # in order: a small one that overtook could starve a large one
         return messages
 
     def _admit(self, one: Running) -> bool:
@@ -280,6 +307,7 @@ class Scheduler:
         prompt = [*ticket.prompt, *first.generated]
         score = ticket.score_prompt and not first.generated
         plan = Plan() if score else self._prefixes.plan(prompt, ticket.places, ticket.owner)
+        self._disk.use(prompt, ticket.owner)
         if not first.generated:
             ticket.cached = plan.length
         return Submit(
@@ -300,7 +328,11 @@ class Scheduler:
         """Gives up kept prefixes for which running requests need the memory."""
         running = self._running.values()
         wanted = self._budget.cost(self._reserve(one) for one in running)
-        room = self._prefixes.make_room(max(0, self._budget.capacity - wanted))
+        if wanted + self._disk.reserved > self._budget.capacity:
+            self._disk.give_way()
+        free = self._budget.capacity - wanted - self._disk.reserved
+        room = self._prefixes.make_room(max(0, free))
+        self._disk.gone([*room.drop, *(entry for entry, _ in room.cut)])
         messages: list[Message] = [Cut(entry, length) for entry, length in room.cut]
         if room.drop:
             messages.append(Evict(room.drop))
@@ -349,12 +381,10 @@ class Scheduler:
     def _count(self) -> None:
         """Shows what there is now."""
         running, prefixes = self._running.values(), self._prefixes
-        # The paused ones are at the head of the line.
-        begun = itertools.takewhile(lambda group: group[0].generated, self._waiting)
         load = Load(
             running=len(running),
             waiting=max(0, self._line.held() - len(running)),
-            paused=sum(1 for _ in begun),
+            paused=self._waiting.paused(),
             kv_used=self._budget.cost(one.length for one in running),
             prefixes=PrefixUse(
                 entries=len(prefixes),
@@ -362,35 +392,8 @@ class Scheduler:
                 hit_tokens=prefixes.hit_tokens,
                 miss_tokens=prefixes.miss_tokens,
                 evicted_tokens=prefixes.evicted_tokens,
+                disk=self._disk.look(),
             ),
             slot_free_s=self._slot_free_s(),
         )
         self._status.publish(load)
-
-
-class Spectator:
-    """A worker's scheduler: decides nothing, delivers nothing, naps as told."""
-
-    def compose(self) -> list[Message]:
-        return []
-
-    def deliver(self, turn: Turn) -> None:
-        pass
-
-    def refused(self, uid: int, error: Exception) -> None:
-        pass
-
-    def distrust(self, entries: Iterable[int]) -> None:
-        pass
-
-    def nap_ms(self) -> int:
-        return 0
-
-    def chunk(self) -> int:
-        return 0
-
-    def late(self) -> bool:
-        return False
-
-    def nap(self, ms: int) -> None:
-        time.sleep(ms / 1000)

@@ -71,6 +71,7 @@ def introduce(settings: Settings, link: Link) -> dict[str, Any]:
             "PARALLEL": settings.parallel,
             "MAX_BATCH": settings.max_batch,
             "PREFILL_STEP": settings.prefill_step,
+            "PREFIX_DISK_GB": settings.prefix_disk_gb,
             **{f"model file {name}": value for name, value in files.items()},
         },
     }

@@ -8,6 +8,7 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
@@ -85,6 +86,63 @@ class Evict:
 
 
 @dataclass(frozen=True)
+class Store:
+    """Begin to write a kept prefix to each rank's disk, under a name: of its tokens those from
+    start on; the others are in base, which is there. job names the work from now on."""
+
+    job: int
+    entry: int
+    name: str
+    length: int
+    base: str = ""
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Begin to read the first tokens of a name from each rank's disk. Where all ranks have done so
+    (Settle), they are kept as this entry."""
+
+    job: int
+    entry: int
+    name: str
+    length: int
+
+
+@dataclass(frozen=True)
+class Settle:
+    """All ranks tell each other what has become of these jobs; what is over everywhere, or has
+    failed anywhere, is brought to its end on all."""
+
+    jobs: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """Stop working on these jobs, and forget what has been done. Unknown ones are ignored."""
+
+    jobs: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Delete these names from each rank's disk; no job is about them."""
+
+    names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What all ranks know of a job then. whole: it is done everywhere; failed: somewhere it could
+    not be. kib: of each rank's file. No message."""
+
+    job: int
+    whole: bool
+    failed: bool
+    kib: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Canary:
     """Prove again that all ranks compute the same. Sent only while nothing runs."""
 
@@ -101,8 +159,9 @@ class Shutdown:
     reason: str
 
 
-Message = Submit | Cancel | Cut | Evict | Canary | Beat | Shutdown
-_KINDS = {kind.__name__: kind for kind in (Submit, Cancel, Cut, Evict, Canary, Beat, Shutdown)}
+OnDisk = Store | Restore | Settle | Abandon | Forget
+Message = Submit | Cancel | Cut | Evict | OnDisk | Canary | Beat | Shutdown
+_KINDS = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def encode(messages: Sequence[Message]) -> bytes:
@@ -149,8 +208,8 @@ def _decode(data: bytes) -> list[Message]:
             record["reuse"] = tuple(record["reuse"])
             record["keep"] = tuple((tokens, entry) for tokens, entry in record["keep"])
             record["draws"] = tuple(Draw(*draw) for draw in record["draws"])
-        if "entries" in record:
-            record["entries"] = tuple(record["entries"])
+        for name in {"entries", "jobs", "names"} & record.keys():
+            record[name] = tuple(record[name])
         messages.append(kind(**record))
     if len(ids):
         raise ValueError(f"{len(ids)} token ids too many in a message")

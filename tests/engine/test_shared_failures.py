@@ -12,7 +12,7 @@ from server.loop import turn
 from server.protocol.events import Failed, Token
 from server.protocol.failures import Refused, is_shared
 from server.sampling.choosers import Follows
-from server.scheduler.scheduler import Spectator
+from server.scheduler.spectator import Spectator
 from server.startup.loading import load_shard
 from server.wire.link import Link
 from server.wire.mailbox import Header

@@ -27,6 +27,7 @@ WRITERS = {
     "Capacity": "rank.py",
     "Formats": "rank.py",
     "LinkSpeed": "wire/link_speed.py",
+    "DiskUse": "scheduler/disk_index.py",
     "PrefixUse": "scheduler/scheduler.py",
     "Load": "scheduler/scheduler.py",
     "View": "observe/status.py",

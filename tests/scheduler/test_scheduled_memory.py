@@ -86,7 +86,7 @@ def test_the_youngest_choice_is_paused_and_continues_alone():
         desk.deliver([(one.uid, Token(5, None)), (two.uid, Token(6, None))])
         count += 1
     assert messages == [Cancel(two.uid)] and desk.counts() == (1, 1)
-    numbers = desk.scheduler._waiting[0][0].row.uniforms()
+    numbers = desk.scheduler._waiting.first()[0].row.uniforms()
     desk.deliver([(one.uid, Token(5, "stop"))])
     assert desk.compose() == [Submit(two.uid, [1, 2, 3] + [6] * count, 2 * STEP - count)]
     resumed = desk.scheduler.row(two.uid)

@@ -13,7 +13,8 @@ from server.protocol.events import Failed, Prefilled, Token
 from server.protocol.requests import Common, Sampling
 from server.sampling.random_state import RandomState
 from server.sampling.row_state import Row
-from server.scheduler.scheduler import NAP_LAST_MS, Spectator
+from server.scheduler.scheduler import NAP_LAST_MS
+from server.scheduler.spectator import Spectator
 from server.wire.mailbox import Header
 from server.wire.messages import Cancel, Shutdown, Submit
 from tests.support.scheduler_desk import Desk, submits

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable
 import mlx.core as mx
 
 from server.engine.engine import Engine
+from server.engine.prefix_disk import PrefixDisk
 from server.loop import run_lockstep
 from server.observe.status import Status
 from server.protocol.events import Event, Failed, Token
 from server.protocol.requests import Common, Sampling
 from server.sampling.choosers import ChoosesForAll
+from server.scheduler.disk_index import DiskIndex
 from server.scheduler.kv_budget import KvBudget
 from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import PrefixIndex
@@ -23,11 +25,19 @@ from tests.support.ticket_events import all_events
 class Desk:
     """Its loop ends when every ticket has its end; then it can run again.
 
-    room: tokens of prefixes to keep. computed: tokens of prompts that the engine has computed.
+    room: tokens of prefixes to keep; disk: keeps them, too. computed: tokens of prompts that the
+    engine has computed.
     """
 
     def __init__(
-        self, shard, max_batch=4, eos=(), room=0, cuttable=True, capacity=2**31 - 1
+        self,
+        shard,
+        max_batch=4,
+        eos=(),
+        room=0,
+        cuttable=True,
+        capacity=2**31 - 1,
+        disk: tuple[PrefixDisk, DiskIndex] | None = None,
     ) -> None:
         self.computed = 0
         self.shard = shard
@@ -41,7 +51,9 @@ class Desk:
             PrefillPace(0.25, 64),
             PrefixIndex(room, cuttable),
             tuple(eos),
+            disk=disk and disk[1],
         )
+        self.disk = disk and disk[0]
         self.mailbox = Mailbox(
             self.link,
             self.scheduler.compose,
@@ -81,10 +93,12 @@ class Desk:
                 act(turns)
                 turns += 1
                 assert turns < 3000, "it does not end"
-            if not self.line.held():
+            if not self.line.held() and self.line.stopping is None:
                 self.line.stop("done")
 
-        run_lockstep(self.engine, self.mailbox, self.scheduler, lambda tell: None, progress)
+        run_lockstep(
+            self.engine, self.mailbox, self.scheduler, lambda tell: None, progress, disk=self.disk
+        )
         queues = {one.uid: all_events(one) for one in tickets}
         return [
             [event for choice, event in queues[first.uid] if choice == one.choice]

@@ -25,7 +25,8 @@ from server.sampling.choosers import ChoosesForAll, Follows
 from server.scheduler.kv_budget import STEP, KvBudget
 from server.scheduler.prefix_index import PrefixIndex
 from server.scheduler.queue import Line, Ticket
-from server.scheduler.scheduler import Scheduler, Spectator
+from server.scheduler.scheduler import Scheduler
+from server.scheduler.spectator import Spectator
 from server.wire.mailbox import Mailbox
 from server.wire.messages import Cut, Message, Submit
 from tests.support.small_models import VOCAB
@@ -298,7 +299,7 @@ class Episode:
 
     def _check_end(self) -> None:
         assert not self.line.held(), "requests that do not end"
-        assert not self.scheduler._running and not self.scheduler._waiting
+        assert not self.scheduler._running and not list(self.scheduler._waiting)
         for one in self.asked:
             for ticket in one.tickets:
                 self._check_answer(one, ticket)

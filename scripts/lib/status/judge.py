@@ -138,6 +138,7 @@ def _load(body: Mapping[str, Any]) -> dict[str, Any]:
         "queue_max": limits.get("queue_max"),
         "paused": body.get("paused"),
         "kv_tokens": body.get("kv_tokens"),
+        "prefix_disk": (body.get("prefix_cache") or {}).get("disk"),
         "generated_tokens_per_s": points[-1].get("generated_tokens_per_s"),
         "prompt_tokens_per_s": points[-1].get("prompt_tokens_per_s"),
         "ttft_p50_s": points[-1].get("ttft_p50_s"),

@@ -93,6 +93,10 @@ def _load(one: dict[str, Any]) -> str:
     kv = one["kv_tokens"] or {}
     if kv.get("capacity"):
         text += f", KV {kv.get('used')} of {kv['capacity']} tokens"
+    disk = one["prefix_disk"] or {}
+    if disk.get("limit_bytes"):
+        used, limit = (size(disk.get(name, 0)) for name in ("bytes", "limit_bytes"))
+        text += f", prefixes on disk {used} of {limit}, {disk.get('hit_tokens')} tokens read back"
     return text
 
 

@@ -116,7 +116,24 @@ def _cluster_schema() -> Schema:
             row=note(count, "What each request takes beside its tokens: windows and states."),
         ),
         prefix_cache=told(
-            entries=count, tokens=count, hit_tokens=count, miss_tokens=count, evicted_tokens=count
+            entries=count,
+            tokens=count,
+            hit_tokens=count,
+            miss_tokens=count,
+            evicted_tokens=count,
+            disk=note(
+                told(
+                    entries=count,
+                    bytes=count,
+                    limit_bytes=count,
+                    hit_tokens=count,
+                    read_bytes=count,
+                    written_bytes=count,
+                    evicted_bytes=count,
+                    failures=count,
+                ),
+                "Bytes are those of the fullest rank's disk; a limit of 0: nothing is kept there.",
+            ),
         ),
         series=told(interval_s=integer(1), points=array(point)),
         totals=note(

@@ -384,12 +384,13 @@ function showHistory() {
 }
 
 function showAbout() {
-  const totals = cluster.totals || {}, versions = cluster.versions || {}, limits = cluster.limits || {}, cache = cluster.prefix_cache || {};
+  const totals = cluster.totals || {}, versions = cluster.versions || {}, limits = cluster.limits || {}, cache = cluster.prefix_cache || {}, disk = cache.disk || {};
   const asked = (cache.hit_tokens || 0) + (cache.miss_tokens || 0);
   const facts = {
     Requests: `${digits(totals.requests)}: ${digits(totals.answered)} answered, ${digits(totals.refused)} refused, ${digits(totals.failed)} failed, ${digits(totals.cut)} cut`,
     Tokens: `${short(totals.prompt_tokens)} of prompts (${short(totals.cached_tokens)} cached), ${short(totals.generated_tokens)} generated`,
     "Prefix cache": `${many(cache.entries || 0, "entry").replace("entrys", "entries")}, ${short(cache.tokens || 0)} tokens, ${digits(100 * share(cache.hit_tokens, asked), 1)} % of prompt tokens found`,
+    "Prefixes on disk": disk.limit_bytes ? `${memory(disk.bytes)} of ${memory(disk.limit_bytes)}, ${short(disk.hit_tokens)} tokens read back` : "none",
     Context: `${digits(limits.context)} tokens`,
     "Longest silence": span(limits.req_timeout_s),
     "Longest request": limits.req_total_timeout_s ? span(limits.req_total_timeout_s) : "no limit",

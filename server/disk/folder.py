@@ -1,0 +1,171 @@
+"""A rank's folder of kept prefixes: whose it is, what is in it, and what is cleared away.
+
+    PREFIX_DISK_DIR/rank-N/lock          held by the rank that uses the folder, as long as it lives
+    PREFIX_DISK_DIR/rank-N/MAKER/NAME    files (entry_file.py); a maker is a model and a rank of it
+
+Opened at the start, on the main thread of every rank; then used by the disk's threads. Which files
+stay is rank 0's to say, but for those of other models, which give way when they are too many.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.disk.entry_file import (
+    ENDING,
+    UNFINISHED,
+    Broken,
+    Part,
+    Span,
+    path_of,
+    read_header,
+    read_label,
+    sync_folder,
+)
+
+LOCK_WAIT_S = 3.0  # for a rank before this one to be gone
+POLL_S = 0.1
+MOST_ENTRIES = 8192
+KIB = 1024
+
+log = logging.getLogger(__name__)
+
+
+class Unusable(Exception):
+    """The folder cannot be used. Says why."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that was there at the start. kib: its size; used: when, by the wall clock; label: on
+    rank 0."""
+
+    part: Part
+    kib: int
+    used: float
+    label: bytes = b""
+
+
+class Folder:
+    """This rank's, for one maker. Raises Unusable."""
+
+    def __init__(self, root: Path, rank: int, maker: str) -> None:
+        self._rank = root / f"rank-{rank}"
+        self.maker = maker
+        self.path = self._rank / maker
+        self.parts: dict[str, Part] = {}
+        try:
+            for path in (root, self._rank, self.path):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path in (self._rank, self.path):
+                path.chmod(0o700)
+            self._lock = os.open(self._rank / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+            self._take_lock()
+        except OSError as error:
+            raise Unusable(f"{self._rank}: {error.strerror or error}") from None
+
+    def _take_lock(self) -> None:
+        until = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    os.close(self._lock)
+                    raise Unusable(f"{self._rank} is in use by another server") from None
+            time.sleep(POLL_S)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def scan(self, labels: bool) -> dict[str, Found]:
+        """The whole files, by name, the last used ones if they are too many; the others are cleared
+        away. labels: read them, too. Raises Unusable."""
+        found: dict[str, Found] = {}
+        try:
+            paths = [path for path in self.path.iterdir() if path.is_file()]
+            for path in paths:
+                try:
+                    one = self._look(path, labels)
+                    found[one.part.name] = one
+                except (Broken, ValueError) as error:
+                    if not path.name.endswith(UNFINISHED):
+                        log.warning("prefixes on disk: %s %s; it goes", path, error)
+                    path.unlink()
+            late = sorted(found, key=lambda name: found[name].used)[:-MOST_ENTRIES]
+            for name in late:
+                path_of(self.path, name).unlink()
+                del found[name]
+        except OSError as error:
+            raise Unusable(f"{self.path}: {error.strerror or error}") from None
+        return found
+
+    def _look(self, path: Path, labels: bool) -> Found:
+        if path.suffix != ENDING:
+            raise Broken("is no kept prefix")
+        with path.open("rb") as file:
+            part = read_header(file)
+            if (part.maker, part.name) != (self.maker, path.stem):
+                raise Broken("is of another model, rank or name")
+            label = read_label(file, part) if labels else b""
+            stat = os.fstat(file.fileno())
+        return Found(part, -(-stat.st_size // KIB), stat.st_mtime, label)
+
+    def make_room(self, limit: int, own: int) -> None:
+        """Clears away what other models have kept, the last used longest, until that and own bytes
+        are within the limit. OSError is no reason to stop: they are somebody else's."""
+        others = [path for path in self._rank.iterdir() if path.is_dir() and path != self.path]
+        sizes = {path: list(_files(path)) for path in others}
+        for path in sorted(others, key=lambda path: max([t for _, t in sizes[path]], default=0)):
+            if own + sum(size for files in sizes.values() for size, _ in files) <= limit:
+                return
+            log.info("prefixes on disk: those of another model go: %s", path)
+            shutil.rmtree(path, ignore_errors=True)
+            del sizes[path]
+
+    def free(self) -> int:
+        """Bytes that the disk has left."""
+        return shutil.disk_usage(self.path).free
+
+    def chain(self, name: str, length: int) -> list[Span]:
+        """Where a text's first tokens are, the first first; the last span is of that name, and may
+        be empty. Raises Broken."""
+        spans: list[Span] = []
+        at, end = name, length
+        while True:
+            part = self.parts.get(at)
+            if part is None:
+                raise Broken(f"{at} is not there")
+            if not spans or part.start < end:
+                spans.append(Span(at, part.start, max(end, part.start)))
+            end = min(end, part.start)
+            if not end:
+                return spans[::-1]
+            at = part.base
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Deletes files; those that are not there do not count. Raises OSError."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                path_of(self.path, name).unlink()
+        sync_folder(self.path)
+
+    def touch(self, names: Iterable[str]) -> None:
+        """Notes that they were of use, for the next start."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path_of(self.path, name))
+
+
+def _files(folder: Path) -> Iterable[tuple[int, float]]:
+    """Sizes and times."""
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            yield stat.st_size, stat.st_mtime

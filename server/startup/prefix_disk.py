@@ -1,0 +1,125 @@
+"""Opens the ranks' folders of kept prefixes, and agrees on what is in all of them.
+
+Called on the main thread of every rank, where PREFIX_DISK_GB is set, when the model is loaded. A
+folder that one rank cannot use turns it off for all: a line in the log, and all goes on without.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+
+from server.disk.entry_file import MAGIC
+from server.disk.folder import KIB, Folder, Found, Unusable
+from server.engine.kept_caches import PLAIN, WORDS
+from server.engine.prefix_disk import PrefixDisk
+from server.protocol.fingerprint import fingerprint, fingerprint_files
+from server.protocol.settings import Settings
+from server.startup.loading import Shard
+from server.wire.link import Link
+
+SUMS_TOGETHER = 64  # arrays
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """disk: this rank's; None: there is none. On every rank alike: name, base, start, end and each
+    rank's KiB of what all have; found: this rank's view of it. labels: see PrefixDisk."""
+
+    disk: PrefixDisk | None = None
+    entries: tuple[tuple[str, str, int, int, tuple[int, ...]], ...] = ()
+    found: dict[str, Found] = field(default_factory=dict)
+    labels: dict[str, bytes] = field(default_factory=dict)
+    problem: str = ""  # why there is none
+
+
+def open_disk(settings: Settings, link: Link, shard: Shard, tell: Callable[[str], None]) -> Opened:
+    """All ranks together."""
+    folder, found, problem = None, {}, ""
+    try:
+        folder = Folder(_root(settings), link.rank, name_maker(settings.model_dir, link, shard))
+        tell("looking at the prefixes on disk")
+        found = folder.scan(labels=link.rank == 0)
+    except (Unusable, OSError) as error:
+        problem = str(error)
+    rows = [(n, f.part.base, f.part.start, f.part.end, f.kib) for n, f in found.items()]
+    mine = json.dumps({"problem": problem, "entries": rows}).encode()
+    told = [json.loads(data) for data in link.gather_bytes(mine)]
+    problems = [f"rank {rank}: {one['problem']}" for rank, one in enumerate(told) if one["problem"]]
+    if problems:
+        if folder is not None:
+            folder.close()
+        return Opened(problem="; ".join(problems))
+    entries = on_all([one["entries"] for one in told])
+    names = {name for name, *_ in entries}
+    folder.parts = {name: found[name].part for name in names}
+    try:
+        folder.remove(found.keys() - names)
+        own = sum(found[name].kib for name in names) * KIB
+        folder.make_room(int(settings.prefix_disk_gb * 1e9), own)
+    except OSError as error:
+        log.warning("prefixes on disk: what nobody needs stays: %s", error)
+    log.info(
+        "prefixes on disk: %d are whole on all ranks, %d here were not; in %s",
+        len(names), len(found) - len(names), folder.path,
+    )  # fmt: skip
+    labels: dict[str, bytes] = {}
+    disk = PrefixDisk(link, folder, partial(make_prompt_cache, shard.model), labels)
+    return Opened(disk, entries, found, labels)
+
+
+def on_all(ranks: list[list[list]]) -> tuple[tuple[str, str, int, int, tuple[int, ...]], ...]:
+    """Of each rank's entries those that all have alike, with all that they are based on."""
+    first, *others = [{tuple(row[:4]): row[4] for row in rows} for rows in ranks]
+    whole = {key for key in first if all(key in other for other in others)}
+    ends = {key[0]: key[3] for key in whole}
+    while lost := {k for k in whole if k[1] and ends.get(k[1], -1) < k[2]}:
+        whole -= lost
+        ends = {key[0]: key[3] for key in whole}
+    return tuple(
+        (*key, (first[key], *(other[key] for other in others))) for key in first if key in whole
+    )
+
+
+def name_maker(model_dir: Path, link: Link, shard: Shard) -> str:
+    """Of all that a kept cache depends on but for its text: who has the same may use it."""
+    caches = [
+        (type(c).__name__, {k: v for k, v in vars(c).items() if type(v) in PLAIN})
+        for c in make_prompt_cache(shard.model)
+    ]
+    return fingerprint(
+        MAGIC.decode(), link.rank, link.size, str(shard.arrangement), version("mlx-lm"),
+        fingerprint_files(model_dir), list(map(str, sums(shard.model))), caches,
+    )  # fmt: skip
+
+
+def sums(model: Any) -> Iterable[tuple]:
+    """Of each array of weights its name, shape, type, and the sum of its words: a model that was
+    trained on has the same names and sizes, and other numbers. Sums of whole numbers come out the
+    same in any order."""
+    weights = [(name, array) for name, array in tree_flatten(model.parameters())]
+    for at in range(0, len(weights), SUMS_TOGETHER):
+        some = weights[at : at + SUMS_TOGETHER]
+        totals = [mx.sum(array.view(WORDS[array.dtype.size])) for _, array in some]
+        mx.eval(totals)
+        for (name, array), total in zip(some, totals, strict=True):
+            yield name, array.shape, str(array.dtype), total.item()
+
+
+def _root(settings: Settings) -> Path:
+    if settings.prefix_disk_dir:
+        return Path(settings.prefix_disk_dir)
+    # On a Mac this one is in no backup.
+    caches = "Library/Caches" if sys.platform == "darwin" else ".cache"
+    return Path.home() / caches / "mlx-cluster"
