@@ -213,7 +213,7 @@ def _read_array(
     lost = np.empty(max(before, tokens) * width * word, dtype=np.uint8)
     after = part.end - span.end
     crc = 0
-    for row in into.reshape(-1, *into.shape[-2:]):
+    for row in _rows(into):
         crc = _fill(file, lost[: before * width * word].data, crc, pause)
         crc = _fill(file, _bytes_of(row[span.start : span.end]), crc, pause)
         crc = _fill(file, lost[: after * width * word].data, crc, pause)
@@ -235,11 +235,17 @@ def _pieces(part: Part, stored: Stored, array: np.ndarray) -> Iterable[memoryvie
     """What of an array goes into the file. Nothing is copied where it lies in one piece."""
     rows = [array]
     if stored.grows:
-        rows = [row[part.start : part.end] for row in array.reshape(-1, *array.shape[-2:])]
+        rows = [row[part.start : part.end] for row in _rows(array)]
     for row in rows:
         data = _bytes_of(np.ascontiguousarray(row).reshape(-1))
         for at in range(0, len(data), PIECE_BYTES):
             yield data[at : at + PIECE_BYTES]
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    """[rows, tokens, width]; a width may be 0."""
+    *before, tokens, width = array.shape
+    return array.reshape(int(np.prod(before)), tokens, width)
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:

@@ -146,6 +146,8 @@ class DiskEntries:
     ) -> bool:
         """Whether so many KiB of each rank fit, with so many tokens; makes them fit if it can.
         pinned: must stay."""
+        if max(needs, default=0) > self.limit or tokens > MOST_TOKENS:
+            return False
         stay = {entry.number for entry in pinned}
         while (
             any(have + need > self.limit for have, need in zip(self.kib, needs, strict=True))
