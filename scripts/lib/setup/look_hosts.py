@@ -82,7 +82,7 @@ def addresses(site: Site) -> Look:
     needed: dict[str, tuple[str, ...]] = {}
     words = []
     for finding in findings:
-        if found := sudo_lines(finding.fix):
+        if finding.severity == "warning" and (found := sudo_lines(finding.fix)):
             words.append(finding.text)
             for host, more in found.items():
                 needed[host] = (*needed.get(host, ()), *more)
@@ -90,12 +90,15 @@ def addresses(site: Site) -> Look:
 
 
 def sudo_lines(fix: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """By host, the commands for the superuser in a fix: those below a line `on HOST, once:`."""
+    """By host, the commands for the superuser in a fix: those below a line `on HOST, once:`, up to
+    one that begins with `if`, as whether more is needed shows when they have been run."""
     found: dict[str, tuple[str, ...]] = {}
     host = ""
     for line in fix:
         if heading := re.fullmatch(r"on ([^\s,:]+).*:", line):
             host = heading[1]
+        elif line.startswith("if "):
+            host = ""
         elif host and line.startswith("sudo "):
             found[host] = (*found.get(host, ()), line.removeprefix("sudo "))
     return found

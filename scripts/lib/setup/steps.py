@@ -56,8 +56,8 @@ def let_in(site: Site, look: Look | None) -> list[Command]:
 
 
 def as_root(site: Site, host: str, lines: list[str]) -> Command:
-    """Lines of shell for a host's superuser, whose password is asked for once."""
-    line = shlex.join(["sh", "-c", "\n".join(lines)])
+    """Lines of shell for a host's superuser, up to the first that fails. One password for all."""
+    line = shlex.join(["sh", "-ec", "\n".join(lines)])
     if site.at_terminal:
         return Command(("ssh", "-t", host, f"sudo {line}"), asks=True)
     return Command(("ssh", *SSH_OPTIONS.split(), host, f"sudo -n {line}"))
