@@ -399,7 +399,7 @@ def test_macs_are_given_addresses_with_one_question_each(place, tmp_path):
     for name in names:
         assert f"sudo {name} -n sh -ec " in asked
     assert "networksetup -setmanual" in asked and "\nsudo " not in asked.replace("\nsudo mac", "")
-    assert "step addresses: it was done, and is still not so: " in said and "; mac2: en" in said
+    assert "step addresses: it was done, and is still not so: " in said and "mac2: en" in said
 
     place.env["STUCK"] = ""
     (tmp_path / "macs/sudo").unlink()
@@ -410,7 +410,10 @@ def test_macs_are_given_addresses_with_one_question_each(place, tmp_path):
 
 def test_what_is_to_be_done_as_root_is_read_host_by_host():
     """Up to where it shows whether more is needed: TN3205's way is tried alone first."""
-    fix = ("on anna@mac1, once:", "sudo one", "sudo two && sudo three", "look again",
-           "if it has members still, these, too:", "sudo never yet", "on mac2:", "sudo four")  # fmt: skip
-    assert sudo_lines(fix) == {"anna@mac1": ("one", "two && sudo three"), "mac2": ("four",)}
+    first = ("on anna@mac1, once:", "sudo one", "sudo two && sudo three", "look")
+    more = ("if it has members still, these, too:", "sudo never yet", "on mac2:", "sudo four")
+    assert sudo_lines((*first, *more)) == {
+        "anna@mac1": ("one", "two && sudo three"),
+        "mac2": ("four",),
+    }
     assert sudo_lines(("sudo nobody's", "on mac1: sudo this, then try again")) == {}
