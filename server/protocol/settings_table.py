@@ -89,7 +89,7 @@ TABLE = (
         "API_KEY_FILE", "path",
         "File with one key a line, on the host of rank 0; read again when it changes. After a key"
         " and a blank may come the name by which the request log knows it",
-        (*SERVER, STATUS), otherwise="none",
+        (*SERVER, STATUS, SETUP), otherwise="none",
     ),
     Setting(
         "ALLOWED_ORIGINS", "words",

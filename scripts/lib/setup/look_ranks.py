@@ -67,6 +67,8 @@ def same_python(site: Site) -> Look:
             return ""
 
         wrong = failures(site, look)
+    if wrong and site.python != str(VENV_PYTHON):
+        return Look(STUCK, f"{lines(wrong)}; PYTHON names it, so bring all to the same yourself")
     return Look(NEEDED, lines(wrong)) if wrong else Look(HOLDS, f"{env.base}, {env.version}")
 
 

@@ -13,8 +13,10 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from scripts.lib.hosts.hostfile import SSH_NAME, host_name
+from scripts.lib.hosts.our_process import read_lines
 from scripts.lib.hosts.reach import MOST_RANKS
 from scripts.lib.settings.kept_settings import SettingError, first_key
 from scripts.lib.setup import look_hosts, steps
@@ -23,7 +25,8 @@ from scripts.lib.setup.look import HOLDS, NEEDED, NOT_HERE, STUCK, Look
 from scripts.lib.setup.site import Site, model_problem
 from scripts.lib.setup.state import State, StateError, read_state, write_state
 from scripts.lib.setup.steps import STEPS, Step
-from scripts.lib.sync.parallel import Failure
+from scripts.lib.sync import checkout
+from scripts.lib.sync.parallel import Failure, alone
 from scripts.lib.sync.targets import need_python, need_tools
 from scripts.lib.verbs import shared
 from scripts.lib.verbs.exit_codes import FAILED, MISSING
@@ -55,15 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if options.dry_run:
         return show_all(site, walked)
-    current = walked[0].name if walked else ""
+    current = options.first
     try:
-        write_state(ROOT, state)
-        for step in walked:
-            current = step.name
-            walk(site, step, options)
-            write_state(ROOT, replace(state, model=site.model, measured=site.measured))
+        with alone(ROOT / checkout.STATE, PROGRAM):
+            write_state(ROOT, state)
+            for step in walked:
+                current = step.name
+                walk(site, step, options)
+                write_state(ROOT, replace(state, model=site.model, measured=site.measured))
         say(f"done; to serve this model later: {steps.serve(site, None)[0]}")
         return 0
+    except Failure as failure:
+        say(str(failure))
+        return FAILED
     except KeyboardInterrupt:
         say(f"interrupted at {current}; to go on: {go_on(options)}")
         return INTERRUPTED
@@ -140,7 +147,7 @@ def make_site(options: Namespace, state: State) -> Site:
     if not model and not options.terminal and not options.dry_run:
         stop(PROGRAM, "--model is missing: --yes does not answer which model is to be served")
     try:
-        key = first_key(os.environ)
+        key = first_key(os.environ) or key_in(settings["API_KEY_FILE"].text)
     except SettingError as error:
         stop(PROGRAM, str(error))
     system = os.uname().sysname
@@ -158,6 +165,11 @@ def make_site(options: Namespace, state: State) -> Site:
         at_terminal=options.terminal or (options.dry_run and not options.yes),
         systems={state.hosts[0]: system},
     )
+
+
+def key_in(file: str) -> str:
+    """The first key of a file, which is here, as rank 0 is; it may have a name behind it."""
+    return next((line.split()[0] for line in read_lines(Path(file)) if line), "") if file else ""
 
 
 def show_all(site: Site, walked: Sequence[Step]) -> int:
@@ -184,7 +196,10 @@ def walk(site: Site, step: Step, options: Namespace) -> None:
         if found.verdict in (HOLDS, NOT_HERE):
             say(f"{where}: {found.verdict}{': ' * bool(found.words)}{found.words}")
             return
-        commands = step.commands(site, found) if found.verdict == NEEDED else []
+        try:
+            commands = step.commands(site, found) if found.verdict == NEEDED else []
+        except Failure as failure:
+            raise StepFailed(str(failure)) from None
         if done and commands == done:
             break
         say(f"{where}: {step.does}")

@@ -77,8 +77,11 @@ def early_doctor(site: Site, look: Look | None) -> list[Command]:
 
 
 def give_addresses(site: Site, look: Look | None) -> list[Command]:
-    if look is None:  # what is to be run where it tells, and changes nothing
-        return [] if site.ring_tcp else [script("make_hostfile.sh", "--dry-run", *site.hosts)]
+    if look is None and site.ring_tcp:
+        return []
+    if look is None:  # it tells the commands, and changes nothing
+        told = script("make_hostfile.sh", "--dry-run", *site.hosts)
+        return [told, *(as_root(site, host, ["COMMANDS"]) for host in site.hosts)]
     return [as_root(site, host, list(lines)) for host, lines in look.hosts.items()]
 
 

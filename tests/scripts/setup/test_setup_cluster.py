@@ -5,16 +5,18 @@ import json
 import os
 import pty
 import select
+import shlex
 import shutil
 import signal
 import subprocess
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from scripts.lib.setup.look_hosts import sudo_lines
-from scripts.lib.setup.steps import NAMES
+from scripts.lib.setup.steps import NAMES, as_root
 from tests.scripts.sync.test_sync_nodes import make_environment
 from tests.support.launch_helpers import PATIENCE_S, pids_of, wait_until
 from tests.support.paths import ROOT
@@ -247,6 +249,17 @@ def test_a_host_that_does_not_answer_is_no_matter_of_keys(place):
     assert place.called() == []
 
 
+def test_two_at_a_time_are_refused(place):
+    import fcntl
+
+    (place.root / "run/sync").mkdir(parents=True)
+    with (place.root / "run/sync/setup_cluster.sh.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = place.run("--yes", "--model", "org/name", *HOSTS, expect=1)
+    assert said == "setup_cluster.sh: another setup_cluster.sh is at work in this checkout\n"
+    assert place.calls.read_text() == ""
+
+
 # -- at a terminal
 
 
@@ -417,3 +430,13 @@ def test_what_is_to_be_done_as_root_is_read_host_by_host():
         "mac2": ("four",),
     }
     assert sudo_lines(("sudo nobody's", "on mac1: sudo this, then try again")) == {}
+
+
+def test_sudo_has_a_terminal_to_ask_its_password_at_where_we_have_one():
+    """One for all that is to be done on that Mac."""
+    site = types.SimpleNamespace(at_terminal=True)
+    command = as_root(site, "bjorn@mac1", ["one", "two 'a b'"])
+    assert command.asks and command.words[:3] == ("ssh", "-t", "bjorn@mac1")
+    assert shlex.split(command.words[3]) == ["sudo", "sh", "-ec", "one\ntwo 'a b'"]
+    site.at_terminal = False
+    assert not as_root(site, "mac1", ["one"]).asks
