@@ -163,6 +163,20 @@ try_ssh() {
   done <<<"$(printf '%s\n' "$HOSTS" | awk '!seen[$0]++')"
 }
 
+# macOS asks nobody at boot: what a service may not read or reach fails then, and well in Terminal.
+warn_of_privacy() {
+  [ "$MANAGER" = launchd ] || return 0
+  case $ROOT/ in
+    "$HOME/Documents/"* | "$HOME/Desktop/"* | "$HOME/Downloads/"* | "$HOME/Library/Mobile Documents/"* | /Volumes/*)
+      warn "macOS keeps services from $ROOT: move the checkout, such as to ~/mlx-cluster"
+      ;;
+  esac
+  if [ -n "$USER_SERVICE" ] && printf '%s\n' "$HOSTS" | grep -qvx 127.0.0.1; then
+    warn "macOS keeps an agent (--user) from the local network until it is allowed there: System" \
+      "Settings, Privacy & Security, Local Network; without --user it is not"
+  fi
+}
+
 # One server a port, and one checkout a service.
 check_free() {
   local owner
@@ -236,6 +250,7 @@ install() {
   try_settings
   check_free
   try_ssh
+  warn_of_privacy
 
   if [ -n "$DRY_RUN" ]; then
     printf '\n%s (mode 600):\n' "$SETTINGS"

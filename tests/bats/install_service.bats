@@ -169,6 +169,24 @@ assert unit["ExitTimeOut"] == 90, unit' "$unit" "$CHECKOUT/" "$SETTINGS"
   lacks "$CALLS" ^sudo
 }
 
+@test "launchd: what macOS will keep from the service is told" {
+  stub_launchd
+  stub_ssh
+  install_local --local 2 --user
+  case $output in *"macOS keeps"*) echo "$output"; return 1 ;; esac
+  run "$INSTALL" uninstall
+  hostfile studio.local.json
+  install_local --user
+  [ "$status" -eq 0 ]
+  says "macOS keeps an agent (--user) from the local network"
+  mkdir -p "$HOME/Documents"
+  mv "$CHECKOUT" "$HOME/Documents/checkout"
+  INSTALL=$HOME/Documents/checkout/scripts/install_service.sh
+  HTTP_PORT=18432 install_local --local 2 --dry-run
+  [ "$status" -eq 0 ]
+  says "macOS keeps services from $HOME/Documents/checkout"
+}
+
 @test "a key in the environment is refused, a file with keys is taken" {
   API_KEY=sk-secret install_local --local 2
   [ "$status" -eq 2 ]
