@@ -179,6 +179,7 @@ main() {
   choose_hosts
   choose_place
   if [ -z "$DRY_RUN" ]; then
+    need_processes
     check_not_running
   fi
   check_hosts

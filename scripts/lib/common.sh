@@ -259,7 +259,7 @@ OWN_OPENBLAS=$VENV/openblas/libopenblas.so # of ensure_openblas
 find_openblas() {
   local found
   [ "$(uname -s)" = Linux ] || return 0
-  found=$(find_system_openblas)
+  found=$(find_system_openblas) || true # without ldconfig, say
   [ -n "$found" ] || [ ! -f "$OWN_OPENBLAS" ] || found=$OWN_OPENBLAS
   printf '%s' "$found"
 }

@@ -10,6 +10,7 @@ Standard library only.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def find_library(wheels: Path) -> Path:
 
 
 def main(arguments: list[str]) -> int:
+    # Ctrl-C at a start, which then leaves nothing behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         make(Path(arguments[0]))
     except (OSError, ValueError, subprocess.CalledProcessError) as error:

@@ -80,11 +80,11 @@ ensure_openblas() {
     return 0
   fi
   mkdir -p "${SETUP_LOG%/*}"
-  sha256 "$file" >"$stamp"
   run_logged 2 "$VENV/bin/python" "$ROOT/scripts/lib/module.py" lib.openblas "$OWN_OPENBLAS" || {
     tail -n 3 "$SETUP_LOG" | sed 's/^/  | /' >&2
     warn "that failed, and is not tried again before $stamp is removed"
   }
+  sha256 "$file" >"$stamp" # not where Ctrl-C has ended it
 }
 
 # has_jaccl PYTHON: its MLX was built with JACCL.

@@ -97,6 +97,15 @@ def test_without_a_network_the_start_goes_on_says_so_and_tries_no_more(place):
     assert log.endswith("looking for wheels\nno network\n")
 
 
+def test_ctrl_c_leaves_nothing_and_the_next_start_tries_again(place):
+    python = place / ".venv/bin/python"
+    python.write_text(PYTHON.replace('[ -z "$FAILS" ]', "kill -INT $PPID; exec sleep 600"))
+    done = start(place)
+    assert done.returncode == 130 and "interrupted; start again to go on" in done.stderr
+    python.write_text(PYTHON)
+    assert "LD_PRELOAD" in start(place).stdout
+
+
 def test_a_system_that_has_one_and_a_user_who_names_one_are_left_alone(place):
     library = next(Path("/lib").glob("*/libm.so.6"))  # a real one, or every program would complain
     start(place, LD_PRELOAD=str(library))
