@@ -105,10 +105,11 @@ def _returning(host: str, captor: Captor, wanted: Sequence) -> Finding:
 def _silent(
     networks: Mapping[str, Network], links: Sequence[Cable], pings: Pings | None
 ) -> Iterator[Finding]:
-    for fault in find_silent(networks, links, pings or {}):
-        if pings is not None:
-            fix = fix_silent(networks, links, fault)
-            yield Finding("warning", f"{fault.end.host}: {fault.text}", fix)
+    if pings is None:
+        return
+    for fault in find_silent(networks, links, pings):
+        fix = fix_silent(networks, links, fault)
+        yield Finding("warning", f"{fault.end.host}: {fault.text}", fix)
 
 
 def fix_silent(

@@ -105,15 +105,17 @@ def _of_one(side: Side, other: Side) -> Iterator[Fault]:
         yield Fault(side.end, BRIDGED, f"{name}, {far}, is in {bridge}")
     elif side.address is None:
         down = "is down and " if not side.up else ""
-        yield Fault(side.end, BARE, f"{name}, {far}, {down}has no IPv4 address{_elsewhere(side)}")
+        yield Fault(
+            side.end, BARE, f"{name}, {far}, {down}has no IPv4 address{in_its_place(side.network)}"
+        )
     elif not side.up:
         yield Fault(side.end, DOWN, f"{side.short}, {far}, is down")
 
 
-def _elsewhere(side: Side) -> str:
-    """The address that a bridge has in the port's place."""
-    for interface in side.network.interfaces.values():
-        if interface.addresses and interface.name in (side.network.bridges or ()):
+def in_its_place(network: Network) -> str:
+    """For a port without an address: a bridge that has one; "" for none."""
+    for interface in network.interfaces.values():
+        if interface.addresses and interface.name in (network.bridges or ()):
             return f"; {interface.name} has one, {interface.addresses[0].ip}, in its place"
     return ""
 

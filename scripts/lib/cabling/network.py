@@ -26,6 +26,7 @@ ASKED = {
     "virtual": ("/usr/libexec/PlistBuddy", "-c", f"Print {BRIDGES}", PREFERENCES),
     "arp": ("/usr/sbin/arp", "-an"),
 }
+NO_ENTRY = "Does Not Exist"  # PlistBuddy's words for a place without anything
 _HEAD = re.compile(r"^([A-Za-z][\w.-]*): flags=\w+<([^>]*)>")
 _INET = re.compile(r"^\s+inet ([\d.]+)( -->)?.*? netmask (\S+)")
 _MEMBER = re.compile(r"^\s+member: (\S+)")
@@ -96,7 +97,7 @@ def read_network(texts: Mapping[str, str], ports: Sequence[Port] = ()) -> Networ
         parse_ifconfig(texts.get("ifconfig", "")),
         tuple(port.interface for port in ports if port.interface),
         parse_services(texts["services"]) if "services" in texts else None,
-        parse_bridges(texts["virtual"]) if "virtual" in texts else None,
+        parse_bridges(texts.get("virtual", "")),
         parse_neighbours(texts["arp"]) if "arp" in texts else None,
     )
 
@@ -151,8 +152,10 @@ def parse_services(text: str) -> tuple[Service, ...]:
     return tuple(found)
 
 
-def parse_bridges(text: str) -> dict[str, tuple[str, ...]]:
-    """PlistBuddy's print of the bridges in the settings: each to its members."""
+def parse_bridges(text: str) -> dict[str, tuple[str, ...]] | None:
+    """PlistBuddy's print of the settings' bridges: each to its members. None: it did not say."""
+    if "Dict {" not in text and NO_ENTRY not in text:
+        return None
     bridges: dict[str, tuple[str, ...]] = {}
     path: list[str] = []
     for line in map(str.strip, text.splitlines()):

@@ -185,6 +185,8 @@ def _text_or_reason(name: str, result: Mapping[str, Any]) -> tuple[str | None, s
         return result["out"], ""
     if name.startswith(ONE_IS_AN_ANSWER):
         # No such entry, no address, nobody listens, not accepted, not found, denied.
+        if name == "virtual":
+            return result["out"] + result["err"], ""
         return (None if name.startswith("getifaddr") else result["out"]), ""
     said = mac_text.last_line((result["err"], result["out"]))
     return result["out"], f"{tool} failed: {said or 'exit code ' + str(result['code'])}"

@@ -14,6 +14,7 @@ from scripts.lib.cabling.bridge import (
     saved,
     undo,
 )
+from scripts.lib.cabling.ends import in_its_place
 from scripts.lib.cabling.network import PREFERENCES
 from scripts.lib.doctor.cluster import Cluster, interface_of
 from scripts.lib.doctor.facts import HostFacts
@@ -72,9 +73,9 @@ def _why_not(facts: HostFacts, interface: str) -> str:
     there = facts.network.interfaces.get(interface) if facts.network else None
     if there is not None and there.addresses:
         return f"{interface} has {there.addresses[0].ip}, and the device does not know it"
-    return (
-        f"{interface} {'has' if there is None or there.up else 'is down and has'} no IPv4 address"
-    )
+    has = "has" if there is None or there.up else "is down and has"
+    elsewhere = in_its_place(facts.network) if facts.network else ""
+    return f"{interface} {has} no IPv4 address{elsewhere}"
 
 
 def _address_fix(cluster: Cluster, interface: str) -> Fix:

@@ -9,6 +9,7 @@ import dataclasses
 import re
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -35,6 +36,7 @@ from server.protocol.domains import MOST
 from server.protocol.fingerprint import code_fingerprint
 
 PROGRAM = "verify_cluster.sh"
+PINGS_AT_LEAST_S = 8.0
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -185,12 +187,15 @@ def examine(plan: Plan) -> tuple[Cluster, list[Finding]]:
             words = answer.reason if lost else f"answered after {answer.seconds:.1f} s"
             say(f"{answer.host}: {words}")
 
+    began = time.monotonic()
     raws = ask_hosts(plan, checks.needed(plan), tell) if plan.asked else []
     facts = {raw.host: read_facts(raw) for raw in raws}
     cluster = Cluster(plan, facts, supervised_here(Path(plan.checkout)))
     if "ends" in {check.name for check in checks.chosen(plan)}:
-        # The addresses of the far ends are known only now, so it takes a second ssh.
-        within_s = min(PINGS_WITHIN_S, plan.deadline_s)
+        # The addresses of the far ends are known only now, so it takes a second ssh; and a moment
+        # more, should a host that hangs have used up the deadline.
+        left_s = plan.deadline_s - (time.monotonic() - began)
+        within_s = min(PINGS_WITHIN_S, max(left_s, PINGS_AT_LEAST_S))
         pings = ping_far_ends(cluster.networks, cluster.used, within_s=within_s)
         cluster = dataclasses.replace(cluster, pings=pings)
     # Without a host that can be asked there is the hostfile alone to judge.

@@ -96,7 +96,7 @@ def test_what_keeps_the_ends_apart_is_told_from_what_the_macs_tools_say(tmp_path
     assert made.returncode == 0, made.stderr
     found = [line for line in made.stderr.splitlines() if line.startswith("warning: ")]
     assert [line.split(":")[1].strip() for line in found] == ["studio-1", "studio-3", "studio-3"]
-    assert 'although its service \'Pont "Thunderbolt" (1)\' is inactive' in found[0]
+    assert "although its service 'Pont \"Thunderbolt\" (1)' is inactive" in found[0]
     assert "en4 (169.254.3.4/16) is self-assigned" in found[1]
     assert "gets no answer from the far end, studio-4 en5" in found[2]
     assert "    sudo /sbin/ifconfig bridge0 deletem en5\n" in made.stderr

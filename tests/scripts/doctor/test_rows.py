@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from scripts.lib.doctor import checks, judge_memory, report
-from scripts.lib.doctor.findings import FAIL, WARN
+from scripts.lib.doctor.findings import FAIL, SKIP, WARN
 from scripts.lib.doctor.fix import offered
 from tests.support.machines import (
     BINARY,
@@ -223,6 +223,14 @@ def the_port_is_out_of_the_bridge_until_the_next_start(cluster):
 @row("gid", ["studio-3"], "rdma_en3 has no IPv4-mapped GID: en3 is down and has no", "en3 DHCP")
 def a_port_is_down_and_has_no_address(cluster):
     cluster.wiring.down.add("studio-3:en3")
+    del cluster.wiring.addresses["studio-3"]["en3"]
+    cluster.rewire()
+
+
+@row("gid", ["studio-3"], "no IPv4 address; bridge0 has one, 10.77.2.2, in its place", "en3 DHCP")
+def the_bridge_has_the_address_that_the_port_needs(cluster):
+    cluster.wiring.bridge("studio-3", [])
+    cluster.wiring.addresses["studio-3"]["bridge0"] = "10.77.2.2/30"
     del cluster.wiring.addresses["studio-3"]["en3"]
     cluster.rewire()
 
@@ -761,6 +769,15 @@ def test_the_doctor_names_it_and_its_fix_and_nothing_else(name, tmp_path):
     flowing = re.sub(r"\s+", " ", text)
     for part in (findings[0].found, findings[0].symptom):
         assert part in flowing
+
+
+def test_an_ifconfig_that_hangs_leaves_its_host_unjudged_and_blames_nobody(tmp_path):
+    cluster = three(tmp_path)
+    cluster["studio-2"].hang("ifconfig")
+    found = checks.judge(cluster.look())
+    assert [f for f in found if f.verdict in (FAIL, WARN)] == []
+    unjudged = {f.check: f.found for f in found if f.host == "studio-2" and f.verdict == SKIP}
+    assert unjudged == dict.fromkeys(("bridge", "ends"), "/sbin/ifconfig did not answer in time")
 
 
 def test_a_firewall_that_answers_no_ping_is_not_blamed(tmp_path):
