@@ -20,7 +20,7 @@ from pathlib import Path
 
 from scripts.lib.cabling.cabling import cables, matrix
 from scripts.lib.cabling.network import ASKED
-from scripts.lib.cabling.pings import PING, ping_far_ends
+from scripts.lib.cabling.pings import PING, Pings, ping_far_ends
 from scripts.lib.cabling.ports import read_ports
 from scripts.lib.doctor import checks, probe
 from scripts.lib.doctor.ask import Raw, make_job
@@ -234,23 +234,28 @@ class Macs:
         self.change(hostfile=replace(self.plan.hostfile, hosts=tuple(hosts)))
 
     def look(self) -> Cluster:
-        """Build all, run the probe on each, read what it saw."""
+        """Build all, run the probe on each, read what it saw; then ping over the cables."""
+        cluster = Cluster(self.plan, {raw.host: read_facts(raw) for raw in self.raws()})
+        return replace(cluster, pings=self.ping_far_ends(cluster.networks, cluster.used))
+
+    def raws(self) -> list[Raw]:
+        """What the probe saw on each."""
         # What a directory cannot stand for is left to the tests with real sshd.
         needed = checks.needed(self.plan) - {"listen", "connect", "addresses"}
         job = make_job(self.plan, needed) | {"root": "", "system": "Darwin"}
-        facts = {}
+        raws = []
         for place, name in enumerate(self.plan.asked):
             mac = self[name]
             commands = job["hosts"][place]["commands"]["Darwin"]
             for command in [name for name, (_, code) in mac.answers.items() if code is None]:
                 commands[command] = (commands[command][0], HANGS_S)
             answer = _collect(mac, job, place)
-            raw = Raw(
-                name, "", "", "", answer["system"], PYTHON, answer["commands"], answer["tasks"]
-            )
-            facts[name] = read_facts(raw)
-        cluster = Cluster(self.plan, facts)
-        return replace(cluster, pings=ping_far_ends(cluster.networks, cluster.used, run=self._ping))
+            found = answer["system"], PYTHON, answer["commands"], answer["tasks"]
+            raws.append(Raw(name, "", "", "", *found))
+        return raws
+
+    def ping_far_ends(self, networks, links, **how) -> Pings:
+        return ping_far_ends(networks, links, run=self._ping, **how)
 
     def _ping(self, hosts, command, *, within_s, stdin) -> list[Answer]:
         """The program that is sent, with the tools of each Mac in place of this machine's."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from scripts.lib.doctor import checks, judge_memory, report
+from scripts.lib.doctor import checks, judge_memory, main, report
 from scripts.lib.doctor.findings import FAIL, SKIP, WARN
 from scripts.lib.doctor.fix import offered
 from tests.support.machines import (
@@ -807,6 +807,28 @@ def test_each_step_out_of_the_bridge_is_offered_once_with_what_takes_it_back(tmp
     assert second.fix.undo.endswith(
         "sudo /sbin/ifconfig bridge0 addm en3 && sudo /sbin/ifconfig bridge0 up"
     )
+
+
+def test_the_doctor_pings_once_it_knows_the_addresses_and_keeps_its_deadline(tmp_path, monkeypatch):
+    cluster = two(tmp_path)
+    cluster.wiring.deaf.add("studio-2:en3")
+    cluster.rewire()
+    limits = []
+
+    def ping(networks, links, *, within_s):
+        limits.append(within_s)
+        return cluster.ping_far_ends(networks, links)
+
+    monkeypatch.setattr(main, "ask_hosts", lambda *_: cluster.raws())
+    monkeypatch.setattr(main, "ping_far_ends", ping)
+    for deadline_s, within_s in ((600.0, 20.0), (1.0, 8.0)):
+        cluster.change(deadline_s=deadline_s)
+        _, found = main.examine(cluster.plan)
+        assert [f.check for f in found if f.verdict in (FAIL, WARN)] == ["ends"]
+        assert limits[-1] == within_s
+    cluster.change(checks=frozenset({"disk", "bridge"}))
+    main.examine(cluster.plan)
+    assert len(limits) == 2
 
 
 def test_a_change_that_both_ends_must_make_together_is_not_offered(tmp_path):
