@@ -82,6 +82,7 @@ class Wiring:
         self.addresses = {name: {"en0": f"192.0.2.{i}"} for i, name in enumerate(names, 11)}
         self.bridged: dict[str, list[str]] = {}  # what the bridge has now
         self.bridge_names: dict[str, str] = {}  # its device, if it is not bridge0
+        self.bridge_down: set[str] = set()  # Macs whose bridge is switched off, members and all
         self.configured: dict[str, dict[str, list[str]]] = {}  # bridges of the settings
         self.services: dict[str, list[tuple[str, str, bool]]] = {}  # name, device, enabled
         self.down: set[str] = set()  # "mac:interface", as in the following
@@ -233,7 +234,7 @@ class Wiring:
 
     def _interfaces(self, name: str) -> str:
         """`ifconfig -a`. What a bridge has is promiscuous and without an address of its own."""
-        members = self.bridged.get(name, [])
+        members = [] if name in self.bridge_down else self.bridged.get(name, [])
         lines = [
             "lo0: flags=8049<UP,LOOPBACK,RUNNING,MULTICAST> mtu 16384",
             "\tinet 127.0.0.1 netmask 0xff000000",
@@ -258,8 +259,10 @@ class Wiring:
             lines += [f"\tstatus: {'active' if linked else 'inactive'}"]
         if name in self.bridged:
             bridge = self.bridge_names.get(name, "bridge0")
-            lines += [f"{bridge}: flags=8863<UP,BROADCAST,SMART,RUNNING> mtu 1500"]
+            up = "" if name in self.bridge_down else "UP,"
+            lines += [f"{bridge}: flags=8863<{up}BROADCAST,SMART,RUNNING> mtu 1500"]
             lines += ["\tether 36:aa:00:00:00:ff", *self._inets(name, bridge)]
+            members = self.bridged[name]
             lines += [f"\tmember: {member} flags=3<LEARNING,DISCOVER>" for member in members]
             lines += ["\t        ifmaxaddr 0 port 6 priority 0 path cost 0"] * bool(members)
             lines += ["\tstatus: active"]
@@ -316,7 +319,8 @@ class Wiring:
 
     def _hears(self, name: str, near: str, far: str) -> bool:
         broken = self.down | self.no_link | self.deaf
-        members = [f"{mac}:{m}" for mac, found in self.bridged.items() for m in found]
+        taken = {mac: found for mac, found in self.bridged.items() if mac not in self.bridge_down}
+        members = [f"{mac}:{member}" for mac, found in taken.items() for member in found]
         return not {f"{name}:{near}", far} & {*broken, *members}
 
     def _arp(self, name: str) -> str:

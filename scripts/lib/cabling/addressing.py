@@ -35,13 +35,17 @@ class Need:
 
 
 def find_needs(
-    networks: Mapping[str, Network], links: Sequence[Cable], order: Sequence[str]
+    networks: Mapping[str, Network],
+    links: Sequence[Cable],
+    order: Sequence[str],
+    faults: Sequence[Fault] | None = None,
 ) -> list[Need]:
     """Every end to change, by cable. A cable without a fault is left as it is.
 
     order: hosts by rank. Cables are numbered along it, so that all who ask get the same addresses.
+    faults: None for those that there are.
     """
-    faults = find_faults(networks, links)
+    faults = find_faults(networks, links) if faults is None else faults
     needs = []
     kept = _kept(networks, links, faults)
     for number, link in enumerate(numbered(links, order), 1):

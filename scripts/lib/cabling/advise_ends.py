@@ -10,7 +10,7 @@ from scripts.lib.cabling import bridge
 from scripts.lib.cabling.addressing import Need, commands, find_needs
 from scripts.lib.cabling.bridge import Captor, find_captors, find_returning
 from scripts.lib.cabling.cabling import Cable
-from scripts.lib.cabling.ends import BARE, BRIDGED, Fault, self_assigned, sides
+from scripts.lib.cabling.ends import BARE, BRIDGED, SELF_ASSIGNED, Fault, self_assigned, sides
 from scripts.lib.cabling.finding import Finding
 from scripts.lib.cabling.network import Network
 from scripts.lib.cabling.pings import SILENT, Pings, find_silent, ping_words
@@ -31,21 +31,25 @@ def advise_ends(
     again = f"then, here: scripts/make_hostfile.sh --force {' '.join(facts)} (it looks again)"
     for host in (host for host in plan.order if host in networks):
         mine = [need for need in needs if need.end.host == host]
-        wanted = [
-            end.interface for link in plan.used for end in (link.a, link.b) if end.host == host
-        ]
+        ends = [end for link in plan.used for end in (link.a, link.b)]
+        wanted = [end.interface for end in ends if end.host == host]
         captors = find_captors(networks[host], wanted)
+        later = find_returning(networks[host], wanted)
         if mine:
-            text = f"{host}: {_reasons(mine, captors, wanted)}"
+            parts = [_reasons(mine, captors, wanted), *(_returning(c, wanted) for c in later)]
             fix = [f"on {host}, once:"]
             fix += [line for captor in captors for line in bridge.advise_removal(captor)]
             fix += _unused(networks[host], mine, captors)
+            fix += [line for captor in later for line in _for_good(captor)]
             fix += [line for need in mine for line in commands(networks[host], need)]
-            yield Finding("warning", text, (*fix, again))
-        for captor in find_returning(networks[host], wanted):
-            yield _returning(host, captor, wanted)
+            yield Finding("warning", f"{host}: {'; '.join(parts)}", (*fix, again))
+            continue
+        for captor in later:
+            text = f"{host}: {_returning(captor, wanted)}"
+            severity = "warning" if bridge.inactive(captor) else "note"
+            yield Finding(severity, text, (f"on {host}, once:", *_for_good(captor)))
     yield from _silent(networks, plan.used, pings)
-    yield from _lent(networks, plan.used, {need.end for need in needs})
+    yield from _lent(networks, plan, {need.end for need in needs})
 
 
 def _reasons(needs: Sequence[Need], captors: Sequence[Captor], wanted: Sequence) -> str:
@@ -84,22 +88,19 @@ def _unused(network: Network, needs: Sequence[Need], captors: Sequence[Captor]) 
     return [line for captor in idle for line in bridge.inactive(captor)]
 
 
-def _returning(host: str, captor: Captor, wanted: Sequence) -> Finding:
-    """The bridge is gone for now. That it comes back is known only while its service is active."""
+def _returning(captor: Captor, wanted: Sequence) -> str:
+    """A bridge that is gone for now; that it comes back is known while its service is active."""
     names = ", ".join(name for name in wanted if name in captor.ports)
-    alive = captor.service is not None and captor.service.enabled
-    will = "takes" if alive else "may take"
-    return Finding(
-        "warning" if alive else "note",
-        f"{host}: {captor.name} has none of these ports now, and {will} {names} back at the next "
-        "start or when a cable is plugged in: it is in the network settings",
-        (
-            f"on {host}, once:",
-            *bridge.inactive(captor),
-            *bridge.for_good(captor),
-            *filter(None, [bridge.by_hand(captor)]),
-        ),
+    will = "takes" if bridge.inactive(captor) else "may take"
+    return (
+        f"{captor.name} {will} {names} back at the next start or when a cable is plugged in: it is "
+        "in the network settings"
     )
+
+
+def _for_good(captor: Captor) -> list[str]:
+    words = bridge.by_hand(captor)
+    return [*bridge.inactive(captor), *bridge.for_good(captor), *([words] if words else [])]
 
 
 def _silent(
@@ -127,16 +128,21 @@ def fix_silent(
     )
 
 
-def _lent(
-    networks: Mapping[str, Network], links: Sequence[Cable], changed: set
-) -> Iterator[Finding]:
+def _lent(networks: Mapping[str, Network], plan: Plan, changed: set) -> Iterator[Finding]:
     """Self-assigned addresses on both ends: they do, until macOS assigns others."""
-    pairs = [pair for pair in self_assigned(networks, links) if not changed & {s.end for s in pair}]
-    if pairs:
-        names = "; ".join(f"{a.words} and {b.words}" for a, b in pairs)
-        yield Finding(
-            "note",
-            f"self-assigned at both ends: {names}. They work, and change whenever a cable is "
-            "plugged in or a Mac starts, which takes up to minutes",
-            ("to give them lasting ones: System Settings, Network, or networksetup -setmanual",),
-        )
+    pairs = self_assigned(networks, plan.used)
+    pairs = [pair for pair in pairs if not changed & {side.end for side in pair}]
+    if not pairs:
+        return
+    names = "; ".join(f"{a.words} and {b.words}" for a, b in pairs)
+    faults = [Fault(side.end, SELF_ASSIGNED, "") for pair in pairs for side in pair]
+    fix = ["for lasting ones:"]
+    for need in find_needs(networks, plan.used, plan.order or (), faults):
+        there = commands(networks[need.end.host], need)
+        fix += [f"on {need.end.host}: {command}" for command in there]
+    yield Finding(
+        "note",
+        f"self-assigned at both ends: {names}. They work, and change whenever a cable is plugged "
+        "in or a Mac starts, which takes up to minutes",
+        tuple(fix),
+    )

@@ -56,7 +56,7 @@ def find_captors(network: Network, wanted: Collection[str]) -> list[Captor]:
     return [
         make_captor(network, interface.name, interface.members)
         for interface in network.interfaces.values()
-        if set(interface.members) & set(wanted)
+        if any(network.bridge_of(port) == interface.name for port in wanted)
     ]
 
 

@@ -80,8 +80,14 @@ class Network:
     neighbours: tuple[Neighbour, ...] | None = None
 
     def bridge_of(self, interface: str | None) -> str:
-        """The bridge that has this interface; "" for none."""
-        return next((i.name for i in self.interfaces.values() if interface in i.members), "")
+        """The bridge that has this interface to itself; "" for none.
+
+        One that is down does no harm to a member with an address of its own: that is how
+        mlx.distributed_config leaves them.
+        """
+        own = bool(self.addresses_of(interface))
+        has = (i.name for i in self.interfaces.values() if interface in i.members)
+        return next((name for name in has if self.interfaces[name].up or not own), "")
 
     def services_of(self, device: str | None) -> tuple[Service, ...]:
         return tuple(service for service in self.services or () if service.device == device)

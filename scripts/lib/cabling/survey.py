@@ -109,8 +109,8 @@ class Facts:
 
     @property
     def bridged(self) -> tuple[str, ...]:
-        """Interfaces that some bridge has."""
-        return tuple(m for found in self.network.interfaces.values() for m in found.members)
+        """Thunderbolt ports that a bridge has."""
+        return tuple(name for name in self.network.thunderbolt if self.network.bridge_of(name))
 
     @property
     def lan_address(self) -> str | None:

@@ -107,8 +107,7 @@ def bridge(cluster: Cluster) -> Iterator[Finding]:
 
 def _captured_now(cluster: Cluster, facts: HostFacts, captor: Captor, ours: list[str]) -> Finding:
     nodes = len(cluster.plan.hosts)
-    members = facts.network.interfaces[captor.name].members
-    captured = [name for name in ours if name in members]
+    captured = [name for name in ours if facts.network.bridge_of(name) == captor.name]
     known = [facts.device_ports.get(f"rdma_{name}") for name in captured]
     no_gid = any(port is not None and port.active and not port.mapped for port in known)
     words = f"{captor.name} has {listed(captured)} as member{'s' * (len(captured) > 1)}"

@@ -107,9 +107,7 @@ def test_ports_that_were_taken_out_for_now_come_back_while_the_settings_have_the
     wiring.bridged["studio-1"] = []
     (finding,) = found(wiring)
     assert finding.severity == "warning"
-    assert (
-        "bridge0 has none of these ports now, and takes en3 back at the next start" in finding.text
-    )
+    assert finding.text.startswith("studio-1: bridge0 takes en3 back at the next start")
     assert any("PlistBuddy" in line for line in finding.fix)
     assert not any("deletem" in line for line in finding.fix)
     wiring.make_inactive("studio-1")
@@ -117,6 +115,33 @@ def test_ports_that_were_taken_out_for_now_come_back_while_the_settings_have_the
     assert finding.severity == "note"
     assert "may take en3 back" in finding.text
     assert not any("setnetworkserviceenabled" in line for line in finding.fix)
+
+
+def test_a_port_without_an_address_gets_one_after_the_bridge_is_out_of_the_settings():
+    wiring = pair()
+    wiring.bridge("studio-1", ["en3"])
+    wiring.bridged["studio-1"] = []
+    del wiring.addresses["studio-1"]["en3"]
+    (finding,) = found(wiring)
+    assert "en3 has no IPv4 address" in finding.text
+    assert "bridge0 takes en3 back" in finding.text
+    steps = [line.split()[1] for line in finding.fix if line.startswith("sudo ")]
+    assert [step.rpartition("/")[2] for step in steps] == [
+        "networksetup", "cp", "PlistBuddy", "networksetup", "networksetup",
+    ]  # fmt: skip
+
+
+def test_a_bridge_that_is_down_takes_nothing_from_ports_with_addresses():
+    """As mlx.distributed_config leaves it; what it lasts until is told, and no more."""
+    wiring = pair()
+    wiring.bridge("studio-1", ["en3"])
+    wiring.bridge_down.add("studio-1")
+    wiring.make_inactive("studio-1")
+    (finding,) = found(wiring)
+    assert (finding.severity, "may take en3 back" in finding.text) == ("note", True)
+    del wiring.addresses["studio-1"]["en3"]
+    (finding,) = found(wiring)
+    assert "en3 is in the Thunderbolt Bridge (bridge0)" in finding.text
 
 
 def test_a_bridge_without_our_ports_is_nobodys_business():
@@ -367,6 +392,8 @@ def test_self_assigned_addresses_at_both_ends_do_and_are_a_note():
     (finding,) = found(wiring)
     assert finding.severity == "note"
     assert "studio-1 en3 (169.254.1.1/16) and studio-2 en3 (169.254.2.1/16)" in finding.text
+    assert f"on studio-1: {MANUAL} 10.77.1.1 {MASK}" in finding.fix
+    assert len(finding.fix) == 1 + 6 * 2  # a service and its address, for each end
 
 
 def test_of_several_addresses_the_one_that_fits_counts():
