@@ -17,7 +17,8 @@ from scripts.lib.cabling.ends import DOWN, MASKS, Fault, Side, find_faults
 from scripts.lib.cabling.network import Network, Service
 from scripts.lib.cabling.ports import natural
 
-BASES = ("10.77", "172.30", "10.177", "172.22")  # The first that no network of ours overlaps
+# The first that no network of ours overlaps. The last is kept for measurements, and is nobody's.
+BASES = ("10.77", "172.30", "198.18")
 SUBNET = "{base}.{cable}.{side}/30"
 MOST_CABLES = 250
 
@@ -26,12 +27,15 @@ MOST_CABLES = 250
 class Need:
     """An end to change. address: what to give it, None where it only has to be switched on.
 
-    fault: why; None where the far end's alone is.
+    faults: why; none where the far end alone has them.
     """
 
     end: End
     address: IPv4Interface | None
-    fault: Fault | None
+    faults: tuple[Fault, ...]
+
+    def has(self, kind: str) -> bool:
+        return any(fault.kind == kind for fault in self.faults)
 
 
 def find_needs(
@@ -49,13 +53,13 @@ def find_needs(
     needs = []
     kept = _kept(networks, links, faults)
     for number, link in enumerate(numbered(links, order), 1):
-        mine = {f.end: f for f in reversed(faults) if f.end in (link.a, link.b)}
-        if not mine:
+        mine = {end: tuple(f for f in faults if f.end == end) for end in (link.a, link.b)}
+        kinds = {fault.kind for found in mine.values() for fault in found}
+        if not kinds:
             continue
         pair = ends.sides(networks, link)
-        kinds = {fault.kind for fault in mine.values()}
         if kinds == {DOWN}:
-            needs += [Need(end, None, fault) for end, fault in mine.items()]
+            needs += [Need(end, None, found) for end, found in mine.items() if found]
             continue
         if kinds == {MASKS} and (need := _same_mask(*pair, mine)):
             needs.append(need)
@@ -63,10 +67,8 @@ def find_needs(
         addresses = _free_subnet(number, kept)
         kept.append(addresses[0].network)
         for side, address in zip(pair, addresses, strict=True):
-            fault = mine.get(side.end)
-            if fault is None and side.address == address:
-                continue
-            needs.append(Need(side.end, address, fault))
+            if mine[side.end] or side.address != address:
+                needs.append(Need(side.end, address, mine[side.end]))
     return needs
 
 
@@ -111,12 +113,13 @@ def _free_subnet(number: int, kept: Sequence[IPv4Network]) -> tuple[IPv4Interfac
         a, b = (IPv4Interface(SUBNET.format(base=base, cable=cable, side=s)) for s in (1, 2))
         if not any(network.overlaps(a.network) for network in kept):
             return a, b
-    raise ValueError(f"no subnet of {', '.join(BASES)} is free for cable {number}")
+    # All are taken, and the next look will name the network that is in the way.
+    return a, b
 
 
-def _same_mask(a: Side, b: Side, mine: Mapping[End, Fault]) -> Need | None:
+def _same_mask(a: Side, b: Side, mine: Mapping[End, tuple[Fault, ...]]) -> Need | None:
     """The far end's netmask, if the address can stay with it."""
-    side, other = (a, b) if a.end in mine else (b, a)
+    side, other = (a, b) if mine[a.end] else (b, a)
     address = IPv4Interface(f"{side.address.ip}/{other.address.network.prefixlen}")
     edges = (address.network.network_address, address.network.broadcast_address)
     return None if address.ip in edges else Need(side.end, address, mine[side.end])
@@ -124,8 +127,9 @@ def _same_mask(a: Side, b: Side, mine: Mapping[End, Fault]) -> Need | None:
 
 def commands(network: Network, need: Need) -> list[str]:
     """What to run on the end's Mac. A service that it has for the port already is used."""
+    up = [f"sudo /sbin/ifconfig {need.end.interface} up"] if need.has(DOWN) else []
     if need.address is None:
-        return [f"sudo /sbin/ifconfig {need.end.interface} up"]
+        return up
     service, there = _service_for(network, need.end)
     port = f"Thunderbolt {need.end.port.receptacle}"
     create = [f"sudo networksetup -createnetworkservice {quoted(service)} {quoted(port)}"]
@@ -135,6 +139,7 @@ def commands(network: Network, need: Need) -> list[str]:
         # Another one that is active would give the port another address, too.
         *(_switch(s.name, s.name == service) for s in there if s.enabled != (s.name == service)),
         f'sudo networksetup -setmanual {quoted(service)} {address} ""',
+        *up,
     ]
 
 

@@ -60,16 +60,15 @@ def _reasons(needs: Sequence[Need], captors: Sequence[Captor], wanted: Sequence)
         verb = "are" if len(names) > 1 else "is"
         address = f", which has their address ({captor.addresses[0]})" if captor.addresses else ""
         parts.append(f"{', '.join(names)} {verb} in {captor.words}{address}")
-    bare = [need for need in needs if need.fault and need.fault.kind == BARE]
-    plain = [need for need in bare if need.fault.text.endswith(", has no IPv4 address")]
+    bare = [need for need in needs if need.has(BARE)]
+    plain = [need for need in bare if need.faults[0].text.endswith(", has no IPv4 address")]
     if plain:
         verb = "have" if len(plain) > 1 else "has"
         parts.append(f"{_names(plain)} {verb} no IPv4 address")
-    told = [need for need in needs if need.fault and need.fault.kind != BRIDGED]
-    parts += [need.fault.text for need in told if need not in plain]
+    told = [need for need in needs if not need.has(BRIDGED) and need not in plain]
+    parts += [fault.text for need in told for fault in need.faults]
     if not parts:
-        peers = [need for need in needs if need.fault is None]
-        return f"{_names(peers)}: the far end needs an address, and this end one to match it"
+        return f"{_names(needs)}: the far end needs an address, and this end one to match it"
     own = bool(captors or bare)
     return "; ".join(parts) + (f"; {OWN_ADDRESS}" if own else "")
 
@@ -80,7 +79,7 @@ def _names(needs: Sequence[Need]) -> str:
 
 def _unused(network: Network, needs: Sequence[Need], captors: Sequence[Captor]) -> list[str]:
     """A bridge without our ports may have the address that one of them needs."""
-    if not any(need.fault and need.fault.kind == BARE for need in needs):
+    if not any(need.has(BARE) for need in needs):
         return []
     told = {captor.name for captor in captors}
     others = [name for name in network.bridges or () if name not in told]

@@ -91,8 +91,9 @@ def find_faults(networks: Mapping[str, Network], links: Sequence[Cable]) -> list
     found: list[Fault] = []
     for link in known:
         a, b = sides(networks, link)
-        alone = [*_of_one(a, b), *_of_one(b, a)]
-        found += alone or _of_both(a, b)
+        found += [*_of_one(a, b), *_of_one(b, a)]
+        if all(side.address and not captured(side) for side in (a, b)):
+            found += _of_both(a, b)
         found += [*_in_a_lan(a, b, lans), *_in_a_lan(b, a, lans)]
     found += _twice(networks, known, found)
     return list({(f.end.host, f.end.interface, f.kind): f for f in found}.values())

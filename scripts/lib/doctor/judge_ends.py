@@ -33,9 +33,9 @@ def ends(cluster: Cluster) -> Iterator[Finding]:
             yield Finding("ends", facts.host, SKIP, reason)
     needs = find_needs(cluster.networks, cluster.used, cluster.plan.hosts)
     for need in needs:
-        if need.fault is None:
+        if not need.faults:
             continue
-        if reason := _told_by(cluster, need.fault):
+        if reason := _told_by(cluster, need.faults[0]):
             yield Finding("ends", need.end.host, SKIP, f"{need.end.interface}: see {reason}")
         else:
             yield _misfit(cluster, need, needs)
@@ -45,7 +45,7 @@ def ends(cluster: Cluster) -> Iterator[Finding]:
             yield Finding("ends", fault.end.host, SKIP, f"{fault.end.interface}: see ports")
         else:
             fix = Fix("; ".join(fix_silent(cluster.networks, cluster.used, fault)))
-            yield _finding(fault, fix)
+            yield _finding([fault], fix)
 
 
 def _told_by(cluster: Cluster, fault: Fault) -> str:
@@ -70,7 +70,9 @@ def _misfit(cluster: Cluster, need: Need, needs: Sequence[Need]) -> Finding:
         words += f"; {dry} tells what else there is to do"
     # One end alone would leave them apart, so then it is for a person.
     back = "" if other is not None else " && ".join(undo(network, need))
-    return _finding(need.fault, Fix(words, command=" && ".join(commands(network, need)), undo=back))
+    return _finding(
+        need.faults, Fix(words, command=" && ".join(commands(network, need)), undo=back)
+    )
 
 
 def _far_end(cluster: Cluster, need: Need, needs: Sequence[Need]) -> Need | None:
@@ -80,8 +82,9 @@ def _far_end(cluster: Cluster, need: Need, needs: Sequence[Need]) -> Need | None
     return next((other for other in needs if other.end == far), None)
 
 
-def _finding(fault: Fault, fix: Fix) -> Finding:
-    verdict = FAIL if fault.serious else WARN
-    return Finding(
-        "ends", fault.end.host, verdict, fault.text, SYMPTOMS.get(fault.kind, USUAL), fix
-    )
+def _finding(faults: Sequence[Fault], fix: Fix) -> Finding:
+    """Of one end. The first of its faults that keeps the cable from working tells the symptom."""
+    worst = next((fault for fault in faults if fault.serious), faults[0])
+    words = "; ".join(fault.text for fault in faults)
+    symptom = SYMPTOMS.get(worst.kind, USUAL)
+    return Finding("ends", worst.end.host, FAIL if worst.serious else WARN, words, symptom, fix)

@@ -1,10 +1,14 @@
 """What is said of the ends of cables, and that what works is left alone."""
 
+import random
+import shlex
 from collections.abc import Callable
+from ipaddress import ip_interface
 
 import pytest
 
 from scripts.lib.cabling.advice import advise
+from scripts.lib.cabling.ends import fits, sides
 from scripts.lib.cabling.finding import Finding
 from scripts.lib.cabling.pings import Heard, Pings, read_pings, to_ping
 from scripts.lib.cabling.plan import make_plan
@@ -358,18 +362,56 @@ def test_who_follows_the_advice_has_nothing_left_to_do(name):
     change, _, count = ROWS[name]
     wiring = healthy(mesh(NAMES[:count]))
     change(wiring)
+    follow(wiring)
+    assert found(wiring) == []
+
+
+def follow(wiring: Wiring) -> None:
+    """What the commands for each Mac do there."""
     for finding in found(wiring):
         host = finding.text.partition(":")[0]
         for line in finding.fix:
-            words = line.split()
+            words = shlex.split(line) if line.startswith("sudo ") else [""]
             if "-setmanual" in words:
-                device, ip, mask = words[4].strip('"'), words[5], words[6]
-                wiring.addresses[host][device] = (
-                    f"{ip}/{sum(int(p).bit_count() for p in mask.split('.'))}"
-                )
-            if "up" in words[-1:] or "-setmanual" in words:
-                wiring.down.discard(f"{host}:{words[2] if words[-1] == 'up' else device}")
-    assert found(wiring) == []
+                device = words[3].removeprefix("RDMA ")
+                wiring.addresses[host][device] = str(ip_interface(f"{words[4]}/{words[5]}"))
+                wiring.down.discard(f"{host}:{device}")
+            elif words[-1] == "up":
+                wiring.down.discard(f"{host}:{words[2]}")
+            elif "deletem" in words:
+                wiring.bridged[host] = [m for m in wiring.bridged[host] if m != words[-1]]
+            elif "-setnetworkserviceenabled" in words:
+                wiring.make_inactive(host)
+            elif words[1:2] == ["/usr/libexec/PlistBuddy"]:
+                wiring.configured[host] = {}
+
+
+GIVEN = (
+    None, "10.77.1.1/30", "10.77.1.2/30", "10.77.2.1/30", "10.77.2.2/30", "10.77.3.1/30",
+    "10.77.1.3/24", "10.77.1.0/24", "10.1.1.1/32", "10.0.0.1/8", "10.9.0.1/24", "10.9.0.3/30",
+    "192.168.0.1/30", "192.168.0.2/30", "169.254.3.4/16", "169.254.9.9/16", "172.30.1.1/30",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_the_ends_have_the_advice_mends_it_in_one_round(seed):
+    """Addresses, masks, ordinary networks, bridges and switches, all at random."""
+    chance = random.Random(seed)
+    wiring = mesh(NAMES[: chance.choice([2, 3, 4])])
+    lan = chance.choice(["192.168.0.{}/24", "10.0.0.{}/8", "10.77.0.{}/16", "192.0.2.{}/24"])
+    for number, name in enumerate(wiring.names, 50):
+        wiring.addresses[name]["en0"] = lan.format(number)
+        for device in (wiring.interfaces[n] for n in wiring.receptacles[1 : len(wiring.names)]):
+            wiring.addresses[name][device] = chance.choice(GIVEN) or []
+            if chance.random() < 0.1:
+                wiring.down.add(f"{name}:{device}")
+        if chance.random() < 0.3:
+            wiring.bridge(name, [wiring.interfaces[n] for n in wiring.receptacles])
+    follow(wiring)
+    assert [finding for finding in found(wiring) if finding.severity != "note"] == []
+    facts = facts_of(wiring)
+    networks = networks_of(facts)
+    assert all(fits(*sides(networks, link)) for link in make_plan(facts).used)
 
 
 # What works is left alone.
