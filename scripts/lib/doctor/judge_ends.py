@@ -63,11 +63,10 @@ def _misfit(cluster: Cluster, need: Need, needs: Sequence[Need]) -> Finding:
     other = _far_end(cluster, need, needs)
     words = "an address of the cable's own" if need.address else "switches the port on"
     if other is not None:
-        there = " && ".join(commands(cluster.networks[other.end.host], other))
-        words += f"; and at the far end, on {other.end.host}: {there}"
+        words += f"; {other.end.host}, at the far end, gets one to match at the same time"
     if need.address:
         dry = cluster.plan.make_hostfile.replace("--force", "--dry-run")
-        words += f"; {dry} tells what else there is to do"
+        words += f": {dry} prints the commands for each"
     # One end alone would leave them apart, so then it is for a person.
     back = "" if other is not None else " && ".join(undo(network, need))
     return _finding(

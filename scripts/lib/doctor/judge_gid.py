@@ -21,6 +21,7 @@ from scripts.lib.doctor.facts import HostFacts
 from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed
 from scripts.lib.doctor.judge_rdma import no_devices
 
+SETTLES_S = 3  # until the bridge shows what its service has become
 MESH_NEEDS_NO_BRIDGE = 3  # with so many nodes a bridge is a loop
 
 
@@ -131,19 +132,22 @@ def _captured_now(cluster: Cluster, facts: HostFacts, captor: Captor, ours: list
 
 
 def _removal(captor: Captor) -> Fix:
-    """The next step: what was done already is not offered again."""
-    later = " && ".join([*for_good(captor), *for_now(captor)])
-    if first := inactive(captor):
-        return Fix(
-            "what Apple's TN3205 advises. Look again after it: macOS is known to leave the ports "
-            f"in; then: {later}",
-            command=first[0],
-            undo=first[0].removesuffix("off") + "on",
-        )
+    """All steps that are left; what was done already is not offered again."""
+    rest = " && ".join([*for_good(captor), *for_now(captor)])
     words = by_hand(captor) or "until the next start, which makes it anew if the settings have it"
     if for_good(captor):
         words = "out of the network settings, of which it keeps a copy, and out of the bridge now"
-    return Fix(words, command=later, undo=" && ".join(undo(captor)))
+    first = inactive(captor)
+    if not first:
+        return Fix(words, command=rest, undo=" && ".join(undo(captor)))
+    # configd does its part of it a moment later.
+    look = f"sleep {SETTLES_S}; if /sbin/ifconfig {captor.name} | grep -q 'member: '; then"
+    return Fix(
+        "Apple's TN3205 has it made inactive. macOS is known to leave the ports in, so this looks, "
+        f"and only then takes them {words}",
+        command=f"{first[0]} && {look} {rest}; fi",
+        undo=" && ".join([first[0].removesuffix("off") + "on", *undo(captor)]),
+    )
 
 
 def _captured_later(facts: HostFacts, captor: Captor, ours: list[str]) -> Finding:

@@ -196,8 +196,8 @@ def the_bridge_kept_its_port_when_it_was_made_inactive(cluster):
     "bridge",
     ["studio-1"],
     "bridge0 has en3 as member$",
-    'fix, on studio-1: sudo networksetup -setnetworkserviceenabled "Thunderbolt-Brücke" off\n'
-    "(.|\n)*deletem en3",
+    'fix, on studio-1: sudo networksetup -setnetworkserviceenabled "Thunderbolt-Brücke" off && .*'
+    "grep -q 'member: '; then .*PlistBuddy .*deletem en3 .*; fi",
     WARN,
     two,
 )
@@ -801,8 +801,12 @@ def test_each_step_out_of_the_bridge_is_offered_once_with_what_takes_it_back(tmp
     cluster.wiring.configured["studio-1"] = {}
     cluster.rewire()
     assert cluster.findings() == []
-    assert first.fix.command.endswith('"Thunderbolt Bridge" off')
-    assert first.fix.undo.endswith('"Thunderbolt Bridge" on')
+    assert first.fix.command.startswith(
+        'sudo networksetup -setnetworkserviceenabled "Thunderbolt Bridge" off && sleep 3; '
+        "if /sbin/ifconfig bridge0 | grep -q 'member: '; then sudo cp -p "
+    )
+    assert first.fix.command.endswith("; fi")
+    assert '"Thunderbolt Bridge" on && sudo cp' in first.fix.undo
     assert second.fix.command.startswith("sudo cp -p ")
     assert second.fix.undo.endswith(
         "sudo /sbin/ifconfig bridge0 addm en3 && sudo /sbin/ifconfig bridge0 up"
@@ -839,7 +843,7 @@ def test_a_change_that_both_ends_must_make_together_is_not_offered(tmp_path):
     cluster.rewire()
     (finding,) = cluster.findings()
     assert offered([finding]) == []
-    assert "at the far end, on studio-1: sudo networksetup" in finding.fix.words
+    assert "studio-1, at the far end, gets one to match" in finding.fix.words
     cluster.wiring.addresses["studio-1"]["en3"] = "10.77.1.1/30"
     cluster.rewire()
     (finding,) = offered(cluster.findings())
