@@ -4,7 +4,7 @@
 # Usage: test.sh [--help] [--all] [ARGUMENT...]
 #
 #   --all         Everything: without it, of sweeps (hostile requests, faults of real ranks, a random
-#                 walk) a sample. CI asks for it.
+#                 walk) and of tests with many cases a sample. CI asks for it.
 #   ARGUMENT...   For pytest: -k NAME, -x, --durations=20, or files and folders instead of all of
 #                 tests/.
 #

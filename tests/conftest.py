@@ -69,7 +69,7 @@ def nodes(_all_nodes):
 def pytest_addoption(parser):
     parser.addoption(
         "--all", action="store_true", default=os.environ.get("CI") == "true",
-        help="also what is marked thorough, all cases of sweeps, and a minute of random walk",
+        help="also what is marked thorough, all cases, and a minute of random walk",
     )  # fmt: skip
 
 
@@ -110,16 +110,23 @@ def pytest_collection_modifyitems(config, items):
     )
 
 
+# Of a test's cases the first, then every n-th, are a sample. The house's own are cheap.
+FIRST_CASES, THEN_EVERY = 12, 6
+
+
 def _beyond_the_sample(items):
     cases = Counter()
     for item in items:
-        sweep = item.get_closest_marker("sweep")
-        if sweep:
-            one_of = sweep.args[0]
-            if cases[item.originalname] % one_of:
-                yield item
-            cases[item.originalname] += 1
-        elif item.get_closest_marker("thorough"):
+        name, _, case = item.nodeid.partition("[")
+        before = cases[name]
+        cases[name] += 1
+        if sweep := item.get_closest_marker("sweep"):
+            left_out = before % sweep.args[0] > 0
+        elif case and not name.startswith("house/"):
+            left_out = before >= FIRST_CASES and before % THEN_EVERY > 0
+        else:
+            left_out = False
+        if left_out or item.get_closest_marker("thorough"):
             yield item
 
 

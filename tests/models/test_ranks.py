@@ -19,6 +19,7 @@ def ask(one, prompt):
     return answer["choices"][0]["text"]
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("name", "parallel"),
     [

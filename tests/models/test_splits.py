@@ -32,6 +32,7 @@ def test_in_runs_of_layers():
     assert len(found) == 6
 
 
+@pytest.mark.thorough
 def test_layers_are_dealt_by_memory():
     """By mlx-lm's pipelines, too, where they take it."""
     found = results(["glm4", "qwen2", "hunyuan"], "pipeline", memories=[300_000_000, 100_000_000])
@@ -42,6 +43,7 @@ def test_layers_are_dealt_by_memory():
     }
 
 
+@pytest.mark.thorough
 def test_a_large_model_is_proven_by_some_of_its_layers():
     found = results(["glm4", "nemotron_h", "qwen3_next"], "pipeline", as_large=True)
     found |= results(["gemma3_text"], "tensor", as_large=True)
@@ -51,6 +53,7 @@ def test_a_large_model_is_proven_by_some_of_its_layers():
     assert "from those of one rank alone" in found["refused"]
 
 
+@pytest.mark.thorough
 def test_weights_of_4_bits_are_no_other_case():
     found = results(["mistral3", "mixtral"], "tensor", bits=4)
     found |= results(["gpt_oss"], "pipeline", bits=4)

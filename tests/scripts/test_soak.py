@@ -33,6 +33,7 @@ def cluster(tmp_path_factory):
     one.end()
 
 
+@pytest.mark.thorough
 def test_a_short_soak_finds_the_server_whole(cluster):
     pids = cluster.pids()
     # What is kept (grammars, prefixes, the tokenizer's child) first comes to its size.
@@ -52,6 +53,7 @@ def test_a_short_soak_finds_the_server_whole(cluster):
     assert cluster.pids() == pids
 
 
+@pytest.mark.thorough
 def test_a_rank_that_dies_is_found(cluster):
     """Last in this file: it ends the cluster."""
     threading.Timer(2.0, os.kill, (cluster.pids()[1], 9)).start()
