@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ LOCK_WAIT_S = 3.0  # for a rank before this one to be gone
 POLL_S = 0.1
 MOST_ENTRIES = 8192
 KIB = 1024
+MAKER = re.compile("[0-9a-f]{16}")  # as a fingerprint is
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +55,10 @@ class Found:
 
 
 class Folder:
-    """This rank's, for one maker. Raises Unusable."""
+    """This rank's, for one maker. limit: bytes, of all makers. Raises Unusable."""
 
-    def __init__(self, root: Path, rank: int, maker: str) -> None:
+    def __init__(self, root: Path, rank: int, maker: str, limit: int) -> None:
+        self._limit = limit
         self._rank = root / f"rank-{rank}"
         self.maker = maker
         self.path = self._rank / maker
@@ -117,16 +120,20 @@ class Folder:
             stat = os.fstat(file.fileno())
         return Found(part, -(-stat.st_size // KIB), stat.st_mtime, label)
 
-    def make_room(self, limit: int, own: int) -> None:
-        """Clears away what other models have kept, the last used longest, until that and own bytes
-        are within the limit. OSError is no reason to stop: they are somebody else's."""
-        others = [path for path in self._rank.iterdir() if path.is_dir() and path != self.path]
-        sizes = {path: list(_files(path)) for path in others}
-        for path in sorted(others, key=lambda path: max([t for _, t in sizes[path]], default=0)):
-            if own + sum(size for files in sizes.values() for size, _ in files) <= limit:
+    def make_room(self, more: int = 0) -> None:
+        """Clears away what other models have kept, the last used longest, until that and our own
+        and so many bytes more are within the limit. Raises OSError."""
+        others = [path for path in self._rank.iterdir() if MAKER.fullmatch(path.name)]
+        sizes = {path: list(_files(path)) for path in others if path.is_dir()}
+        own = sum(size for size, _ in sizes.pop(self.path, ()))
+        for path in sorted(sizes, key=lambda path: max((t for _, t in sizes[path]), default=0)):
+            if own + more + sum(size for some in sizes.values() for size, _ in some) <= self._limit:
                 return
             log.info("prefixes on disk: those of another model go: %s", path)
-            shutil.rmtree(path, ignore_errors=True)
+            for file in path.iterdir():
+                if file.suffix in (ENDING, UNFINISHED):
+                    file.unlink()
+            path.rmdir()
             del sizes[path]
 
     def free(self) -> int:
@@ -164,8 +171,8 @@ class Folder:
 
 
 def _files(folder: Path) -> Iterable[tuple[int, float]]:
-    """Sizes and times."""
-    for path in folder.glob("*"):
+    """Sizes and times of what is kept there."""
+    for path in folder.glob("*" + ENDING):
         with contextlib.suppress(OSError):
             stat = path.stat()
             yield stat.st_size, stat.st_mtime

@@ -90,6 +90,8 @@ class PrefixDisk:
         self._writer = writer or Worker("prefixes out", considerate=True)
         self._reader = reader or Worker("prefixes in", considerate=False)
         self._jobs: dict[int, Storing | Restoring] = {}
+        self._noting = Job("nothing")
+        self._noting.state = State.WHOLE
         self._left: list[Storing | Restoring] = []  # abandoned, while their threads go on
 
     def carry_out(self, message: OnDisk, prefixes: PrefixStore) -> Sequence[Settled]:
@@ -130,7 +132,9 @@ class PrefixDisk:
 
     def touch(self, names: Sequence[str]) -> None:
         """Has it noted, for the next start, that they were of use. Rank 0 alone."""
-        self._writer.do(Job("noting what is used"), lambda: self._folder.touch(names))
+        if self._noting.state != State.UNDER_WAY:  # or they would pile up before a slow disk
+            self._noting = Job("noting what is used")
+            self._writer.do(self._noting, lambda: self._folder.touch(names))
 
     def _store(self, message: Store, prefixes: PrefixStore) -> None:
         job = self._jobs[message.job] = Storing(message)
@@ -155,6 +159,7 @@ class PrefixDisk:
             size = sum(one.nbytes for one in job.part.arrays)
             if self._folder.free() < size + LEAVE_FREE:
                 raise OSError(f"less than {LEAVE_FREE} bytes would be free in {self._folder.path}")
+            self._folder.make_room(size)
             written = write_part(
                 self._folder.path, job.part, label, apart.arrays, lambda _: self._writer.pause(job)
             )

@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from server.disk.entry_file import MAGIC
-from server.disk.folder import KIB, Folder, Found, Unusable
+from server.disk.folder import Folder, Found, Unusable
 from server.engine.kept_caches import PLAIN, WORDS
 from server.engine.prefix_disk import PrefixDisk
 from server.protocol.fingerprint import fingerprint, fingerprint_files
@@ -48,7 +48,9 @@ def open_disk(settings: Settings, link: Link, shard: Shard, tell: Callable[[str]
     """All ranks together."""
     folder, found, problem = None, {}, ""
     try:
-        folder = Folder(_root(settings), link.rank, name_maker(settings.model_dir, link, shard))
+        maker = name_maker(settings.model_dir, link, shard)
+        limit = int(settings.prefix_disk_gb * 1e9)
+        folder = Folder(_root(settings), link.rank, maker, limit)
         tell("looking at the prefixes on disk")
         found = folder.scan(labels=link.rank == 0)
     except (Unusable, OSError) as error:
@@ -66,8 +68,7 @@ def open_disk(settings: Settings, link: Link, shard: Shard, tell: Callable[[str]
     folder.parts = {name: found[name].part for name in names}
     try:
         folder.remove(found.keys() - names)
-        own = sum(found[name].kib for name in names) * KIB
-        folder.make_room(int(settings.prefix_disk_gb * 1e9), own)
+        folder.make_room()
     except OSError as error:
         log.warning("prefixes on disk: what nobody needs stays: %s", error)
     log.info(
@@ -122,4 +123,7 @@ def _root(settings: Settings) -> Path:
         return Path(settings.prefix_disk_dir)
     # On a Mac this one is in no backup.
     caches = "Library/Caches" if sys.platform == "darwin" else ".cache"
-    return Path.home() / caches / "mlx-cluster"
+    try:
+        return Path.home() / caches / "mlx-cluster"
+    except RuntimeError as error:
+        raise Unusable(f"{error}; set PREFIX_DISK_DIR") from None

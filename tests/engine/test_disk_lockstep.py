@@ -23,7 +23,7 @@ class Rank:
 
     def __init__(self, link, folder) -> None:
         self.model = small_llama()
-        self.folder = Folder(folder, link.rank, "maker")
+        self.folder = Folder(folder, link.rank, "maker", 10**9)
         self.reader = Worker("in", considerate=False)
         self.disk = PrefixDisk(
             link, self.folder, lambda: make_prompt_cache(self.model), {}, reader=self.reader

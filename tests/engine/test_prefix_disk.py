@@ -315,4 +315,4 @@ def test_a_folder_in_use_by_another_server_is_left_alone(restart, tmp_path, llam
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, llama):
     (tmp_path / "shut").mkdir(mode=0o500)
     with pytest.raises(Unusable, match="shut"):
-        prefix_disk.Folder(tmp_path / "shut" / "kept", 0, "maker")
+        prefix_disk.Folder(tmp_path / "shut" / "kept", 0, "maker", 10**9)

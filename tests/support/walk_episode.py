@@ -30,6 +30,7 @@ from server.scheduler.spectator import Spectator
 from server.wire.mailbox import Mailbox
 from server.wire.messages import Cut, Message, Submit
 from tests.support.small_models import VOCAB
+from tests.support.walk_disks import LEAST, Disks
 from tests.support.walk_parts import (
     EOS,
     Asked,
@@ -79,21 +80,29 @@ class Episode:
         self.line = Line(self.max_batch, 8)
         self.index = PrefixIndex(room, cuttable, 0 if cuttable else 20)
         self.status = Status("m", "walk")
+        follows = rng.random() < 0.5
+        self.link = Leads()
+        self._links = [self.link, Copies(self.link)][: 1 + follows]
+        self.disks = None
+        if random.Random(f"{seed} disk").random() < 0.5:
+            model = self.shard.model
+            self.disks = Disks(seed, model, self._links, cuttable, lambda: self.turns)
         self.scheduler = Scheduler(
             self.line, self.status, VOCAB, KvBudget(self.capacity), Pace(rng), self.index, EOS,
-            canary_interval=1e9,
+            canary_interval=1e9, disk=self.disks and self.disks.index,
         )  # fmt: skip
-        self.link = Leads()
         mailbox = Mailbox(
             self.link, self._compose, lambda: 0, self.scheduler.chunk, self.scheduler.late
         )
         chooser = ChoosesForAll(self.scheduler.row, mailbox.header, self.scheduler.failed)
         sizes = {"max_batch": self.max_batch, "chunk": rng.choice([16, 32, 64])}
         self.ranks = [Rank(self.shard, self.link, mailbox, chooser, self.scheduler, **sizes)]
-        if rng.random() < 0.5:
-            link, idle = Copies(self.link), Spectator()
+        for link in self._links[1:]:
+            idle = Spectator()
             mailbox = Mailbox(link, idle.compose, idle.nap_ms, idle.chunk, idle.late)
             self.ranks.append(Rank(self.shard, link, mailbox, Follows(), idle, **sizes))
+        for rank, disk in zip(self.ranks, self.disks.ranks if self.disks else (), strict=False):
+            rank.disk = disk
         self._watch()
         self._texts: list[list[int]] = []  # prompts with their answers: conversations go on
         self._damages = rng.choice([0, 0, 0.02, 0.1])
@@ -129,6 +138,8 @@ class Episode:
         with (
             mock.patch("server.scheduler.scheduler.SLOW_S", Coin(random.Random(self.seed))),
             mock.patch("server.sampling.row_state.secrets", by_chance),
+            mock.patch("server.scheduler.disk_index.LEAST", LEAST),
+            mock.patch("server.scheduler.disk_entries.LEAST", LEAST),
         ):
             try:
                 for _ in range(rng.randrange(20, 150)):
@@ -143,6 +154,9 @@ class Episode:
             except Exception as error:
                 where = f"episode {self.seed} ({self.kind}), turn {self.turns}"
                 raise Broken(f"{where}: {type(error).__name__}: {error}") from error
+            finally:
+                if self.disks:
+                    self.disks.close()
         return self.seen
 
     # What happens.
@@ -164,6 +178,8 @@ class Episode:
         self.index.room = 40 if in_use and rng.random() < 0.2 + 0.3 * self._hunts else self._room
         if rng.random() < 0.02:
             self.scheduler._canary_due = 0
+        if self.disks and self.disks.harm():
+            self.seen["files harmed"] += 1
 
     def _begun(self) -> list[tuple[Asked, int]]:
         """Requests of several choices whose prompt is not done, each with the entry it uses."""
@@ -312,6 +328,10 @@ class Episode:
             rank.engine.prefixes.drop(kept)
         self.seen["pauses"] += self.status.record.pauses
         self.seen["evicted tokens"] += self.index.evicted_tokens
+        if self.disks:
+            use = self.disks.index.look()
+            self.seen["tokens from disk"] += use.hit_tokens
+            self.seen["disk failures"] += use.failures
 
     def _check_answer(self, one: Asked, ticket: Ticket) -> None:
         events = one.seen.get(ticket.choice, [])

@@ -208,9 +208,13 @@ class Rank:
             shard.last, link, chooser, max_batch=max_batch, prefill_step=chunk, eos=list(EOS)
         )
         self._mailbox, self._scheduler = mailbox, scheduler
+        self.disk = None
 
     def turn(self) -> None:
-        turn(self.engine, self._mailbox, self._scheduler, self._canary, lambda stage: None)
+        turn(
+            self.engine, self._mailbox, self._scheduler, self._canary, lambda stage: None,
+            disk=self.disk,
+        )  # fmt: skip
 
     def _canary(self, progress) -> None:
         assert not self.engine.busy, "a canary while something runs"

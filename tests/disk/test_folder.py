@@ -1,0 +1,101 @@
+"""A rank's folder: what is cleared away, and what never is."""
+
+import os
+
+import numpy as np
+import pytest
+
+from server.disk.entry_file import Broken, Part, Span, Stored, write_part
+from server.disk.folder import Folder, Unusable
+
+MINE, OTHER, THIRD = "0" * 16, "1" * 16, "2" * 16
+
+
+def part_of(maker: str, name: str, start: int = 0, end: int = 10, base: str = "") -> Part:
+    return Part(
+        maker,
+        name,
+        base,
+        start,
+        end,
+        5,
+        (Stored("float32", "uint32", (1, 2, end - start, 4), True),),
+        [],
+    )
+
+
+def write(folder: Folder, name: str, maker: str = "", start: int = 0, end: int = 10, base=""):
+    part = part_of(maker or folder.maker, name, start, end, base)
+    array = np.arange(2 * end * 4, dtype=np.uint32).reshape(1, 2, end, 4)
+    return write_part(folder.path, part, b"label", [array], lambda size: None)
+
+
+def test_whole_files_are_found_with_their_labels_and_the_others_cleared_away(tmp_path):
+    folder = Folder(tmp_path, 0, MINE, 10**9)
+    for name in ("a", "b", "c", "d", "e"):
+        write(folder, name)
+    (folder.path / "a.part").write_bytes(b"half of it")
+    os.truncate(folder.path / "b.kept", 100)
+    (folder.path / "c.kept").rename(folder.path / "x.kept")  # says that it is c
+    os.truncate(folder.path / "d.kept", 0)
+    write(folder, "f", maker=OTHER)
+    found = folder.scan(labels=True)
+    assert {name: (one.part, one.label) for name, one in found.items()} == {
+        name: (part_of(MINE, name), b"label") for name in ("a", "e")
+    }
+    assert sorted(path.name for path in folder.path.iterdir()) == ["a.kept", "e.kept"]
+
+
+def test_a_folder_is_of_one_rank_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("server.disk.folder.LOCK_WAIT_S", 0)
+    first = Folder(tmp_path, 0, MINE, 10**9)
+    Folder(tmp_path, 1, MINE, 10**9)
+    with pytest.raises(Unusable, match=r"rank-0 is in use by another server"):
+        Folder(tmp_path, 0, OTHER, 10**9)
+    first.close()
+    Folder(tmp_path, 0, OTHER, 10**9)
+
+
+def test_other_models_give_way_the_last_used_longest_and_nothing_else_does(tmp_path):
+    size = 0
+    for age, maker in ((3, OTHER), (2, THIRD)):
+        folder = Folder(tmp_path, 0, maker, 10**9)
+        size = write(folder, "a")
+        os.utime(folder.path / "a.kept", (10**9 - age, 10**9 - age))
+        folder.close()
+    (tmp_path / "rank-0" / "pictures").mkdir()
+    (tmp_path / "rank-0" / "pictures" / "a.kept").write_bytes(b"0" * 10**6)
+    mine = Folder(tmp_path, 0, MINE, 3 * size)
+    write(mine, "a")
+    mine.make_room()
+    assert (tmp_path / "rank-0" / OTHER).exists()
+    mine.make_room(size)
+    assert not (tmp_path / "rank-0" / OTHER).exists()
+    assert (tmp_path / "rank-0" / THIRD).exists()
+    mine.make_room(2 * size)
+    assert not (tmp_path / "rank-0" / THIRD).exists()
+    assert (tmp_path / "rank-0" / "pictures" / "a.kept").exists()
+    assert (mine.path / "a.kept").exists()
+
+
+def test_a_text_is_read_from_the_files_that_have_it(tmp_path):
+    folder = Folder(tmp_path, 0, MINE, 10**9)
+    write(folder, "a", end=10)
+    write(folder, "b", start=8, end=20, base="a")
+    write(folder, "c", start=20, end=30, base="b")
+    folder.parts = {name: one.part for name, one in folder.scan(labels=False).items()}
+    assert folder.chain("c", 25) == [Span("a", 0, 8), Span("b", 8, 20), Span("c", 20, 25)]
+    assert folder.chain("b", 12) == [Span("a", 0, 8), Span("b", 8, 12)]
+    assert folder.chain("a", 10) == [Span("a", 0, 10)]
+    del folder.parts["a"]
+    with pytest.raises(Broken, match="a is not there"):
+        folder.chain("c", 25)
+
+
+def test_what_is_deleted_twice_is_gone(tmp_path):
+    folder = Folder(tmp_path, 0, MINE, 10**9)
+    write(folder, "a")
+    folder.remove(["a", "b"])
+    folder.remove(["a"])
+    folder.touch(["a"])
+    assert list(folder.path.iterdir()) == []
