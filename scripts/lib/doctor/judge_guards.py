@@ -34,11 +34,12 @@ def folders(cluster: Cluster) -> Iterator[Finding]:
                 f"{listed(denied)} may not be read: {word}",
                 f'the rank ends with "{word}", or the launcher does with "Failed to change '
                 'directory"',
-                _let_in(facts, denied) if word == PRIVACY else _modes(denied),
+                let_in(facts, denied) if word == PRIVACY else _modes(denied),
             )
 
 
-def _let_in(facts: HostFacts, denied: list[str]) -> Fix:
+def let_in(facts: HostFacts, denied: list[str]) -> Fix:
+    """What opens folders that say Operation not permitted."""
     if not facts.is_mac:
         return Fix(
             f"see what keeps that user from {listed(denied)}: ls -ld, and the mount's options"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from scripts.lib.doctor.cluster import Cluster
 from scripts.lib.doctor.facts import HostFacts
 from scripts.lib.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Fix, listed, most_common
+from scripts.lib.doctor.judge_guards import PRIVACY, let_in
 from scripts.lib.doctor.mac_text import version_numbers
 from scripts.lib.hosts.on_hosts import LOCAL_HOST
 
@@ -55,13 +56,15 @@ def _judge_python(cluster: Cluster, facts: HostFacts) -> Finding:
             reason = f"there is no {path}, nor any other Python from 3.9 on"
         if "there is no" in reason and _not_made_yet(cluster):
             return Finding("python", host, SKIP, "no .venv yet: the first start makes it")
+        # The Python that .venv is made with may be in such a folder.
+        guarded = PRIVACY in reason
         return Finding(
             "python",
             host,
             FAIL,
             reason,
             'the rank ends with "No such file or directory", or does not start at all',
-            _new_environment(cluster, facts),
+            let_in(facts, [path]) if guarded else _new_environment(cluster, facts),
         )
     words, symptom = _wrong_kind(facts)
     if words:

@@ -15,7 +15,9 @@ LARGE_FRAMES_MACOS = (26, 3)  # the first with frames above 4 KiB
 WIRED_BASE, WIRED_SHARE = 4e9, 0.1
 DISK_LEAST, DISK_GOOD = 1e9, 5e9
 # With Thunderbolt 4 or older. Of later chips nobody says so here before it is known.
-NO_THUNDERBOLT_5 = re.compile(r"Apple M(1|2|3|4|5)|Apple M[12] (Pro|Max|Ultra)|Apple M3 (Pro|Max)")
+NO_THUNDERBOLT_5 = re.compile(
+    r"Apple M[1-5]|Apple M[12] (Pro|Max|Ultra)|Apple M3 (Pro|Max)|Intel.*"
+)
 
 
 def macos(cluster: Cluster) -> Iterator[Finding]:

@@ -73,6 +73,32 @@ def test_a_blocked_way_to_rank_0_is_named_with_the_switch_that_opens_it(looked, 
     assert fix in found.fix.words
 
 
+@pytest.mark.parametrize(
+    ("chip", "has_it"),
+    [
+        ("Apple M1", False),
+        ("Apple M2 Ultra", False),
+        ("Apple M3", False),
+        ("Apple M3 Max", False),
+        ("Apple M3 Ultra", True),
+        ("Apple M4", False),
+        ("Apple M4 Pro", True),
+        ("Apple M4 Max", True),
+        ("Apple M5", False),
+        ("Apple M5 Pro", True),
+        ("Apple M6", True),  # not known here
+        ("Apple processor", True),
+        ("Intel(R) Xeon(R) W-3245 CPU @ 3.20GHz", False),
+        ("", True),
+    ],
+)
+def test_a_mac_is_blamed_for_its_thunderbolt_only_where_it_is_known_to_be_too_old(
+    looked, chip, has_it
+):
+    found = bad(changed(looked, "studio-1", chip=chip))
+    assert [f.check for f in found] == ([] if has_it else ["chip"])
+
+
 def test_a_firewall_that_does_not_list_python_is_blamed_where_somebody_was_kept_out(looked):
     """By the program that runs: bin/python3 only starts it. The way is not blamed besides."""
     target = {"to": "studio-1", "address": "192.0.2.10", "port": 29001, "error": "ETIMEDOUT: x"}

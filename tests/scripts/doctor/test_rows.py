@@ -409,6 +409,14 @@ def python_is_missing(cluster):
     cluster["studio-2"].remove("formats")
 
 
+@row("python", ["studio-2"], "Operation not permitted", "Allow full disk access for remote users")
+def the_python_of_the_environment_is_where_ssh_may_not_read(cluster):
+    """The environment itself may be read."""
+    python_is_missing(cluster)
+    words = "dyld: /Users/a/Documents/conda/lib/libpython3.12.dylib: Operation not permitted\n"
+    cluster["studio-2"].answers["versions"] = (words, 1)
+
+
 @row("python", ["studio-2"], "it has no mlx-lm", "on studio-2: .* -m pip install -r")
 def a_package_is_missing(cluster):
     cluster["studio-2"].edit("versions", '"mlx-lm": "1.0"', '"mlx-lm": null')
