@@ -35,7 +35,7 @@ def read_state(root: Path) -> State:
     try:
         told = json.loads(path.read_text("utf-8"))
         state = replace(State(**told), hosts=tuple(told["hosts"]))
-        right = all(SSH_NAME.fullmatch(host) for host in state.hosts)
+        right = isinstance(told["hosts"], list) and all(map(SSH_NAME.fullmatch, state.hosts))
         if not right or {type(state.model), type(state.measured)} != {str}:
             raise TypeError
     except FileNotFoundError:

@@ -230,7 +230,10 @@ def test_what_cannot_be_is_refused_before_anything_is_asked(place, arguments, sa
     assert place.calls.read_text() == "" and place.files() == before
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"hosts": "mac0", "x": 1}', '{"hosts": [1, 2]}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"hosts": "mac0"}', '{"hosts": ["a", "b"], "x": 1}', '{"hosts": [1, 2]}'],
+)
 def test_a_record_that_is_damaged_is_said_and_hosts_replace_it(place, text):
     (place.root / "run").mkdir()
     (place.root / "run/setup.json").write_text(text)
