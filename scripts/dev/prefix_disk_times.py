@@ -79,9 +79,9 @@ def main() -> None:
         server = start()
         first, tokens, cached = talk.turn(server)
         print(f"first turn: {first:.2f} s, {tokens} tokens, {cached} cached", flush=True)
+        wait_written(server)  # the turns to come bring too little to be written
         for rank in (None, 1, 0):
             what = "a stop" if rank is None else f"SIGKILL of rank {rank}"
-            wait_written(server)
             if rank is not None:
                 os.kill(server.pids()[rank], signal.SIGKILL)
                 server.launcher.wait(60)

@@ -18,7 +18,8 @@ from server.scheduler.kv_budget import RankMemory
 from server.wire.link import Link
 
 LEAST = 20  # tokens that are worth a file: prompts of the walk are short
-HARMS = 0.01  # a turn
+HARMS = 0.02  # a turn
+FORGETS = 0.05  # a turn: the ranks' memory has no room for what is kept
 
 
 class AtOnce:
@@ -73,7 +74,7 @@ class Disks:
     def harm(self) -> bool:
         """Cuts or changes a file by chance, the same one on each rank."""
         names = sorted(path.name for path in self._folders[0].path.glob("*.kept"))
-        if not names or self._rng.random() > HARMS:
+        if not names or not self.by_chance(HARMS):
             return False
         name, place = self._rng.choice(names), self._rng.random()
         cut = self._rng.random() < 0.5
@@ -83,6 +84,9 @@ class Disks:
             data[int(place * len(data))] ^= 16
             path.write_bytes(data[: len(data) // 2] if cut else data)
         return True
+
+    def by_chance(self, share: float) -> bool:
+        return self._rng.random() < share
 
     def close(self) -> None:
         for folder in self._folders:

@@ -30,7 +30,7 @@ from server.scheduler.spectator import Spectator
 from server.wire.mailbox import Mailbox
 from server.wire.messages import Cut, Message, Submit
 from tests.support.small_models import VOCAB
-from tests.support.walk_disks import LEAST, Disks
+from tests.support.walk_disks import FORGETS, LEAST, Disks
 from tests.support.walk_parts import (
     EOS,
     Asked,
@@ -178,8 +178,10 @@ class Episode:
         self.index.room = 40 if in_use and rng.random() < 0.2 + 0.3 * self._hunts else self._room
         if rng.random() < 0.02:
             self.scheduler._canary_due = 0
-        if self.disks and self.disks.harm():
-            self.seen["files harmed"] += 1
+        if self.disks:
+            self.seen["files harmed"] += self.disks.harm()
+            if self.disks.by_chance(FORGETS):
+                self.index.room = 40
 
     def _begun(self) -> list[tuple[Asked, int]]:
         """Requests of several choices whose prompt is not done, each with the entry it uses."""
