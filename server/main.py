@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.api.routes import App
+from server.api.warm_files import Warm, read_warm
 from server.lifecycle.file_limit import TooFewFiles, allow_files
 from server.lifecycle.lease import watch_lifeline
 from server.lifecycle.pidfile import keep_pidfile, remove_pidfile
@@ -43,6 +44,7 @@ from server.observe.status import Status
 from server.observe.views import Group, Trouble
 from server.protocol.exit_codes import CONFIG, GARBLED, INTERNAL, NOT_JOINED, OK, PEER_LOST
 from server.protocol.printable import PrintableFormatter, log_what_python_prints
+from server.protocol.requests import Served
 from server.protocol.settings import SettingError, Settings, read_settings
 from server.scheduler.queue import Line
 from server.startup.stages import Stages
@@ -66,6 +68,8 @@ def main() -> None:
     _log_as(rank, rank_log)
     try:
         settings = read_settings(os.environ, rank)
+        served = Served(settings.model_id, settings.model_aliases)
+        warm = read_warm(settings.prefix_warm, served) if rank == 0 else ()
         allow_files()
     except (SettingError, TooFewFiles) as error:
         log.error("ending with code %d: %s", CONFIG, error)
@@ -112,7 +116,7 @@ def main() -> None:
         tell = Stages(status.phases, watchdog.progress).tell
         link = _join(settings, arguments.run_id, status, tell)
         handle_signals(leaver)
-        reason = _live(settings, arguments.run_id, link, tell, app, status, line, watchdog)
+        reason = _live(settings, arguments.run_id, link, tell, app, status, line, watchdog, warm)
     except Exception as error:
         leaver.leave(*_explain(error))
     log.info("left the loop: %s", reason)
@@ -178,6 +182,7 @@ def _live(
     status: Status,
     line: Line,
     watchdog: Watchdog,
+    warm: tuple[Warm, ...],
 ) -> str:
     from server import rank
     from server.startup.joining import meet
@@ -195,7 +200,7 @@ def _live(
     ready = rank.prepare(settings, link, met, status, tell)
     watchdog.follow(settings.stall_timeout, ready.times)
     if link.rank == 0:
-        return rank.lead(ready, line, app, status, watchdog)
+        return rank.lead(ready, line, app, status, watchdog, warm)
     return rank.follow(ready, status, watchdog)
 
 

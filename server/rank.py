@@ -15,6 +15,8 @@ from typing import Any
 
 from server.api.model_routes import Model
 from server.api.routes import App
+from server.api.warm_files import Warm
+from server.api.warm_up import WarmUp
 from server.engine.engine import Engine
 from server.engine.kv_memory import RowBytes, kv_memory, row_bytes
 from server.engine.prefix_store import REUSE_CUT, reuse_kind
@@ -30,7 +32,7 @@ from server.scheduler.disk_entries import DiskEntries, OnEveryDisk
 from server.scheduler.disk_index import KIB, DiskIndex, Rank0
 from server.scheduler.kv_budget import KvBudget, RankMemory, shared_budget
 from server.scheduler.pacing import PrefillPace
-from server.scheduler.prefix_index import PrefixIndex
+from server.scheduler.prefix_index import EVERYBODY, PrefixIndex
 from server.scheduler.queue import Line
 from server.scheduler.scheduler import Scheduler
 from server.scheduler.spectator import Spectator
@@ -197,8 +199,15 @@ def _share_memory(
     return memories, row, PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, budget.row_cost)
 
 
-def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog) -> str:
-    """Rank 0: serves until told to stop; returns the reason."""
+def lead(
+    ready: Ready,
+    line: Line,
+    app: App,
+    status: Status,
+    watchdog: Watchdog,
+    warm: tuple[Warm, ...] = (),
+) -> str:
+    """Rank 0: serves until told to stop; returns the reason. warm: what to compute first."""
     shard, settings, budget = ready.shard, ready.settings, ready.budget
     scheduler = Scheduler(
         line,
@@ -226,9 +235,28 @@ def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog)
     )
     status.publish(tell_formats(shard.tokenizer))
     threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
-    app.model_loaded(Model(prompts, context, shard.sampling, ready.system))
+    model = Model(prompts, context, shard.sampling, ready.system)
+    app.model_loaded(model)
     row, split = ready.row, shard.arrangement.kind
     status.publish(Capacity(context, budget.capacity, row.token, budget.row_cost, split))
+    owner = EVERYBODY if settings.keys_apart else ""
+    warming = WarmUp(warm, model, line, status.phases.stage, owner).run
+    serve = partial(_serve, ready, status)
+    if warm and ready.prefixes.room:
+        before = settings.prefix_warm_when == "before"
+        steps = [warming, serve] if before else [serve, warming]
+        threading.Thread(target=_each, args=steps, name="warm", daemon=True).start()
+    else:
+        if warm:
+            log.warning("PREFIX_WARM: nothing is computed: this model's prefixes cannot be kept")
+        serve()
+    return run_lockstep(
+        engine, mailbox, scheduler, ready.canary, watchdog.progress, ready.times.observe,
+        ready.opened.disk,
+    )  # fmt: skip
+
+
+def _serve(ready: Ready, status: Status) -> None:
     status.phases.serve()
     start = status.start
     status.note(f"ready after {time.time() - start.at:.0f} s")
@@ -236,13 +264,9 @@ def lead(ready: Ready, line: Line, app: App, status: Status, watchdog: Watchdog)
         "ready: %s on %d ranks (%s), http port %d",
         start.model_id,
         ready.link.size,
-        shard.arrangement,
-        settings.http_port,
+        ready.shard.arrangement,
+        ready.settings.http_port,
     )
-    return run_lockstep(
-        engine, mailbox, scheduler, ready.canary, watchdog.progress, ready.times.observe,
-        ready.opened.disk,
-    )  # fmt: skip
 
 
 def _index_disk(ready: Ready) -> DiskIndex:
@@ -262,6 +286,15 @@ def _index_disk(ready: Ready) -> DiskIndex:
         Rank0(opened.disk.is_over, opened.disk.touch, opened.labels),
         ready.budget.row_cost,
     )
+
+
+def _each(*steps: Callable[[], None]) -> None:
+    """One after another, whatever becomes of the one before."""
+    for step in steps:
+        try:
+            step()
+        except Exception:
+            log.exception("a step of the start has failed")
 
 
 def tell_formats(tokenizer: Any) -> Formats:

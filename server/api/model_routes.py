@@ -264,6 +264,7 @@ class ModelRoutes:
                     score_prompt=n == 0 and job.echo is not None and common.logprobs is not None,
                     grammar=job.constraint,
                     places=job.places,
+                    owner=exchange.account.owner if self._settings.keys_apart else "",
                     events=tickets[0].events if tickets else None,
                 )
                 if n == 0:

@@ -94,7 +94,7 @@ class App:
         self._cross_site.check(exchange, path)
         # Browsers send OPTIONS without a key.
         if path not in NEED_NO_KEY and exchange.command != "OPTIONS":
-            exchange.account.key = check_key(exchange, self._keys.now())
+            check_key(exchange, self._keys.now())
         methods = self._find(path)
         method = "GET" if exchange.command == "HEAD" else exchange.command
         if exchange.command == "OPTIONS":

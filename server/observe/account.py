@@ -63,7 +63,8 @@ class Texts:
 
 @dataclass
 class Account:
-    """One request. route is a pattern, never what the client wrote; key is a label, never a key.
+    """One request. route is a pattern, never what the client wrote; key is a label, never a key;
+    owner says who has it, and is in no log.
 
     code: the status line that was sent, if any. left: the client went away before it had all.
     """
@@ -72,6 +73,7 @@ class Account:
     method: str = ""
     route: str = ""
     key: str | None = None
+    owner: str = ""
     code: int | None = None
     error: ApiError | None = None
     left: bool = False

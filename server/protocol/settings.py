@@ -53,6 +53,9 @@ class Settings:
     prefix_cache_percent: int  # of the KV memory, for prefixes of answered prompts; 0: none
     prefix_disk_gb: float | None  # 10^9 bytes of each rank's disk for them; None: none
     prefix_disk_dir: str | None  # None: the user's folder for caches
+    prefix_warm: tuple[str, ...]  # files of prompts that are computed at the start
+    prefix_warm_when: str  # "before" | "after" the server is ready
+    prefix_sharing: str  # "all" | "key"
     canary_interval: float  # seconds of idleness between two canaries; 0: only at start
     api_keys: tuple[str, ...]  # of API_KEY
     api_key_file: str | None
@@ -66,6 +69,11 @@ class Settings:
     restarts: int  # told by the supervisor, shown in /health
     last_failure: str
     supervised: bool  # started again after a fault
+
+    @property
+    def keys_apart(self) -> bool:
+        """Whether what one API key has sent is of no use to another."""
+        return self.prefix_sharing == "key"
 
 
 def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
@@ -88,6 +96,12 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
     if rank:
         values["api_keys"], values["api_key_file"] = (), None
     values["keys"] = read_keys(values["api_keys"], values["api_key_file"])
+    if values["prefix_sharing"] == "key" and not (values["keys"] or rank):
+        raise SettingError(
+            "PREFIX_SHARING='key': needs keys, in API_KEY or API_KEY_FILE; or must be all"
+        )
+    if values["prefix_warm"] and not values["prefix_cache_percent"]:
+        raise SettingError("PREFIX_WARM: needs room; PREFIX_CACHE_PERCENT=0 must be 1 or more")
     return Settings(**values)
 
 

@@ -153,6 +153,23 @@ TABLE = (
         SERVER, otherwise="~/Library/Caches/mlx-cluster on a Mac, else ~/.cache/mlx-cluster",
     ),
     Setting(
+        "PREFIX_WARM", "words",
+        "Files on the host of rank 0 whose prompts are computed at the start: the text of a system"
+        " prompt, or, in .json and .jsonl, requests of /v1/chat/completions",
+        SERVER, otherwise="none", allowed="absolute paths, commas or blanks between",
+    ),
+    Setting(
+        "PREFIX_WARM_WHEN", "choice",
+        "Whether these are computed before /health says that the server is ready, or after", SERVER,
+        "before", choices=("before", "after"),
+    ),
+    Setting(
+        "PREFIX_SHARING", "choice",
+        "Who may go on from kept prefixes: all, or only requests with the same API key (or the same"
+        " name of it)",
+        SERVER, "all", choices=("all", "key"),
+    ),
+    Setting(
         "PREFILL_STEP", "whole", "Tokens of a full prefill chunk, as when nothing decodes", SERVER,
         512, least=16, most=65_536,
     ),

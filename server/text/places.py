@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from server.protocol.errors import bad_request
 from server.protocol.requests import NOWHERE, ChatRequest, Places
 from server.text.plainer_turns import INSTRUCTS
 
@@ -90,6 +91,24 @@ class PlaceFinder:
                 continue
             (shared if probe.shared else own).add(place)
         return Places(tuple(sorted((shared | own) - {0, len(ids)})), max(shared))
+
+    def instructions(
+        self,
+        request: ChatRequest,
+        tokenize: Callable[[ChatRequest], list[int]],
+        render: Callable[[ChatRequest, bool], str],
+    ) -> list[int]:
+        """Token ids of what all conversations begin with that have this one's instructions, and one
+        token more. Raises ApiError 400 where there is nothing like that."""
+        asked, other = (
+            replace(request, messages=[*request.messages, {"role": "user", "content": said}])
+            for said in SAID
+        )
+        ids = tokenize(asked)
+        shared = self.common(render(asked, True), ids, render(other, True))
+        if not shared:
+            raise bad_request("The model's chat template shows no instructions.", request.source)
+        return ids[: shared + 1]
 
     def common(self, text: str, ids: Sequence[int], other: str) -> int:
         """How many of ids, the tokens of text, other begins with, too. 0 where that cannot be

@@ -9,6 +9,7 @@ child process.
 import contextlib
 import itertools
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from server.grammar.grammars import Grammars
@@ -52,6 +53,8 @@ class Prompts(Protocol):
     ) -> list[int]: ...
 
     def places(self, request: ChatRequest, prompt: list[int], client: Client) -> Places: ...
+
+    def instructions(self, request: ChatRequest, *, context: int) -> list[int]: ...
 
     def from_text(self, text: str, *, context: int, client: Client) -> list[int]: ...
 
@@ -130,9 +133,13 @@ class TokenizerPrompts:
         return self._checked(self._encode(text, False, source, context, client), source)
 
     def places(self, request: ChatRequest, prompt: list[int], client: Client) -> Places:
-        """Where others are likely to part from a conversation's prompt. Raises what client.look
-        raises."""
+        """Where others are likely to part from a prompt. Raises what client.look raises."""
         return self._finder.find(request, prompt, self._rendered, client.look)
+
+    def instructions(self, request: ChatRequest, *, context: int = UNLIMITED) -> list[int]:
+        """PlaceFinder's. Raises ApiError 400."""
+        read = partial(self.from_chat, context=context)
+        return self._finder.instructions(request, read, self._rendered)
 
     def _rendered(self, request: ChatRequest, open_turn: bool) -> str:
         """What the template makes of the conversation, or of a plainer form of it."""

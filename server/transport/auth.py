@@ -1,19 +1,24 @@
 """Who may come in: API keys. Called on rank 0's HTTP threads, before a body is read."""
 
+import hashlib
 import hmac
+import re
 
 from server.protocol.errors import ApiError
 from server.protocol.settings import Keys
 from server.transport.exchange import Exchange
 
+UNNAMED = re.compile(r"key [0-9]+")  # the label that a key has by its place among all
 
-def check_key(exchange: Exchange, keys: Keys) -> str | None:
-    """The label of the key that the request has; None without keys: open to all.
+
+def check_key(exchange: Exchange, keys: Keys) -> None:
+    """Notes the label of the key that the request has, and whose it is; nothing without keys: open
+    to all.
 
     Raises ApiError 401 for a request with none of the keys.
     """
     if not keys:
-        return None
+        return
     bearer = exchange.headers.get("Authorization", "")
     scheme, _, token = bearer.partition(" ")
     given = token.strip() if scheme.lower() == "bearer" else ""
@@ -29,4 +34,13 @@ def check_key(exchange: Exchange, keys: Keys) -> str | None:
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    return keys[right.index(True)][1]
+    key, label = keys[right.index(True)]
+    exchange.account.key, exchange.account.owner = label, owner_of(key, label)
+
+
+def owner_of(key: str, label: str) -> str:
+    """Who has a key: keys of one name belong together, others to themselves, also when their places
+    in the list change."""
+    if not UNNAMED.fullmatch(label):
+        return f"name {label}"
+    return f"key {hashlib.sha256(key.encode()).hexdigest()}"

@@ -3,7 +3,8 @@
 import openai
 import pytest
 
-from tests.support.api_service import chat
+from server.scheduler.prefix_index import EVERYBODY
+from tests.support.api_service import MODEL, chat
 
 
 def test_a_key_is_asked_for_everywhere_but_in_health(start):
@@ -31,6 +32,48 @@ def test_a_new_key_in_the_file_needs_no_restart(start, tmp_path):
     assert (ask("old"), ask("new")) == (200, 401)
     file.write_text("new of bob\n")
     assert (ask("old"), ask("new")) == (401, 200)
+
+
+def owners(service, *keys: str) -> list[str]:
+    """Whose the prompts are that these keys send."""
+    for key in keys:
+        assert chat(service.client(key)).choices[0].message.content == "hello"
+    return [ticket.owner for ticket in service.engine.seen[-len(keys) :]]
+
+
+def test_prompts_belong_to_nobody_unless_keys_are_kept_apart(start):
+    assert owners(start(API_KEY="one,two"), "one", "two") == ["", ""]
+    assert owners(start(), "none") == [""]
+
+
+def test_prompts_belong_to_the_key_or_to_its_name(start, tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("a\nb team\nc team\nd key 1\n")
+    service = start(API_KEY_FILE=str(file), PREFIX_SHARING="key")
+    a, b, c, d = owners(service, "a", "b", "c", "d")
+    assert b == c and len({a, b, d}) == 3
+    assert "a" not in a.split() and EVERYBODY not in (a, b, d)
+    # Its place is another, its owner is not.
+    file.write_text("b other\nd\na\n")
+    again, _, own = owners(service, "a", "b", "d")
+    assert again == a and own == d
+
+
+def test_every_route_says_whose_its_prompts_are(start):
+    service = start(API_KEY="one", PREFIX_SHARING="key")
+    bodies = {
+        "chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+        "completions": {"prompt": ["x", "y"]},
+        "responses": {"input": "x"},
+        "messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5},
+    }
+    for path, body in bodies.items():
+        asked = {"model": MODEL} | body
+        assert service.ask("POST", f"/v1/{path}", asked, "x-api-key: one").status == 200
+    assert len(service.engine.seen) == 5
+    assert (
+        {ticket.owner for ticket in service.engine.seen} == {service.engine.seen[0].owner} != {""}
+    )
 
 
 @pytest.mark.parametrize(

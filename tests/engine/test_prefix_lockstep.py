@@ -1,11 +1,16 @@
-"""Kept prefixes on two real ranks: a prompt whose beginning is given up while it is computed."""
+"""Kept prefixes on two real ranks: a prompt whose beginning is given up while it is computed, one
+whose client leaves, and conversations with a model whose caches cannot be cut."""
 
 import http.client
 import json
+import re
+import urllib.request
 
 import pytest
 
+from tests.models.architectures import write
 from tests.support.cluster import Cluster
+from tests.support.talk import write_tokenizer
 from tests.support.tiny_models import tiny_llama
 
 pytestmark = pytest.mark.ranks
@@ -77,3 +82,67 @@ def test_choices_whose_client_leaves_after_their_prefix_was_given_up_disturb_nob
     bystander.close()
     pair.wait_idle()
     assert pair.get("/health")[1]["kv_tokens"]["used"] == 0
+
+
+def computed(cluster: Cluster) -> float:
+    """Tokens of prompts, since the start."""
+    with urllib.request.urlopen(f"{cluster.url}/metrics", timeout=60) as answer:
+        return float(re.search(rb"^mlx_cluster_prefill_tokens_total (\S+)", answer.read(), re.M)[1])
+
+
+def test_who_leaves_late_in_a_prompt_and_asks_again_computes_the_rest(pair):
+    prompt = [33 + i * i % 90 for i in range(6000)]
+    leaver = pair.open_stream(prompt=prompt, max_tokens=4)
+    before = pair.get("/cluster")[1]["prefix_cache"]["entries"]
+    start = computed(pair)
+    pair.wait_for(lambda: computed(pair) - start >= 4800)
+    leaver.close()
+    pair.wait_idle()
+    assert pair.get("/cluster")[1]["prefix_cache"]["entries"] > before
+    assert complete(pair, prompt)[1] >= 4500
+    # All ranks hold the same, or the next answer would differ.
+    again = complete(pair, prompt)
+    assert again == complete(pair, prompt) and again[1] == 5999
+
+
+SYSTEM = "You are kind. " * 30
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory):
+    """A model with states, a template that drops old thinking, and a system prompt that is warm."""
+    folder = tmp_path_factory.mktemp("hybrid")
+    model = write(folder / "model", "qwen3_5")
+    write_tokenizer(model)
+    (folder / "system.txt").write_text(SYSTEM)
+    one = Cluster(2, model, folder / "run", {"PREFIX_WARM": folder / "system.txt"})
+    one.wait_ready()
+    yield one
+    one.end()
+
+
+def converse(cluster: Cluster, messages: list[dict]) -> tuple[int, int]:
+    """How many tokens its prompt has, and how many of them were kept."""
+    body = {"messages": messages, "max_tokens": 8, "temperature": 0}
+    status, answer = cluster.post("/v1/chat/completions", body)
+    assert status == 200, answer
+    usage = answer["usage"]
+    return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+
+
+def test_a_conversation_of_a_model_with_states_computes_only_what_is_new(hybrid):
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "hello"}]
+    prompt, cached = converse(hybrid, messages)
+    assert cached >= len(SYSTEM), "it was computed before the server was ready"
+    for turn in range(3):
+        messages += [
+            {"role": "assistant", "content": "hi"},
+            {"role": "user", "content": f"say {turn}"},
+        ]
+        before, (prompt, cached) = prompt, converse(hybrid, messages)
+        assert before - len("<think>\n") <= cached < prompt
+    assert converse(hybrid, messages) == (prompt, prompt - 1)
+    edited = [*messages[:-1], {"role": "user", "content": "other"}]
+    prompt, cached = converse(hybrid, edited)
+    assert prompt - cached <= len("other<|im_end|>assistant<think>") + 10
+    assert "warmed 1 prefixes" in hybrid.log()

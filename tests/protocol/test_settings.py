@@ -89,6 +89,8 @@ def test_settings_are_read(env, name, text, attribute, value):
         ("PREFILL_STEP", "1"),
         ("PREFILL_PAUSE_MS", "0.5"),
         ("PREFIX_CACHE_PERCENT", "91"),
+        ("PREFIX_SHARING", "none"),
+        ("PREFIX_WARM_WHEN", "never"),
         ("CONTEXT_MAX", "-1"),
         ("SUPERVISOR_RESTARTS", "-1"),
     ],
@@ -98,6 +100,21 @@ def test_wrong_value_is_named_with_its_setting_and_what_is_allowed(env, name, te
         read_settings(env | {name: text})
     message = str(caught.value)
     assert name in message and repr(text) in message and "must be" in message
+
+
+def test_prefixes_are_kept_apart_by_keys_that_there_are(env):
+    with pytest.raises(SettingError, match="PREFIX_SHARING='key': needs keys"):
+        read_settings(env | {"PREFIX_SHARING": "key"})
+    assert read_settings(env | {"PREFIX_SHARING": "key"}, rank=1).keys_apart, "who has no keys"
+    assert read_settings(env | {"PREFIX_SHARING": "key", "API_KEY": "one"}).keys_apart
+    assert not read_settings(env | {"API_KEY": "one"}).keys_apart
+
+
+def test_what_is_warmed_needs_room(env):
+    warm = env | {"PREFIX_WARM": "/a.txt, ~/b.json"}
+    assert read_settings(warm).prefix_warm == ("/a.txt", "~/b.json")
+    with pytest.raises(SettingError, match="PREFIX_CACHE_PERCENT=0"):
+        read_settings(warm | {"PREFIX_CACHE_PERCENT": "0"})
 
 
 @pytest.mark.parametrize("folder", ["", "/no/such/folder", "~nobody-of-this-name/x", "x" * 5000])

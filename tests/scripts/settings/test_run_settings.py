@@ -21,6 +21,9 @@ TEXTS = {
     "LOG_PROMPTS": "1",
     "TRUST_REMOTE_CODE": "1",
     "HTTP_HOST": "localhost",
+    "PREFIX_SHARING": "key",
+    "PREFIX_WARM": "/prompt.txt",
+    "PREFIX_WARM_WHEN": "after",
     "CHAT_TEMPLATE_KWARGS": '{"enable_thinking": false}',
 }
 
