@@ -7,7 +7,7 @@ MOST_EPISODES = 200  # of a walk that cannot see what it must
 # Each of these would make the walk blind if it never happened.
 MUST_HAPPEN = [
     "answers", "left", "failures", "Cancel", "Evict", "Canary", "reuses",
-    "damaged", "handed over", "handed over without its prefix",
+    "damaged", "handed over", "handed over without its prefix", "parts",
     "tokens from disk",
 ]  # fmt: skip
 

@@ -20,7 +20,7 @@ from server.engine.prefix_store import REUSE_CUT, reuse_kind
 from server.observe.status import Status
 from server.protocol.errors import ApiError
 from server.protocol.events import Failed, Scored, Token
-from server.protocol.requests import Common
+from server.protocol.requests import Common, Places
 from server.sampling.choosers import ChoosesForAll, Follows
 from server.scheduler.kv_budget import STEP, KvBudget
 from server.scheduler.prefix_index import PrefixIndex
@@ -28,7 +28,7 @@ from server.scheduler.queue import Line, Ticket
 from server.scheduler.scheduler import Scheduler
 from server.scheduler.spectator import Spectator
 from server.wire.mailbox import Mailbox
-from server.wire.messages import Cut, Message, Submit
+from server.wire.messages import Cancel, Cut, Message, Submit
 from tests.support.small_models import VOCAB
 from tests.support.walk_disks import FORGETS, LEAST, Disks
 from tests.support.walk_parts import (
@@ -235,9 +235,21 @@ class Episode:
             grammar = Multiples(rng.choice([2, 3]), breaks, error)
         common = some_parameters(rng)
         score = common.logprobs is not None and rng.random() < 0.5
-        first = Ticket(prompt, most, common, score_prompt=score, grammar=grammar)
+        places = tuple(sorted(rng.sample(range(len(prompt)), min(len(prompt), rng.randrange(4)))))
+        first = Ticket(
+            prompt, most, common, score_prompt=score, grammar=grammar,
+            places=Places(places, rng.choice([0, *places])), owner=rng.choice(["", "", "", "one"]),
+        )  # fmt: skip
         first.followers = [
-            Ticket(prompt, most, common, choice=n, grammar=grammar, events=first.events)
+            Ticket(
+                prompt,
+                most,
+                common,
+                choice=n,
+                grammar=grammar,
+                events=first.events,
+                owner=first.owner,
+            )  # fmt: skip
             for n in range(1, count)
         ]
         return first
@@ -259,6 +271,7 @@ class Episode:
         messages = [self._damaged(message) for message in self.scheduler.compose()]
         for message in messages:
             self.seen[type(message).__name__] += 1
+            self.seen["parts"] += isinstance(message, Cancel) and bool(message.keep)
             if isinstance(message, Submit) and message.reuse:
                 self.seen["reuses"] += 1
         return messages
