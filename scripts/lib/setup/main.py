@@ -174,10 +174,11 @@ def key_in(file: str) -> str:
 
 def show_all(site: Site, walked: Sequence[Step]) -> int:
     """--dry-run: every command that a step may need, on stdout."""
+    lines = []
     for step in walked:
-        print(f"# {step.name}: {step.does}")
-        for command in step.commands(site, None):
-            print(f"+ {command}")
+        lines.append(f"# {step.name}: {step.does}")
+        lines += [f"+ {command}" for command in step.commands(site, None)]
+    print("\n".join(lines))
     return 0
 
 

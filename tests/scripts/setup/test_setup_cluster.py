@@ -389,38 +389,46 @@ def test_sigterm_ends_it_as_ctrl_c_does(place):
 # -- Macs
 
 
-def test_macs_are_given_addresses_with_one_question_each(place, tmp_path):
-    """sudo on a Mac does what its commands would; what is left over is said."""
-    names = ("mac0", "mac1", "mac2")
-    macs = mesh(names)
-    macs.bridged = {name: ["en3", "en4"] for name in names}
-    later = mesh(names).address_ports()
-    env = macs.install(tmp_path / "macs")
+def test_macs_leave_the_bridge_in_stages_and_get_addresses(place, tmp_path):
+    """sudo on a Mac does what its commands would: the first makes the bridge's service inactive,
+    which leaves the ports in it, the second does the rest."""
+    names, folder = ("mac0", "mac1", "mac2"), tmp_path / "macs"
+    now, inactive, later = mesh(names), mesh(names), mesh(names).address_ports()
+    for name in names:
+        now.bridge(name, ["en3", "en4"])
+        inactive.bridge(name, ["en3", "en4"])
+        inactive.make_inactive(name)
+    place.env |= now.install(folder) | {"PATH": f"{folder}/bin:{place.env['PATH']}"}
+    inactive.install(tmp_path / "inactive")
     later.install(tmp_path / "later")
     for name in names:
-        after = tmp_path / "later" / name
         place.put(
-            tmp_path / "macs" / name / "sudo",
-            f'echo "sudo {name} $*" >>"$MACS/sudo"\n'
-            f'[ "$STUCK" = {name} ] || cp -p {after}/* "$MACS/{name}"',
+            folder / name / "sudo",
+            f'echo "sudo {name} $*" >>"$MACS/sudo"\n[ "$STUCK" != {name} ] || exit 0\n'
+            f'[ -e "$MACS/{name}.2" ] && stage=later || stage=inactive\n'
+            f'touch "$MACS/{name}.2"\ncp -p "{tmp_path}/$stage/{name}"/* "$MACS/{name}"',
         )
-    path = f"{tmp_path}/macs/bin:{place.env['PATH']}"
-    place.env |= env | {"PATH": path, "STUCK": "mac2"}
     where = ("--from", "addresses", *[w for s in NAMES[4:-1] for w in ("--skip", s)])
 
+    place.env["STUCK"] = "mac2"
     said = place.run("--yes", "--model", "org/name", *where, *names, expect=1)
-    asked = (tmp_path / "macs/sudo").read_text()
-    first = [line for line in said.split("addresses: do with")[1].splitlines() if " + ssh " in line]
-    assert [line.split(" 'sudo -n sh -ec ")[0].split()[-1] for line in first] == list(names)
-    for name in names:
-        assert f"sudo {name} -n sh -ec " in asked
-    assert "networksetup -setmanual" in asked and "\nsudo " not in asked.replace("\nsudo mac", "")
-    assert "step addresses: it was done, and is still not so: " in said and "mac2: en" in said
+    rounds = [
+        part.split("\nmake_hostfile.sh: ")[0].split("\n  + ssh ")[1:]
+        for part in said.split("] addresses: do with sudo")[1:]
+    ]
+    assert [len(lines) for lines in rounds[:2]] == [3, 3]  # one a Mac
+    for name, first, second in zip(names, *rounds[:2], strict=True):
+        assert f" {name} 'sudo -n sh -ec " in first
+        assert "-setnetworkserviceenabled" in first and "deletem" not in first
+        if name != "mac2":
+            assert "deletem en3" in second and "-setmanual" in second
+    assert "step addresses: it was done, and is still not so: mac2: en" in said
 
     place.env["STUCK"] = ""
-    (tmp_path / "macs/sudo").unlink()
-    said = place.run("--yes", "--from", "addresses", *where[2:])
-    assert "] addresses: do with sudo" in said
+    (folder / "sudo").unlink()
+    place.run("--yes", *where)
+    asked = (folder / "sudo").read_text()
+    assert "sudo mac2 -n sh -ec " in asked and "mac0" not in asked  # what holds is left alone
     assert place.run("--yes", *where).count("[4/13] addresses: holds\n") == 1
 
 
