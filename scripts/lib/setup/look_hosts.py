@@ -28,7 +28,9 @@ def ssh(site: Site) -> Look:
             wrong.append(f"{host}: {answer.reason}")
         elif answer.code != 0:
             lost = True
-            wrong.append(f"{host}: {answer.reason}; on a Mac, Remote Login must be on")
+            name = "resolve" in answer.errors.lower()
+            hint = "see names, docs/from-scratch.md, ssh" if name else "on a Mac: Remote Login on?"
+            wrong.append(f"{host}: {answer.reason}; {hint}")
         elif len(answer.output.split()) != 1:
             lost = True
             wrong.append(

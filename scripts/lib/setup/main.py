@@ -204,7 +204,8 @@ def walk(site: Site, step: Step, options: Namespace) -> None:
         if done and commands == done:
             break
         say(f"{where}: {step.does}")
-        for line in found.words.splitlines():
+        lines = found.words.splitlines()
+        for line in lines if found.verdict == NEEDED or len(lines) > 1 else ():
             say(f"    {line}")
         if found.verdict == STUCK:
             raise StepFailed(one_line(found.words))

@@ -245,7 +245,7 @@ def test_a_record_that_is_damaged_is_said_and_hosts_replace_it(place, text):
 def test_a_host_that_does_not_answer_is_no_matter_of_keys(place):
     (place.state / "down").touch()
     said = place.run("--yes", "--model", "org/name", *HOSTS, expect=1)
-    assert "bjorn@mac1: ssh: connect to host bjorn@mac1: Connection refused; on a Mac," in said
+    assert "bjorn@mac1: ssh: connect to host bjorn@mac1: Connection refused; on a Mac: " in said
     (place.state / "down").rename(place.state / "refused")
     said = place.run("--yes", "--model", "org/name", *HOSTS, expect=1)
     assert "ssh-copy-id asks for a password there, and here is no terminal to ask at" in said
