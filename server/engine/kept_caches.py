@@ -24,16 +24,19 @@ class Unkeepable(ValueError):
 
 class Apart:
     """What caches have for the tokens from start to length. caches: JSON, in which arrays stand as
-    their numbers; arrays: whole ones, in words. Waits for them if they are not computed."""
+    their numbers. Has the arrays computed, if they are not."""
 
     def __init__(self, caches: list, start: int, length: int) -> None:
         self._start, self._length = start, length
         self.stored: list[Stored] = []
-        words: list[mx.array] = []
-        self.caches = [self._cache(cache, words) for cache in caches]
-        mx.eval(words)
+        self._words: list[mx.array] = []
+        self.caches = [self._cache(cache, self._words) for cache in caches]
+        mx.async_eval(self._words)
+
+    def arrays(self) -> list[np.ndarray]:
+        """Whole ones, in words, for any thread. Waits for them if they are not computed yet."""
         # Views: what lies in memory is neither copied nor changed as long as they are held.
-        self.arrays = [np.asarray(memoryview(array)) for array in words]
+        return [np.asarray(memoryview(array)) for array in self._words]
 
     def _cache(self, cache: Any, words: list[mx.array]) -> dict:
         grows = type(cache) in GROWING and not cache.empty() and cache.offset == self._length

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -36,17 +37,20 @@ log = logging.getLogger(__name__)
 
 class Storing(Job):
     """part: the file that is being written; apart: what it is made of, held until the job is over,
-    so that the main thread is the last to let go of MLX's arrays."""
+    so that the main thread is the last to let go of MLX's arrays. begin: hands it to the thread;
+    None: that has been done, or cannot be. fresh: until the next turn."""
 
     def __init__(self, message: Store) -> None:
         super().__init__(f"writing {message.name}")
         self.message = message
         self.part: Part | None = None
         self.apart: Apart | None = None
+        self.begin: Callable[[], None] | None = None
+        self.fresh = True
 
     def let_go(self) -> None:
         """On the main thread: of what it was made of."""
-        self.apart = None
+        self.apart = self.begin = None
 
 
 class Restoring(Job):
@@ -119,7 +123,12 @@ class PrefixDisk:
             job.let_go()
         until = time.monotonic() + TAKE_S
         for job in self._jobs.values():
-            if isinstance(job, Restoring):
+            if isinstance(job, Storing) and job.begin is not None and not job.fresh:
+                begin, job.begin = job.begin, None
+                begin()
+            elif isinstance(job, Storing):
+                job.fresh = False
+            else:
                 while job.read and not (busy and time.monotonic() > until):
                     self._take(job)
                 if job.over and not job.read and job.caches is None:
@@ -155,17 +164,23 @@ class PrefixDisk:
             len(label), tuple(apart.stored), apart.caches,
         )  # fmt: skip
 
-        def write() -> None:
+        def write(arrays: list[np.ndarray]) -> None:
             size = sum(one.nbytes for one in job.part.arrays)
             if self._folder.free() < size + LEAVE_FREE:
                 raise OSError(f"less than {LEAVE_FREE} bytes would be free in {self._folder.path}")
             self._folder.make_room(size)
-            written = write_part(
-                self._folder.path, job.part, label, apart.arrays, lambda _: self._writer.pause(job)
-            )
-            job.kib = -(-written // KIB)
+            pause = partial(self._pause, job)
+            job.kib = -(-write_part(self._folder.path, job.part, label, arrays, pause) // KIB)
 
-        self._writer.do(job, write)
+        def begin() -> None:
+            # By now the step that was running when the arrays were asked for is over, and they are
+            # there: nobody waits.
+            self._writer.do(job, partial(write, apart.arrays()))
+
+        job.begin = begin
+
+    def _pause(self, job: Job, size: int) -> None:
+        self._writer.pause(job)
 
     def _restore(self, message: Restore) -> None:
         job = self._jobs[message.job] = Restoring(message)
@@ -254,6 +269,8 @@ class PrefixDisk:
         if job is None:
             return
         job.abandoned = True
+        if isinstance(job, Storing) and job.begin is not None:
+            job.state = State.FAILED  # it has no thread yet
         self._left.append(job)  # until its thread is done with it
         if isinstance(job, Storing):
             # Behind the job, which may just have finished.

@@ -31,7 +31,7 @@ def run(model, caches: list, start: int, end: int) -> mx.array:
 def keep(folder: Path, caches: list, name: str, base: str, start: int, length: int) -> Apart:
     apart = Apart(caches, start, length)
     part = Part("m", name, base, start, length, 0, tuple(apart.stored), apart.caches)
-    write_part(folder, part, b"", apart.arrays, lambda size: None)
+    write_part(folder, part, b"", apart.arrays(), lambda size: None)
     return apart
 
 
