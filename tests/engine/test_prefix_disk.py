@@ -20,6 +20,7 @@ from server.scheduler.disk_index import KIB, DiskIndex, Rank0
 from server.scheduler.kv_budget import RankMemory
 from server.startup import prefix_disk
 from server.wire.link import Link
+from tests.models.served import serve
 from tests.support.desk import Desk, choices, ticket
 from tests.support.small_models import KINDS, VOCAB
 
@@ -316,3 +317,20 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, llama):
     (tmp_path / "shut").mkdir(mode=0o500)
     with pytest.raises(Unusable, match="shut"):
         prefix_disk.Folder(tmp_path / "shut" / "kept", 0, "maker", 10**9)
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt_oss", "deepseek_v32", "qwen3_next", "nemotron_h", "llama4", "deepseek_v41"]
+)
+def test_families_go_on_from_disk(tmp_path, name):
+    """What a batch hands out of its caches goes back into caches that the model has made."""
+    shard = serve(name)
+    shard.arrangement = "whole"
+    start = starter(tmp_path / "kept", tmp_path, shard)
+    start_prompt = [3 + token % 240 for token in text(1, 300)]
+    answer, _ = ask(start(), start_prompt)
+    longer = start_prompt + answer + [5, 6, 7]
+    desk = start()
+    assert ask(desk, longer)[0] == ask(Desk(shard), longer)[0]
+    assert look(desk).hit_tokens >= 299
+    assert look(desk).failures == 0
