@@ -128,8 +128,7 @@ def prepare(
     longest = min(rows * settings.prefill_step * shard.hidden, LINK_CHECK_VALUES_MOST)
     check_link(link, longest)
     tell("measuring the KV cache")
-    memories, row, prefixes = _share_memory(settings, link, shard, met.ranks_here)
-    budget = shared_budget(memories)
+    budget, row, prefixes, memories = _share_memory(settings, link, shard, met.ranks_here)
     opened = _open_disk(settings, link, shard, prefixes, status, tell)
     times = TurnTimes(settings.stall_timeout)
     engine = partial(_make_engine, settings, link, shard)
@@ -176,13 +175,12 @@ def _make_engine(settings: Settings, link: Link, shard: Shard, chooser: Chooser)
 
 def _share_memory(
     settings: Settings, link: Link, shard: Shard, ranks_here: int
-) -> tuple[list[RankMemory], RowBytes, PrefixIndex]:
+) -> tuple[KvBudget, RowBytes, PrefixIndex, list[RankMemory]]:
     """What all ranks have room for, and what of it kept prefixes may take: by the smallest rank."""
     row, memory = row_bytes(shard.model), kv_memory(settings.kv_budget_gb, ranks_here)
     mine = [reuse_kind(shard.model, shard.last.ways), memory, row.fixed, row.token]
     ranks = [json.loads(said) for said in link.gather_bytes(json.dumps(mine).encode())]
-    memories = [RankMemory(*numbers) for _, *numbers in ranks]
-    budget = shared_budget(memories)
+    budget = shared_budget(RankMemory(*numbers) for _, *numbers in ranks)
     reuse = min(kind for kind, *_ in ranks)
     log.info(
         "KV memory: room for %d tokens, %d bytes each here, and %d bytes for each request",
@@ -196,7 +194,8 @@ def _share_memory(
             "tokens; set KV_BUDGET_GB, or use a smaller model or more ranks"
         )
     kept = budget.capacity * settings.prefix_cache_percent // 100
-    return memories, row, PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, budget.row_cost)
+    prefixes = PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, budget.row_cost)
+    return budget, row, prefixes, [RankMemory(*numbers) for _, *numbers in ranks]
 
 
 def lead(
