@@ -152,7 +152,7 @@ def _open_disk(
     """Where prefixes are kept over a restart."""
     if not settings.prefix_disk_gb:
         return Opened()
-    opened = Opened(problem="this model's caches are not reused")
+    opened = Opened(problem="none are kept in memory, for this model or PREFIX_CACHE_PERCENT 0")
     if prefixes.room:
         tell("opening the prefixes on disk")
         opened = open_disk(settings, link, shard, tell)
@@ -279,6 +279,7 @@ def _index_disk(ready: Ready) -> DiskIndex:
         OnEveryDisk(*entry, opened.found[entry[0]].label, opened.found[entry[0]].used)
         for entry in opened.entries
     )
+    opened.found.clear()  # the labels are many tokens
     return DiskIndex(
         entries,
         ready.memories,

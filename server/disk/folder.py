@@ -22,7 +22,6 @@ from server.disk.entry_file import (
     ENDING,
     UNFINISHED,
     Broken,
-    Part,
     Span,
     path_of,
     read_header,
@@ -43,12 +42,21 @@ class Unusable(Exception):
     """The folder cannot be used. Says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a file has: the tokens from start to end, of which those before are base's."""
+
+    base: str
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Found:
     """A file that was there at the start. kib: its size; used: when, by the wall clock; label: on
     rank 0."""
 
-    part: Part
+    place: Place
     kib: int
     used: float
     label: bytes = b""
@@ -62,7 +70,7 @@ class Folder:
         self._rank = root / f"rank-{rank}"
         self.maker = maker
         self.path = self._rank / maker
-        self.parts: dict[str, Part] = {}
+        self.places: dict[str, Place] = {}  # of what all ranks have, by name
         try:
             for path in (root, self._rank, self.path):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,8 +103,7 @@ class Folder:
             paths = [path for path in self.path.iterdir() if path.is_file()]
             for path in paths:
                 try:
-                    one = self._look(path, labels)
-                    found[one.part.name] = one
+                    found[path.stem] = self._look(path, labels)
                 except (Broken, ValueError) as error:
                     if not path.name.endswith(UNFINISHED):
                         log.warning("prefixes on disk: %s %s; it goes", path, error)
@@ -118,7 +125,9 @@ class Folder:
                 raise Broken("is of another model, rank or name")
             label = read_label(file, part) if labels else b""
             stat = os.fstat(file.fileno())
-        return Found(part, -(-stat.st_size // KIB), stat.st_mtime, label)
+        # Not all of the header: of thousands it would be much.
+        place = Place(part.base, part.start, part.end)
+        return Found(place, -(-stat.st_size // KIB), stat.st_mtime, label)
 
     def make_room(self, more: int = 0) -> None:
         """Clears away what other models have kept, the last used longest, until that and our own
@@ -146,15 +155,15 @@ class Folder:
         spans: list[Span] = []
         at, end = name, length
         while True:
-            part = self.parts.get(at)
-            if part is None:
+            place = self.places.get(at)
+            if place is None:
                 raise Broken(f"{at} is not there")
-            if not spans or part.start < end:
-                spans.append(Span(at, part.start, max(end, part.start)))
-            end = min(end, part.start)
+            if not spans or place.start < end:
+                spans.append(Span(at, place.start, max(end, place.start)))
+            end = min(end, place.start)
             if not end:
                 return spans[::-1]
-            at = part.base
+            at = place.base
 
     def remove(self, names: Iterable[str]) -> None:
         """Deletes files; those that are not there do not count. Raises OSError."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from server.disk.entry_file import Broken, Part, Stored, read_arrays, read_header, write_part
 from server.disk.entry_file import path_of as file_of
-from server.disk.folder import KIB, Folder
+from server.disk.folder import KIB, Folder, Place
 from server.disk.worker import Job, State, Worker
 from server.engine.kept_caches import Apart, from_words, put_together
 from server.engine.prefix_store import PrefixStore
@@ -260,7 +260,8 @@ class PrefixDisk:
         if not whole:
             self._abandon(job)
         elif isinstance(job, Storing):
-            self._folder.parts[job.part.name] = job.part
+            part = job.part
+            self._folder.places[part.name] = Place(part.base, part.start, part.end)
             job.let_go()
         else:
             prefixes.put(job.message.entry, job.caches, job.message.length)
@@ -278,9 +279,9 @@ class PrefixDisk:
 
     def _forget(self, names: Sequence[str]) -> None:
         for name in names:
-            self._folder.parts.pop(name, None)
+            self._folder.places.pop(name, None)
         self._remove(names)
 
     def _remove(self, names: Sequence[str]) -> None:
-        gone = [name for name in names if name not in self._folder.parts]
+        gone = [name for name in names if name not in self._folder.places]
         self._writer.do(Job("deleting"), lambda: self._folder.remove(gone))

@@ -22,7 +22,8 @@ from server.scheduler.prefix_tree import common
 from server.wire.messages import Abandon, Forget, OnDisk, Restore, Settle, Settled, Store
 
 MOST_READ = 4  # entries at a time
-ASK_S = 0.02  # between two questions whether the others are as far
+ASK_S = 0.02  # after the first question whether the others are as far; twice that after the next
+ASK_MOST_S = 0.64
 REST_S = 60.0  # after a failure, before the next try
 PATIENCE_S = 5.0  # beside what reading or writing should take
 SLOWEST_KIB_S = 5_000  # of a disk that is any good, while the ranks compute
@@ -89,6 +90,7 @@ class DiskIndex:
         self._wanted: dict[int, tuple[np.ndarray, str]] = {}  # kept in memory, to be written
         self._out: list[OnDisk] = []
         self._ask_at = self._store_at = self._restore_at = 0.0
+        self._ask_s = ASK_S
         self._flush_until: float | None = None
         self._rate = FIRST_RATE
         self.hit_tokens = self.written_kib = self.read_kib = self.failures = 0
@@ -128,6 +130,7 @@ class DiskIndex:
             if task is None or not (one.whole or one.failed):
                 continue
             del self._tasks[one.job]
+            self._ask_at, self._ask_s = 0.0, ASK_S
             if one.failed:
                 self._fail(task)
             elif task.reads:
@@ -213,7 +216,8 @@ class DiskIndex:
         begun = {message.job for message in self._out if isinstance(message, Store | Restore)}
         over = [job for job in self._tasks if job not in begun and self._mine.is_over(job)]
         if over and now >= self._ask_at:
-            self._ask_at = now + ASK_S
+            self._ask_at = now + self._ask_s
+            self._ask_s = min(2 * self._ask_s, ASK_MOST_S)
             self._out.append(Settle(tuple(over)))
         if now >= self._store_at and not self._writing():
             self._store_next(holds)

@@ -55,7 +55,7 @@ def open_disk(settings: Settings, link: Link, shard: Shard, tell: Callable[[str]
         found = folder.scan(labels=link.rank == 0)
     except (Unusable, OSError) as error:
         problem = str(error)
-    rows = [(n, f.part.base, f.part.start, f.part.end, f.kib) for n, f in found.items()]
+    rows = [(n, f.place.base, f.place.start, f.place.end, f.kib) for n, f in found.items()]
     mine = json.dumps({"problem": problem, "entries": rows}).encode()
     told = [json.loads(data) for data in link.gather_bytes(mine)]
     problems = [f"rank {rank}: {one['problem']}" for rank, one in enumerate(told) if one["problem"]]
@@ -65,7 +65,7 @@ def open_disk(settings: Settings, link: Link, shard: Shard, tell: Callable[[str]
         return Opened(problem="; ".join(problems))
     entries = on_all([one["entries"] for one in told])
     names = {name for name, *_ in entries}
-    folder.parts = {name: found[name].part for name in names}
+    folder.places = {name: found[name].place for name in names}
     try:
         folder.remove(found.keys() - names)
         folder.make_room()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from server.disk.entry_file import Broken, Part, Span, Stored, write_part
-from server.disk.folder import Folder, Unusable
+from server.disk.folder import Folder, Place, Unusable
 
 MINE, OTHER, THIRD = "0" * 16, "1" * 16, "2" * 16
 
@@ -40,8 +40,8 @@ def test_whole_files_are_found_with_their_labels_and_the_others_cleared_away(tmp
     os.truncate(folder.path / "d.kept", 0)
     write(folder, "f", maker=OTHER)
     found = folder.scan(labels=True)
-    assert {name: (one.part, one.label) for name, one in found.items()} == {
-        name: (part_of(MINE, name), b"label") for name in ("a", "e")
+    assert {name: (one.place, one.label) for name, one in found.items()} == {
+        name: (Place("", 0, 10), b"label") for name in ("a", "e")
     }
     assert sorted(path.name for path in folder.path.iterdir()) == ["a.kept", "e.kept"]
 
@@ -83,11 +83,11 @@ def test_a_text_is_read_from_the_files_that_have_it(tmp_path):
     write(folder, "a", end=10)
     write(folder, "b", start=8, end=20, base="a")
     write(folder, "c", start=20, end=30, base="b")
-    folder.parts = {name: one.part for name, one in folder.scan(labels=False).items()}
+    folder.places = {name: one.place for name, one in folder.scan(labels=False).items()}
     assert folder.chain("c", 25) == [Span("a", 0, 8), Span("b", 8, 20), Span("c", 20, 25)]
     assert folder.chain("b", 12) == [Span("a", 0, 8), Span("b", 8, 12)]
     assert folder.chain("a", 10) == [Span("a", 0, 10)]
-    del folder.parts["a"]
+    del folder.places["a"]
     with pytest.raises(Broken, match="a is not there"):
         folder.chain("c", 25)
 

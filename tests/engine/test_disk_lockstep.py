@@ -105,7 +105,7 @@ def test_what_one_cannot_write_is_kept_on_no_disk(tmp_path):
         over = threading.Event()
         rank.disk._writer.do(Job("a test's own"), over.set)
         over.wait(DEADLINE_S)
-        return settled, rank.folder.parts, list(rank.folder.path.glob("*"))
+        return settled, rank.folder.places, list(rank.folder.path.glob("*"))
 
     assert on_two(tmp_path, life) == [((False, True), {}, [])] * 2
 
@@ -143,7 +143,7 @@ def test_a_job_that_is_given_up_leaves_nothing(tmp_path):
         rank.say(Forget(("name",)))
         while rank.disk._left:
             rank.disk.advance(busy=False)
-        return rank.settle(2), rank.keeps(7), job.taken, rank.folder.parts
+        return rank.settle(2), rank.keeps(7), job.taken, rank.folder.places
 
     assert on_two(tmp_path, life) == [((False, True), False, [], {})] * 2
 

@@ -70,6 +70,21 @@ def test_what_memory_keeps_is_written_one_after_another():
     assert [message.entry for message in desk.compose()] == [2]
 
 
+def test_ranks_that_are_not_as_far_are_asked_less_and_less_often():
+    desk = Desk()
+    desk.keep(1, text(1, 300))
+    (store,) = desk.compose()
+    desk.over.add(store.job)
+    asked = []
+    for _ in range(1000):
+        desk.now += 0.001
+        if desk.index.compose(desk.memory.__contains__):
+            asked.append(desk.now)
+            desk.index.settle([Settled(store.job, False, False, (1, 0))])
+    gaps = [b - a for a, b in zip(asked, asked[1:], strict=False)]
+    assert 4 <= len(asked) <= 7 and gaps == sorted(gaps)
+
+
 def test_only_what_is_new_is_written_and_nothing_twice():
     desk = Desk()
     first = desk.write(1, text(1, 300))

@@ -65,6 +65,7 @@ def files(tmp_path: Path, rank: int) -> list[Path]:
     return sorted((tmp_path / "kept" / f"rank-{rank}").glob("*/*.kept"))
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("split", ["tensor", "pipeline"])
 def test_a_stop_and_a_start_later_the_conversation_goes_on(start, split):
     one = start(split)
@@ -114,7 +115,8 @@ def swap(tmp_path: Path) -> None:
         one.write_bytes(data)
 
 
-@pytest.mark.parametrize("harm", [flip_a_bit, tear, empty, swap])
+@pytest.mark.sweep(2)
+@pytest.mark.parametrize("harm", [flip_a_bit, tear, swap, empty])
 def test_a_part_of_one_rank_that_is_not_whole_is_computed_again(start, tmp_path, harm):
     one = start()
     right, _ = complete(one, LONGER)
@@ -140,6 +142,7 @@ def test_a_rank_without_a_folder_turns_it_off_for_all_and_says_so(start, tmp_pat
     assert disk(one)["entries"] == 0
 
 
+@pytest.mark.thorough
 def test_a_rank_whose_files_go_while_it_serves_computes_with_the_others(start, tmp_path):
     one = start()
     right, _ = complete(one, LONGER)

@@ -514,3 +514,10 @@ def test_servers_are_found_by_their_records(tmp_path):
     )  # fmt: skip
     assert (second.hosts, second.model, second.url) == (HOSTS, "a=b", "http://mac0:9000")
     assert second.log == Path("/l/x.log")
+
+
+def test_prefixes_on_disk_are_shown_where_there_are_any():
+    disk = {"bytes": 12 * 10**9, "limit_bytes": 10**11, "hit_tokens": 345}
+    text = render([report(gathered(Told(CLUSTER | {"prefix_cache": {"disk": disk}})))])
+    assert "prefixes on disk 12.0 GB of 100.0 GB, 345 tokens read back" in text
+    assert "on disk" not in render([report(gathered())])
