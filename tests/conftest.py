@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 for folder in (ROOT, ROOT / "scripts" / "lib"):
@@ -137,6 +138,9 @@ def pytest_collection_finish(session):
 
 
 def pytest_configure(config):
+    # A slow machine is no wrong answer.
+    settings.register_profile("unhurried", deadline=None)
+    settings.load_profile("unhurried")
     # A shell starts its background jobs with SIGINT ignored, and our children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -160,7 +160,6 @@ def test_a_name_that_a_route_does_not_know_may_stand_for_anything():
 @FUZZED.parametrize()
 @settings(
     max_examples=15,
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),

@@ -365,7 +365,7 @@ ANY_REQUEST = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ANY_REQUEST)
 def test_any_json_gives_a_request_or_a_refusal(body):
     for parse, kind in ((parse_chat, ChatRequest), (parse_completion, CompletionRequest)):
@@ -376,7 +376,7 @@ def test_any_json_gives_a_request_or_a_refusal(body):
             json.dumps(error.body()).encode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200) | ANY_JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_give_an_object_or_a_refusal(raw):
     try:

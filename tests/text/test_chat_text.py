@@ -359,7 +359,7 @@ SOUP = st.lists(
 ).map("".join)  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     text=SOUP,
     stop=st.sampled_from([(), ("END",), ("\n\n",), ("aE", "N")]),

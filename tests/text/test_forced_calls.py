@@ -130,7 +130,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     calls=st.lists(
         st.tuples(st.text(min_size=1, max_size=5), st.dictionaries(st.text(max_size=4), JSON)),

@@ -212,7 +212,7 @@ def scraps(family: Family) -> list[str]:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_text_gives_the_same_in_any_pieces(family, data, folder):
     tokenizer = tokenizer_of(family.name, folder)

@@ -84,7 +84,7 @@ def test_an_unfinished_character_comes_at_the_end_as_a_replacement(cut):
     assert finish == "length" and parts.text and not parts.text.strip("\ufffd")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     text=st.text(st.sampled_from("ab\n é🙂"), max_size=30),
     stop=st.lists(st.text(st.sampled_from("ab\n é🙂"), min_size=1, max_size=4), max_size=3),
@@ -99,7 +99,7 @@ def test_any_text_is_cut_at_the_earliest_end_of_a_stop_string(text, stop):
     assert (out.stopped, finish) == (word, "stop" if word else "length")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     text=st.text("ab", max_size=20),
     stop=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3).map(tuple),

@@ -363,7 +363,7 @@ def test_an_impossible_schema_is_400_before_any_work(prompts):
     assert caught.value.status == 400 and "response_format" in caught.value.param
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     text=st.text(st.sampled_from("ab\n é🙂"), min_size=1, max_size=30),
     stop=st.lists(st.text(st.sampled_from("ab\n é🙂"), min_size=1, max_size=4), max_size=3),

@@ -63,7 +63,7 @@ def test_a_long_prompt_costs_four_bytes_a_token():
     assert decode(data)[0].prompt == prompt
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(MESSAGES)
 def test_any_messages_come_out_as_they_went_in(messages):
     assert decode(encode(messages)) == messages
@@ -100,7 +100,7 @@ def test_bytes_that_are_not_ours_are_a_value_error(data):
         decode(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60))
 def test_any_other_bytes_are_a_value_error(data):
     try:

@@ -200,7 +200,7 @@ ANY_JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ANY_JSON)
 def test_odd_values_in_a_bus_never_end_in_a_traceback(value):
     bus = value | {"domain_uuid_key": "AB"} if isinstance(value, dict) else value
