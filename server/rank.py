@@ -180,7 +180,7 @@ def _share_memory(
     row, memory = row_bytes(shard.model), kv_memory(settings.kv_budget_gb, ranks_here)
     mine = [reuse_kind(shard.model, shard.last.ways), memory, row.fixed, row.token]
     ranks = [json.loads(said) for said in link.gather_bytes(json.dumps(mine).encode())]
-    budget = shared_budget(RankMemory(*numbers) for _, *numbers in ranks)
+    budget = shared_budget((RankMemory(*numbers) for _, *numbers in ranks), shard.last.ways.apart)
     reuse = min(kind for kind, *_ in ranks)
     log.info(
         "KV memory: room for %d tokens, %d bytes each here, and %d bytes for each request",
@@ -236,8 +236,16 @@ def lead(
     threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
     model = Model(prompts, context, shard.sampling, ready.system)
     app.model_loaded(model)
-    row, split = ready.row, shard.arrangement.kind
-    status.publish(Capacity(context, budget.capacity, row.token, budget.row_cost, split))
+    status.publish(
+        Capacity(
+            context,
+            budget.capacity,
+            ready.row.token,
+            budget.row_cost,
+            split=shard.arrangement.kind,
+            batching=str(shard.last.ways),
+        )
+    )
     owner = EVERYBODY if settings.keys_apart else ""
     warming = WarmUp(warm, model, line, status.phases.stage, owner).run
     serve = partial(_serve, ready, status)

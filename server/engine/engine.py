@@ -11,22 +11,23 @@ import copy
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import StopSequences
 from mlx_lm.models.cache import make_prompt_cache
 
-from server.engine.batches import LockstepGenerator, Response
-from server.engine.decoding import Decoded
+from server.engine.acceptance import check
+from server.engine.decoding import Decoded, Decoding
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import PrefixStore
+from server.engine.prompts import Done, Prompts
+from server.engine.row import Row
 from server.engine.turn import Scoring, Turn
 from server.protocol.events import Prefilled, Token
-from server.protocol.failures import Refused, is_shared
+from server.protocol.failures import is_shared
+from server.protocol.row_lengths import SLACK
 from server.sampling.choosers import Chooser, Step
 from server.wire.link import Link
 from server.wire.mailbox import Header
@@ -36,7 +37,8 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Requests by uid: submit, cancel, step. prefill_step: tokens of a full chunk."""
+    """Requests by uid: submit, cancel, step. prefill_step: tokens of a full chunk. slack: tokens by
+    which rows may differ and share arrays, whatever their length."""
 
     def __init__(
         self,
@@ -47,18 +49,19 @@ class Engine:
         max_batch: int,
         prefill_step: int,
         eos: list[int],
+        slack: int = SLACK,
     ) -> None:
         self._model = model.model
         self._whole = model.ways.whole
         self._alike = model.alike
         self._chooser = chooser
-        self._prefill_step = self._pace = prefill_step
-        self._late, self._eos = False, eos
-        self._generator = LockstepGenerator(
-            model, Step(link, chooser), max_batch=max_batch, prefill_step=prefill_step
-        )
-        self._inner: dict[int, int] = {}  # our uid -> mlx-lm's
-        self._outer: dict[int, int] = {}
+        self._prefill_step = prefill_step
+        self._pace = prefill_step
+        self._late = False
+        self._eos, step = frozenset(eos), Step(link, chooser)
+        self.prompts = Prompts(model, step, most=max_batch, full=prefill_step)
+        self.decoding = Decoding(model.model, step, model.ways, slack=slack)
+        self.rows: dict[int, Row] = {}  # by uid
         self._forks: dict[int, Submit] = {}  # by the uid of the first, until it is prefilled
         self._scoring: dict[int, Scoring] = {}
         self._started: dict[int, Submit] = {}  # by uid, those whose cache is to be kept
@@ -68,19 +71,21 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether step() has anything to do. The same on every rank."""
-        return self._generator.busy or bool(self._scoring)
+        return bool(self.decoding.live or self.prefilling)
 
     @property
     def prefilling(self) -> bool:
         """Whether the next turn has a chunk of prompts."""
-        return bool(self._generator.waiting or self._scoring)
+        return bool(self.prompts or self._scoring)
 
     def submit(self, message: Submit) -> None:
         """Puts a prompt in; it is prefilled in the coming steps.
 
         Raises Refused before anything is changed. Whatever it raises, no part of it is left.
         """
-        self._check(message)
+        at_work = self.rows.keys() | self._scoring.keys()
+        at_work |= {fork for other in self._forks.values() for fork in other.forks}
+        check(message, at_work, self.prefixes)
         try:
             self._begin(message)
         except Exception:
@@ -98,9 +103,11 @@ class Engine:
         if uid in self._forks:
             self._hand_over(self._forks[uid])
             return []
-        part = self._generator.part(self._inner[uid]) if keep and uid in self._inner else None
+        row = self.rows.get(uid)
         self._drop(uid)
-        return [self._keep(keep, *part)] if part else []
+        if not keep or row is None or not row.begun or len(row.tokens) < LEAST_KEPT:
+            return []
+        return [self._keep(keep, row.tokens, row.caches)]
 
     def give_up(self, uid: int) -> tuple[int, ...]:
         """Drops a request whose message or prompt has failed, and all that wait for the same
@@ -132,10 +139,10 @@ class Engine:
             chunk = self._prefill()
             deliver(chunk)
         self._launch()
-        if self._generator.decoding or self._failed:
+        if self.decoding.live or self._failed:
             decoded = self._decode()
             deliver(decoded)
-        if not self._generator.decoding:
+        if not self.decoding.live:
             self._launch()  # there may be no other turn
         return replace(
             decoded,
@@ -150,19 +157,19 @@ class Engine:
         """Hands the next decode step to MLX, and then what is to be kept of the last one: some of
         it is computed in that step, so before it would be waited for."""
         try:
-            self._generator.launch()
+            self.decoding.launch()
         except Exception as error:
-            self._lose(error, self._generator.lose_rows)
+            self._lose(error, self.decoding.lose)
         self.prefixes.compute()
 
-    def _lose(self, error: Exception, lose: Callable[[], Sequence[int]], *uids: int) -> None:
+    def _lose(self, error: Exception, lose: Callable[[], Iterable[Row]], *uids: int) -> None:
         """A part of a step has failed. Where every rank fails alike, the requests in it are over,
         and no others; else this rank is. lose: gives up a batch, and returns its rows."""
         # In a pipeline the others have other layers, and may be waiting for this one's.
         if not (self._alike and is_shared(error)):
             raise error
         log.error("a batch is given up", exc_info=error)
-        for uid in [*uids, *[self._outer[inner] for inner in lose()]]:
+        for uid in [*uids, *[row.uid for row in lose()]]:
             self._failed += [(one, error) for one in self.give_up(uid)]
 
     def _tell_failed(self) -> list[tuple[int, Exception]]:
@@ -174,44 +181,49 @@ class Engine:
         if self._scoring:
             chunk = max(1, chunk // 2)  # the two kinds of prompts share it
         # Or the running step's time would be taken for the chunk's.
-        self._generator.settle()
+        self.decoding.settle()
         began = time.monotonic()
         events: list[tuple[int, Token | Prefilled]] = []
         kept: list[tuple[int, list[int]]] = []
         refused: list[tuple[int, Exception]] = []
-        prompts, computed = [], 0
+        prompts, ended, computed = (), None, 0
         try:
-            prompts, computed = self._generator.prefill(chunk)
+            prompts, ended, computed = self.prompts.compute(chunk)
         except Exception as error:
-            self._lose(error, self._generator.lose_prompts)
-        for response in prompts:
-            uid = self._outer[response.uid]
-            events.append((uid, Prefilled(*response.progress)))
-            if response.end_of_segment:
-                keep = partial(self._keep_prompt, uid, response, kept)
-                refused += self._or_give_up(uid, keep)
-            if response.end_of_prompt and uid in self._forks and uid in self._inner:
-                cache, _ = self._generator.extract_cache([response.uid])[response.uid]
-                refused += self._or_give_up(uid, self._fork_all, uid, cache)
+            self._lose(error, self.prompts.lose)
+        for done in prompts:
+            row = done.row
+            events.append((row.uid, Prefilled(*done.progress)))
+            if done.at_end:
+                refused += self._or_give_up(row.uid, self._keep_prompt, done, kept)
+            if done.at_end and row.ready and row.uid in self._forks and not row.gone:
+                refused += self._or_give_up(row.uid, self._fork_all, row.uid, row.caches)
+        if ended is not None:
+            try:
+                self.decoding.join(ended)
+            except Exception as error:
+                # Nobody knows what the decoding rows' caches are now.
+                rows = [row for row in ended.rows if not row.gone]
+                self._lose(error, lambda: dict.fromkeys([*rows, *self.decoding.lose()]))
         if self._scoring:
             event, scored, failed = self._score_chunk(next(iter(self._scoring.values())), chunk)
             events += event
             computed += scored
             refused += failed
         refused += self._tell_failed()
-        self._note(self._generator.newcomers(), events, kept)
+        self._note(self.decoding.newcomers(), events, kept)
         return Turn(events, kept, computed, time.monotonic() - began, refused=refused)
 
     def _decode(self) -> Turn:
-        events: list[tuple[int, Token | Prefilled]] = []
-        kept: list[tuple[int, list[int]]] = []
-        if not self._generator.decoding:
-            return Turn(events, kept, refused=self._tell_failed())
+        if not self.decoding.live:
+            return Turn([], [], refused=self._tell_failed())
         try:
-            step = self._generator.decode(self._late)
+            step = self.decoding.next(self._late, len(self.prompts) > 0)
         except Exception as error:
-            self._lose(error, self._generator.lose_rows)
-            return Turn(events, kept, refused=self._tell_failed())
+            self._lose(error, self.decoding.lose)
+            return Turn([], [], refused=self._tell_failed())
+        events: list[tuple[int, Token]] = []
+        kept: list[tuple[int, list[int]]] = []
         self._note(step.rows, events, kept)
         if step.error is not None:
             self._lose(step.error, lambda: step.lost)
@@ -226,42 +238,23 @@ class Engine:
 
     def _note(self, rows: list[Decoded], events: list, kept: list) -> None:
         """Adds the rows' tokens to a turn's events, and forgets those that are over."""
-        for row in rows:
-            uid = self._outer[row.uid]
-            events.append((uid, Token(row.token, row.finish)))
-            if row.finish is not None:
-                del self._outer[row.uid], self._inner[uid]
-                message = self._started.pop(uid, None)
-                if row.cache is not None and len(row.tokens) >= LEAST_KEPT:
-                    kept.append(self._keep(message.store, row.tokens, row.cache))
+        for one in rows:
+            row = one.row
+            events.append((row.uid, Token(one.token, one.finish)))
+            if one.finish is not None:
+                del self.rows[row.uid]
+                message = self._started.pop(row.uid, None)
+                if one.caches is not None and len(row.tokens) >= LEAST_KEPT:
+                    kept.append(self._keep(message.store, row.tokens, one.caches))
 
     def _chunk(self) -> int:
         """Tokens of prompts to compute in this turn."""
-        decoding, waiting = self._generator.decoding, self._generator.waiting
+        decoding, waiting = self.decoding.live, len(self.prompts)
         if not decoding:
             return self._prefill_step
         # Where more wait than decode, those who decode bear more: else a burst of newcomers would
         # take turns with the first of them, a step of few rows for each.
         return min(self._prefill_step, self._pace * max(decoding, waiting) // decoding)
-
-    def _check(self, message: Submit) -> None:
-        """Raises Refused for what cannot be begun, or would end in the midst of a step."""
-        uids = (message.uid, *message.forks)
-        at_work = self._inner.keys() | self._scoring.keys()
-        at_work |= {fork for other in self._forks.values() for fork in other.forks}
-        if len(set(uids)) < len(uids) or at_work & set(uids):
-            raise Refused(f"requests {uids} are at work already")
-        if not message.prompt:
-            raise Refused("the prompt is empty")
-        if message.max_tokens < 1:
-            raise Refused(f"max_tokens is {message.max_tokens}: at least 1")
-        if any(not 0 < at <= len(message.prompt) for at, _ in message.keep):
-            raise Refused(f"{len(message.prompt)} tokens cannot be kept at {message.keep}")
-        if message.reuse and not message.score:
-            entry, length = message.reuse
-            if length >= len(message.prompt):
-                raise Refused(f"of a prompt of {len(message.prompt)} tokens {length} are kept")
-            self.prefixes.check(entry, length)
 
     def _begin(self, message: Submit) -> None:
         if message.forks:
@@ -286,10 +279,9 @@ class Engine:
             # Rank 0 has noted what was computed so far for the one that is gone: from the start.
             self._scoring[heir] = Scoring(inherited, make_prompt_cache(self._model))
         else:
-            inner = self._inner[message.uid]
-            self._generator.hand_over(inner, self._chooser.row(heir, message.draw(heir)))
-            self._inner[heir] = self._inner.pop(message.uid)
-            self._outer[inner] = heir
+            state = self._chooser.row(heir, message.draw(heir))
+            self.rows[message.uid].hand_over(heir, state)
+            self.rows[heir] = self.rows.pop(message.uid)
         if self._started.pop(message.uid, None) is not None:
             self._started[heir] = inherited
         del self._forks[message.uid]
@@ -301,10 +293,10 @@ class Engine:
         """Forgets one uid, and the row that is its own."""
         for mine in (self._forks, self._scoring, self._started):
             mine.pop(uid, None)
-        inner = self._inner.pop(uid, None)
-        if inner is not None:
-            del self._outer[inner]
-            self._generator.remove([inner])
+        row = self.rows.pop(uid, None)
+        if row is not None:
+            self.prompts.remove(row)
+            self.decoding.leave([row])
 
     def _insert(self, message: Submit, uid: int, start: int, cache: list | None = None) -> None:
         """start: how many tokens of the prompt are in cache."""
@@ -315,34 +307,31 @@ class Engine:
         if message.forks or self._whole:
             ends.add(len(prompt) - 1)
         segments = [prompt[a:b] for a, b in itertools.pairwise(sorted(ends))]
-        stops = [(token,) for token in message.stop_ids]
-        if not message.ignore_eos:
-            stops += [(token,) for token in self._eos]
-        inner = self._generator.put(
+        row = Row(
+            uid,
             segments,
-            cache,
-            max_tokens=[message.max_tokens],
-            all_tokens=[prompt[:start]],
-            samplers=[self._chooser.row(uid, message.draw(uid))],
-            stop_sequences=[StopSequences(stops)],
+            tokens=prompt[:start],
+            caches=make_prompt_cache(self._model) if cache is None else cache,
+            state=self._chooser.row(uid, message.draw(uid)),
+            limit=message.max_tokens,
+            stops=frozenset(message.stop_ids) | (frozenset() if message.ignore_eos else self._eos),
+            store=bool(message.store) and uid == message.uid,
         )
         if uid == message.uid and (message.keep or message.store):
             self._started[uid] = message
-            if message.store:
-                self._generator.keep(inner)
-        self._inner[uid] = inner
-        self._outer[inner] = uid
+        self.prompts.put(row)
+        self.rows[uid] = row
 
-    def _keep_prompt(self, uid: int, response: Response, kept: list) -> None:
+    def _keep_prompt(self, done: Done, kept: list) -> None:
         """Keeps a prompt's cache, if rank 0 wants it with so many new tokens in it."""
-        message = self._started.get(uid)
+        row, message = done.row, self._started.get(done.row.uid)
         if message is None:
             return
-        length = response.progress[0] + (message.reuse[1] if message.reuse else 0)
+        length = done.progress[0] + (message.reuse[1] if message.reuse else 0)
         entries = [entry for at, entry in message.keep if at == length]
         if entries:
-            cache, tokens = self._generator.extract_cache([response.uid])[response.uid]
-            kept += [self._keep(entry, tokens, cache) for entry in entries]
+            # A deep copy shares the arrays, of which whoever writes next makes its own.
+            kept += [self._keep(one, row.tokens, copy.deepcopy(row.caches)) for one in entries]
 
     def _keep(self, entry: int, tokens: list[int], cache: list) -> tuple[int, list[int]]:
         self.prefixes.put(entry, cache, len(tokens))

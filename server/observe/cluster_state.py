@@ -30,6 +30,7 @@ def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
         "now": round(now, 3),
         "world_size": len(ranks.members),
         "parallel": view.capacity.split or settings.parallel,
+        "batching": view.capacity.batching or None,
         "backend": view.group.backend,
         "versions": versions(),
         "limits": {

@@ -174,7 +174,7 @@ class Shared:
 
 
 class Step:
-    """The sampler slot of mlx-lm's batches, which all of them carry along unchanged."""
+    """What a step does with its logits: each rank proposes tokens, and all learn the sum."""
 
     def __init__(self, link: Link, chooser: Chooser) -> None:
         self._link = link

@@ -4,8 +4,9 @@ Rank 0 reckons in tokens. Each rank says what memory it has for caches and what 
 (engine/kv_memory); the ranks' parts may be unequal, and the one that has the least room counts.
 Imports no mlx.
 
-mlx-lm keeps a batch as one dense array a layer, [rows, heads, longest, head size], grown in steps
-of 256 tokens. So a batch costs rows times its longest row, however short the others are.
+A row costs what is its own, in steps of 256 tokens, by which caches grow; rows of like length lie
+in one array, as long as the longest of them (protocol/row_lengths). Only where a model bears no
+other than mlx-lm's caches of a batch, all rows cost as much as the longest.
 """
 
 from collections.abc import Iterable
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
-STEP = 256  # tokens by which mlx-lm's caches grow
+from server.protocol.row_lengths import STEP, rectangles
+
 MOST_TOKENS = 2**31 - 1
 
 
@@ -30,10 +32,11 @@ class RankMemory:
 @dataclass(frozen=True)
 class KvBudget:
     """capacity: tokens that all ranks can hold; row_cost: what a row costs beside its tokens, in
-    tokens. reach: tokens that a lone request may have."""
+    tokens. apart: whether unlike rows are. reach: tokens that a lone request may have."""
 
     capacity: int
     row_cost: int = 0
+    apart: bool = True
 
     @property
     def reach(self) -> int:
@@ -43,8 +46,8 @@ class KvBudget:
     def cost(self, lengths: Iterable[int]) -> int:
         """Tokens' worth of memory that a batch with rows of these lengths takes."""
         lengths = list(lengths)
-        longest = max(lengths, default=0)
-        return len(lengths) * (self.row_cost + -(-longest // STEP) * STEP)
+        held = rectangles(lengths) if self.apart else [(len(lengths), max(lengths, default=0))]
+        return sum(rows * (self.row_cost + -(-longest // STEP) * STEP) for rows, longest in held)
 
     def holds(self, lengths: Iterable[int]) -> bool:
         """Whether such a batch fits. A lone row always does: it was refused otherwise."""
@@ -52,13 +55,14 @@ class KvBudget:
         return len(lengths) <= 1 or self.cost(lengths) <= self.capacity
 
 
-def shared_budget(ranks: Iterable[RankMemory]) -> KvBudget:
-    """What all ranks can hold. A row that is reckoned to fit does on each of them."""
+def shared_budget(ranks: Iterable[RankMemory], apart: bool = True) -> KvBudget:
+    """What all ranks can hold. A row that is reckoned to fit does on each of them. apart: as
+    KvBudget has it."""
     ranks = list(ranks)
     if not all(rank.budget for rank in ranks):
-        return KvBudget(0)
+        return KvBudget(0, apart=apart)
     # Parts of the budget. On some ranks of a pipeline nothing may grow, on others nothing but that.
     a_token = max(Fraction(rank.token, rank.budget) for rank in ranks)
     a_token = max(a_token, Fraction(1, MOST_TOKENS))
     a_row = max(Fraction(rank.fixed, rank.budget) for rank in ranks)
-    return KvBudget(int(1 / a_token), ceil(a_row / a_token))
+    return KvBudget(int(1 / a_token), ceil(a_row / a_token), apart)

@@ -3,7 +3,8 @@
 Runs on the main thread of every rank, once the weights are there. Prompts of different length, a
 newcomer, some that leave, and one that goes on from a kept prefix run through the engine; what it
 computes for each must be what the model computes for that one alone. Where it is not, the engine
-falls back: prompts one at a time, then all rows. Nothing here knows architectures by name.
+falls back: prompts one at a time, then mlx-lm's caches of a batch, in which all rows are as long
+as the longest, then a row at a time. Nothing here knows architectures by name.
 
 Logits are compared. They may differ by no more than some times what it makes to cut a prompt at
 another place, which is rounding. So nobody's likeliest token can change, but where two are as good
@@ -18,13 +19,15 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
+from server.engine.attention import put_attention
+from server.engine.batch_caches import BatchCaches, ChunkCaches
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import NO_REUSE
 from server.engine.rows_apart import TOGETHER, Ways, is_unused
 from server.startup.agreement import Found, agree
-from server.startup.batching_script import CHUNK, USED, Script, far, rotating
+from server.startup.batching_script import CHUNK, SLACK, USED, Script, far, rotating
 from server.wire.link import Link
 
 STAGE = "proving batches"
@@ -32,8 +35,14 @@ STAGE = "proving batches"
 # rounding makes of them, within these bounds. Weights of 32 bits leave nothing to rounding.
 NOISES, FAR_LEAST, FAR_MOST = 5, 0.005, 0.3
 
-# The fastest first. The last one computes what mlx-lm does for a prompt alone.
-ALL_WAYS = (TOGETHER, Ways(prompts_apart=True), Ways(prompts_apart=True, rows_apart=True))
+# The best first. The last one computes what mlx-lm does for a prompt alone.
+ALL_WAYS = (
+    Ways(shelves=True),
+    Ways(shelves=True, prompts_apart=True),
+    TOGETHER,
+    Ways(prompts_apart=True),
+    Ways(prompts_apart=True, rows_apart=True),
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +63,11 @@ def prove_ways(last: LastLogits, vocab: int, link: Link, progress: Callable[[str
         log.warning("what this model answers depends on where its prompts are cut: %s", whole)
     limit = min(most, max(FAR_LEAST, NOISES * noise))
     alone = cache(partial(script.alone, chunk=CHUNK if whole else None))
+    put_attention(last.model)
+    grows = script.of_any(any(map(_grows, make_prompt_cache(last.model))))
     for way in ALL_WAYS:
+        if not (grows or way.apart):
+            continue  # there is nothing that could be longer than a row's own
         last.ways = replace(way, whole=bool(whole), unused=unused)
         wrong = agree(link, partial(_try, last, script, link, alone, limit, progress))
         if not wrong:
@@ -101,26 +114,17 @@ def _build(model: Any, ways: Ways) -> None:
     if ways.prompts_apart:
         for one, length in zip(rows, (3, 2, 1), strict=True):
             model(mx.ones((1, length), dtype=mx.int32), cache=one)
-    batch, newcomer = _merge(rows[:2], ways), _merge(rows[2:], ways)
-    if not ways.prompts_apart:
-        for layer in batch:
-            layer.prepare(lengths=[3, 1], right_padding=[0, 2])
-        model(mx.array([[1, 2, 3], [4, 0, 0]]), cache=batch)
-        for layer in batch:
-            layer.finalize()
-        model(mx.array([[5]]), cache=newcomer)
-    for layer, other in zip(batch, newcomer, strict=True):
-        layer.extend(other)
-    model(mx.array([[1], [2], [3]]), cache=batch)
-    for layer in batch:
-        layer.filter([0, 2])
-    model(mx.array([[1], [2]]), cache=batch)
-
-
-def _merge(rows: list[list], ways: Ways) -> list:
-    together = replace(ways, prompts_apart=False)
-    layers = zip(*map(together.wrap, rows), strict=True)
-    return [caches[0].merge(list(caches)) for caches in layers]
+    else:
+        chunk = ChunkCaches(rows[:2], [3, 1], ways)
+        model(mx.array([[1, 2, 3], [4, 0, 0]]), cache=chunk.layers)
+        chunk.finish(lazy=True)
+        model(mx.array([[5]]), cache=rows[2])
+    batch = BatchCaches(ways, SLACK)
+    batch.join(rows[:2])
+    batch.join(rows[2:])
+    batch.step(lambda layers: model(mx.array([[1], [2], [3]]), cache=layers))
+    batch.keep([0, 2])
+    batch.step(lambda layers: model(mx.array([[1], [2]]), cache=layers))
 
 
 def _look_at_layers(model: Any) -> tuple[frozenset[int], list[tuple[int, int]]]:
@@ -137,6 +141,11 @@ def _look_at_layers(model: Any) -> tuple[frozenset[int], list[tuple[int, int]]]:
         kept.make_mask = partial(note, kept, kept.make_mask)
     model(mx.array([[1, 2, 3]]), cache=caches)
     return frozenset(i for i, layer in enumerate(caches) if is_unused(layer)), windows
+
+
+def _grows(cache: Any) -> bool:
+    """Whether a layer's cache, or a part of it, is one of those that can lie apart."""
+    return type(cache) is KVCache or any(map(_grows, getattr(cache, "caches", ())))
 
 
 def _is_exact(model: Any) -> bool:

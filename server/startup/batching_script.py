@@ -34,6 +34,7 @@ from server.wire.messages import Draw, Submit
 # goes on from a kept part of the first. They leave one after another.
 LENGTHS = (45, 7, 2, 1, 29)  # tokens of prompts
 ANSWERS = (7, 4, 3, 4, 3)  # tokens
+SLACK = 6  # tokens: so some of them share arrays, and others do not
 CHUNK = 32  # tokens: the first prompt takes several, with shorter ones beside it
 KEPT, USED = 18, 16  # tokens of a prompt that are kept; and used, where that may be cut
 BEGUN, ENTRY = 1, 2  # entries of prefixes: what the first prompt goes on from, and what it leaves
@@ -116,6 +117,10 @@ class Script:
         """What the ranks' caches allow, as reuse_kind."""
         return min(kind for (kind,) in _of_all(self.link, [reuse_kind(self.model, ways)]))
 
+    def of_any(self, mine: bool) -> bool:
+        """Whether it is so on any rank."""
+        return any(said for (said,) in _of_all(self.link, [int(mine)]))
+
     def alone(self, uid: int, begun: bool, chunk: int | None = None) -> list[mx.array]:
         """The logits that the answer's tokens are chosen from, by the model itself. begun: the
         prompt goes on from the text before. chunk: None for the prompt at once; else it is computed
@@ -143,7 +148,9 @@ class Script:
     def play(self, last: LastLogits, reuse: int) -> dict[tuple[int, int], mx.array]:
         """All of it on an engine: logits by uid and place."""
         chooser = Dictates(self.link.rank == 0, self.answers)
-        engine = Engine(last, self.link, chooser, max_batch=8, prefill_step=CHUNK, eos=[])
+        engine = Engine(
+            last, self.link, chooser, max_batch=8, prefill_step=CHUNK, eos=[], slack=SLACK
+        )
         before = [0] * self.before
 
         def submit(uid: int, prompt: list[int], **more: Any) -> None:

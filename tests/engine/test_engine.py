@@ -427,14 +427,14 @@ def test_a_newcomer_waits_for_no_more_steps_than_are_under_way(shard):
 def test_no_step_is_computed_after_the_last_token_of_all(shard, monkeypatch):
     """The next request waited for it."""
     desk, calls = Desk(shard), []
-    model = desk.engine._generator._generation_batch.model
+    model = desk.engine.decoding.model
 
     class Counted:
         def __call__(self, inputs, **named):
             calls.append(inputs.shape)
             return model(inputs, **named)
 
-    monkeypatch.setattr(desk.engine._generator._generation_batch, "model", Counted())
+    monkeypatch.setattr(desk.engine.decoding, "model", Counted())
     expected = Desk(shard).run(ticket(max_tokens=3), ticket(max_tokens=5))
     assert desk.run(ticket(max_tokens=3), ticket(max_tokens=5)) == expected
     assert len(calls) == 4, "the first token comes from the prompt"
@@ -446,7 +446,7 @@ class Order:
 
     def __init__(self, desk, monkeypatch) -> None:
         self.seen: list = []
-        batch = desk.engine._generator._generation_batch
+        batch = desk.engine.decoding
         build, async_eval, deliver = batch._build, mx.async_eval, desk.scheduler.deliver
 
         def built(shared) -> None:
@@ -454,7 +454,8 @@ class Order:
             build(shared)
 
         def launched(*arrays) -> None:
-            if any(arrays[0] is part[0] for part in batch._built):
+            step = batch.step
+            if step is not None and any(arrays[0] is part[0] for part in step.parts):
                 self.seen.append("launch")
             elif isinstance(arrays[0], list) and isinstance(arrays[0][0], tuple):
                 self.seen.append("keep")
@@ -465,7 +466,7 @@ class Order:
             deliver(turn)
 
         monkeypatch.setattr(batch, "_build", built)
-        monkeypatch.setattr("server.engine.batches.mx.async_eval", launched)
+        monkeypatch.setattr("server.engine.decoding.mx.async_eval", launched)
         monkeypatch.setattr(desk.scheduler, "deliver", delivered)
 
 

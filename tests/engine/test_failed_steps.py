@@ -1,13 +1,18 @@
 """A step that fails because of data that every rank has ends that batch's requests and no others,
 and not the ranks; what one rank alone can see still does."""
 
+import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
-from mlx_lm.models.cache import KVCache
+from mlx_lm.models.cache import BatchKVCache
 
+from server.engine.batch_caches import BatchCaches
 from server.engine.engine import Engine
+from server.engine.rows_apart import TOGETHER
+from server.engine.shelved_kv import ShelvedKV, SideBySide
 from server.protocol.events import Failed, Token
 from server.sampling.choosers import Follows
 from server.startup.loading import load_shard
@@ -50,12 +55,11 @@ class Fails:
 def desk_that_fails(shard, at, error=None, late=False) -> tuple[Desk, Fails]:
     desk = Desk(shard)
     model = Fails(shard.model, at, error or ValueError("shapes that do not match"))
-    generator = desk.engine._generator
-    generator._generation_batch.model = model
-    prompts = generator._prompt_batch.model
+    desk.engine.decoding.model = model
+    prompts = desk.engine.prompts.model
     own = type(prompts)(model, prompts._heads)  # not the others' to have
-    own._narrow = prompts._narrow
-    generator._prompt_batch.model = own
+    own.ways, own._narrow = prompts.ways, prompts._narrow
+    desk.engine.prompts.model = own
     desk.engine._model = model
     if late:
         desk.scheduler.late = lambda: True
@@ -131,22 +135,34 @@ def test_a_prompt_whose_log_probabilities_fail_ends_alone(shard):
     assert_empty(desk.engine)
 
 
-@pytest.mark.parametrize("what", ["extend", "filter", "merge"])
-def test_caches_that_do_not_go_together_end_what_is_in_the_batch(shard, monkeypatch, what):
+@pytest.mark.parametrize(
+    ("owner", "what"),
+    [
+        (BatchCaches, "join"),
+        (BatchCaches, "keep"),
+        (ShelvedKV, "move"),
+        (SideBySide, "begin"),
+        (BatchKVCache, "extend"),
+        (BatchKVCache, "filter"),
+        (BatchKVCache, "merge"),
+    ],
+)
+def test_caches_that_do_not_go_together_end_what_is_in_the_batch(shard, monkeypatch, owner, what):
     """Newcomers join, rows leave, prompts are put beside one another: each can fail in a cache."""
-    desk = Desk(shard)
-    owner = KVCache if what == "merge" else type(KVCache.merge([KVCache()]))
+    last = copy.copy(shard.last)
+    if owner is BatchKVCache:
+        last.ways = TOGETHER
+    desk = Desk(replace(shard, last=last))
     left = [ValueError("caches unlike")]
     right = getattr(owner, what)
 
-    def fail(*arguments):
+    def fail(*arguments, **named):
         if left and (what != "merge" or len(arguments[-1]) > 1):
             raise left.pop()
-        # merge has no self of its own.
-        return right(arguments[-1]) if what == "merge" else right(*arguments)
+        return right(*arguments, **named)
 
     monkeypatch.setattr(owner, what, fail)
-    other = LONG if what == "extend" else OTHER
+    other = LONG if what in ("extend", "join") else OTHER
     ends = desk.run(*(ticket(prompt=p, max_tokens=n) for p, n in ((SHORT, 9), (other, 4))))
     assert not left and any(isinstance(end, Failed) for end in ends)
     assert_empty(desk.engine)
@@ -196,7 +212,7 @@ def test_the_header_that_came_with_a_failed_step_is_read(shard):
                         alike=True),
         Link(mx.distributed.init()), Follows(), max_batch=4, prefill_step=64, eos=[],
     )  # fmt: skip
-    engine._generator._prompt_batch.model = shard.last
+    engine.prompts.model = shard.last
     engine.submit(Submit(1, SHORT, 6))
     turn = engine.step()
     while not turn.refused:

@@ -8,6 +8,7 @@ import mlx.core as mx
 import pytest
 
 from server.engine.engine import Engine
+from server.engine.row import Row
 from server.loop import turn
 from server.protocol.events import Failed, Token
 from server.protocol.failures import Refused, is_shared
@@ -51,13 +52,12 @@ def raising(error: Exception, once: bool = False):
 
 def assert_empty(engine: Engine) -> None:
     """Nothing of any request is left in it."""
-    generator = engine._generator
     assert not engine.busy
-    for held in (engine._inner, engine._outer, engine._forks, engine._scoring, engine._started):
+    for held in (engine.rows, engine._forks, engine._scoring, engine._started):
         assert not held
-    assert not generator._unprocessed_sequences and not generator._currently_processing
-    assert not generator._prompt_batch.uids and not generator._generation_batch.uids
-    assert not generator._generation_batch.kept
+    assert not engine.prompts.waiting and not engine.prompts.begun
+    assert not engine.decoding.rows and engine.decoding.step is None
+    assert not engine.decoding.caches.layers
 
 
 def test_pythons_errors_about_data_are_shared_and_those_of_machines_are_not():
@@ -126,19 +126,20 @@ FAULTY = {
 def test_a_faulty_submit_leaves_nothing_behind_and_the_next_one_is_served(shard, name):
     engine = worker(shard)
     assert carry_out(engine, Submit(50, LONG[:40], 6, store=1)).uids == []
-    while engine._inner[50] not in engine._generator._generation_batch.uids:
+    row = engine.rows[50]
+    while row not in engine.decoding.rows:
         engine.step()
-    engine.prefixes.put(1, engine._generator.extract_cache([engine._inner[50]])[0][0], 40)
-    before = engine._inner.copy(), engine._outer.copy()
+    engine.prefixes.put(1, engine.decoding.extract(row), 40)
+    before = engine.rows.copy()
     noted = carry_out(engine, FAULTY[name], Submit(3, LONG, 2))
     message = FAULTY[name]
     assert noted.uids == sorted({1, *message.forks})
     if 50 not in message.forks:
-        del engine._outer[engine._inner.pop(3)]
-        assert (engine._inner, engine._outer) == before
+        del engine.rows[3]
+        assert engine.rows == before
         assert engine._forks == engine._scoring == {}
     else:
-        assert set(engine._inner) == {3}, "whoever was named twice is one request, and is over"
+        assert set(engine.rows) == {3}, "whoever was named twice is one request, and is over"
     assert set(noted.entries) == set(message.reuse[:1])
 
 
@@ -178,7 +179,7 @@ def test_a_prompt_that_cannot_be_handed_over_fails_the_choices_that_are_left(sha
     carry_out(engine, Submit(1, LONG, 3, forks=(2, 3)), Submit(5, LONG, 3))
     monkeypatch.setattr(engine._chooser, "row", raising(KeyError(2), once=True))
     assert carry_out(engine, Cancel(1)).uids == [1, 2, 3]
-    assert set(engine._inner) == {5}
+    assert set(engine.rows) == {5}
 
 
 def test_a_prefix_that_cannot_be_cut_is_given_up(shard):
@@ -201,7 +202,7 @@ def test_what_one_rank_alone_can_see_ends_that_rank(shard, monkeypatch, where, e
     engine.prefixes.put(1, [], 50)
     messages = [Submit(1, LONG, 3, forks=(2, 3))]
     if where == "put":
-        monkeypatch.setattr(engine._generator, "put", raising(error))
+        monkeypatch.setattr(engine.prompts, "put", raising(error))
     if where == "row":
         monkeypatch.setattr(engine._chooser, "row", raising(error))
     if where == "take":
@@ -211,11 +212,11 @@ def test_what_one_rank_alone_can_see_ends_that_rank(shard, monkeypatch, where, e
         monkeypatch.setattr(engine.prefixes, "cut", raising(error))
         messages = [Cut(1, 20)]
     if where == "hand_over":
-        monkeypatch.setattr(engine._generator, "hand_over", raising(error))
+        monkeypatch.setattr(Row, "hand_over", raising(error))
         messages.append(Cancel(1))
     if where == "fork":
         carry_out(engine, *messages)
-        monkeypatch.setattr(engine._generator, "put", raising(error))
+        monkeypatch.setattr(engine.prompts, "put", raising(error))
         messages = []
     with pytest.raises(type(error)):
         carry_out(engine, *messages)

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from server.scheduler.kv_budget import STEP, KvBudget, RankMemory, shared_budget
+from server.protocol.row_lengths import STEP
+from server.scheduler.kv_budget import KvBudget, RankMemory, shared_budget
 
 
 def holds(ranks: list[RankMemory], rows: int, longest: int) -> bool:
@@ -60,9 +61,29 @@ def test_without_room_for_a_rows_fixed_part_nothing_fits():
     assert shared_budget([RankMemory(0, 0, 1000), RankMemory(10**6, 0, 1000)]).reach == 0
 
 
-def test_a_row_costs_its_fixed_part_beside_the_rectangle():
+def test_a_long_row_makes_short_ones_no_dearer():
+    """Each cost as much as the longest."""
+    budget, dense = KvBudget(10**6, row_cost=10), KvBudget(10**6, row_cost=10, apart=False)
+    lengths = [30_000, *[200] * 7]
+    assert budget.cost(lengths) == 8 * 10 + 30_208 + 7 * STEP
+    assert dense.cost(lengths) == 8 * (10 + 30_208), "in mlx-lm's caches"
+    assert budget.holds([90_000] * 10 + [5] * 200) and not dense.holds([90_000] * 10 + [5] * 200)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_cost_their_sum_at_least_and_one_rectangle_at_most(seed):
+    rng = random.Random(seed)
+    budget, lengths = KvBudget(10**9, row_cost=7), []
+    for _ in range(40):
+        lengths.append(int(rng.choice((50, 3000, 40_000)) * rng.random()) + 1)
+        cost = budget.cost(lengths)
+        assert cost >= sum(lengths) + 7 * len(lengths)
+        assert cost <= KvBudget(10**9, row_cost=7, apart=False).cost(lengths)
+
+
+def test_a_row_costs_its_fixed_part_beside_its_tokens():
     budget = KvBudget(capacity=4000, row_cost=100)
-    assert budget.cost([300, 1]) == 2 * (100 + 512)
+    assert budget.cost([300, 290]) == 2 * (100 + 512)
     assert budget.cost([]) == 0
     assert budget.reach == 3840
     assert budget.holds([budget.reach])

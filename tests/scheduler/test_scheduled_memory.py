@@ -1,10 +1,10 @@
-"""The scheduler: KV memory. A batch costs its rows times the longest, in steps of STEP tokens."""
+"""The scheduler: KV memory. Rows of like length cost what the longest does, in steps of STEP."""
 
 from server.engine.turn import Turn
 from server.protocol.events import Prefilled, Token
 from server.protocol.requests import Common
+from server.protocol.row_lengths import STEP
 from server.sampling.random_state import RandomState
-from server.scheduler.kv_budget import STEP
 from server.wire.messages import Cancel, Submit
 from tests.support.scheduler_desk import Desk, scores_of, submits, together
 from tests.support.ticket_events import next_event

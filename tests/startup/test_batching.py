@@ -11,13 +11,14 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 from server.engine.last_logits import LastLogits, put_heads
 from server.engine.prefix_store import NO_REUSE, REUSE_CUT, REUSE_WHOLE, reuse_kind
-from server.engine.rows_apart import TOGETHER, Ways
+from server.engine.rows_apart import Ways
 from server.startup.batching import Wrong, prove_ways
 from server.wire.link import Link
 from tests.models.architectures import build
 from tests.models.served import check_all
 from tests.support.tiny_models import VOCAB
 
+SHELVES = Ways(shelves=True)
 PROMPTS_APART = Ways(prompts_apart=True)
 ROWS_APART = Ways(prompts_apart=True, rows_apart=True)
 
@@ -173,13 +174,13 @@ def prove(model, through=None) -> LastLogits:
 @pytest.mark.parametrize(
     ("model", "ways"),
     [
-        (Changed, TOGETHER),
+        (Changed, SHELVES),
         (SeesNeighbours, ROWS_APART),
         (SeesPadding, PROMPTS_APART),
         (BearsOneRow, ROWS_APART),
         (NoHistoryInBatches, ROWS_APART),
-        (SeesCuts, Ways(prompts_apart=True, whole=True)),
-        (KeepsTooLittle, Ways(whole=True)),
+        (SeesCuts, Ways(shelves=True, prompts_apart=True, whole=True)),
+        (KeepsTooLittle, Ways(shelves=True, whole=True)),
     ],
 )
 def test_a_model_is_computed_in_the_fastest_way_in_which_rows_do_not_see_each_other(
@@ -190,7 +191,7 @@ def test_a_model_is_computed_in_the_fastest_way_in_which_rows_do_not_see_each_ot
     assert last.ways == ways
     said = [record.getMessage() for record in caplog.records]
     assert said[-1] == f"rows are computed {ways}"
-    assert ways == TOGETHER or len(said) > 1, "and why is said"
+    assert ways == SHELVES or len(said) > 1, "and why is said"
 
 
 @pytest.mark.parametrize("model", [SeesPadding, BearsOneRow, NoHistoryInBatches])
@@ -218,7 +219,7 @@ def test_what_one_rank_finds_counts_for_all():
             return [data, b'"layer 7 has no mask"'] if wrong else [data]
 
     one = Told(mx.distributed.init())
-    assert prove(Changed(), one).ways == PROMPTS_APART
+    assert prove(Changed(), one).ways == Ways(shelves=True, prompts_apart=True)
 
 
 def test_a_failing_machine_is_not_taken_for_a_model_that_bears_no_batch():
@@ -234,7 +235,7 @@ def test_a_failing_machine_is_not_taken_for_a_model_that_bears_no_batch():
 
 def test_layers_that_fill_no_cache_are_left_out_of_batches():
     last = prove(build("nemotron-nas"))
-    assert last.ways == Ways(unused=last.ways.unused) and last.ways.unused
+    assert last.ways == Ways(shelves=True, unused=last.ways.unused) and last.ways.unused
     assert reuse_kind(last.model, last.ways) == REUSE_CUT
 
 

@@ -10,6 +10,7 @@ from server.loop import run_lockstep
 from server.observe.status import Status
 from server.protocol.events import Event, Failed, Token
 from server.protocol.requests import Common, Sampling
+from server.protocol.row_lengths import SLACK
 from server.sampling.choosers import ChoosesForAll
 from server.scheduler.disk_index import DiskIndex
 from server.scheduler.kv_budget import KvBudget
@@ -38,6 +39,7 @@ class Desk:
         cuttable=True,
         capacity=2**31 - 1,
         disk: tuple[PrefixDisk, DiskIndex] | None = None,
+        slack=SLACK,
     ) -> None:
         self.computed = 0
         self.shard = shard
@@ -63,8 +65,9 @@ class Desk:
         )
         chooser = ChoosesForAll(self.scheduler.row, self.mailbox.header, self.scheduler.failed)
         self.engine = Engine(
-            shard.last, self.link, chooser, max_batch=max_batch, prefill_step=64, eos=list(eos)
-        )
+            shard.last, self.link, chooser, max_batch=max_batch, prefill_step=64, eos=list(eos),
+            slack=slack,
+        )  # fmt: skip
 
         step = self.engine.step
 

@@ -21,8 +21,9 @@ from server.observe.status import Status
 from server.protocol.errors import ApiError
 from server.protocol.events import Failed, Scored, Token
 from server.protocol.requests import Common, Places
+from server.protocol.row_lengths import STEP
 from server.sampling.choosers import ChoosesForAll, Follows
-from server.scheduler.kv_budget import STEP, KvBudget
+from server.scheduler.kv_budget import KvBudget
 from server.scheduler.prefix_index import PrefixIndex
 from server.scheduler.queue import Line, Ticket
 from server.scheduler.scheduler import Scheduler
@@ -314,14 +315,13 @@ class Episode:
 
     def _check_turn(self) -> None:
         engine, running = self.ranks[0].engine, self.scheduler._running
-        held = set(engine._inner) | set(engine._scoring)
+        held = set(engine.rows) | set(engine._scoring)
         held |= {fork for message in engine._forks.values() for fork in message.forks}
         assert held == set(running), f"the ranks hold {held}, the scheduler {set(running)}"
-        assert {inner: uid for uid, inner in engine._inner.items()} == engine._outer
+        assert all(row.uid == uid for uid, row in engine.rows.items())
         rows = self.ranks[0].holds()
-        gone = engine._generator._generation_batch._gone
-        in_rows = [uid for uid in rows["decoding"] if uid not in gone]
-        assert sorted(rows["waiting"] + rows["prompts"] + in_rows) == sorted(rows["rows"].values())
+        in_rows = [row.uid for row in engine.decoding.rows if not row.gone]
+        assert sorted(rows["waiting"] + rows["prompts"] + in_rows) == sorted(rows["rows"])
         waiting = [one.ticket.uid for group in self.scheduler._waiting for one in group]
         arrived = list(self.line._queue.queue)
         arrived = [one.uid for first in arrived for one in (first, *first.followers)]
@@ -338,8 +338,8 @@ class Episode:
             held = rank.holds()
             kept = held.pop("kept")
             assert not any(held.values()), f"left behind: {held}"
-            assert not rank.engine._generator._currently_processing
-            assert not rank.engine._generator._generation_batch.kept
+            assert rank.engine.decoding.step is None
+            assert not rank.engine.decoding.caches.layers
             rank.engine.prefixes.drop(kept)
         self.seen["pauses"] += self.status.record.pauses
         self.seen["evicted tokens"] += self.index.evicted_tokens

@@ -12,10 +12,11 @@ import pytest
 from mlx.utils import tree_map
 from mlx_lm.models.cache import make_prompt_cache
 
+from server.engine.attention import put_attention
 from server.engine.engine import Engine
 from server.engine.last_logits import LastLogits, put_heads
 from server.engine.prefix_store import PrefixStore
-from server.engine.rows_apart import Ways
+from server.engine.rows_apart import TOGETHER, Ways
 from server.loop import turn
 from server.observe.status import Status
 from server.protocol.events import Event, Failed, Scored, Token
@@ -30,6 +31,7 @@ from server.wire.mailbox import Mailbox
 from server.wire.messages import Cut, Message, Submit
 from tests.support.small_models import KINDS, VOCAB
 
+SLACK = 3  # tokens: so that rows lie on several shelves
 EOS = (3,)
 ROUNDING = 1e-3  # of logits of some units
 
@@ -205,8 +207,9 @@ class Rank:
         self, shard, link: Link, mailbox: Mailbox, chooser, scheduler, max_batch: int, chunk: int
     ):
         self.engine = Engine(
-            shard.last, link, chooser, max_batch=max_batch, prefill_step=chunk, eos=list(EOS)
-        )
+            shard.last, link, chooser, max_batch=max_batch, prefill_step=chunk, eos=list(EOS),
+            slack=SLACK,
+        )  # fmt: skip
         self._mailbox, self._scheduler = mailbox, scheduler
         self.disk = None
 
@@ -222,16 +225,15 @@ class Rank:
     def holds(self) -> dict:
         """All that it holds of requests and prefixes, to compare."""
         engine = self.engine
-        generator = engine._generator
         return {
-            "rows": dict(engine._inner),
+            "rows": list(engine.rows),
             "forks": {uid: message.forks for uid, message in engine._forks.items()},
             "scoring": {uid: job.done for uid, job in engine._scoring.items()},
             "kept": dict(engine.prefixes.lengths()),
             "to keep": list(engine._started),
-            "waiting": [sequence[0] for sequence in generator._unprocessed_sequences],
-            "prompts": list(generator._prompt_batch.uids),
-            "decoding": list(generator._generation_batch.uids),
+            "waiting": [row.uid for row in engine.prompts.waiting],
+            "prompts": [row.uid for row in engine.prompts.begun],
+            "decoding": [row.uid for row in engine.decoding.rows],
         }
 
 
@@ -320,10 +322,17 @@ def make_shards() -> dict:
             )
         )
         mx.eval(model.parameters())
+        put_attention(model)
         last = LastLogits(model, put_heads(model))
+        last.ways = Ways(shelves=True)
         shards[kind] = SimpleNamespace(model=model, last=last, vocab=VOCAB, quiet={})
-        # The same with rows that are computed apart, as for models that bear no batches.
-        for ways in (Ways(prompts_apart=True), Ways(prompts_apart=True, rows_apart=True)):
+        # The same in mlx-lm's caches, and with rows that are computed apart, as for models that
+        # bear no batches.
+        for ways in (
+            TOGETHER,
+            Ways(shelves=True, prompts_apart=True),
+            Ways(prompts_apart=True, rows_apart=True),
+        ):
             apart = LastLogits(model, last._heads)
             apart.ways = ways
             name = f"{kind}, {ways}"

@@ -89,6 +89,10 @@ def _cluster_schema() -> Schema:
         now=note(seconds, "Unix time, as are all `t`."),
         world_size=count,
         parallel=note(string(), "PARALLEL; once the model is loaded, what it led to."),
+        batching=note(
+            optional(string()),
+            "How the model's requests are computed beside each other. Null until it is loaded.",
+        ),
         backend=enum("none", "ring", "jaccl", "jaccl-ring"),
         versions=told(python=string(), mlx=string(), mlx_lm=string(), code=string()),
         limits=told(

@@ -1,0 +1,194 @@
+"""One layer's keys and values of a batch, in parts: as models take them for a cache.
+
+Used by batch_caches.py and by the models, on the main thread of every rank. ShelvedKV holds the
+decoding rows of one layer, as shelves.py says. SideBySide is for a chunk of several prompts: each
+goes on in its own cache, so none is padded or copied.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache
+
+from server.engine.attention import Fetched, Layout, View
+from server.engine.shelves import Adopt, Build, Drop, Move, Put, Shelf, Shelves
+
+Pair = tuple[mx.array, mx.array]
+
+
+class _InParts:
+    """What both have in common. layout: of the chunk or step that is being computed."""
+
+    def __init__(self) -> None:
+        self.layout: Layout | None = None
+        self._offsets: tuple[mx.array, mx.array] | None = None  # before and after it
+        self._fetched: Any = None  # what update_and_fetch gave
+
+    def begin(self, layout: Layout, before: mx.array, after: mx.array) -> None:
+        """The next chunk or step is laid out so. before, after: the rows' tokens, [B]."""
+        self.layout, self._offsets, self._fetched = layout, (before, after), None
+
+    @property
+    def offset(self) -> mx.array:
+        return self._offsets[self._fetched is not None]
+
+    def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> Any:
+        return self.layout.make_mask(n, return_array, window_size)
+
+    def keys_and_values(self) -> Any:
+        return self._fetched
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
+        """keys, values: [B, H, T, D]. Arrays where one part has all rows in order; else Fetched."""
+        latent = keys.shape[1] == values.shape[1] == 1 and keys.shape[3] != values.shape[3]
+        pairs = [
+            self._put(i, view, view.of(keys), view.of(values))
+            for i, view in enumerate(self.layout.views)
+        ]
+        if self.layout.plain:
+            (self._fetched,) = pairs
+            return self._fetched
+        firsts, seconds = map(list, zip(*pairs, strict=True))
+        if latent:
+            # Models multiply these keys with queries before they ask for attention. By the
+            # identity, so that the queries are still there then.
+            identity = mx.eye(values.shape[3], dtype=values.dtype)[None, None]
+            self._fetched = Fetched(self.layout, firsts, seconds), identity
+        else:
+            self._fetched = Fetched(self.layout, firsts), Fetched(self.layout, seconds)
+        return self._fetched
+
+    def _put(self, i: int, view: View, keys: mx.array, values: mx.array) -> Pair:
+        """Puts them into the i-th part. Returns all that its rows have."""
+        raise NotImplementedError
+
+
+class ShelvedKV(_InParts):
+    """Decoding rows. parts: by shelf, [rows, H, columns, D] each."""
+
+    def __init__(self, shelves: Shelves) -> None:
+        super().__init__()
+        self._shelves = shelves
+        self._parts: dict[Shelf, Pair] = {}
+
+    def move(self, moves: Sequence[Move], newcomers: Sequence[KVCache]) -> None:
+        """Carries out what the shelves have decided; newcomers: this layer's caches of theirs."""
+        for move in moves:
+            match move:
+                case Drop(shelf):
+                    del self._parts[shelf]
+                case Adopt(shelf, newcomer):
+                    self._parts[shelf] = newcomers[newcomer].keys, newcomers[newcomer].values
+                case Put(shelf, row, newcomer, length, end):
+                    cache = newcomers[newcomer]
+                    for part, own in zip(
+                        self._parts[shelf], (cache.keys, cache.values), strict=True
+                    ):
+                        part[row : row + 1, :, end - length : end] = own[..., :length, :]
+                case Build(shelf):
+                    old = self._parts.get(shelf) or (newcomers[0].keys, newcomers[0].values)
+                    self._parts[shelf] = tuple(_build(array, move) for array in old)
+
+    def extract(self, place: int) -> KVCache:
+        """A copy of one row's cache, lazy."""
+        shelf, row, length = self._shelves.find(place)
+        own = [
+            mx.contiguous(part[row : row + 1, :, shelf.end - length : shelf.end])
+            for part in self._parts[shelf]
+        ]
+        return filled(*own, length)
+
+    def _put(self, i: int, view: View, keys: mx.array, values: mx.array) -> Pair:
+        shelf = self._shelves.shelves[i]
+        rows, start, end = len(view.places), shelf.end - view.columns, shelf.end
+        parts = self._parts[shelf]
+        for part, new in zip(parts, (keys, values), strict=True):
+            part[:rows, :, end : end + 1] = new
+        first, second = (part[:rows, :, start : end + 1] for part in parts)
+        return first, second
+
+    @property
+    def keys(self) -> mx.array:
+        """Pipelines make a rank's sending a part of them, lest it be left out."""
+        return self._parts[self._shelves.shelves[-1]][0]
+
+    @keys.setter
+    def keys(self, keys: mx.array) -> None:
+        last = self._shelves.shelves[-1]
+        self._parts[last] = keys, self._parts[last][1]
+
+    @property
+    def state(self) -> list[Pair]:
+        return list(self._parts.values())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for pair in self._parts.values() for array in pair)
+
+
+def _build(old: mx.array, build: Build) -> mx.array:
+    rows, columns = build.size
+    new = mx.zeros((rows, old.shape[1], columns, old.shape[3]), dtype=old.dtype)
+    if not build.rows:
+        return new
+    first, count = build.rows[0], len(build.rows)
+    together = build.rows == list(range(first, first + count))
+    kept = old[first : first + count] if together else old[mx.array(build.rows)]
+    width = build.end - build.start
+    new[:count, :, build.at : build.at + width] = kept[:, :, build.start : build.end]
+    return new
+
+
+def filled(keys: mx.array, values: mx.array, length: int) -> KVCache:
+    """A row's cache of these."""
+    cache = KVCache()
+    cache.keys, cache.values, cache.offset = keys, values, length
+    return cache
+
+
+class SideBySide(_InParts):
+    """Prompts of one chunk, each in its own cache."""
+
+    def __init__(self, rows: Sequence[KVCache]) -> None:
+        super().__init__()
+        self.rows = list(rows)
+
+    def _put(self, i: int, view: View, keys: mx.array, values: mx.array) -> Pair:
+        return self.rows[i].update_and_fetch(keys, values)
+
+    @property
+    def keys(self) -> mx.array:
+        return self.rows[-1].keys
+
+    @keys.setter
+    def keys(self, keys: mx.array) -> None:
+        self.rows[-1].keys = keys
+
+    @property
+    def state(self) -> list:
+        return [row.state for row in self.rows]
+
+
+def side_by_side(lengths: Sequence[int], widths: Sequence[int]) -> Layout:
+    """Each row by itself: lengths before, and new tokens of each."""
+    views = [
+        View([place], width, length, [length])
+        for place, (length, width) in enumerate(zip(lengths, widths, strict=True))
+    ]
+    return Layout(views, len(views))
+
+
+def shelved(shelves: Shelves) -> Layout:
+    """A decode step over shelves."""
+    places = {id(seat): place for place, seat in enumerate(shelves.seats)}
+    views = [
+        View(
+            [places.get(id(seat), 0) for seat in shelf.seats],
+            1,
+            shelf.longest,
+            [seat.length if seat is not None else 0 for seat in shelf.seats],
+        )
+        for shelf in shelves.shelves
+    ]
+    return Layout(views, len(shelves.seats))

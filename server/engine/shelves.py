@@ -1,0 +1,223 @@
+"""Where the rows of a decoding batch lie: rows of like length share a rectangle, a shelf.
+
+Used by shelved_kv.py, on the main thread of every rank. Nothing here holds an array: it says what
+is to be done with those of each layer, and all layers do the same. The rows of a shelf end in one
+column, so that a step appends to all of them at once; a shelf is so wide that some longer ones fit
+before it. A row that leaves leaves its place empty; a newcomer takes it. Only when too much of a
+shelf is empty, or its rows have grown to its end, is it built again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from server.protocol.row_lengths import MOST_RECTANGLES, SLACK, STEP, are_alike
+
+SHORT = 1024  # tokens: a shelf of such rows costs little to build again
+ROOM = 64  # columns that a new shelf has free on either side, at least
+SPARE = 8  # one row in so many is, of a shelf that is built for newcomers
+WASTE = 1 / 4  # of a shelf may be padding
+
+
+@dataclass(eq=False)
+class Seat:
+    """One row's. length: its tokens in the caches."""
+
+    length: int
+
+
+@dataclass(eq=False)
+class Shelf:
+    """seats: by row of its arrays, None where one is empty. end: the column of the next tokens.
+    rows and columns: what its arrays have room for."""
+
+    seats: list[Seat | None]
+    end: int
+    rows: int
+    columns: int
+
+    @property
+    def held(self) -> list[Seat]:
+        return [seat for seat in self.seats if seat is not None]
+
+    @property
+    def longest(self) -> int:
+        return max((seat.length for seat in self.held), default=0)
+
+    @property
+    def start(self) -> int:
+        """The first column that a row has something in."""
+        return self.end - self.longest
+
+    @property
+    def wasted(self) -> bool:
+        """Whether more of it is empty than may be. A batch that is short costs nothing."""
+        held, longest = self.held, self.longest
+        seen = len(self.seats) * longest
+        if len(held) < len(self.seats) and seen - sum(s.length for s in held) > seen * WASTE:
+            return True
+        tight = len(held) * (longest + 2 * STEP) + (2 * STEP if longest <= SHORT else 0)
+        return self.rows * self.columns * (1 - WASTE) > tight
+
+    def takes(self, length: int, slack: int) -> bool:
+        """Whether a row of that length may lie here."""
+        lengths = [length, *(seat.length for seat in self.held)]
+        return are_alike(min(lengths), max(lengths), slack)
+
+
+@dataclass(frozen=True)
+class Put:
+    """A newcomer's caches go into a row of a shelf, so that they end in column end."""
+
+    shelf: Shelf
+    row: int
+    newcomer: int
+    length: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Build:
+    """A shelf's arrays are made anew: rows: of the old ones, which are the first of the new; their
+    columns from start to end go to column at. size: rows and columns of the new ones."""
+
+    shelf: Shelf
+    rows: list[int]
+    start: int
+    end: int
+    at: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """A newcomer's own arrays are the shelf's."""
+
+    shelf: Shelf
+    newcomer: int
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A shelf is no more."""
+
+    shelf: Shelf
+
+
+Move = Put | Build | Adopt | Drop
+
+
+@dataclass
+class Shelves:
+    """All of a batch. seats: in the batch's order. slack: tokens that rows may differ by at any
+    length."""
+
+    slack: int = SLACK
+    seats: list[Seat] = field(default_factory=list)
+    shelves: list[Shelf] = field(default_factory=list)
+
+    def join(self, lengths: Sequence[int], columns: Sequence[int]) -> list[Move]:
+        """Newcomers, behind the others. columns: those that their own arrays have."""
+        chosen: dict[int, list[int]] = {}
+        for newcomer, length in enumerate(lengths):
+            shelf = self._choose(length)
+            seat = Seat(length)
+            self.seats.append(seat)
+            if None in shelf.seats:
+                shelf.seats[shelf.seats.index(None)] = seat
+            else:
+                shelf.seats.append(seat)
+            chosen.setdefault(self.shelves.index(shelf), []).append(newcomer)
+        before = len(self.seats) - len(lengths)
+        moves: list[Move] = []
+        for number, newcomers in chosen.items():
+            moves += self._place(self.shelves[number], newcomers, before, columns)
+        return moves
+
+    def keep(self, places: Sequence[int]) -> list[Move]:
+        """The rows at these places stay, and no others."""
+        stay = [self.seats[i] for i in places]
+        gone = set(map(id, self.seats)) - set(map(id, stay))
+        self.seats = stay
+        moves: list[Move] = []
+        for shelf in list(self.shelves):
+            if not any(id(seat) in gone for seat in shelf.held):
+                continue
+            shelf.seats = [None if id(seat) in gone else seat for seat in shelf.seats]
+            while shelf.seats and shelf.seats[-1] is None:
+                shelf.seats.pop()
+            if not shelf.seats:
+                self.shelves.remove(shelf)
+                moves.append(Drop(shelf))
+            elif shelf.wasted:
+                moves.append(self._rebuild(shelf))
+        return moves
+
+    def grow(self) -> list[Move]:
+        """Makes room for another token of all."""
+        return [self._rebuild(shelf) for shelf in self.shelves if shelf.end == shelf.columns]
+
+    def advance(self) -> None:
+        """All rows have a token more."""
+        for seat in self.seats:
+            seat.length += 1
+        for shelf in self.shelves:
+            shelf.end += 1
+
+    def find(self, place: int) -> tuple[Shelf, int, int]:
+        """The shelf of a batch's row, its row there, and its tokens."""
+        seat = self.seats[place]
+        for shelf in self.shelves:
+            for row, other in enumerate(shelf.seats):
+                if other is seat:
+                    return shelf, row, seat.length
+        raise LookupError(f"row {place} of {len(self.seats)} is on no shelf")
+
+    def _choose(self, length: int) -> Shelf:
+        """The shelf that a newcomer comes to, which may be a new one."""
+        fitting = [shelf for shelf in self.shelves if shelf.takes(length, self.slack)]
+        if not fitting and len(self.shelves) < MOST_RECTANGLES:
+            self.shelves.append(Shelf([], 0, 0, 0))
+            return self.shelves[-1]
+        return min(fitting or self.shelves, key=lambda shelf: _padding(shelf, length))
+
+    def _place(
+        self, shelf: Shelf, newcomers: list[int], before: int, columns: Sequence[int]
+    ) -> list[Move]:
+        """Newcomers that have their seats on a shelf get into its arrays."""
+        seats = [self.seats[before + newcomer] for newcomer in newcomers]
+        if shelf.rows == 0 and len(newcomers) == 1:
+            shelf.rows, shelf.columns, shelf.end = 1, columns[newcomers[0]], seats[0].length
+            return [Adopt(shelf, newcomers[0])]
+        moves: list[Move] = []
+        if len(shelf.seats) > shelf.rows or shelf.longest > shelf.end:
+            moves.append(self._rebuild(shelf, seats))
+        for newcomer, seat in zip(newcomers, seats, strict=True):
+            row = next(i for i, other in enumerate(shelf.seats) if other is seat)
+            moves.append(Put(shelf, row, newcomer, seat.length, shelf.end))
+        return moves
+
+    def _rebuild(self, shelf: Shelf, newcomers: Sequence[Seat] = ()) -> Build:
+        """Packs a shelf's rows in the batch's order, with room on both sides."""
+        new = set(map(id, newcomers))
+        order = {id(seat): place for place, seat in enumerate(self.seats)}
+        held = sorted(
+            (i for i, seat in enumerate(shelf.seats) if seat is not None and id(seat) not in new),
+            key=lambda i: order[id(shelf.seats[i])],
+        )
+        old = [shelf.seats[i] for i in held]
+        width = max((seat.length for seat in old), default=0)
+        start, end = shelf.end - width, shelf.end
+        shelf.seats = [*old, *newcomers]
+        count, longest = len(shelf.seats), shelf.longest
+        shelf.rows = count + (max(1, count // SPARE) if longest <= SHORT and new else 0)
+        shelf.columns = -(-(longest + 2 * ROOM) // STEP) * STEP
+        shelf.end = longest + (shelf.columns - longest) // 2
+        return Build(shelf, held, start, end, shelf.end - width, (shelf.rows, shelf.columns))
+
+
+def _padding(shelf: Shelf, length: int) -> int:
+    """Tokens of padding that a row adds, by its own and by that of those that are shorter."""
+    longest = shelf.longest
+    if length <= longest:
+        return longest - length
+    return (length - longest) * len(shelf.held)

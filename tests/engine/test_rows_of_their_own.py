@@ -1,0 +1,127 @@
+"""Rows of unlike length: what they get in mlx-lm's caches they get on shelves, on every kind of
+cache; and a short one beside a long one takes and reads no more than is its own."""
+
+import copy
+import random
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from server.engine import attention
+from server.engine.batch_caches import BatchCaches
+from server.engine.shelved_kv import ShelvedKV
+from tests.models.served import serve
+from tests.support.desk import Desk, choices, ids_of, ticket
+from tests.support.ticket_events import all_events
+
+# A model of each kind of cache: full, sinks and windows, windows, states, latents, mixtures.
+KINDS = ["llama", "gpt_oss", "gemma3_text", "qwen3_next", "deepseek_v3", "kimi_linear", "gemma3n"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def shard(request):
+    return serve(request.param)
+
+
+def in_one_rectangle(shard) -> SimpleNamespace:
+    last = copy.copy(shard.last)
+    last.ways = replace(last.ways, shelves=False)
+    return SimpleNamespace(model=shard.model, last=last, vocab=shard.vocab)
+
+
+def answers(shard, seed: int, **options) -> list[list[int]]:
+    """Of prompts of all lengths, some of which come later, leave early, or go on from others."""
+    rng = random.Random(seed)
+    desk = Desk(shard, max_batch=6, room=10**6, cuttable=False, **options)
+
+    def asked(length: int, begin=()) -> list[int]:
+        return [*begin, *rng.choices(range(3, 250), k=length)]
+
+    begin = asked(60)
+    first = [ticket(prompt=asked(n), max_tokens=rng.randint(3, 12)) for n in (150, 5, 31)]
+    left = ticket(prompt=asked(40), max_tokens=50)
+    forked = choices(2, prompt=asked(80), max_tokens=9, temperature=0.7, seed=5)
+    late = [ticket(prompt=asked(n, begin), max_tokens=8) for n in (3, 90, 1)]
+    late += [ticket(prompt=asked(n), max_tokens=15) for n in (1, 6, 2, 220)]
+
+    def act(turn: int) -> None:
+        if turn in range(3, 3 + 3 * len(late), 3):
+            desk.line.admit([late[turn // 3 - 1]])
+        if turn == 9:
+            desk.line.cancel(left)
+
+    got = desk.run(*first, left, forked, act=act)
+    return [*got[:3], *got[4:], *(ids_of(e for _, e in all_events(one)) for one in late)]
+
+
+@pytest.mark.parametrize("slack", [0, 5, 256])
+def test_shelves_give_the_text_that_one_rectangle_gives(shard, slack):
+    assert shard.last.ways.shelves
+    right = answers(in_one_rectangle(shard), slack)
+    assert all(right) and answers(shard, slack, slack=slack) == right
+
+
+def test_a_long_row_makes_short_ones_no_larger(monkeypatch):
+    """Seven rows of 20 tokens beside one of 1500 were seven of 1500."""
+    shard = serve("llama")
+    seen: list[int] = []
+    step = BatchCaches.step
+
+    def noted(self, compute):
+        result = step(self, compute)
+        seen.append(sum(layer.nbytes for layer in self.layers))
+        return result
+
+    monkeypatch.setattr(BatchCaches, "step", noted)
+    long, short = ([9] * 1500, 6), ([7] * 20, 6)
+    taken = []
+    for asked in ([long], [short] * 7, [long, *[short] * 7]):
+        seen.clear()
+        Desk(shard, max_batch=8).run(*(ticket(prompt=p, max_tokens=n) for p, n in asked))
+        taken.append(max(seen))
+    assert taken[2] <= 1.1 * (taken[0] + taken[1])
+
+
+def test_a_row_that_leaves_or_comes_copies_no_other(monkeypatch):
+    """Every newcomer and every leaver copied every cache."""
+    shard = serve("llama")
+    moved: list[list[str]] = []
+    move = ShelvedKV.move
+
+    def noted(self, moves, newcomers):
+        moved.append([type(one).__name__ for one in moves])
+        move(self, moves, newcomers)
+
+    desk = Desk(shard, max_batch=8)
+    rows = [ticket(prompt=[5 + n] * 30, max_tokens=40) for n in range(8)]
+    newcomer = ticket(prompt=[4] * 31, max_tokens=4)
+
+    def act(turn: int) -> None:
+        if turn == 9:
+            monkeypatch.setattr(ShelvedKV, "move", noted)
+            desk.line.cancel(rows[3])
+        if turn == 12:
+            desk.line.admit([newcomer])
+        if turn == 15:
+            monkeypatch.setattr(ShelvedKV, "move", move)
+
+    desk.run(*rows, act=act)
+    moved = [one for one in moved if one]
+    assert moved and all(one == ["Put"] for one in moved)
+
+
+def test_the_calls_of_a_step_are_as_many_as_there_are_shelves(monkeypatch):
+    shard = serve("llama")
+    shapes: list[tuple[int, int]] = []
+    stock = attention.scaled_dot_product_attention
+
+    def spy(queries, keys, *rest):
+        shapes.append((queries.shape[0], keys.shape[2]))
+        return stock(queries, keys, *rest)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", spy)
+    prompts = [[9] * 900, *[[7] * 20] * 3]
+    Desk(shard).run(*(ticket(prompt=p, max_tokens=5) for p in prompts))
+    steps = {(rows, keys) for rows, keys in shapes if rows == 3}
+    assert steps and all(keys < 40 for _, keys in steps), "short rows read short caches"
