@@ -76,9 +76,11 @@ class Windowed:
 class Layout:
     """How the rows of a batch are spread over parts."""
 
-    def __init__(self, views: Sequence[View], batch: int) -> None:
+    def __init__(self, views: Sequence[View], batch: int, latent: bool = False) -> None:
+        """latent: what is kept is put into one array for a chunk, and so is the mask."""
         self.views = list(views)
         self._batch = batch
+        self._latent = latent
 
     @property
     def plain(self) -> bool:
@@ -99,9 +101,26 @@ class Layout:
             return Windowed(window_size)
         if n == 1:
             return None  # attend() knows what each row may see
-        if return_array:
+        if return_array and not self._latent:
             raise TypeError("a mask in one array, of rows that are apart")
-        return CAUSAL
+        return self._rectangle() if self._latent else CAUSAL
+
+    def _rectangle(self) -> mx.array:
+        """The mask of all rows in one array, padded on both sides. Every part is of one row."""
+        columns = max(view.columns for view in self.views)
+        padding = mx.array([columns - view.columns for view in self.views])
+        width = max(view.width for view in self.views)
+        return create_causal_mask(width, columns, left_padding=padding)
+
+    def in_rectangle(self, parts: Sequence[mx.array]) -> mx.array:
+        """The parts in one array, padded as the mask has it."""
+        columns = max(view.columns for view in self.views)
+        width = max(view.width for view in self.views)
+        padded = [
+            mx.pad(part, [(0, 0), (0, 0), (columns - view.columns, width - view.width), (0, 0)])
+            for view, part in zip(self.views, parts, strict=True)
+        ]
+        return mx.concatenate(padded)
 
     def join(self, parts: list[mx.array], tokens: int) -> mx.array:
         """The batch's array of its parts', [n, H, T, D] each; T is padded to `tokens`."""

@@ -54,7 +54,7 @@ class ChunkCaches:
         if parts:
             grown = [part.rows for part in parts]
             lengths = [_length(grown, i) for i in range(len(rows))]
-            _begin(parts, side_by_side(lengths, widths), lengths, widths)
+            _begin(parts, side_by_side(lengths, widths, ways.latent), lengths, widths)
 
     def finish(self, lazy: bool = False) -> None:
         """Gives each row what is its own. The chunk has been computed, but where it is lazy."""

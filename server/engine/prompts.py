@@ -13,6 +13,7 @@ import mlx.core as mx
 from server.engine.batch_caches import ChunkCaches, states
 from server.engine.last_logits import LastLogits
 from server.engine.row import Row
+from server.protocol.row_lengths import are_alike
 from server.sampling.choosers import Step
 
 PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
@@ -90,12 +91,12 @@ class Prompts:
             parts.append(row.cut(self._full if self.model.ways.whole else size))
             done.append(Done(row, (row.done, row.total), len(row.segments) < segments))
         ends = [i for i, row in enumerate(rows) if not row.segments]
-        logits = self._forward(rows, parts, ends)
+        together = len(rows) > 1 and self._bear_company(rows)
+        logits = (self._together if together else self._apart)(rows, parts, ends)
         ended = self._choose([rows[i] for i in ends], [parts[i][-1] for i in ends], logits)
         self.begun = [row for row in rows if row.segments]
         lengths = list(map(len, parts))
-        apart = self.model.ways.prompts_apart
-        return done, ended, sum(lengths) if apart else len(parts) * max(lengths)
+        return done, ended, len(parts) * max(lengths) if together else sum(lengths)
 
     def _gather(self, tokens: int) -> None:
         """Adds waiting prompts to those that are begun.
@@ -115,12 +116,11 @@ class Prompts:
                 if length <= tokens * STRETCH:
                     widest = max(widest, length)
 
-    def _forward(
+    def _apart(
         self, rows: Sequence[Row], parts: list[list[int]], ends: list[int]
     ) -> mx.array | None:
-        """The chunk, a part of each row's prompt. Returns the logits of the rows at `ends`."""
-        if len(rows) > 1 and not self.model.ways.prompts_apart:
-            return self._together(rows, parts, ends)
+        """The chunk, a part of each row's prompt, one after another. Returns the logits of the
+        rows at `ends`."""
         logits = []
         for i, (row, part) in enumerate(zip(rows, parts, strict=True)):
             self.model.want([0] if i in ends else [], [len(part) - 1])
@@ -132,9 +132,18 @@ class Prompts:
             logits += one
         return mx.concatenate(logits) if logits else None
 
+    def _bear_company(self, rows: Sequence[Row]) -> bool:
+        """Whether these are computed in one pass."""
+        ways, lengths = self.model.ways, [len(row.tokens) for row in rows]
+        if ways.prompts_apart:
+            return False
+        # Where their keys are in one array, that is as long as the longest.
+        return (ways.shelves and not ways.latent) or are_alike(min(lengths), max(lengths))
+
     def _together(
         self, rows: Sequence[Row], parts: list[list[int]], ends: list[int]
     ) -> mx.array | None:
+        """The same in one pass."""
         widths = list(map(len, parts))
         caches = ChunkCaches([row.caches for row in rows], widths, self.model.ways)
         self.model.want(ends, [widths[i] - 1 for i in ends])

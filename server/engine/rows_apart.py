@@ -16,12 +16,15 @@ class Ways:
     decoding rows. shelves: rows of unlike length have keys and values in arrays of their own; else
     they are in mlx-lm's caches of a batch, all as long as the longest. whole: prompts are cut in
     full chunks whatever else there is to do, as where they are cut can be seen in the answer; so
-    no prefix is reused. unused: layers that have a cache and never fill it."""
+    no prefix is reused. latent: keys of prompts that share a pass are put into one array for it, so
+    only those share one that have come about as far. unused: layers that have a cache and never
+    fill it."""
 
     prompts_apart: bool = False
     rows_apart: bool = False
     shelves: bool = False
     whole: bool = False
+    latent: bool = False
     unused: frozenset[int] = frozenset()
 
     def __str__(self) -> str:

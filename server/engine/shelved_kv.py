@@ -41,7 +41,6 @@ class _InParts:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
         """keys, values: [B, H, T, D]. Arrays where one part has all rows in order; else Fetched."""
-        latent = keys.shape[1] == values.shape[1] == 1 and keys.shape[3] != values.shape[3]
         pairs = [
             self._put(i, view, view.of(keys), view.of(values))
             for i, view in enumerate(self.layout.views)
@@ -50,7 +49,10 @@ class _InParts:
             (self._fetched,) = pairs
             return self._fetched
         firsts, seconds = map(list, zip(*pairs, strict=True))
-        if latent:
+        if is_latent(keys, values) and keys.shape[2] > 1:
+            # Models make new arrays of these before they ask for attention.
+            self._fetched = self.layout.in_rectangle(firsts), self.layout.in_rectangle(seconds)
+        elif is_latent(keys, values):
             # Models multiply these keys with queries before they ask for attention. By the
             # identity, so that the queries are still there then.
             identity = mx.eye(values.shape[3], dtype=values.dtype)[None, None]
@@ -62,6 +64,12 @@ class _InParts:
     def _put(self, i: int, view: View, keys: mx.array, values: mx.array) -> Pair:
         """Puts them into the i-th part. Returns all that its rows have."""
         raise NotImplementedError
+
+
+def is_latent(keys: mx.array, values: mx.array) -> bool:
+    """Whether these are what latent attention keeps: one latent for keys and values, and rotated
+    keys beside it."""
+    return keys.shape[1] == values.shape[1] == 1 and keys.shape[3] != values.shape[3]
 
 
 class ShelvedKV(_InParts):
@@ -170,13 +178,13 @@ class SideBySide(_InParts):
         return [row.state for row in self.rows]
 
 
-def side_by_side(lengths: Sequence[int], widths: Sequence[int]) -> Layout:
+def side_by_side(lengths: Sequence[int], widths: Sequence[int], latent: bool = False) -> Layout:
     """Each row by itself: lengths before, and new tokens of each."""
     views = [
         View([place], width, length, [length])
         for place, (length, width) in enumerate(zip(lengths, widths, strict=True))
     ]
-    return Layout(views, len(views))
+    return Layout(views, len(views), latent)
 
 
 def shelved(shelves: Shelves) -> Layout:

@@ -12,7 +12,7 @@ as equal.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -26,6 +26,7 @@ from server.engine.batch_caches import BatchCaches, ChunkCaches
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import NO_REUSE
 from server.engine.rows_apart import TOGETHER, Ways, is_unused
+from server.engine.shelved_kv import is_latent
 from server.startup.agreement import Found, agree
 from server.startup.batching_script import CHUNK, SLACK, USED, Script, far, rotating
 from server.wire.link import Link
@@ -56,7 +57,8 @@ def prove_ways(last: LastLogits, vocab: int, link: Link, progress: Callable[[str
     every rank, where there is none."""
     progress(STAGE)
     script = Script.of(last.model, vocab, link)
-    unused, windows = _look_at_layers(last.model)
+    unused, windows, latent = _look_at_layers(last.model)
+    latent = script.of_any(latent)
     most = FAR_LEAST if _is_exact(last.model) else FAR_MOST
     whole, noise = _look_at_cuts(script, windows, most, link)
     if whole:
@@ -64,11 +66,11 @@ def prove_ways(last: LastLogits, vocab: int, link: Link, progress: Callable[[str
     limit = min(most, max(FAR_LEAST, NOISES * noise))
     alone = cache(partial(script.alone, chunk=CHUNK if whole else None))
     put_attention(last.model)
-    grows = script.of_any(any(map(_grows, make_prompt_cache(last.model))))
+    grows = script.of_any(bool(list(_growing(make_prompt_cache(last.model)))))
     for way in ALL_WAYS:
         if not (grows or way.apart):
             continue  # there is nothing that could be longer than a row's own
-        last.ways = replace(way, whole=bool(whole), unused=unused)
+        last.ways = replace(way, whole=bool(whole), latent=latent, unused=unused)
         wrong = agree(link, partial(_try, last, script, link, alone, limit, progress))
         if not wrong:
             log.info("rows are computed %s", last.ways)
@@ -127,9 +129,10 @@ def _build(model: Any, ways: Ways) -> None:
     batch.step(lambda layers: model(mx.array([[1], [2]]), cache=layers))
 
 
-def _look_at_layers(model: Any) -> tuple[frozenset[int], list[tuple[int, int]]]:
-    """Which layers have a cache and do not fill it; and for each that keeps a window, the tokens
-    that it sees within a chunk, and those that it keeps. Nothing is computed for that."""
+def _look_at_layers(model: Any) -> tuple[frozenset[int], list[tuple[int, int]], bool]:
+    """Which layers have a cache and do not fill it; for each that keeps a window, the tokens that
+    it sees within a chunk, and those that it keeps; and whether any has a latent. Nothing is
+    computed for that."""
     caches = make_prompt_cache(model)
     windows: list[tuple[int, int]] = []
 
@@ -140,12 +143,17 @@ def _look_at_layers(model: Any) -> tuple[frozenset[int], list[tuple[int, int]]]:
     for kept in rotating(caches):
         kept.make_mask = partial(note, kept, kept.make_mask)
     model(mx.array([[1, 2, 3]]), cache=caches)
-    return frozenset(i for i, layer in enumerate(caches) if is_unused(layer)), windows
+    unused = frozenset(i for i, layer in enumerate(caches) if is_unused(layer))
+    latent = any(is_latent(*part.state[:2]) for part in _growing(caches) if not part.empty())
+    return unused, windows, latent
 
 
-def _grows(cache: Any) -> bool:
-    """Whether a layer's cache, or a part of it, is one of those that can lie apart."""
-    return type(cache) is KVCache or any(map(_grows, getattr(cache, "caches", ())))
+def _growing(caches: Iterable[Any]) -> Iterator[KVCache]:
+    """Those of the layers' caches, or parts of them, that can lie apart."""
+    for one in caches:
+        if type(one) is KVCache:
+            yield one
+        yield from _growing(getattr(one, "caches", ()))
 
 
 def _is_exact(model: Any) -> bool:

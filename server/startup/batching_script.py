@@ -30,8 +30,8 @@ from server.wire.link import Link
 from server.wire.mailbox import Header
 from server.wire.messages import Draw, Submit
 
-# By uid, which count from 1: three prompts at once, then a newcomer of one token, then one that
-# goes on from a kept part of the first. They leave one after another.
+# By uid, which count from 1: three prompts at once, then a newcomer of one token, while the first
+# has come half its way, then one that goes on from a kept part of it. They leave one after another.
 LENGTHS = (45, 7, 2, 1, 29)  # tokens of prompts
 ANSWERS = (7, 4, 3, 4, 3)  # tokens
 SLACK = 6  # tokens: so some of them share arrays, and others do not
@@ -166,10 +166,10 @@ class Script:
         )  # fmt: skip
         submit(2, self.prompts[2])
         submit(3, self.prompts[3])
+        _step(engine)
+        submit(4, self.prompts[4])  # beside a prompt that is begun
         while (1, 0) not in chooser.logits:
             _step(engine)
-        submit(4, self.prompts[4])
-        _step(engine)
         if reuse:
             submit(5, before + self.prompts[5], reuse=(ENTRY, self.before + USED))
         else:

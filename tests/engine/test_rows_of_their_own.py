@@ -125,3 +125,28 @@ def test_the_calls_of_a_step_are_as_many_as_there_are_shelves(monkeypatch):
     Desk(shard).run(*(ticket(prompt=p, max_tokens=5) for p in prompts))
     steps = {(rows, keys) for rows, keys in shapes if rows == 3}
     assert steps and all(keys < 40 for _, keys in steps), "short rows read short caches"
+
+
+def test_latent_prompts_share_a_pass_only_where_they_have_come_about_as_far(monkeypatch):
+    """In it their keys are one array: a long text that is continued would make short ones as long
+    as itself."""
+    shard = serve("deepseek_v3")
+    shapes: list[tuple[int, int]] = []
+    call = type(shard.model).__call__
+
+    def spy(self, inputs, cache=None, **rest):
+        shapes.append(inputs.shape)
+        return call(self, inputs, cache=cache, **rest)
+
+    monkeypatch.setattr(type(shard.model), "__call__", spy)
+    desk = Desk(shard, room=10**6, cuttable=False)
+    text = [n % 200 + 3 for n in range(900)]
+    desk.run(ticket(prompt=text, max_tokens=3))
+    alone = [Desk(shard).run(ticket(prompt=p))[0] for p in ([5] * 20, [6] * 20)]
+    shapes.clear()
+    got = desk.run(ticket(prompt=[*text, 7, 8, 9]), *(ticket(prompt=[n] * 20) for n in (5, 6)))
+    assert got[1:] == alone
+    assert {shape for shape in shapes if shape[1] > 1} == {(1, 3), (1, 20)}
+    shapes.clear()
+    assert desk.run(*(ticket(prompt=[n] * 20) for n in (5, 6))) == alone
+    assert (2, 20) in shapes
