@@ -15,7 +15,7 @@ from mlx_lm.models.cache import CacheList, KVCache
 
 from server.engine.attention import Layout
 from server.engine.rows_apart import Ways
-from server.engine.shelved_kv import ShelvedKV, SideBySide, shelved, side_by_side
+from server.engine.shelved_kv import ShelvedKV, SideBySide, filled, shelved, side_by_side
 from server.engine.shelves import Move, Shelves
 from server.protocol.row_lengths import SLACK
 
@@ -170,6 +170,22 @@ def _begin(
     after = mx.array([length + width for length, width in zip(lengths, widths, strict=True)])
     for part in parts:
         part.begin(layout, before, after)
+
+
+def snapshot(caches: Sequence[Any]) -> Caches:
+    """A copy of a row's caches, lazy, that holds no more than their tokens: they have room for the
+    next ones, which would be kept for nothing."""
+    return [_snapshot(cache) for cache in caches]
+
+
+def _snapshot(cache: Any) -> Any:
+    if type(cache) is CacheList:
+        return CacheList(*map(_snapshot, cache.caches))
+    if type(cache) is not KVCache or cache.keys is None:
+        return copy.deepcopy(cache)  # which shares the arrays: nobody changes them in place
+    length = cache.offset
+    pair = (mx.contiguous(array[..., :length, :]) for array in (cache.keys, cache.values))
+    return filled(*pair, length)
 
 
 def states(caches: Sequence[Any]) -> list:

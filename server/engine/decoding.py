@@ -4,7 +4,6 @@ Runs on the main thread of every rank. A step is made while the last one runs, i
 out as soon as they are known, and a row that leaves does so at the next step.
 """
 
-import copy
 import logging
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from server.engine.batch_caches import BatchCaches, Caches
+from server.engine.batch_caches import BatchCaches, Caches, snapshot
 from server.engine.prompts import Ended
 from server.engine.row import Row
 from server.engine.rows_apart import Ways
@@ -200,7 +199,7 @@ class Decoding:
     def extract(self, row: Row) -> Caches:
         """A copy of a row's caches, lazy: those of the batch go on."""
         if self._ways.rows_apart:
-            return copy.deepcopy(row.caches)  # which shares the arrays
+            return snapshot(row.caches)
         return self.caches.extract(self.rows.index(row))
 
     def leave(self, rows: list[Row]) -> None:

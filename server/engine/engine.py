@@ -19,6 +19,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from server.engine.acceptance import check
+from server.engine.batch_caches import snapshot
 from server.engine.decoding import Decoded, Decoding
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import PrefixStore
@@ -329,9 +330,7 @@ class Engine:
             return
         length = done.progress[0] + (message.reuse[1] if message.reuse else 0)
         entries = [entry for at, entry in message.keep if at == length]
-        if entries:
-            # A deep copy shares the arrays, of which whoever writes next makes its own.
-            kept += [self._keep(one, row.tokens, copy.deepcopy(row.caches)) for one in entries]
+        kept += [self._keep(entry, row.tokens, snapshot(row.caches)) for entry in entries]
 
     def _keep(self, entry: int, tokens: list[int], cache: list) -> tuple[int, list[int]]:
         self.prefixes.put(entry, cache, len(tokens))

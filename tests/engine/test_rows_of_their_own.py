@@ -7,11 +7,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from mlx_lm.models.cache import KVCache
 
 from server.engine import attention
 from server.engine.batch_caches import BatchCaches
 from server.engine.shelved_kv import ShelvedKV
-from tests.models.served import serve
+from tests.models.served import desk_of, serve
 from tests.support.desk import Desk, choices, ids_of, ticket
 from tests.support.ticket_events import all_events
 
@@ -150,3 +151,16 @@ def test_latent_prompts_share_a_pass_only_where_they_have_come_about_as_far(monk
     shapes.clear()
     assert desk.run(*(ticket(prompt=[n] * 20) for n in (5, 6))) == alone
     assert (2, 20) in shapes
+
+
+def test_what_is_kept_of_a_prompt_or_an_answer_holds_its_tokens_and_no_room_for_more():
+    """Caches grow by 256 tokens: many short prefixes would take several times what is reckoned."""
+    desk = desk_of(serve("llama"))
+    begin = [n % 200 + 3 for n in range(70)]
+    desk.run(ticket(prompt=[*begin, 7, 8], max_tokens=9))
+    desk.run(ticket(prompt=[*begin, 9], max_tokens=9), ticket(prompt=[*begin, 4, 4], max_tokens=3))
+    entries, lengths = desk.engine.prefixes._entries, desk.engine.prefixes.lengths()
+    assert len(lengths) >= 2
+    for number, caches in entries.items():
+        sizes = {cache.keys.shape[2] for cache in caches if type(cache) is KVCache}
+        assert sizes == {lengths[number]}

@@ -143,6 +143,8 @@ def make_checks(quick: bool) -> list[Check]:
         Check("long-prompt", "4 decoders beside a long prompt", "demo", 2,
               scenes.long_prompt(4, of(6000, 1500)),
               (Measure("itl_p95", "ms", at_most(0.3)),), rounds=3),
+        Check("beside-long", "7 chats beside a long one", "demo", 2,
+              scenes.beside_long(7, of(6000, 1500), of(32, 8)), speed(3.0), rounds=3),
         Check("second-turn", "second turn of a conversation", "demo", 2,
               scenes.second_turn(of(3000, 600), of(16, 4)),
               (Measure("second", "ms", at_most(1.0)),
@@ -185,6 +187,8 @@ LINES = (
          ("newcomer",)),
     Line("inter-token p95 of 4 decoders while a 6,000-token prompt arrives, demo, 2 ranks",
          "<= 0.3x", ("long-prompt",)),
+    Line("tokens/s of 7 chats of about 50 tokens beside one of 6,000 that decodes, demo, 2 ranks",
+         ">= 3x", ("beside-long",)),
     Line("second turn of a 3,000-token conversation, time to first token: against theirs / "
          "against the first turn (demo, 2 ranks)", "<= 1.0x / <= 0.15x", ("second-turn",)),
     Line("tokens/s against our own engine loop without HTTP, 32 clients, demo / tiny (1 rank)",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from scripts.lib.bench.contenders import Bare, Broken, Contender, Ours, WebServer
-from scripts.lib.bench.load import Load, run_closed
+from scripts.lib.bench.load import Load, count_tokens, run_closed
 from scripts.lib.bench.processes import cpu_seconds, resident_mb
 from scripts.lib.bench.stats import percentile
 from scripts.lib.bench.swarm import Call
@@ -22,6 +22,7 @@ LONG_DEADLINE_S = 300.0
 RAMP_S = 0.005  # between clients: mlx_lm.server's listen backlog is 5
 SETTLE_S = 1.0  # for a server to be idle again after clients have left it
 EARLY = 0.05  # of the answers may end by themselves, or two servers do unlike work
+LONG_ANSWER = 1800  # tokens: as many as the demo model's context leaves of the longest prompt
 ENDLESS = 3000  # tokens: more than any decoder of a scene will live to get
 
 Scene = Callable[[Contender, str], dict[str, float]]
@@ -85,10 +86,12 @@ def throughput(
 class Decoders:
     """Streams that keep a server decoding in the background until they are hung up on."""
 
-    def __init__(self, server: WebServer, count: int, tag: str) -> None:
+    def __init__(
+        self, server: WebServer, count: int, tag: str, prompt: int = 32, output: int = ENDLESS
+    ) -> None:
         self.server = server
         self.calls = [
-            make_call(server, f"{tag} decoder {n}", 32, ENDLESS, {"temperature": 0}, 3600)
+            make_call(server, f"{tag} decoder {n}", prompt, output, {"temperature": 0}, 3600)
             for n in range(count)
         ]
 
@@ -178,6 +181,38 @@ def long_prompt(decoders: int, prompt: int, quiet_s: float = 1.0) -> Scene:
             "itl_p95_before": percentile(before, 95) if before else 0.0,
             "ttft": answer.ttft,
         }
+
+    return scene
+
+
+def beside_long(clients: int, prompt: int, output: int) -> Scene:
+    """tokens_per_s of short chats, all at once, while one with a long prompt decodes."""
+
+    def scene(server: WebServer, tag: str) -> dict[str, float]:
+        background = Decoders(server, 1, f"{tag} long", prompt, LONG_ANSWER)
+        calls = [
+            make_call(server, f"{tag} short {n}", 50, output, {"temperature": 0}, LONG_DEADLINE_S)
+            for n in range(clients)
+        ]
+        left = set(calls)
+
+        def done(call: Call) -> None:
+            left.discard(call)
+            if not left:
+                background.stop()
+
+        def send() -> None:
+            begin = time.perf_counter()
+            for number, call in enumerate(calls):
+                server.swarm.start(call, begin + number * RAMP_S, done)
+
+        background.start(send)
+        server.swarm.run()
+        settle(server)
+        check([*calls, *background.calls], server.name)
+        answers = [call.read() for call in calls]
+        seconds = max(one.ended for one in answers) - min(one.sent for one in answers)
+        return {"tokens_per_s": sum(map(count_tokens, answers)) / seconds}
 
     return scene
 

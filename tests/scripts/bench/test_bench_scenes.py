@@ -85,6 +85,14 @@ def test_a_long_prompt_meets_decoders_and_their_gaps_are_told(front_end, player)
     assert result["itl_p95_before"] > 0 and result["ttft"] > 0
 
 
+def test_short_chats_are_timed_while_a_long_one_decodes(front_end, player):
+    result = scenes.beside_long(3, 600, 6)(player, "g")
+    long, *short, _ = asked(front_end, 5)  # the last one asks whether it is idle again
+    assert len(long.prompt) == pytest.approx(600, abs=20) and long.max_tokens > 1000
+    assert [one.max_tokens for one in short] == [6] * 3
+    assert result["tokens_per_s"] > 0
+
+
 def test_a_second_turn_begins_with_all_of_the_first(front_end, player):
     result = scenes.second_turn(300, 6)(player, "d")
     first, second = asked(front_end, 2)
