@@ -6,7 +6,7 @@ change, where that can be told; where it cannot, both. A cable that works has no
 make_hostfile and the doctor.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 
@@ -150,7 +150,8 @@ def ordinary(network: Network) -> Iterator[tuple[str, IPv4Network]]:
     """(interface, subnet) of what else a Mac is connected to: neither cables nor itself."""
     for interface in network.interfaces.values():
         aside = interface.name.startswith(("lo", "bridge")) or interface.point_to_point
-        if interface.name in network.thunderbolt or aside or not interface.up:
+        off = not interface.up or interface.active is False
+        if interface.name in network.thunderbolt or aside or off:
             continue
         for address in interface.addresses:
             if not (address.is_link_local or address.network.prefixlen > 30):
@@ -181,35 +182,46 @@ def _twice(
     networks: Mapping[str, Network], links: Sequence[Cable], found: Sequence[Fault]
 ) -> Iterator[Fault]:
     """The same address at ports of different cables, or at a port and elsewhere."""
-    blamed = {(fault.end.host, fault.end.interface) for fault in found}
+    pairs = [sides(networks, link) for link in links]
+    ports = {place_of(s.end): (s, o) for a, b in pairs for s, o in ((a, b), (b, a))}
+    blamed = {place_of(fault.end) for fault in found}
+    for places in _places(networks, ports).values():
+        ours = [place for place in places if place in ports]
+        if len(places) < 2 or not ours or _its_cables_own(*ports[ours[0]], places):
+            continue
+        wrong = [p for p in ours if {p, place_of(ports[p][1].end)} & blamed]
+        right = [p for p in ours if p not in wrong]
+        # One whose cable is right by itself keeps it, unless it is no port's.
+        for place in [*wrong, *right[len(ours) == len(places) :]]:
+            side, other = ports[place]
+            rest = [
+                f"{host} {interface}" for host, interface in places if (host, interface) != place
+            ]
+            text = f"{side.short}, to {other.words}, has the address of {' and '.join(rest)}"
+            yield Fault(side.end, TWICE, text)
+
+
+def _places(
+    networks: Mapping[str, Network], ports: Collection[tuple[str, str | None]]
+) -> dict[str, list[tuple[str, str]]]:
+    """Each address to where it is: (host, interface). What nothing is plugged into has none."""
     at: dict[str, list[tuple[str, str]]] = {}
     for host, network in networks.items():
         for interface in network.interfaces.values():
+            if interface.active is False and (host, interface.name) not in ports:
+                continue
             for address in interface.addresses:
                 if not address.is_loopback:
                     at.setdefault(str(address.ip), []).append((host, interface.name))
-    ports = {}
-    for link in links:
-        a, b = sides(networks, link)
-        ports |= {(s.end.host, s.end.interface): (s, o) for s, o in ((a, b), (b, a))}
-    for places in at.values():
-        hosts = {host for host, _ in places}
-        ours = [place for place in places if place in ports]
-        if len(places) < 2 or not ours:
-            continue
-        if ports[ours[0]][0].address and ports[ours[0]][0].address.is_link_local and len(hosts) > 1:
-            continue  # Such an address is of its cable alone; by chance another has it, too.
-        side, other = ports[ours[0]]
-        if len(places) == 2 and set(places) == {place_of(side.end), place_of(other.end)}:
-            continue  # Two ends of one cable: see _of_both.
-        # One whose cable is wrong by itself; else the last, so that the first stays as it is.
-        last = next(
-            (p for p in ours if p in blamed or place_of(ports[p][1].end) in blamed), ours[-1]
-        )
-        rest = [f"{host} {interface}" for host, interface in places if (host, interface) != last]
-        side, other = ports[last]
-        text = f"{side.short}, to {other.words}, has the address of {' and '.join(rest)}"
-        yield Fault(side.end, TWICE, text)
+    return at
+
+
+def _its_cables_own(side: Side, other: Side, places: Sequence[tuple[str, str]]) -> bool:
+    """Both ends of one cable have it, which is told already; or nobody else can meet it."""
+    if set(places) == {place_of(side.end), place_of(other.end)}:
+        return True
+    lent = side.address is not None and side.address.is_link_local
+    return lent and len({host for host, _ in places}) == len(places)
 
 
 def place_of(end: End) -> tuple[str, str | None]:

@@ -8,7 +8,8 @@ from ipaddress import ip_interface
 import pytest
 
 from scripts.lib.cabling.advice import advise
-from scripts.lib.cabling.ends import fits, sides
+from scripts.lib.cabling.cabling import Cable, cables
+from scripts.lib.cabling.ends import find_faults, fits, sides
 from scripts.lib.cabling.finding import Finding
 from scripts.lib.cabling.pings import Heard, Pings, read_pings, to_ping
 from scripts.lib.cabling.plan import make_plan
@@ -41,6 +42,10 @@ def played(wiring: Wiring) -> Pings:
         for name in wiring.names
     }
     return read_pings(wanted, outputs)
+
+
+def cables_of(wiring: Wiring) -> list[Cable]:
+    return cables({host: fact.ports for host, fact in facts_of(wiring).items()})
 
 
 def pair() -> Wiring:
@@ -465,6 +470,25 @@ def test_an_empty_cache_counts_only_where_nobody_could_ping():
     # It answered, so the ping has filled the cache by now.
     heard = {("studio-1", "en3"): Heard(True, None)}
     assert advise(facts, make_plan(facts), pings=heard) == []
+
+
+def test_of_ports_with_the_same_address_one_keeps_it_and_an_empty_port_is_no_rival():
+    wiring = Wiring(NAMES[:6])
+    for a, b in zip(NAMES[:6:2], NAMES[1:6:2], strict=True):
+        wiring.plug(f"{a}:2", f"{b}:2")
+    networks = networks_of(facts_of(wiring))
+    assert find_faults(networks, cables_of(wiring)) != []
+    for number, name in enumerate(NAMES[:6]):
+        wiring.addresses[name]["en3"] = f"10.5.0.{1 + number % 2}/30"
+    faults = find_faults(networks_of(facts_of(wiring)), cables_of(wiring))
+    assert [(fault.end.host, fault.kind) for fault in faults] == [
+        ("studio-3", "twice"), ("studio-5", "twice"), ("studio-4", "twice"), ("studio-6", "twice"),
+    ]  # fmt: skip
+    wiring = pair()
+    wiring.addresses["studio-2"]["en7"] = "10.77.1.1/30"  # nothing is plugged in there
+    assert found(wiring) == []
+    wiring.addresses["studio-2"]["en0"] = "10.77.1.1/30"
+    assert any("has the address of studio-2 en0" in finding.text for finding in found(wiring))
 
 
 def test_addresses_of_a_vpn_and_of_other_cables_are_no_ordinary_network():
