@@ -87,7 +87,8 @@ def test_choices_whose_client_leaves_after_their_prefix_was_given_up_disturb_nob
 def computed(cluster: Cluster) -> float:
     """Tokens of prompts, since the start."""
     with urllib.request.urlopen(f"{cluster.url}/metrics", timeout=60) as answer:
-        return float(re.search(rb"^mlx_cluster_prefill_tokens_total (\S+)", answer.read(), re.M)[1])
+        text = answer.read().decode()
+    return float(re.search(r"^mlx_cluster_prefill_tokens_total\S* (\S+)$", text, re.M)[1])
 
 
 def test_who_leaves_late_in_a_prompt_and_asks_again_computes_the_rest(pair):
