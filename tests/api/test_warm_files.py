@@ -1,12 +1,18 @@
 """What PREFIX_WARM names, read before anything starts; what is wrong is named by file and line."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from server.api import warm_files
 from server.api.warm_files import read_warm
+from server.protocol.exit_codes import CONFIG
 from server.protocol.setting import SettingError
+from tests.support.paths import ROOT
+from tests.support.ports import free_port
 from tests.support.request_bodies import SERVED
 
 
@@ -106,3 +112,20 @@ def test_files_and_prompts_have_limits(write, monkeypatch):
     assert len(read_warm(files[:2], SERVED)) == 2
     with pytest.raises(SettingError, match="2.txt:1: must be at most 2 prompts"):
         read_warm(files, SERVED)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_rank_0_ends_before_it_starts_anything(write, tmp_path, rank):
+    """Other ranks need not have the files. Here none has MLX, either, which comes later."""
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx" / "__init__.py").write_text("")
+    file = write("a.jsonl", f"{json.dumps(asks('x'))}\n{{")
+    settings = {"MODEL_DIR": str(tmp_path), "HTTP_PORT": str(free_port()), "MLX_RANK": rank}
+    done = subprocess.run(
+        [sys.executable, ROOT / "server" / "openai_cluster_server.py"],
+        env=os.environ | settings | {"PYTHONPATH": str(tmp_path), "PREFIX_WARM": file},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == CONFIG, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert (f"PREFIX_WARM: {file}:2: must be JSON" in last) == (rank == "0"), last
