@@ -154,7 +154,8 @@ def finder_of(tokenizer: Any, wanted: bool) -> PlaceFinder:
     """tokenizer: an mlx_lm TokenizerWrapper."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     encode = partial(tokenizer.encode, add_special_tokens=False)
-    return PlaceFinder(encode, [str(token) for token in added.values()], wanted)
+    # Others may be runs of blanks, of which a part is not where a tokenizer starts afresh.
+    return PlaceFinder(encode, [str(one) for one in added.values() if one.special], wanted)
 
 
 def common_length(a: Sequence, b: Sequence) -> int:
