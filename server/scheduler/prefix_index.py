@@ -150,8 +150,8 @@ class PrefixIndex:
         )
 
     def promise(self, owner: str, part: bool = False) -> int:
-        """The number of an entry to make; 0: nothing is kept. part: it may be kept of a prompt that
-        ends before it is done."""
+        """The number of an entry that the ranks may make; 0: they are to keep nothing. part: of a
+        prompt that ends before it is done."""
         return self._promise(Promise(owner, part=part)) if self.room else 0
 
     def add(self, number: int, tokens: Sequence[int]) -> None:

@@ -345,7 +345,7 @@ def test_what_an_entry_saves_is_counted_from_the_next_shorter_one(requests):
 
 def test_a_part_of_what_is_kept_already_is_given_back():
     index = indexed(text(1, 300))
-    number = index.promise("")
+    number = index.promise("", part=True)
     index.add(number, text(1, 300)[:200])
     assert index.make_room(10**9).drop == (number,) and index.used == 300
     assert index.plan(text(1, 300) + [1]).length == 300
@@ -379,7 +379,7 @@ def test_the_same_prefix_is_kept_for_each_owner():
 
 def test_a_part_belongs_to_who_has_left():
     index = PrefixIndex(10**6, cuttable=True)
-    index.add(index.promise("ann"), text(1, 300))
+    index.add(index.promise("ann", part=True), text(1, 300))
     assert index.plan(text(1, 400), owner="bob").length == 0
     assert index.plan(text(1, 400), owner="ann").length == 300
 
