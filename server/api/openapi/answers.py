@@ -2,6 +2,7 @@
 
 from server.api.dialects.messages import ERROR_TYPES, STOP_REASONS
 from server.api.dialects.own_tools import OWN_TOOLS
+from server.api.openapi.cluster import cluster_schema
 from server.api.openapi.words import (
     Schema,
     any_of,
@@ -26,7 +27,7 @@ def answer_schemas() -> dict[str, Schema]:
     """All schemas of answers, by the name of the component."""
     return {
         **_openai_schemas(),
-        "Cluster": _cluster_schema(),
+        "Cluster": cluster_schema(),
         **_responses_schemas(),
         **_messages_schemas(),
         "Tokens": told(
@@ -52,112 +53,6 @@ def answer_schemas() -> dict[str, Schema]:
         ),
         "Queue": told(size=integer(0), max=integer(0), running=integer(0), max_running=integer(1)),
     }
-
-
-def _cluster_schema() -> Schema:
-    size, seconds, count = optional(integer(0)), number(0), integer(0)
-    rank = told(
-        rank=count,
-        host=string(),
-        pid=integer(1),
-        chip=string(),
-        os=string(),
-        memory_total_bytes=size,
-        memory_used_bytes=note(size, "MLX's arrays: weights, KV cache, work."),
-        memory_peak_bytes=note(size, "The most that these were since the start."),
-        gpu_limit_bytes=note(size, "What Metal lets a process wire; null without a GPU."),
-        rss_bytes=note(size, "The whole process."),
-        heartbeat_age_s=note(optional(seconds), "Since a collective of all ranks last ended."),
-        state=enum("loading", "ok", "silent"),
-        loaded_bytes=note(size, "Of the rank's weights; null before it begins to load."),
-        total_bytes=size,
-    )
-    point = told(
-        t=seconds,
-        generated_tokens_per_s=seconds,
-        prompt_tokens_per_s=note(seconds, "As they are prefilled."),
-        ttft_p50_s=optional(seconds),
-        running=count,
-        queued=count,
-    )
-    return told(
-        status=enum(*PHASES),
-        detail=string(),
-        model=string(),
-        run_id=string(),
-        uptime_s=seconds,
-        now=note(seconds, "Unix time, as are all `t`."),
-        world_size=count,
-        parallel=note(string(), "PARALLEL; once the model is loaded, what it led to."),
-        batching=note(
-            optional(string()),
-            "How the model's requests are computed beside each other. Null until it is loaded.",
-        ),
-        backend=enum("none", "ring", "jaccl", "jaccl-ring"),
-        versions=told(python=string(), mlx=string(), mlx_lm=string(), code=string()),
-        limits=told(
-            max_batch=integer(1),
-            queue_max=count,
-            context=optional(integer(1)),
-            req_timeout_s=seconds,
-            req_total_timeout_s=note(optional(seconds), "null: as long as it goes on."),
-        ),
-        ranks=note(array(rank), "Empty until the ranks have introduced themselves."),
-        link=told(latency_us=optional(seconds), bandwidth_gb_s=optional(seconds)),
-        formats=note(
-            optional(
-                told(calls=string(), calls_by=string(), thinking=string(), template=array(string()))
-            ),
-            "How the model writes tool calls and thoughts, as far as the server knows; what its "
-            "chat template leaves out. Null until it is loaded.",
-        ),
-        running=count,
-        queued=note(count, "Waiting, those that were paused included."),
-        paused=count,
-        kv_tokens=told(
-            used=count,
-            capacity=count,
-            row=note(count, "What each request takes beside its tokens: windows and states."),
-        ),
-        prefix_cache=told(
-            entries=count,
-            tokens=count,
-            hit_tokens=count,
-            miss_tokens=count,
-            evicted_tokens=count,
-            disk=note(
-                told(
-                    entries=count,
-                    bytes=count,
-                    limit_bytes=count,
-                    hit_tokens=count,
-                    read_bytes=count,
-                    written_bytes=count,
-                    evicted_bytes=count,
-                    failures=count,
-                ),
-                "Bytes are those of the fullest rank's disk; a limit of 0: nothing is kept there.",
-            ),
-        ),
-        series=told(interval_s=integer(1), points=array(point)),
-        totals=note(
-            told(
-                requests=count,
-                answered=count,
-                refused=count,
-                failed=count,
-                cut=count,
-                prompt_tokens=count,
-                cached_tokens=count,
-                generated_tokens=count,
-            ),
-            "Of the requests that ask the model for an answer, since the server started. Those "
-            "in `requests` and in none of the four after it are in progress.",
-        ),
-        restarts=count,
-        last_failure=optional(string()),
-        events=note(array(told(t=seconds, text=string()), most=50), "Newest last."),
-    )
 
 
 def _openai_schemas() -> dict[str, Schema]:
