@@ -139,7 +139,7 @@ class TwoUsers:
         """A line of shell, run by the user of that Mac, there."""
         exports = [f"export {shlex.quote(f'{k}={v}')}" for k, v in (env or {}).items()]
         line = " && ".join([f"cd {shlex.quote(str(cwd))}", *exports, command])
-        return self._ask(place, line, within_s=300)
+        return self._ask(place, line, within_s=900)  # a guard alone
 
     def end(self) -> None:
         """Ends the sshds and all that was started there, and removes the accounts."""
