@@ -149,7 +149,7 @@ def test_latent_prompts_share_a_pass_only_where_they_have_come_about_as_far(monk
     assert got[1:] == alone
     assert {shape for shape in shapes if shape[1] > 1} == {(1, 3), (1, 19)}
     shapes.clear()
-    assert desk.run(*(ticket(prompt=[n] * 20) for n in (5, 6))) == alone
+    assert Desk(shard).run(*(ticket(prompt=[n] * 20) for n in (5, 6))) == alone
     assert (2, 20) in shapes
 
 
