@@ -196,11 +196,18 @@ class Decoding:
         lost = [] if error is None else self.lose()
         return Stepped(decoded, header, step_s, self._launch_s, lost, error)
 
-    def extract(self, row: Row) -> Caches:
-        """A copy of a row's caches, lazy: those of the batch go on."""
-        if self._ways.rows_apart:
-            return snapshot(row.caches)
-        return self.caches.extract(self.rows.index(row))
+    def extract(self, row: Row) -> Caches | None:
+        """A copy of a row's caches, lazy: those of the batch go on. None where it cannot be had, and
+        so is not kept."""
+        try:
+            if self._ways.rows_apart:
+                return snapshot(row.caches)
+            return self.caches.extract(self.rows.index(row))
+        except Exception as error:
+            if not is_shared(error):
+                raise
+            log.warning("a row's cache cannot be kept: %s: %s", type(error).__name__, error)
+            return None
 
     def leave(self, rows: list[Row]) -> None:
         """Takes rows out: at the next step, since to take them out of the caches may wait for the
@@ -268,17 +275,7 @@ class Decoding:
             finish, caches = row.take(token), None
             if finish is not None:
                 finished.append(row)
-                caches = self._extract(row) if row.store else None
+                caches = self.extract(row) if row.store else None
             decoded.append(Decoded(row, token, finish, caches))
         self.leave(finished)
         return decoded
-
-    def _extract(self, row: Row) -> Caches | None:
-        """A row's cache; None where it cannot be had, and so is not kept."""
-        try:
-            return self.extract(row)
-        except Exception as error:
-            if not is_shared(error):
-                raise
-            log.warning("a row's cache cannot be kept: %s: %s", type(error).__name__, error)
-            return None

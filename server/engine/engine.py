@@ -104,11 +104,11 @@ class Engine:
         if uid in self._forks:
             self._hand_over(self._forks[uid])
             return []
-        row = self.rows.get(uid)
+        row, caches = self.rows.get(uid), None
+        if keep and row is not None and row.done and len(row.tokens) >= LEAST_KEPT:
+            caches = row.caches if row.segments else self.decoding.extract(row)
         self._drop(uid)
-        if not keep or row is None or not row.begun or len(row.tokens) < LEAST_KEPT:
-            return []
-        return [self._keep(keep, row.tokens, row.caches)]
+        return [] if caches is None else [self._keep(keep, row.tokens, caches)]
 
     def give_up(self, uid: int) -> tuple[int, ...]:
         """Drops a request whose message or prompt has failed, and all that wait for the same

@@ -38,11 +38,6 @@ class Row:
         return sum(map(len, self.segments))
 
     @property
-    def begun(self) -> bool:
-        """Whether some of its prompt is computed, and some is left."""
-        return bool(self.done and self.segments)
-
-    @property
     def ready(self) -> bool:
         """Whether only its prompt's last token is left."""
         return len(self.segments) == 1 and len(self.segments[0]) == 1

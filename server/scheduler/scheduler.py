@@ -255,8 +255,10 @@ class Scheduler:
         return gone
 
     def _cancel(self, one: Running) -> Cancel:
-        """Takes it off the ranks. What there is of its prompt is kept, to be asked for again."""
-        keep = 0 if one.generated else self._prefixes.promise(one.ticket.owner, part=True)
+        """Takes it off the ranks. What there is of it is kept, to be asked for again; of several
+        choices that have begun the first one's, as of those that end."""
+        wanted = not (one.generated and one.ticket.choice)
+        keep = self._prefixes.promise(one.ticket.owner, part=True) if wanted else 0
         return Cancel(one.ticket.uid, keep)
 
     def _pause(self) -> list[Running]:

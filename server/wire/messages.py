@@ -63,7 +63,7 @@ class Submit:
 class Cancel:
     """Drop a request wherever it is. Unknown uids are ignored: it may just have finished.
 
-    keep: the entry for what is computed of its prompt, if that is not done; 0: none.
+    keep: the entry for what is computed of it so far; 0: none.
     """
 
     uid: int

@@ -221,6 +221,21 @@ def test_who_leaves_again_and_again_has_it_in_the_end(shard):
     assert index.hit_tokens + index.miss_tokens == 6 * len(prompt)
 
 
+@pytest.mark.parametrize("at", [3, 9, 20])
+def test_who_leaves_in_an_answer_and_goes_on_from_there_computes_none_of_it_again(shard, at):
+    desk, bare = desk_for(shard, room=ROOM), desk_for(shard)
+    gone = ticket(prompt=text(1, 100), max_tokens=50)
+    bystander = ticket(prompt=text(2, 90), max_tokens=60)
+    events, others = desk.events(gone, bystander, act=leave_at(desk, at, gone))
+    assert [ids_of(others)] == bare.run(ticket(prompt=text(2, 90), max_tokens=60))
+    prompt = text(1, 100) + ids_of(events)[:-1] + text(3, 20)
+    asks = ticket(prompt=prompt)
+    assert desk.run(asks) == bare.run(ticket(prompt=prompt))
+    if reuse_kind(shard.model) == REUSE_CUT:
+        assert asks.cached >= len(prompt) - 20 - 1
+    assert asks.cached >= 99
+
+
 def test_nothing_is_kept_of_a_prompt_of_which_nothing_was_computed(shard):
     desk = desk_for(shard, room=ROOM)
     engine, prompt = desk.engine, text(1, 300)

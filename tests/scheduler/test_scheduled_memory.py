@@ -132,15 +132,26 @@ def test_a_prompt_that_is_paused_under_way_is_kept_and_goes_on_from_there():
 
 def test_of_a_prompt_whose_client_leaves_what_there_is_is_kept():
     desk = Desk(room=10**6)
-    gone, other = desk.admit(2, prompt=[1, 2] * 50)
+    (gone,) = desk.admit(1, prompt=[1, 2] * 50)
     desk.compose()
-    desk.deliver([(gone.uid, Prefilled(64, 100)), (other.uid, Token(7, None))])
+    desk.deliver([(gone.uid, Prefilled(64, 100))])
     desk.line.cancel(gone)
-    desk.line.cancel(other)
-    first, second = desk.compose()
-    assert first.keep and second == Cancel(other.uid), "whose prompt is done"
+    (first,) = desk.compose()
+    assert first.keep
     desk.scheduler.deliver(Turn([], [(first.keep, [1, 2] * 32)]))
     (asks,) = desk.admit(1, prompt=[1, 2] * 50)
     (submit,) = desk.compose()
     assert submit.reuse == (first.keep, 64) and asks.cached == 64
     assert [at for at, _ in submit.keep] == [100], "or it would be lost again with its answer"
+
+
+def test_of_choices_that_are_left_in_their_answers_the_first_is_kept():
+    """As of those that end. A stop string ends an answer like that, too."""
+    desk = Desk(room=10**6)
+    choices = desk.admit_choices(2, prompt=[1, 2] * 50)
+    desk.compose()
+    desk.deliver([(one.uid, Token(7, None)) for one in choices])
+    for one in choices:
+        desk.line.cancel(one)
+    first, second = desk.compose()
+    assert first.keep and second == Cancel(choices[1].uid)
