@@ -94,12 +94,10 @@ def computed(cluster: Cluster) -> float:
 def test_who_leaves_late_in_a_prompt_and_asks_again_computes_the_rest(pair):
     prompt = [33 + i * i % 90 for i in range(6000)]
     leaver = pair.open_stream(prompt=prompt, max_tokens=4)
-    before = pair.get("/cluster")[1]["prefix_cache"]["entries"]
     start = computed(pair)
     pair.wait_for(lambda: computed(pair) - start >= 4800)
     leaver.close()
     pair.wait_idle()
-    assert pair.get("/cluster")[1]["prefix_cache"]["entries"] > before
     assert complete(pair, prompt)[1] >= 4500
     # All ranks hold the same, or the next answer would differ.
     again = complete(pair, prompt)
