@@ -68,19 +68,25 @@ class View:
 
 @dataclass(frozen=True)
 class Windowed:
-    """The mask of layers that keep all and see a window: made for each part when it is used."""
+    """A mask that is made for each part when it is used. window: tokens that are seen; None: all.
+    array: whether it is wanted as an array in any case."""
 
-    window: int
+    window: int | None
+    array: bool = False
 
 
 class Layout:
     """How the rows of a batch are spread over parts."""
 
-    def __init__(self, views: Sequence[View], batch: int, latent: bool = False) -> None:
-        """latent: what is kept is put into one array for a chunk, and so is the mask."""
+    def __init__(
+        self, views: Sequence[View], batch: int, latent: bool = False, by_part: bool = False
+    ) -> None:
+        """latent: what is kept is put into one array for a chunk, and so is the mask. by_part: all
+        of a layer's attention is called for one part after another."""
         self.views = list(views)
         self._batch = batch
         self._latent = latent
+        self.by_part = by_part and not self.plain
 
     @property
     def plain(self) -> bool:
@@ -97,8 +103,8 @@ class Layout:
             if return_array and mask == CAUSAL:
                 return create_causal_mask(view.width, view.columns)
             return mask
-        if window_size is not None:
-            return Windowed(window_size)
+        if window_size is not None or self.by_part:
+            return Windowed(window_size, return_array)
         if n == 1:
             return None  # attend() knows what each row may see
         if return_array and not self._latent:

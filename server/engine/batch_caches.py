@@ -54,7 +54,8 @@ class ChunkCaches:
         if parts:
             grown = [part.rows for part in parts]
             lengths = [_length(grown, i) for i in range(len(rows))]
-            _begin(parts, side_by_side(lengths, widths, ways.latent), lengths, widths)
+            layout = side_by_side(lengths, widths, ways.latent, ways.by_shelf)
+            _begin(parts, layout, lengths, widths)
 
     def finish(self, lazy: bool = False) -> None:
         """Gives each row what is its own. The chunk has been computed, but where it is lazy."""
@@ -125,7 +126,8 @@ class BatchCaches:
         if self._parts:
             self._move(self._shelves.grow())
             lengths = [seat.length for seat in self._shelves.seats]
-            _begin(self._parts, shelved(self._shelves), lengths, [1] * len(lengths))
+            layout = shelved(self._shelves, self._ways.by_shelf)
+            _begin(self._parts, layout, lengths, [1] * len(lengths))
         computed = compute(self.layers)
         if self._parts:
             self._shelves.advance()

@@ -138,7 +138,8 @@ class Prompts:
         if ways.prompts_apart:
             return False
         # Where their keys are in one array, that is as long as the longest.
-        return (ways.shelves and not ways.latent) or are_alike(min(lengths), max(lengths))
+        apart = ways.shelves and (ways.by_shelf or not ways.latent)
+        return apart or are_alike(min(lengths), max(lengths))
 
     def _together(
         self, rows: Sequence[Row], parts: list[list[int]], ends: list[int]

@@ -14,15 +14,16 @@ from typing import Any
 class Ways:
     """prompts_apart: each prompt by itself, in a chunk that is shared otherwise. rows_apart: so do
     decoding rows. shelves: rows of unlike length have keys and values in arrays of their own; else
-    they are in mlx-lm's caches of a batch, all as long as the longest. whole: prompts are cut in
-    full chunks whatever else there is to do, as where they are cut can be seen in the answer; so
-    no prefix is reused. latent: keys of prompts that share a pass are put into one array for it, so
-    only those share one that have come about as far. unused: layers that have a cache and never
-    fill it."""
+    they are in mlx-lm's caches of a batch, all as long as the longest. by_shelf: a layer's
+    attention is called once for each of these arrays. whole: prompts are cut in full chunks
+    whatever else there is to do, as where they are cut can be seen in the answer; so no prefix is
+    reused. latent: keys of prompts that share a pass are put into one array for it, so only those
+    share one that have come about as far. unused: layers that have a cache and never fill it."""
 
     prompts_apart: bool = False
     rows_apart: bool = False
     shelves: bool = False
+    by_shelf: bool = False
     whole: bool = False
     latent: bool = False
     unused: frozenset[int] = frozenset()
@@ -32,6 +33,8 @@ class Ways:
             how = "a row at a time"
         else:
             how = "prompts one at a time" if self.prompts_apart else "together"
+            if self.by_shelf:
+                how += ", attention by length"
             if not self.shelves:
                 how += ", all as long as the longest"
         return f"{how}, in whole chunks" if self.whole else how
@@ -39,7 +42,7 @@ class Ways:
     @property
     def slower(self) -> bool:
         """Whether they are computed otherwise than all together and each in its own length."""
-        return self.prompts_apart or self.whole or not self.shelves
+        return self.prompts_apart or self.by_shelf or self.whole or not self.shelves
 
     @property
     def apart(self) -> bool:

@@ -17,7 +17,7 @@ from server.engine.shelves import Adopt, Build, Drop, Move, Put, Shelf, Shelves
 Pair = tuple[mx.array, mx.array]
 
 
-class _InParts:
+class InParts:
     """What both have in common. layout: of the chunk or step that is being computed."""
 
     def __init__(self) -> None:
@@ -38,6 +38,23 @@ class _InParts:
 
     def keys_and_values(self) -> Any:
         return self._fetched
+
+    @property
+    def keys(self) -> mx.array:
+        """Pipelines make a rank's sending a part of them, lest it be left out."""
+        return self.arrays(-1)[0]
+
+    @keys.setter
+    def keys(self, keys: mx.array) -> None:
+        self.replace(-1, keys, self.values)
+
+    @property
+    def values(self) -> mx.array:
+        return self.arrays(-1)[1]
+
+    @values.setter
+    def values(self, values: mx.array) -> None:
+        self.replace(-1, self.keys, values)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
         """keys, values: [B, H, T, D]. Arrays where one part has all rows in order; else Fetched."""
@@ -61,6 +78,23 @@ class _InParts:
             self._fetched = Fetched(self.layout, firsts), Fetched(self.layout, seconds)
         return self._fetched
 
+    def put(self, i: int, keys: mx.array, values: mx.array) -> Pair:
+        """One part's alone, where each part is computed by itself."""
+        self._fetched = pair = self._put(i, self.layout.views[i], keys, values)
+        return pair
+
+    def offset_of(self, i: int) -> mx.array:
+        """The tokens of one part's rows before this step."""
+        return mx.array(self.layout.views[i].lengths)
+
+    def arrays(self, i: int) -> Pair:
+        """One part's."""
+        raise NotImplementedError
+
+    def replace(self, i: int, keys: mx.array, values: mx.array) -> None:
+        """Other arrays for one part, of the same shapes."""
+        raise NotImplementedError
+
     def _put(self, i: int, view: View, keys: mx.array, values: mx.array) -> Pair:
         """Puts them into the i-th part. Returns all that its rows have."""
         raise NotImplementedError
@@ -72,7 +106,7 @@ def is_latent(keys: mx.array, values: mx.array) -> bool:
     return keys.shape[1] == values.shape[1] == 1 and keys.shape[3] != values.shape[3]
 
 
-class ShelvedKV(_InParts):
+class ShelvedKV(InParts):
     """Decoding rows. parts: by shelf, [rows, H, columns, D] each."""
 
     def __init__(self, shelves: Shelves) -> None:
@@ -116,15 +150,11 @@ class ShelvedKV(_InParts):
         first, second = (part[:rows, :, start : end + 1] for part in parts)
         return first, second
 
-    @property
-    def keys(self) -> mx.array:
-        """Pipelines make a rank's sending a part of them, lest it be left out."""
-        return self._parts[self._shelves.shelves[-1]][0]
+    def arrays(self, i: int) -> Pair:
+        return self._parts[self._shelves.shelves[i]]
 
-    @keys.setter
-    def keys(self, keys: mx.array) -> None:
-        last = self._shelves.shelves[-1]
-        self._parts[last] = keys, self._parts[last][1]
+    def replace(self, i: int, keys: mx.array, values: mx.array) -> None:
+        self._parts[self._shelves.shelves[i]] = keys, values
 
     @property
     def state(self) -> list[Pair]:
@@ -155,7 +185,7 @@ def filled(keys: mx.array, values: mx.array, length: int) -> KVCache:
     return cache
 
 
-class SideBySide(_InParts):
+class SideBySide(InParts):
     """Prompts of one chunk, each in its own cache."""
 
     def __init__(self, rows: Sequence[KVCache]) -> None:
@@ -165,29 +195,29 @@ class SideBySide(_InParts):
     def _put(self, i: int, view: View, keys: mx.array, values: mx.array) -> Pair:
         return self.rows[i].update_and_fetch(keys, values)
 
-    @property
-    def keys(self) -> mx.array:
-        return self.rows[-1].keys
+    def arrays(self, i: int) -> Pair:
+        return self.rows[i].keys, self.rows[i].values
 
-    @keys.setter
-    def keys(self, keys: mx.array) -> None:
-        self.rows[-1].keys = keys
+    def replace(self, i: int, keys: mx.array, values: mx.array) -> None:
+        self.rows[i].keys, self.rows[i].values = keys, values
 
     @property
     def state(self) -> list:
         return [row.state for row in self.rows]
 
 
-def side_by_side(lengths: Sequence[int], widths: Sequence[int], latent: bool = False) -> Layout:
+def side_by_side(
+    lengths: Sequence[int], widths: Sequence[int], latent: bool = False, by_part: bool = False
+) -> Layout:
     """Each row by itself: lengths before, and new tokens of each."""
     views = [
         View([place], width, length, [length])
         for place, (length, width) in enumerate(zip(lengths, widths, strict=True))
     ]
-    return Layout(views, len(views), latent)
+    return Layout(views, len(views), latent, by_part)
 
 
-def shelved(shelves: Shelves) -> Layout:
+def shelved(shelves: Shelves, by_part: bool = False) -> Layout:
     """A decode step over shelves."""
     places = {id(seat): place for place, seat in enumerate(shelves.seats)}
     views = [
@@ -199,4 +229,4 @@ def shelved(shelves: Shelves) -> Layout:
         )
         for shelf in shelves.shelves
     ]
-    return Layout(views, len(shelves.seats))
+    return Layout(views, len(shelves.seats), by_part=by_part)

@@ -3,8 +3,9 @@
 Runs on the main thread of every rank, once the weights are there. Prompts of different length, a
 newcomer, some that leave, and one that goes on from a kept prefix run through the engine; what it
 computes for each must be what the model computes for that one alone. Where it is not, the engine
-falls back: prompts one at a time, then mlx-lm's caches of a batch, in which all rows are as long
-as the longest, then a row at a time. Nothing here knows architectures by name.
+falls back: prompts one at a time, then attention a shelf at a time, then mlx-lm's caches of a
+batch, in which all rows are as long as the longest, then a row at a time. Nothing here knows
+architectures by name.
 
 Logits are compared. They may differ by no more than some times what it makes to cut a prompt at
 another place, which is rounding. So nobody's likeliest token can change, but where two are as good
@@ -23,6 +24,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from server.engine.attention import put_attention
 from server.engine.batch_caches import BatchCaches, ChunkCaches
+from server.engine.by_shelf import put_by_shelf
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import NO_REUSE
 from server.engine.rows_apart import TOGETHER, Ways, is_unused
@@ -40,6 +42,7 @@ NOISES, FAR_LEAST, FAR_MOST = 5, 0.005, 0.3
 ALL_WAYS = (
     Ways(shelves=True),
     Ways(shelves=True, prompts_apart=True),
+    Ways(shelves=True, by_shelf=True),
     TOGETHER,
     Ways(prompts_apart=True),
     Ways(prompts_apart=True, rows_apart=True),
@@ -70,6 +73,7 @@ def prove_ways(last: LastLogits, vocab: int, link: Link, progress: Callable[[str
     for way in ALL_WAYS:
         if not (grows or way.apart):
             continue  # there is nothing that could be longer than a row's own
+        put_by_shelf(last.model, way.by_shelf)
         last.ways = replace(way, whole=bool(whole), latent=latent, unused=unused)
         wrong = agree(link, partial(_try, last, script, link, alone, limit, progress))
         if not wrong:

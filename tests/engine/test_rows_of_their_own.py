@@ -17,7 +17,10 @@ from tests.support.desk import Desk, choices, ids_of, ticket
 from tests.support.ticket_events import all_events
 
 # A model of each kind of cache: full, sinks and windows, windows, states, latents, mixtures.
-KINDS = ["llama", "gpt_oss", "gemma3_text", "qwen3_next", "deepseek_v3", "kimi_linear", "gemma3n"]
+KINDS = [
+    "llama", "gpt_oss", "gemma3_text", "qwen3_next", "deepseek_v3", "deepseek_v32", "kimi_linear",
+    "gemma3n",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -27,7 +30,7 @@ def shard(request):
 
 def in_one_rectangle(shard) -> SimpleNamespace:
     last = copy.copy(shard.last)
-    last.ways = replace(last.ways, shelves=False)
+    last.ways = replace(last.ways, shelves=False, by_shelf=False)
     return SimpleNamespace(model=shard.model, last=last, vocab=shard.vocab)
 
 

@@ -15,7 +15,7 @@ KNOWN = {
     "gpt_oss": "together",  # sinks and windows
     "gemma3n": "together",  # layers that share keys
     # A latent, and a choice of what to look at.
-    "deepseek_v32": "together, all as long as the longest",
+    "deepseek_v32": "together, attention by length",
     "deepseek_v3": "together",  # a latent
     "mistral4": "together",  # a latent, and masks that are not asked for as arrays
     "qwen3_next": "together",  # states that see no padding
