@@ -61,7 +61,7 @@ class Apart:
             return {type(value).__name__: [self._write(one, grows, words) for one in value]}
         if hasattr(type(value), "nbytes") and hasattr(value, "__dict__"):
             return self._cache(value, words)
-        raise Unkeepable(f"a {type(value).__name__} in a cache")
+        raise Unkeepable(f"{type(value).__name__} in a cache of this model")
 
 
 def put_together(fresh: list, said: list, arrays: list[mx.array], length: int) -> list:

@@ -20,7 +20,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from server.disk.entry_file import MAGIC
 from server.disk.folder import Folder, Found, Unusable
-from server.engine.kept_caches import PLAIN, WORDS
+from server.engine.kept_caches import PLAIN, WORDS, Apart, Unkeepable
 from server.engine.prefix_disk import PrefixDisk
 from server.protocol.fingerprint import fingerprint, fingerprint_files
 from server.protocol.settings import Settings
@@ -48,12 +48,13 @@ def open_disk(settings: Settings, link: Link, shard: Shard, tell: Callable[[str]
     """All ranks together."""
     folder, found, problem = None, {}, ""
     try:
+        Apart(make_prompt_cache(shard.model), 0, 1)  # or every attempt to write would fail
         maker = name_maker(settings.model_dir, link, shard)
         limit = int(settings.prefix_disk_gb * 1e9)
         folder = Folder(_root(settings), link.rank, maker, limit)
         tell("looking at the prefixes on disk")
         found = folder.scan(labels=link.rank == 0)
-    except (Unusable, OSError) as error:
+    except (Unusable, Unkeepable, OSError) as error:
         problem = str(error)
     rows = [(n, f.place.base, f.place.start, f.place.end, f.kib) for n, f in found.items()]
     mine = json.dumps({"problem": problem, "entries": rows}).encode()

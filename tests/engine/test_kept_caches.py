@@ -109,5 +109,5 @@ def test_what_nobody_knows_how_to_keep_is_refused():
             super().__init__()
             self.thing = object()
 
-    with pytest.raises(Unkeepable, match="a object in a cache"):
+    with pytest.raises(Unkeepable, match="object in a cache"):
         Apart([Odd()], 0, 1)

@@ -89,6 +89,23 @@ def test_one_rank_that_cannot_turns_it_off_for_all(tmp_path):
     prefix_disk.Folder(tmp_path, 0, "0" * 16, 1).close()
 
 
+def test_caches_that_cannot_be_kept_turn_it_off(tmp_path, monkeypatch):
+    class Odd:
+        nbytes = 0
+
+        def __init__(self):
+            self.thing = object()
+
+    monkeypatch.setattr(prefix_disk, "make_prompt_cache", lambda model: [Odd()])
+    settings = SimpleNamespace(
+        prefix_disk_dir=str(tmp_path), prefix_disk_gb=1.0, model_dir=tmp_path
+    )
+    (opened,) = on_links(
+        1, lambda link: open_disk(settings, link, shard_of(small_llama()), lambda stage: None)
+    )
+    assert (opened.disk, opened.problem) == (None, "rank 0: object in a cache of this model")
+
+
 def test_without_a_home_a_folder_has_to_be_named(monkeypatch, tmp_path):
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
