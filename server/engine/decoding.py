@@ -197,8 +197,7 @@ class Decoding:
         return Stepped(decoded, header, step_s, self._launch_s, lost, error)
 
     def extract(self, row: Row) -> Caches | None:
-        """A copy of a row's caches, lazy: those of the batch go on. None where it cannot be had, and is
-        not kept."""
+        """A copy of a row's caches, lazy: those of the batch go on. None where it cannot be had."""
         try:
             if self._ways.rows_apart:
                 return snapshot(row.caches)
