@@ -25,6 +25,8 @@ def ask(one, prompt):
     [
         ("minimax_m3_vl", "pipeline"),
         ("deepseek_v41", "tensor"),
+        ("deepseek_v3", "tensor"),  # latents
+        ("deepseek_v32", "tensor"),  # attention that is called for one shelf after another
         ("qwen3_next", "pipeline"),
         ("glm4", "pipeline"),  # a generic one
         ("gemma3", "auto"),  # a generic tensor split
