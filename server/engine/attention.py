@@ -20,7 +20,7 @@ CAUSAL = "causal"
 
 
 @dataclass(eq=False)
-class View:
+class PartView:
     """What one part has of a batch: which rows, how many new tokens of them, and which of its
     columns each row may see. lengths: tokens of each row before these."""
 
@@ -79,7 +79,7 @@ class Layout:
     """How the rows of a batch are spread over parts."""
 
     def __init__(
-        self, views: Sequence[View], batch: int, latent: bool = False, by_part: bool = False
+        self, views: Sequence[PartView], batch: int, latent: bool = False, by_part: bool = False
     ) -> None:
         """latent: what is kept is put into one array for a chunk, and so is the mask. by_part: all
         of a layer's attention is called for one part after another."""

@@ -14,7 +14,7 @@ import mlx.nn as nn
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import CacheList
 
-from server.engine.attention import CAUSAL, Layout, View, Windowed
+from server.engine.attention import CAUSAL, Layout, PartView, Windowed
 from server.engine.shelved_kv import InParts
 
 NAME = "self_attn"  # as most of mlx-lm's models call it
@@ -83,7 +83,7 @@ def _layout(argument: Any) -> Layout | None:
     return argument.layout if isinstance(argument, InParts) else None
 
 
-def _of_part(argument: Any, view: View, i: int) -> Any:
+def _of_part(argument: Any, view: PartView, i: int) -> Any:
     """What the i-th part's rows have for an argument of all rows."""
     if isinstance(argument, Windowed):
         return _mask(view, argument)
@@ -96,7 +96,7 @@ def _of_part(argument: Any, view: View, i: int) -> Any:
     raise TypeError(f"a {type(argument).__name__} of rows that are apart")
 
 
-def _mask(view: View, mask: Windowed) -> mx.array | str | None:
+def _mask(view: PartView, mask: Windowed) -> mx.array | str | None:
     made = view.mask(mask.window)
     if isinstance(made, str) and made == CAUSAL and mask.array:
         return create_causal_mask(view.width, view.columns)

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from server.engine.attention import Fetched, Layout, View
+from server.engine.attention import Fetched, Layout, PartView
 from server.engine.shelves import Adopt, Build, Drop, Move, Put, Shelf, Shelves
 
 Pair = tuple[mx.array, mx.array]
@@ -95,7 +95,7 @@ class InParts:
         """Other arrays for one part, of the same shapes."""
         raise NotImplementedError
 
-    def _put(self, i: int, view: View, keys: mx.array, values: mx.array) -> Pair:
+    def _put(self, i: int, view: PartView, keys: mx.array, values: mx.array) -> Pair:
         """Puts them into the i-th part. Returns all that its rows have."""
         raise NotImplementedError
 
@@ -141,7 +141,7 @@ class ShelvedKV(InParts):
         ]
         return filled(*own, length)
 
-    def _put(self, i: int, view: View, keys: mx.array, values: mx.array) -> Pair:
+    def _put(self, i: int, view: PartView, keys: mx.array, values: mx.array) -> Pair:
         shelf = self._shelves.shelves[i]
         rows, start, end = len(view.places), shelf.end - view.columns, shelf.end
         parts = self._parts[shelf]
@@ -192,7 +192,7 @@ class SideBySide(InParts):
         super().__init__()
         self.rows = list(rows)
 
-    def _put(self, i: int, view: View, keys: mx.array, values: mx.array) -> Pair:
+    def _put(self, i: int, view: PartView, keys: mx.array, values: mx.array) -> Pair:
         return self.rows[i].update_and_fetch(keys, values)
 
     def arrays(self, i: int) -> Pair:
@@ -211,7 +211,7 @@ def side_by_side(
 ) -> Layout:
     """Each row by itself: lengths before, and new tokens of each."""
     views = [
-        View([place], width, length, [length])
+        PartView([place], width, length, [length])
         for place, (length, width) in enumerate(zip(lengths, widths, strict=True))
     ]
     return Layout(views, len(views), latent, by_part)
@@ -221,7 +221,7 @@ def shelved(shelves: Shelves, by_part: bool = False) -> Layout:
     """A decode step over shelves."""
     places = {id(seat): place for place, seat in enumerate(shelves.seats)}
     views = [
-        View(
+        PartView(
             [places.get(id(seat), 0) for seat in shelf.seats],
             1,
             shelf.longest,
