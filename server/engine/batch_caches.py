@@ -133,11 +133,6 @@ class BatchCaches:
             self._shelves.advance()
         return computed
 
-    @property
-    def calls(self) -> int:
-        """Attention calls of a layer in a step."""
-        return max(1, len(self._shelves.shelves))
-
     def _shelf(self, caches: list[KVCache]) -> ShelvedKV:
         self._parts.append(ShelvedKV(self._shelves))
         return self._parts[-1]

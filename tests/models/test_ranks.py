@@ -41,3 +41,4 @@ def test_prompts_at_once_get_what_each_gets_alone(cluster, tmp_path, name, paral
     assert one.get("/health")[1]["restarts"] == 0
     apart = "a row at a time" if name in ("minimax_m3_vl", "deepseek_v41") else "together"
     assert one.log().count(f"rows are computed {apart}") == 2
+    assert one.get("/cluster")[1]["batching"].startswith(apart)
