@@ -31,16 +31,7 @@ from server.scheduler.prefix_index import Plan, PrefixIndex
 from server.scheduler.queue import Line, Ticket
 from server.scheduler.running import Running
 from server.scheduler.waiting import Waiting
-from server.wire.messages import (
-    Canary,
-    Cancel,
-    Cut,
-    Evict,
-    Message,
-    Settled,
-    Shutdown,
-    Submit,
-)
+from server.wire.messages import Canary, Cancel, Cut, Evict, Message, Settled, Shutdown, Submit
 
 # Idle ranks nap between two meetings: the first milliseconds after work are likely to bring more.
 NAP_FIRST_MS = 1
