@@ -8,6 +8,7 @@ them, one in .jsonl has one a line; any other is the text of a system prompt.
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ def _read(file: Path, served: Served) -> Iterator[Warm]:
     if not file.is_absolute():  # rank 0 is elsewhere than who has written it
         raise _wrong(str(file), "an absolute path")
     try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for
+            raise _wrong(str(file), "a file, not a folder, a pipe or a device")
         with file.open("rb") as opened:
             data = opened.read(BYTES_MOST + 1)
     except OSError as error:
@@ -71,6 +74,8 @@ def _read(file: Path, served: Served) -> Iterator[Warm]:
     elif file.suffix == ".json":
         value = _json(text, str(file), 1)
         bodies = value if isinstance(value, list) else [value]
+        if not bodies:
+            raise _wrong(f"{file}:1", "a request, or a list of them: it is empty")
         for body, start in zip(bodies, _starts(text), strict=True):
             line = text.count("\n", 0, start) + 1
             yield _request(body, f"{file}:{line}", served)

@@ -147,6 +147,8 @@ def read_keys(given: tuple[str, ...], file: str | None) -> Keys:
     keys = [(key, "") for key in given]
     if file:
         try:
+            if Path(file).exists() and not Path(file).is_file():
+                raise OSError("it is a folder, a pipe or a device")  # a pipe would be waited for
             lines = [line.split(None, 1) for line in Path(file).read_text("utf-8").splitlines()]
             keys += [(key, "".join(label).strip()) for key, *label in filter(None, lines)]
         except (OSError, UnicodeDecodeError) as error:

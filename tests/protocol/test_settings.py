@@ -117,6 +117,12 @@ def test_what_is_warmed_needs_room(env):
         read_settings(warm | {"PREFIX_CACHE_PERCENT": "0"})
 
 
+def test_a_pipe_is_no_file_of_keys_and_is_not_waited_for(env, tmp_path):
+    os.mkfifo(tmp_path / "keys")
+    with pytest.raises(SettingError, match="API_KEY_FILE=.*keys.*it is a folder, a pipe"):
+        read_settings(env | {"API_KEY_FILE": str(tmp_path / "keys")})
+
+
 @pytest.mark.parametrize("folder", ["", "/no/such/folder", "~nobody-of-this-name/x", "x" * 5000])
 def test_model_dir_must_be_a_folder(folder):
     with pytest.raises(SettingError, match="MODEL_DIR"):
