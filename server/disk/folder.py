@@ -71,8 +71,11 @@ class Folder:
         self.maker = maker
         self.path = self._rank / maker
         self.places: dict[str, Place] = {}  # of what all ranks have, by name
+        self._make()
+
+    def _make(self) -> None:
         try:
-            for path in (root, self._rank, self.path):
+            for path in (self._rank.parent, self._rank, self.path):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in (self._rank, self.path):
                 path.chmod(0o700)
@@ -91,6 +94,17 @@ class Folder:
                     os.close(self._lock)
                     raise Unusable(f"{self._rank} is in use by another server") from None
             time.sleep(POLL_S)
+
+    def make_again(self) -> None:
+        """If somebody has taken it away. Raises OSError."""
+        if self.path.is_dir():
+            return
+        log.warning("prefixes on disk: %s is gone, and is made again", self.path)
+        os.close(self._lock)
+        try:
+            self._make()
+        except Unusable as error:
+            raise OSError(str(error)) from None
 
     def close(self) -> None:
         os.close(self._lock)
@@ -170,7 +184,8 @@ class Folder:
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 path_of(self.path, name).unlink()
-        sync_folder(self.path)
+        with contextlib.suppress(FileNotFoundError):
+            sync_folder(self.path)
 
     def touch(self, names: Iterable[str]) -> None:
         """Notes that they were of use, for the next start."""

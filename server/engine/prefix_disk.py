@@ -165,6 +165,7 @@ class PrefixDisk:
         )  # fmt: skip
 
         def write(arrays: list[np.ndarray]) -> None:
+            self._folder.make_again()
             size = sum(one.nbytes for one in job.part.arrays)
             if self._folder.free() < size + LEAVE_FREE:
                 raise OSError(f"less than {LEAVE_FREE} bytes would be free in {self._folder.path}")

@@ -1,6 +1,7 @@
 """A rank's folder: what is cleared away, and what never is."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -99,3 +100,19 @@ def test_what_is_deleted_twice_is_gone(tmp_path):
     folder.remove(["a"])
     folder.touch(["a"])
     assert list(folder.path.iterdir()) == []
+
+
+def test_a_folder_that_somebody_takes_away_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("server.disk.folder.LOCK_WAIT_S", 0)
+    folder = Folder(tmp_path / "kept", 0, MINE, 10**9)
+    write(folder, "a")
+    folder.make_again()
+    assert list(folder.scan(labels=False)) == ["a"]  # it was there
+    shutil.rmtree(tmp_path / "kept")
+    folder.remove(["a"])
+    folder.make_again()
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    write(folder, "b")
+    assert list(folder.scan(labels=False)) == ["b"]
+    with pytest.raises(Unusable, match="in use by another"):
+        Folder(tmp_path / "kept", 0, MINE, 10**9)

@@ -288,6 +288,7 @@ def test_a_folder_that_goes_away_is_no_reason_to_stop(restart, llama):
     for seed in (1, 2):
         prompt = [*text(seed, 600), 5]
         assert ask(desk, prompt) == (ask(Desk(llama), prompt)[0], 0)
+    assert files_of(desk)  # in a folder made again
 
 
 def test_files_are_private_and_their_names_carry_no_text(restart):
