@@ -21,7 +21,7 @@ from server.scheduler.kv_budget import RankMemory
 from server.scheduler.prefix_tree import common
 from server.wire.messages import Abandon, Forget, OnDisk, Restore, Settle, Settled, Store
 
-MOST_READ = 4  # entries at a time
+MOST_READ = 64  # entries that are waited for, one read after another
 ASK_S = 0.02  # after the first question whether the others are as far; twice that after the next
 ASK_MOST_S = 0.64
 REST_S = 60.0  # after a failure, before the next try
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class Task:
     """A Store or Restore under way. entry: what is read, or the base of what is written. due: when
     it is given up. gone: a Store's entry has left the memory, which is not free before it is over.
-    """
+    spares: tokens that a Restore spares the ranks."""
 
     message: Store | Restore
     tokens: np.ndarray
@@ -47,6 +47,7 @@ class Task:
     entry: Entry | None
     due: float
     gone: bool = False
+    spares: int = 0
 
     @property
     def reads(self) -> bool:
@@ -167,13 +168,14 @@ class DiskIndex:
             serves = task.reads and task.owner == owner
             if serves and length <= common(task.tokens, wanted) == len(task.tokens) < len(wanted):
                 return job
-        reading = sum(task.reads for task in self._tasks.values())
-        if reading >= MOST_READ or self._entry_cost + length > room - self.reserved:
+        ahead = [task for task in self._tasks.values() if task.reads]
+        if len(ahead) >= MOST_READ or self._entry_cost + length > room - self.reserved:
             return 0
         message = Restore(self._job(), number(), entry.name, length)
-        # It should not take longer than to compute it.
-        due = self._clock() + max(PATIENCE_S, (length - held) / self._rate)
-        self._begin(Task(message, wanted[:length], owner, entry, due))
+        # It should not take longer than to compute it, and what is read before it.
+        computing = length - held + sum(task.spares for task in ahead)
+        due = self._clock() + max(PATIENCE_S, computing / self._rate)
+        self._begin(Task(message, wanted[:length], owner, entry, due, spares=length - held))
         return message.job
 
     def is_reading(self, job: int) -> bool:
@@ -211,6 +213,7 @@ class DiskIndex:
         late = [job for job, task in self._tasks.items() if now > task.due]
         for task in map(self._tasks.get, late):
             log.warning("prefixes on disk: %s takes too long on some rank", task.message.name)
+            self.failures += 1
             self._rest(task)
         self._give_up(late)
         begun = {message.job for message in self._out if isinstance(message, Store | Restore)}

@@ -154,11 +154,25 @@ def test_a_disk_that_takes_longer_than_computing_is_not_waited_for():
     desk.compose()
     desk.now += PATIENCE_S
     assert desk.compose() == [Abandon((job,))]
-    assert not desk.index.is_reading(job)
+    assert not desk.index.is_reading(job) and desk.index.look().failures == 1
     # Nor is the next prompt kept waiting by it.
     assert desk.fetch([*prompt, 1]) == 0
     desk.now += REST_S
     assert desk.fetch([*prompt, 1])
+
+
+def test_who_comes_back_with_many_waits_for_those_before_it():
+    """As the ranks would compute one prompt after another, too."""
+    desk, prompts = Desk(), [text(seed, 700) for seed in range(20)]
+    for number, prompt in enumerate(prompts):
+        desk.write(number, prompt)
+    jobs = [desk.fetch([*prompt, 1]) for prompt in prompts]
+    assert all(jobs) and len(set(jobs)) == len(jobs)
+    desk.compose()
+    desk.now += 7 * len(jobs) - PATIENCE_S  # at 100 tokens a second
+    (given_up,) = desk.compose()
+    assert set(given_up.jobs) == set(jobs[:-1])
+    assert desk.index.is_reading(jobs[-1])
 
 
 def test_a_part_that_is_not_whole_anywhere_is_forgotten_everywhere():
