@@ -30,6 +30,7 @@ from server.protocol.settings import Settings
 from server.sampling.choosers import Chooser, ChoosesForAll, Follows
 from server.scheduler.disk_entries import DiskEntries, OnEveryDisk
 from server.scheduler.disk_index import KIB, DiskIndex, Rank0
+from server.scheduler.embeddings import IN_FLIGHT
 from server.scheduler.kv_budget import KvBudget, RankMemory, shared_budget
 from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import EVERYBODY, PrefixIndex
@@ -76,7 +77,8 @@ class Ready:
     @property
     def bundle_most(self) -> int:
         """Bytes of rank 0's longest bundle of messages."""
-        return bundle_bytes_most(self.settings.max_batch, self.budget.capacity)
+        rows = self.settings.max_batch + IN_FLIGHT
+        return bundle_bytes_most(rows, self.budget.capacity)
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ def lead(
     )
     status.publish(tell_formats(shard.tokenizer))
     threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
-    model = Model(prompts, context, shard.sampling, ready.system)
+    model = Model(prompts, context, shard.sampling, ready.system, shard.embeddings)
     app.model_loaded(model)
     status.publish(
         Capacity(

@@ -15,10 +15,12 @@ from typing import Any
 
 from server.api.dialects import chat as chat_api
 from server.api.dialects import completions as completions_api
+from server.api.dialects import embeddings as embeddings_api
 from server.api.dialects import messages as messages_api
 from server.api.dialects import responses as responses_api
 from server.api.dialects import tokenize as tokenize_api
 from server.api.dialects.kept_responses import KeptResponses
+from server.api.embedding import Embedding, embed
 from server.api.lanes import Lanes
 from server.api.notes import noting
 from server.api.requests import check_vocabulary, parse_json
@@ -27,6 +29,7 @@ from server.observe.account import Texts
 from server.observe.phases import ENDING, LOADING, OK
 from server.observe.status import Status
 from server.protocol.client import Client
+from server.protocol.embedding_kind import UNKNOWN, EmbeddingKind
 from server.protocol.errors import context_exceeded, unavailable, wrong
 from server.protocol.pieces import Dialect, TextOut
 from server.protocol.requests import (
@@ -40,6 +43,7 @@ from server.protocol.requests import (
 )
 from server.protocol.settings import Settings
 from server.scheduler.queue import Line, Ticket
+from server.text.following import Following
 from server.text.generation import Choice, Generation
 from server.text.infill import Suffix
 from server.text.prompts import Prompts, check_length, count_chars
@@ -59,6 +63,7 @@ class Model:
     context: int
     sampling: Sampling
     fingerprint: str
+    embeddings: EmbeddingKind = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,27 @@ class ModelRoutes:
             ids, places = self._conversation(model, request, client)
         dialect = messages_api.MessagesDialect(echo, len(ids))
         self._converse(exchange, model, request, ids, places, dialect, client)
+
+    def embeddings(self, exchange: Exchange) -> None:
+        model, served = self._ready()
+        with self._reading(exchange) as (body, client):
+            request = embeddings_api.parse(body, served, model.embeddings)
+            self._line.check_room(1)
+            inputs = embeddings_api.token_ids(request.inputs, model.prompts, model.context, client)
+        client.look()
+        if self._settings.log_prompts:
+            exchange.account.texts = Texts(list(map(model.prompts.decode, inputs)))
+        ticket = Ticket([], 0, Common(), inputs=inputs)
+        self._line.admit([ticket])
+        following = Following.of(client, [ticket], self._line)
+        write = partial(embeddings_api.write, request=request)
+        name = self._status.start.model_id
+        embed(
+            exchange,
+            Embedding(ticket, following, write),
+            self._status.record,
+            lambda written, tokens: embeddings_api.answer(written, name, tokens),
+        )
 
     def count_tokens(self, exchange: Exchange) -> None:
         model, served = self._ready()
@@ -300,16 +326,8 @@ class ModelRoutes:
         ]
         if self._settings.log_prompts:
             exchange.account.texts = Texts([model.prompts.decode(job.prompt) for job in jobs])
-        return Generation(
-            choices,
-            self._line,
-            model.prompts.describe,
-            exchange.client_gone,
-            self._settings.req_timeout,
-            client.deadline,
-            client.total,
-            client.end,
-        )
+        following = Following.of(client, tickets, self._line)
+        return Generation(choices, following, model.prompts.describe)
 
     def _frame(self, model: Model, common: Common, prompts: int) -> tuple:
         return (

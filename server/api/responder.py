@@ -3,11 +3,14 @@
 Runs on the HTTP thread of the request, on rank 0.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Protocol
 
-from server.observe.account import Texts
+from server.observe.account import Answering, Texts
 from server.protocol.client import ClientGone
 from server.protocol.errors import ApiError
 from server.protocol.pieces import Dialect, Event, Piece
@@ -21,12 +24,32 @@ log = logging.getLogger(__name__)
 
 def answer(exchange: Exchange, dialect: Dialect, generation: Generation, stream: bool) -> None:
     """Sends the answer, or the error that takes its place. Raises OSError: the client left."""
+    pieces = _noted(generation, exchange.account.texts)
+    send = _stream if stream else _send_whole
+    with (
+        accounted(exchange, generation, partial(_send_error, exchange, dialect)),
+        contextlib.closing(pieces),  # cancels, unless the answer is complete
+    ):
+        send(exchange, dialect, generation, pieces)
+
+
+class Answer(Answering, Protocol):
+    """Which has to be told that it is over."""
+
+    def answered(self) -> None:
+        """The last byte is sent, or there is nobody left to send it to."""
+        ...
+
+
+@contextlib.contextmanager
+def accounted(
+    exchange: Exchange, generation: Answer, send_error: Callable[[ApiError], None]
+) -> Iterator[None]:
+    """Around the sending of an answer: what becomes of it, for the account and the log."""
     started = time.monotonic()
     outcome = "cut"
-    pieces = _noted(generation, exchange.account.texts)
     try:
-        send = _stream if stream else _send_whole
-        send(exchange, dialect, generation, pieces)
+        yield
         outcome = "done"
     except ClientGone:
         outcome, exchange.account.left = "client left", True
@@ -36,9 +59,8 @@ def answer(exchange: Exchange, dialect: Dialect, generation: Generation, stream:
         raise
     except ApiError as error:
         outcome, exchange.account.error = f"error {error.status}", error
-        _send_error(exchange, dialect, error)
+        send_error(error)
     finally:
-        pieces.close()  # cancels, unless the answer is complete
         generation.answered()
         usage = generation.usage()
         log.info(

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from server.api.dialects import messages
+from server.api.dialects.embeddings import tell_kind
 from server.api.dialects.kept_responses import KeptResponses
 from server.api.model_routes import Model, ModelRoutes
 from server.api.openapi.document import describe
@@ -20,6 +21,7 @@ from server.observe.health import describe_health
 from server.observe.metrics import Metrics
 from server.observe.phases import OK
 from server.observe.status import Status
+from server.protocol.embedding_kind import EmbeddingKind
 from server.protocol.errors import ApiError, bad_request, model_not_found
 from server.protocol.requests import ANY_MODEL, Served
 from server.protocol.settings import Settings
@@ -60,6 +62,7 @@ class App:
         self._page = Page()
         self._metrics = Metrics(settings, status)
         self._kept = KeptResponses(settings.responses_kept)
+        self._embeddings: EmbeddingKind | None = None  # until the model is loaded
         self._with_model = with_model = ModelRoutes(settings, status, line, self._kept)
         self._routes: dict[str, dict[str, Callable[[Exchange], None]]] = {
             "/": {"GET": self._send_page},
@@ -73,6 +76,7 @@ class App:
             "/responses": {"POST": with_model.responses},
             "/messages": {"POST": with_model.messages},
             "/messages/count_tokens": {"POST": with_model.count_tokens},
+            "/embeddings": {"POST": with_model.embeddings},
             "/tokenize": {"POST": with_model.tokenize},
             "/detokenize": {"POST": with_model.detokenize},
             "/openapi.json": {"GET": self._openapi},
@@ -80,6 +84,7 @@ class App:
 
     def model_loaded(self, model: Model) -> None:
         """From now on this is what answers."""
+        self._embeddings = model.embeddings
         self._with_model.model_loaded(model)
 
     def __call__(self, exchange: Exchange) -> None:
@@ -209,6 +214,7 @@ class App:
             "owned_by": "mlx-cluster",
             "root": view.start.model_id,
             "max_model_len": view.capacity.context or None,
+            "embeddings": tell_kind(self._embeddings),
         }
 
     def _models(self, exchange: Exchange) -> None:

@@ -23,10 +23,10 @@ from server.engine.batch_caches import snapshot
 from server.engine.decoding import Decoded, Decoding
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import PrefixStore
-from server.engine.prompts import Done, Prompts
+from server.engine.prompts import Chunk, Done, Prompts
 from server.engine.row import Row
 from server.engine.turn import Scoring, Turn
-from server.protocol.events import Prefilled, Token
+from server.protocol.events import Embedded, Prefilled, Token
 from server.protocol.failures import is_shared
 from server.protocol.row_lengths import SLACK
 from server.sampling.choosers import Chooser, Step
@@ -184,21 +184,25 @@ class Engine:
         # Or the running step's time would be taken for the chunk's.
         self.decoding.settle()
         began = time.monotonic()
-        events: list[tuple[int, Token | Prefilled]] = []
+        events: list[tuple[int, Token | Prefilled | Embedded]] = []
         kept: list[tuple[int, list[int]]] = []
         refused: list[tuple[int, Exception]] = []
-        prompts, ended, computed = (), None, 0
+        work = Chunk()
         try:
-            prompts, ended, computed = self.prompts.compute(chunk)
+            work = self.prompts.compute(chunk)
         except Exception as error:
             self._lose(error, self.prompts.lose)
-        for done in prompts:
+        ended, computed = work.ended, work.computed
+        for done in work.done:
             row = done.row
             events.append((row.uid, Prefilled(*done.progress)))
             if done.at_end:
                 refused += self._or_give_up(row.uid, self._keep_prompt, done, kept)
             if done.at_end and row.ready and row.uid in self._forks and not row.gone:
                 refused += self._or_give_up(row.uid, self._fork_all, row.uid, row.caches)
+        for row, vector in work.embedded:
+            del self.rows[row.uid]
+            events.append((row.uid, Embedded(vector)))
         if ended is not None:
             try:
                 self.decoding.join(ended)
@@ -250,7 +254,7 @@ class Engine:
 
     def _chunk(self) -> int:
         """Tokens of prompts to compute in this turn."""
-        decoding, waiting = self.decoding.live, len(self.prompts)
+        decoding, waiting = self.decoding.live, self.prompts.newcomers
         if not decoding:
             return self._prefill_step
         # Where more wait than decode, those who decode bear more: else a burst of newcomers would
@@ -317,6 +321,7 @@ class Engine:
             limit=message.max_tokens,
             stops=frozenset(message.stop_ids) | (frozenset() if message.ignore_eos else self._eos),
             store=bool(message.store) and uid == message.uid,
+            embed=message.embed,
         )
         if uid == message.uid and (message.keep or message.store):
             self._started[uid] = message

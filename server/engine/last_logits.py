@@ -1,9 +1,9 @@
-"""Logits of a prompt's last token, from the very chunk that it ends in.
+"""Logits of a prompt's last token, or its hidden state, from the very chunk that it ends in.
 
 mlx-lm computes a chunk's logits for every token of it, and of a prompt only the last ones are
 wanted: with a large vocabulary the rest costs more than many layers. So mlx-lm leaves a prompt's
 last token for a step of its own. Here the model's output projection is given a head that first
-takes the wanted places out of the hidden states.
+takes the wanted places out of the hidden states. They are what an embedding is made of, too.
 """
 
 import copy
@@ -61,12 +61,14 @@ class Head:
         self.layer = layer
         self.project = project
         self.places: tuple[mx.array, mx.array] | None = None  # rows and positions wanted
+        self.seen: list[mx.array] = []  # hidden states of wanted places, [W, H], of each call
 
     def __call__(self, x: mx.array) -> mx.array:
         """x: [B, T, H]. Returns [B, T, V], or of W wanted places [W, 1, V]."""
         if self.places is not None:
             rows, positions = self.places
             x = x[rows, positions][:, None]
+            self.seen.append(x[:, 0])
         return self.project(x)
 
 
@@ -107,16 +109,19 @@ def put_heads(model: nn.Module) -> list[Head]:
 
 class LastLogits:
     """A model, and the heads that were put in it. As a model it can stand where mlx-lm computes
-    prompts; take() then gives the logits of the places that want() has named."""
+    prompts; take() then gives the logits of the places that want() has named, take_hidden() their
+    hidden states."""
 
     def __init__(self, model: Any, heads: list[Head]) -> None:
         self.model = model
         self.ways = TOGETHER  # until startup/batching.py has seen what the model bears
         self.alike = True  # all ranks have the same layers, or their parts: not in a pipeline
+        self.hidden = 0  # values of a hidden state that take_hidden() gives; 0: of none
         self._heads = heads
         self._narrow = False  # until prove() has seen that the heads do it
         self._places: tuple[mx.array, mx.array] | None = None
         self._logits: mx.array | None = None
+        self._hidden: list[mx.array] = []
 
     def prove(self, link: Link) -> bool:
         """Whether logits of places are computed alone, and right. Every rank calls it; rank 0's
@@ -141,6 +146,10 @@ class LastLogits:
             if finding != INDISTINCT:
                 break
         self._narrow = finding == ALIKE
+        # Of two projections in one pass nobody knows which has the state that text goes on from.
+        size = self._hidden[0].shape[-1] if self._narrow and len(self._hidden) == 1 else 0
+        self.hidden = min(map(int, link.gather_bytes(b"%d" % size)))
+        self._hidden = []
         return self._narrow
 
     def _compare(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
@@ -160,6 +169,11 @@ class LastLogits:
         logits, self._logits = self._logits, None
         return logits
 
+    def take_hidden(self) -> mx.array:
+        """[W, H], lazy: what the output projection was given there. Only if `hidden` is not 0."""
+        (hidden,), self._hidden = self._hidden, []
+        return hidden
+
     def __call__(self, tokens: mx.array, cache: list[Any]) -> None:
         """A chunk, [B, T]. It is computed as far as the caches need it, when they are evaluated;
         the rest with what take() gives."""
@@ -169,8 +183,9 @@ class LastLogits:
         try:
             logits = self.model(tokens, cache=cache)
         finally:  # or the next step would take out places of its own
+            self._hidden = [hidden for head in self._heads for hidden in head.seen]
             for head in self._heads:
-                head.places = None
+                head.places, head.seen = None, []
         if places is None:
             self._logits = None
         else:

@@ -1,7 +1,7 @@
 """Prompts that are not done: which of them a chunk has, and how much of each.
 
 Runs on the main thread of every rank. A turn's chunk has a size that the caller sets, is shared by
-the prompts, and gives a prompt that ends in it its first token.
+the prompts, and gives a prompt that ends in it its first token, or its hidden state.
 """
 
 from collections import deque
@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from server.engine.batch_caches import ChunkCaches, states
 from server.engine.last_logits import LastLogits
 from server.engine.row import Row
 from server.protocol.row_lengths import are_alike
 from server.sampling.choosers import Step
+from server.sampling.row_assignment import pick
 
 PROMPTS_TOGETHER = 8  # share a chunk at most; each is padded to the widest
 LEAST_SHARE = 16  # tokens of a chunk for each of them
@@ -40,6 +42,27 @@ class Ended:
     tokens: list[int]
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Of the prompts that a chunk has ended, in order: logits of those that go on, [., V], and the
+    hidden states of those that are embedded, [., H]. Lazy; of none an empty list."""
+
+    logits: list[mx.array]
+    hidden: list[mx.array]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a turn has computed: how far each of its prompts has come, those that have ended in it,
+    the hidden states of those that were to be embedded, and the tokens computed, padding
+    included."""
+
+    done: Sequence[Done] = ()
+    ended: Ended | None = None
+    embedded: Sequence[tuple[Row, np.ndarray]] = ()
+    computed: int = 0
+
+
 class Prompts:
     """model: computes no logits but those that are asked for. full: tokens of a full chunk."""
 
@@ -54,6 +77,11 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.begun) + len(self.waiting)
+
+    @property
+    def newcomers(self) -> int:
+        """Those that will decode."""
+        return sum(not row.embed for row in (*self.begun, *self.waiting))
 
     def put(self, row: Row) -> None:
         """One more, behind the others."""
@@ -70,17 +98,13 @@ class Prompts:
         lost, self._chunk, self.begun = self._chunk, [], []
         return lost
 
-    def compute(self, tokens: int) -> tuple[list[Done], Ended | None, int]:
-        """One chunk of about that many tokens.
-
-        Returns how far each of its prompts has come, those that have ended in it, and the tokens
-        computed, padding included.
-        """
+    def compute(self, tokens: int) -> Chunk:
+        """One chunk of about that many tokens."""
         self._chunk = list(self.begun)
         self._gather(tokens)
         rows = self.begun
         if not rows:
-            return [], None, 0
+            return Chunk()
         share = _share(tokens, len(rows))
         most = min(share * STRETCH, self._full)
         parts, done = [], []
@@ -92,11 +116,14 @@ class Prompts:
             done.append(Done(row, (row.done, row.total), len(row.segments) < segments))
         ends = [i for i, row in enumerate(rows) if not row.segments]
         together = len(rows) > 1 and self._bear_company(rows)
-        logits = (self._together if together else self._apart)(rows, parts, ends)
-        ended = self._choose([rows[i] for i in ends], [parts[i][-1] for i in ends], logits)
+        taken = (self._together if together else self._apart)(rows, parts, ends)
+        embedded = _read([rows[i] for i in ends if rows[i].embed], taken.hidden)
+        on = [i for i in ends if not rows[i].embed]
+        ended = self._choose([rows[i] for i in on], [parts[i][-1] for i in on], taken.logits)
         self.begun = [row for row in rows if row.segments]
         lengths = list(map(len, parts))
-        return done, ended, len(parts) * max(lengths) if together else sum(lengths)
+        computed = len(parts) * max(lengths) if together else sum(lengths)
+        return Chunk(done, ended, embedded, computed)
 
     def _gather(self, tokens: int) -> None:
         """Adds waiting prompts to those that are begun.
@@ -116,21 +143,20 @@ class Prompts:
                 if length <= tokens * STRETCH:
                     widest = max(widest, length)
 
-    def _apart(
-        self, rows: Sequence[Row], parts: list[list[int]], ends: list[int]
-    ) -> mx.array | None:
-        """The chunk, a part of each row's prompt, one after another. Returns the logits of the
-        rows at `ends`."""
-        logits = []
+    def _apart(self, rows: Sequence[Row], parts: list[list[int]], ends: list[int]) -> Taken:
+        """The chunk, a part of each row's prompt, one after another. Returns what there is to take
+        of the rows at `ends`."""
+        logits, hidden = [], []
         for i, (row, part) in enumerate(zip(rows, parts, strict=True)):
             self.model.want([0] if i in ends else [], [len(part) - 1])
             self.model(mx.array([part]), row.caches)
             row.tokens += part
-            one = [self.model.take()] if i in ends else []
-            mx.eval(states(row.caches), one)
+            one = self._take([row] if i in ends else [])
+            mx.eval(states(row.caches), one.logits, one.hidden)
             mx.clear_cache()
-            logits += one
-        return mx.concatenate(logits) if logits else None
+            logits += one.logits
+            hidden += one.hidden
+        return Taken(logits, hidden)
 
     def _bear_company(self, rows: Sequence[Row]) -> bool:
         """Whether these are computed in one pass."""
@@ -141,9 +167,7 @@ class Prompts:
         apart = ways.shelves and (ways.by_shelf or not ways.latent)
         return apart or are_alike(min(lengths), max(lengths))
 
-    def _together(
-        self, rows: Sequence[Row], parts: list[list[int]], ends: list[int]
-    ) -> mx.array | None:
+    def _together(self, rows: Sequence[Row], parts: list[list[int]], ends: list[int]) -> Taken:
         """The same in one pass."""
         widths = list(map(len, parts))
         caches = ChunkCaches([row.caches for row in rows], widths, self.model.ways)
@@ -155,17 +179,33 @@ class Prompts:
         mx.eval(states(caches.layers))
         mx.clear_cache()
         caches.finish()
-        return self.model.take() if ends else None
+        return self._take([rows[i] for i in ends])
 
-    def _choose(self, rows: list[Row], inputs: list[int], logits: mx.array | None) -> Ended | None:
+    def _take(self, rows: list[Row]) -> Taken:
+        """Of the model's last pass, for the rows that have ended in it."""
+        on = [i for i, row in enumerate(rows) if not row.embed]
+        embed = [i for i, row in enumerate(rows) if row.embed]
+        return Taken(
+            [pick(self.model.take(), on)] if on else [],
+            [pick(self.model.take_hidden(), embed)] if embed else [],
+        )
+
+    def _choose(self, rows: list[Row], inputs: list[int], logits: list[mx.array]) -> Ended | None:
         if not rows:
             return None
         states_ = [row.state for row in rows]
-        mine, extras = self._step.propose(logits, states_, mx.array(inputs))
+        mine, extras = self._step.propose(mx.concatenate(logits), states_, mx.array(inputs))
         # By themselves, as the step that would carry them takes long.
         first = self._step.share_first(mine)
         mx.eval(first.sealed.total, mine, *extras)
         return Ended(rows, mine, first.read()[0])
+
+
+def _read(rows: list[Row], hidden: list[mx.array]) -> list[tuple[Row, np.ndarray]]:
+    """Waits for hidden states. Every rank does: in a pipeline and where the layers are split, each
+    computes a part of all that lies behind them."""
+    vectors = [np.array(one.astype(mx.float32)) for one in hidden]
+    return list(zip(rows, np.concatenate(vectors), strict=True)) if rows else []
 
 
 def _share(tokens: int, prompts: int) -> int:

@@ -13,7 +13,8 @@ from server.sampling.random_state import RandomState
 class Row:
     """segments: what is left of the prompt; prefill stops after each of them. tokens: what is in
     the caches. caches: mlx-lm's, of one row, one a layer; None while it is in a decoding batch.
-    limit: tokens to generate. store: its caches are wanted when it finishes."""
+    limit: tokens to generate. store: its caches are wanted when it finishes. embed: it ends with
+    its prompt, whose last hidden state is all that is wanted."""
 
     uid: int
     segments: list[list[int]]
@@ -23,6 +24,7 @@ class Row:
     limit: int
     stops: frozenset[int]
     store: bool = False
+    embed: bool = False
     done: int = 0  # tokens of the prompt, since it was put in
     total: int = field(init=False)
     generated: int = 0  # tokens that were handed out

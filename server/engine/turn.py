@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.protocol.events import Prefilled, Token
+from server.protocol.events import Embedded, Prefilled, Token
 from server.wire.mailbox import Header
 from server.wire.messages import Submit
 
@@ -23,7 +23,7 @@ class Turn:
     prefixes are now kept with which tokens. 0 and None where there was no such part. refused: the
     requests that failed on every rank alike, and that none holds any more."""
 
-    events: list[tuple[int, Token | Prefilled]]
+    events: list[tuple[int, Token | Prefilled | Embedded]]
     kept: list[tuple[int, list[int]]]
     computed: int = 0  # tokens of prompts
     chunk_s: float = 0.0  # seconds that they took

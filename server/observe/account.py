@@ -12,8 +12,10 @@ from server.protocol.pieces import Parts, Piece, Usage
 
 ANSWERED, REFUSED, FAILED, CUT = "answered", "refused", "failed", "cut"
 OUTCOMES = (ANSWERED, REFUSED, FAILED, CUT)
-# The routes that generate: those that the totals of /cluster and the request log speak of.
-GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+# The routes that use the engine: those that the totals of /cluster and the request log speak of.
+GENERATING = (
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings",
+)  # fmt: skip
 MESSAGE_CHARS = 1000  # of an error, in the logs
 UNREADABLE = "unreadable"  # the route of what never was a request
 

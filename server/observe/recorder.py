@@ -148,7 +148,8 @@ class Recorder:
     @staticmethod
     def _add(total: Tokens, generation: Answering) -> None:
         usage = generation.usage()
-        if usage.completion:  # a prompt counts when it has brought its first token
+        # A prompt counts when it has brought its first token; an input, when it is embedded.
+        if usage.completion or not generation.finish_reasons():
             total.prompt += usage.prompt
             total.cached += usage.cached
             total.generated += usage.completion

@@ -5,6 +5,8 @@ Frozen data; made on rank 0's main thread, read by its HTTP threads. Imports no 
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from server.protocol.errors import ApiError
 
 
@@ -45,10 +47,18 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """The hidden state of an input's last token, float32, as the model has it. All of the input's
+    answer."""
+
+    vector: np.ndarray
+
+
+@dataclass(frozen=True)
 class Failed:
     """The choice ended without an answer."""
 
     error: ApiError
 
 
-Event = Token | Prefilled | Scored | Failed
+Event = Token | Prefilled | Scored | Embedded | Failed

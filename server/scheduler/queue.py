@@ -8,7 +8,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from server.protocol.errors import ApiError, bad_request, queue_full
@@ -26,6 +26,9 @@ class Ticket:
     Grammar, or None. places: where others may part from the prompt. owner: who may go on from what
     is kept of it. Several choices of one request share `events`, and say by `choice` whose event it
     is; those of one prompt are `followers` of the first, whose prefill they share.
+
+    inputs: a request for embeddings has these in the place of a prompt, and one ticket for all of
+    them. While one of them is on the ranks it has a ticket of its own, which is `of` the request's.
     """
 
     _ids = itertools.count(1)
@@ -42,6 +45,7 @@ class Ticket:
         places: Places = NOWHERE,
         owner: str = "",
         events: "queue.SimpleQueue[tuple[int, Event]] | None" = None,
+        inputs: Sequence[list[int]] = (),
     ) -> None:
         self.uid = next(self._ids)
         self.prompt = prompt
@@ -52,6 +56,8 @@ class Ticket:
         self.grammar = grammar
         self.places = places
         self.owner = owner
+        self.inputs = inputs
+        self.of: Ticket | None = None
         self.followers: list[Ticket] = []
         self.accepted = time.monotonic()
         # By the engine's side, for the record: times as accepted's, 0 until then.
@@ -59,6 +65,12 @@ class Ticket:
         self.cached = 0  # tokens of the prompt that need not be computed
         self.cancelled = threading.Event()
         self.events = queue.SimpleQueue() if events is None else events
+
+    def input(self, place: int) -> "Ticket":
+        """The ticket of one of the inputs."""
+        one = Ticket(self.inputs[place], 0, self.common, choice=place, events=self.events)
+        one.of, one.cancelled = self, self.cancelled
+        return one
 
     def put(self, event: Event) -> None:
         """Called by the engine's side."""

@@ -11,6 +11,7 @@ notices only time.
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,20 +19,23 @@ from functools import partial
 
 from server.engine.turn import Turn
 from server.observe.status import Status
-from server.observe.views import Load, PrefixUse
+from server.observe.views import Load
 from server.protocol.errors import engine_failed
-from server.protocol.events import Failed, Prefilled, Scored, Token
+from server.protocol.events import Embedded, Failed, Prefilled, Scored, Token
 from server.protocol.failures import is_shared
 from server.protocol.requests import Common, Sampling
 from server.sampling.row_state import Row
+from server.scheduler.canary_clock import CanaryClock
 from server.scheduler.disk_index import DiskIndex
+from server.scheduler.embeddings import Embeddings
 from server.scheduler.kv_budget import KvBudget
+from server.scheduler.load import prefix_use, slot_free_s
 from server.scheduler.pacing import SMOOTHING, PrefillPace
 from server.scheduler.prefix_index import Plan, PrefixIndex
 from server.scheduler.queue import Line, Ticket
 from server.scheduler.running import Running
 from server.scheduler.waiting import Waiting
-from server.wire.messages import Canary, Cancel, Cut, Evict, Message, Settled, Shutdown, Submit
+from server.wire.messages import Cancel, Cut, Evict, Message, Settled, Shutdown, Submit
 
 # Idle ranks nap between two meetings: the first milliseconds after work are likely to bring more.
 NAP_FIRST_MS = 1
@@ -69,10 +73,10 @@ class Scheduler:
         self._prefixes = prefixes
         self._disk = disk or DiskIndex()
         self._waiting = Waiting()
+        self._embeddings = Embeddings(line.release, vocab)
         self._running: dict[int, Running] = {}
         self._broken: set[int] = set()
-        self._canary_interval = canary_interval
-        self._canary_due = time.monotonic() + canary_interval
+        self._canary = CanaryClock(canary_interval)
         self._idle_ms = NAP_FIRST_MS
         self._slow = False  # MLX, to take in a decode step
         self._answer_tokens = 128.0  # running average, for Retry-After and for admission
@@ -84,14 +88,17 @@ class Scheduler:
         """The next messages to every rank: drops first, so that their slots are free."""
         self._line.arrived.clear()
         for ticket in self._line.take():
+            if ticket.inputs:
+                self._embeddings.add(ticket)
+                continue
             every = [self._fresh(one) for one in (ticket, *ticket.followers)]
             if group := [one for one in every if one is not None]:
                 self._line_up(group)
         self._waiting.look(self._disk.is_reading)
         messages: list[Message] = [self._cancel(one) for one in [*self._drop(), *self._pause()]]
-        messages += self._start()
+        messages += [*self._start(), *self._embed()]
         messages += self._make_room()
-        messages += self._prove()
+        messages += self._canary.due(busy=bool(self._running))
         messages += self._disk.compose(self._prefixes.__contains__)
         if self._line.stopping is not None and self._disk.flushed:
             messages.append(Shutdown(self._line.stopping))
@@ -134,6 +141,8 @@ class Scheduler:
                     self._answer_tokens += SMOOTHING * (count - self._answer_tokens)
                     self._forget(uid)
             one.ticket.put(event)
+            if isinstance(event, Embedded):
+                self._forget(uid)
         for entry, tokens in turn.kept:
             self._prefixes.add(entry, tokens)
             if entry in self._prefixes:
@@ -162,7 +171,7 @@ class Scheduler:
 
     def nap_ms(self) -> int:
         """How long all ranks nap after the coming meeting; grows while nothing happens."""
-        if self._running or self._waiting or self._line.arrived.is_set():
+        if self._running or self._waiting or self._embeddings or self._line.arrived.is_set():
             return 0
         if self._disk.busy:
             return NAP_DISK_MS
@@ -238,6 +247,7 @@ class Scheduler:
     def _drop(self) -> list[Running]:
         """Removes cancelled and broken requests; returns those that ranks must drop."""
         self._waiting.drop_cancelled(self._line.release)
+        self._embeddings.drop_cancelled()
         running = self._running.items()
         gone = [one for uid, one in running if uid in self._broken or one.ticket.cancelled.is_set()]
         self._broken.clear()
@@ -248,7 +258,7 @@ class Scheduler:
     def _cancel(self, one: Running) -> Cancel:
         """Takes it off the ranks. What there is of it is kept, to be asked for again; of several
         choices that have begun the first one's, as of those that end."""
-        wanted = not (one.generated and one.ticket.choice)
+        wanted = not (one.ticket.of or (one.generated and one.ticket.choice))
         keep = self._prefixes.promise(one.ticket.owner, part=True) if wanted else 0
         return Cancel(one.ticket.uid, keep)
 
@@ -261,6 +271,9 @@ class Scheduler:
             uid = max(self._running)  # uids count up: the youngest, also after a pause
             one = self._running.pop(uid)
             paused.append(one)
+            if one.ticket.of:
+                self._embeddings.over(one, again=True)
+                continue
             try:
                 one.row = one.row.resume(one.generated)
             except Exception as error:
@@ -278,6 +291,8 @@ class Scheduler:
         messages: list[Message] = []
         while self._waiting:
             group = self._waiting.first()
+            if group[0].ticket.uid > self._embeddings.short:
+                break
             started = [one for one in group if self._admit(one)]
             if started:
                 messages.append(self._submit(started))
@@ -287,12 +302,25 @@ class Scheduler:
 
     def _admit(self, one: Running) -> bool:
         """Gives it a slot, if there is one and the likely length of its answer fits."""
+        return self._decoding < self._line.max_running and self._fit(one)
+
+    def _fit(self, one: Running) -> bool:
         lengths = [self._reserve(r) for r in (*self._running.values(), one)]
-        if len(self._running) >= self._line.max_running or not self._budget.holds(lengths):
+        if not self._budget.holds(lengths):
             return False
         self._running[one.ticket.uid] = one
-        self._status.record.started(one.ticket, time.monotonic())
+        self._status.record.started(one.ticket.of or one.ticket, time.monotonic())
         return True
+
+    @property
+    def _decoding(self) -> int:
+        return len(self._running) - self._embeddings.in_flight
+
+    def _embed(self) -> list[Message]:
+        """Inputs to embed, while memory lasts; but who waits for it longer comes first."""
+        short = self._waiting and self._decoding < self._line.max_running
+        before = self._waiting.first()[0].ticket.uid if short else math.inf
+        return list(self._embeddings.start(self._fit, before))
 
     def _submit(self, started: list[Running]) -> Submit:
         first, *others = started
@@ -331,17 +359,6 @@ class Scheduler:
             messages.append(Evict(room.drop))
         return messages
 
-    def _prove(self) -> list[Message]:
-        """A canary, when the ranks have had nothing to do for long enough."""
-        now = time.monotonic()
-        if self._running or not self._canary_interval:
-            self._canary_due = now + self._canary_interval
-            return []
-        if now < self._canary_due:
-            return []
-        self._canary_due = now + self._canary_interval
-        return [Canary()]
-
     def _reserve(self, one: Running) -> int:
         """Tokens of cache that a request is likely to need."""
         likely = max(LIKELY_LEAST, 1.5 * self._answer_tokens - len(one.generated))
@@ -361,32 +378,20 @@ class Scheduler:
         ticket.put(Failed(engine_failed(reason)))
 
     def _forget(self, uid: int) -> None:
-        self._line.release(self._running.pop(uid).ticket)
-
-    def _slot_free_s(self) -> float:
-        """Seconds until a slot is likely to be free, from what is running."""
-        left = [
-            max(1.0, min(one.ticket.max_tokens, self._answer_tokens) - len(one.generated))
-            for one in self._running.values()
-        ]
-        return min(left, default=1.0) * self._pace.step_s
+        one = self._running.pop(uid)
+        self._embeddings.over(one)
+        self._line.release(one.ticket)
 
     def _count(self) -> None:
         """Shows what there is now."""
-        running, prefixes = self._running.values(), self._prefixes
+        running = list(self._running.values())
+        requests = self._decoding + self._embeddings.running
         load = Load(
-            running=len(running),
-            waiting=max(0, self._line.held() - len(running)),
+            running=requests,
+            waiting=max(0, self._line.held() - requests),
             paused=self._waiting.paused(),
             kv_used=self._budget.cost(one.length for one in running),
-            prefixes=PrefixUse(
-                entries=len(prefixes),
-                tokens=prefixes.used,
-                hit_tokens=prefixes.hit_tokens,
-                miss_tokens=prefixes.miss_tokens,
-                evicted_tokens=prefixes.evicted_tokens,
-                disk=self._disk.look(),
-            ),
-            slot_free_s=self._slot_free_s(),
+            prefixes=prefix_use(self._prefixes, self._disk),
+            slot_free_s=slot_free_s(running, self._answer_tokens, self._pace),
         )
         self._status.publish(load)

@@ -21,10 +21,12 @@ from mlx.utils import tree_flatten
 from server.engine.last_logits import LastLogits, put_heads
 from server.engine.split_head import split_heads
 from server.observe.fleet import Loaded
+from server.protocol.embedding_kind import EmbeddingKind
 from server.protocol.failures import SHARED
 from server.protocol.requests import Sampling
 from server.startup.arrangement import GENERIC_PIPELINE, PIPELINE, Arrangement
 from server.startup.batching import Wrong, prove_ways
+from server.startup.embedding_kind import embedding_kind
 from server.startup.handshake import Mismatch
 from server.startup.splitting import Indivisible, load_split
 from server.startup.tokenizer import load as load_tokenizer
@@ -57,6 +59,7 @@ class Shard:
     sums: Sums  # of a forward pass of one token
     sampling: Sampling
     arrangement: Arrangement
+    embeddings: EmbeddingKind
 
 
 def load_shard(
@@ -112,6 +115,7 @@ def load_shard(
         sums=sums,
         sampling=default_sampling(model_dir),
         arrangement=part.arrangement,
+        embeddings=embedding_kind(model_dir, config, last.hidden),
     )
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.utils import load_model
 
 from server.startup.agreement import agree
 from server.startup.arrangement import (
@@ -37,6 +36,7 @@ from server.startup.layer_chain import Chain, leave_out, replaced
 from server.startup.mlx_lm_source import find_architecture, mlx_lm_folder
 from server.startup.split_proof import STAGE, compare
 from server.startup.tensor_sizes import sizes_of
+from server.startup.trunk import load_lazy
 from server.startup.weights_index import by_layer, read_weights, total
 from server.wire.link import Link
 
@@ -68,13 +68,13 @@ def load_split(
     Raises Indivisible; Mismatch where the ranks decide differently; and what load_model() raises.
     """
     if link.size == 1:
-        return Split(*load_model(folder, lazy=True), Arrangement(WHOLE))
+        return Split(*load_lazy(folder), Arrangement(WHOLE))
     found = _decide(folder, parallel, link, memories)
     said = [f"{one.kind}: {reason}" for one in found for reason in one.reasons]
     tried = []
     while (one := choose([one for one in found if one not in tried])) is not None:
         tried.append(one)
-        model, config = load_model(folder, lazy=True)
+        model, config = load_lazy(folder)
         progress(f"splitting: {one.kind}")
         way = _Way(folder, model, config, one, memories)
         wrong = way.take(link, progress)
@@ -130,7 +130,7 @@ class _Way:
             self.arrangement = replace(self.arrangement, layers=made[0].dealt)
         return compare(
             self.model,
-            lambda: load_model(self.folder, lazy=True)[0],
+            lambda: load_lazy(self.folder)[0],
             leave,
             firsts,
             not made,

@@ -1,22 +1,17 @@
-"""From token events to pieces of an answer: deadlines, disconnects, stop strings, usage.
+"""From token events to pieces of an answer: stop strings, log-probabilities, usage.
 
-Runs on the HTTP thread of the request, on rank 0. The one place where a request's clock is
-looked at. However it ends, the engine's side is told: unfinished choices are cancelled.
+Runs on the HTTP thread of the request, on rank 0.
 """
 
-import math
-import queue
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from server.protocol.client import ClientGone
-from server.protocol.errors import timed_out
-from server.protocol.events import Failed, Score, Scored, Token
+from server.protocol.events import Score, Scored, Token
 from server.protocol.pieces import Parts, Piece, TextOut, TokenLogprob, Usage
-from server.scheduler.queue import Line, Ticket
-
-POLL_S = 0.1  # how often to look whether the client is still there
+from server.scheduler.queue import Ticket
+from server.text.following import Following
 
 
 @dataclass(frozen=True)
@@ -66,66 +61,34 @@ def _size(parts: Parts) -> int:
 class Generation:
     """An admitted request's answer, as an iterator of Piece and Waiting.
 
-    choices by index; all their tickets share one queue of events. describe turns a Score into a
-    TokenLogprob. timeout: seconds in which something must come of the request, be it progress of
-    its prompt; deadline: of time.monotonic(), until when the first must. total and end: the same
-    for all of it. Raises ApiError (the engine failed, or time is up) or ClientGone from the
-    iteration.
+    choices by index. following: their tickets; what it raises, the iteration does. describe turns
+    a Score into a TokenLogprob.
     """
 
     def __init__(
         self,
         choices: list[Choice],
-        line: Line,
+        following: Following,
         describe: Callable[[Score], TokenLogprob],
-        client_gone: Callable[[], bool],
-        timeout: float,
-        deadline: float | None = None,
-        total: float = math.inf,
-        end: float = math.inf,
     ) -> None:
         self._choices = choices
-        self._line = line
+        self._following = following
         self._describe = describe
-        self._client_gone = client_gone
-        self._timeout = timeout
         self._accepted = choices[0].ticket.accepted
-        self._deadline = self._accepted + timeout if deadline is None else deadline
-        self._total, self._end = total, end
         self._prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}  # by id of the prompt
         self.completion_tokens = 0
 
     def __iter__(self) -> Iterator[Piece | Waiting]:
-        events = self._choices[0].ticket.events
-        looked = time.monotonic()
-        try:
-            while not all(choice.finished for choice in self._choices):
-                try:
-                    index, event = events.get(timeout=POLL_S)
-                except queue.Empty:
-                    index, event = 0, None
-                now = time.monotonic()
-                if isinstance(event, Failed):
-                    raise event.error
-                # By the clock, too: tokens may come faster than silence ever falls.
-                if event is None or now - looked >= POLL_S:
-                    looked = now
-                    if self._client_gone():
-                        raise ClientGone
+        with contextlib.closing(self._following.events()) as events:
+            for index, event in events:
                 pieces = self._take(index, event)
                 yield from pieces
                 if not pieces:
-                    yield Waiting(now - self._accepted)
-                self._look_at_the_clock(event is not None)
-        finally:
-            for choice in self._choices:
-                if not choice.finished:
-                    self._line.cancel(choice.ticket)
+                    yield Waiting(time.monotonic() - self._accepted)
 
     def answered(self) -> None:
         """The last byte is sent, or there is nobody left to send it to."""
-        for choice in self._choices:
-            self._line.answered(choice.ticket)
+        self._following.answered()
 
     def finish_reasons(self) -> list[str | None]:
         """Of each choice; None while it has none."""
@@ -146,19 +109,6 @@ class Generation:
             cached=sum(max(t.cached for t in tickets) for tickets in prompts.values()),
             reasoning=sum(choice.text.reasoning_tokens for choice in self._choices),
         )
-
-    def _look_at_the_clock(self, moved: bool) -> None:
-        """moved: something has come of the request. A healthy answer may be long; silence not."""
-        # Again: to hand a piece to a slow client takes time, too.
-        now = time.monotonic()
-        if moved:
-            self._deadline = max(self._deadline, now + self._timeout)
-        if all(choice.finished for choice in self._choices):
-            return
-        if now > self._end:
-            raise timed_out(self._total, "REQ_TOTAL_TIMEOUT")
-        if now > self._deadline:
-            raise timed_out(self._timeout)
 
     def _take(self, index: int, event) -> list[Piece]:
         choice = self._choices[index]
@@ -186,13 +136,15 @@ class Generation:
             finish = "stop"
             choice.drop_stop_string(parts)
             if event.finish is None:
-                self._line.cancel(choice.ticket)
+                self._following.cancel(choice.ticket)
         elif event.finish is not None:
             rest, finish = choice.text.finish(event.finish)
             parts += rest
         if finish is None and not parts:
             return None
         choice.finish = finish
+        if finish is not None:
+            self._following.finished(choice.ticket)
         return Piece(index, parts, choice.take_pending(parts), finish, choice.text.stopped)
 
     def _echo(self, index: int, choice: Choice) -> Piece:

@@ -56,7 +56,7 @@ class Prompts(Protocol):
 
     def instructions(self, request: ChatRequest, *, context: int) -> list[int]: ...
 
-    def from_text(self, text: str, *, context: int, client: Client) -> list[int]: ...
+    def from_text(self, text: str, **bounds: Any) -> list[int]: ...
 
     def suffix(self, text: str, *, context: int, client: Client) -> Suffix: ...
 
@@ -177,12 +177,10 @@ class TokenizerPrompts:
             **variables(self._tokenizer, {**self._template_kwargs, **request.template_kwargs}),
         )
 
-    def from_text(
-        self, text: str, *, context: int = UNLIMITED, client: Client = SERVER
-    ) -> list[int]:
-        """Token ids of plain text, with the tokenizer's own special tokens; never none."""
-        ids = self.encode(text, special_tokens=True, context=context, client=client)
-        return self._checked(ids, "prompt")
+    def from_text(self, text: str, **bounds: Any) -> list[int]:
+        """Of plain text, with the tokenizer's special tokens; never none. bounds: as encode's."""
+        ids = self.encode(text, special_tokens=True, **bounds)
+        return self._checked(ids, bounds.get("param", "prompt"))
 
     def suffix(self, text: str, *, context: int = UNLIMITED, client: Client = SERVER) -> Suffix:
         """What answers are followed by. Raises ApiError 400 if no model of this tokenizer can write
@@ -214,9 +212,10 @@ class TokenizerPrompts:
         *,
         context: int = UNLIMITED,
         client: Client = SERVER,
+        param: str = "prompt",
     ) -> list[int]:
-        """Token ids of plain text. Raises ApiError 400 when it is refused or cannot fit."""
-        return self._encode(text, special_tokens, "prompt", context, client)
+        """Token ids of plain text. Raises ApiError 400, of param, if it is refused or too long."""
+        return self._encode(text, special_tokens, param, context, client)
 
     def _encode(
         self, text: str, special_tokens: bool, param: str, context: int, client: Client

@@ -40,6 +40,9 @@ class Submit:
     which lengths of the prompt to keep its cache. store: the entry for the answered text; 0: none.
 
     draws: for those of uid and forks that any rank may draw; rank 0 chooses for the others.
+
+    embed: the hidden state of the prompt's last token is all that is wanted: the request ends with
+    its prompt.
     """
 
     uid: int
@@ -53,6 +56,7 @@ class Submit:
     keep: Sequence[tuple[int, int]] = ()
     store: int = 0
     draws: Sequence[Draw] = ()
+    embed: bool = False
 
     def draw(self, uid: int) -> Draw | None:
         """That of uid, or None."""

@@ -12,7 +12,7 @@ from server.api import responder
 from server.protocol.errors import engine_failed
 from server.protocol.events import Event, Prefilled
 from server.scheduler.queue import Ticket
-from server.text import generation
+from server.text import following
 from tests.support.front_end import MODEL, TEXT, FrontEnd
 from tests.support.raw_http import RawClient, request
 
@@ -55,7 +55,7 @@ class Held(FrontEnd):
 @pytest.fixture
 def front_end(demo_model_dir, monkeypatch):
     monkeypatch.setattr(responder, "PING_S", 0.05)
-    monkeypatch.setattr(generation, "POLL_S", 0.01)
+    monkeypatch.setattr(following, "POLL_S", 0.01)
     one = Held(demo_model_dir)
     one.engine.go.clear()
     yield one

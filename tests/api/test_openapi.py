@@ -22,6 +22,7 @@ MINIMAL = {
     "/responses": {"input": "hi"},
     "/messages": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5},
     "/messages/count_tokens": {"messages": [{"role": "user", "content": "hi"}]},
+    "/embeddings": {"input": "hi"},
     "/tokenize": {"prompt": "hi"},
     "/detokenize": {"tokens": [1, 2]},
 }
@@ -40,7 +41,7 @@ BEYOND_SCHEMAS = re.compile(
     "cannot be used|refused by|token ids from 0|valid Unicode|holds no tokens|Two tools are named"
     "|in 'tools'|requires itself|maximum context length|asks for [0-9]+ choices|at least one"
     "|not the assistant's|none to be called|an array with one of|a non-empty array|nested deeper"
-    "|must not hold|JSON text|characters in all|of at most"
+    r"|must not hold|JSON text|characters in all|of at most|from 1 to 4\."
 )
 
 

@@ -14,7 +14,7 @@ import pytest
 from server.api import responder
 from server.protocol.errors import engine_failed, unavailable
 from server.protocol.events import Failed, Prefilled, Token
-from server.text import generation
+from server.text import following
 from server.transport.http_server import Exchange
 from tests.support.api_service import (
     MODEL,
@@ -198,7 +198,7 @@ def test_a_bug_in_the_detokenizer_fails_that_request_alone(service, client, stre
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("phase", ["queued", "prefill", "decode"])
 def test_a_client_that_leaves_frees_its_slot(start, monkeypatch, phase, stream):
-    monkeypatch.setattr(generation, "POLL_S", 0.02)
+    monkeypatch.setattr(following, "POLL_S", 0.02)
     service = start(MAX_BATCH="1", QUEUE_MAX="3")
     if phase == "decode":
         service.engine.script = lambda ticket: iter(lambda: Token(ord("a"), None), None)
@@ -226,7 +226,7 @@ def test_clients_that_leave_after_one_byte_too_many_free_their_places(
     start, monkeypatch, behind, stream
 ):
     """Eight of them held all places to their last token."""
-    monkeypatch.setattr(generation, "POLL_S", 0.02)
+    monkeypatch.setattr(following, "POLL_S", 0.02)
     service = start()
     service.engine.script = lambda ticket: iter(lambda: Token(ord("a"), None), None)
     with contextlib.ExitStack() as stack:
@@ -241,7 +241,7 @@ def test_clients_that_leave_after_one_byte_too_many_free_their_places(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_half_closed_client_frees_its_place_and_is_told_why(start, monkeypatch, stream):
-    monkeypatch.setattr(generation, "POLL_S", 0.02)
+    monkeypatch.setattr(following, "POLL_S", 0.02)
     service = start()
     service.engine.script = lambda ticket: iter(lambda: Token(ord("a"), None), None)
     with service.open("/v1/completions", {"prompt": "x", "stream": stream}) as client:
@@ -276,7 +276,7 @@ def test_a_half_closed_client_is_told_why_before_it_has_a_place_in_the_line(serv
 @pytest.mark.parametrize("kind", ["n", "prompts"])
 def test_a_client_that_leaves_cancels_all_its_choices(start, monkeypatch, kind, stream):
     """Two run, two wait."""
-    monkeypatch.setattr(generation, "POLL_S", 0.02)
+    monkeypatch.setattr(following, "POLL_S", 0.02)
     service = start(MAX_BATCH="2", QUEUE_MAX="3")
     service.engine.script = lambda ticket: iter(lambda: Token(ord("a"), None), None)
     several = {"prompt": "x", "n": 4} if kind == "n" else {"prompt": ["x", "y", "z", "w"]}

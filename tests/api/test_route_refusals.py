@@ -214,7 +214,7 @@ def test_what_a_response_does_not_have_is_an_unknown_url(service):
     [
         ("GET", "/index.html", 404),
         ("POST", "/", 405),
-        ("POST", "/v1/embeddings", 404),
+        ("POST", "/v1/rerank", 404),
         ("GET", "/v1/../etc/passwd", 404),
         ("GET", "/v1x/models", 404),
         ("GET", "/v1/responses/resp_1/input_items", 404),

@@ -11,6 +11,7 @@ from server.api.model_routes import Model
 from server.api.routes import App
 from server.observe.status import Status
 from server.observe.views import Capacity
+from server.protocol.embedding_kind import EmbeddingKind
 from server.protocol.requests import Sampling
 from server.protocol.settings import read_settings
 from server.scheduler.queue import Line
@@ -40,7 +41,7 @@ class Service:
 
     def finish_loading(self) -> "Service":
         self.prompts = StubPrompts()
-        self.app.model_loaded(Model(self.prompts, CONTEXT, Sampling(), "fp_stub"))
+        self.app.model_loaded(Model(self.prompts, CONTEXT, Sampling(), "fp_stub", EmbeddingKind(4)))
         self.status.publish(Capacity(CONTEXT))
         self.status.phases.serve()
         return self

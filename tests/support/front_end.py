@@ -19,6 +19,7 @@ from server.observe.account import Account
 from server.observe.recorder import Recorder
 from server.observe.status import Status
 from server.observe.views import Capacity
+from server.protocol.embedding_kind import EmbeddingKind
 from server.protocol.events import Event, Score, Scored, Token
 from server.protocol.requests import Sampling
 from server.protocol.settings import read_settings
@@ -129,7 +130,8 @@ class FrontEnd:
     def load(self, context: int | None = None) -> None:
         """The model is there: serves. context: from now on, if not what it had."""
         self.context = context or self.context
-        self.app.model_loaded(Model(self.prompts, self.context, Sampling(), "fp_demo"))
+        model = Model(self.prompts, self.context, Sampling(), "fp_demo", EmbeddingKind(4))
+        self.app.model_loaded(model)
         self.status.publish(Capacity(self.context))
         self.status.phases.serve()
 

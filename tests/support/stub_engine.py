@@ -5,11 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from server.observe.status import Status
 from server.observe.views import Load
 from server.protocol.client import Client
 from server.protocol.errors import bad_request, wrong
-from server.protocol.events import Event, Failed, Score, Scored, Token
+from server.protocol.events import Embedded, Event, Failed, Score, Scored, Token
 from server.protocol.pieces import Parts, TokenLogprob
 from server.protocol.requests import NOWHERE, ChatRequest, Common, CompletionRequest, Places
 from server.scheduler.queue import Line, Ticket
@@ -29,6 +31,14 @@ def repeat(ticket: Ticket) -> Iterator[Event]:
         yield Token(token, finish, score)
         if n == ticket.max_tokens:
             return
+
+
+def embed(ticket: Ticket) -> Iterator[Event]:
+    """Of each input four numbers: its length, its first token, 3, and its place; the last input's
+    first."""
+    for place in reversed(range(len(ticket.inputs))):
+        ids = ticket.inputs[place]
+        yield Embedded(np.array([len(ids), ids[0], 3, place], dtype=np.float32))
 
 
 def scored(ticket: Ticket, n: int, token: int) -> Score:
@@ -65,6 +75,7 @@ class StubEngine:
     def _run(self) -> None:
         waiting: list[Ticket] = []
         running: dict[Ticket, Iterator[Event]] = {}
+        left: dict[Ticket, int] = {}  # inputs
         while not self._end.is_set():
             self._line.arrived.wait(0.005)
             self._line.arrived.clear()
@@ -79,7 +90,8 @@ class StubEngine:
             while waiting and len(running) < self._line.max_running:
                 ticket = waiting.pop(0)
                 self._status.record.started(ticket, time.monotonic())
-                running[ticket] = self.script(ticket)
+                running[ticket] = (embed if ticket.inputs else self.script)(ticket)
+                left[ticket] = len(ticket.inputs)
             self._status.publish(Load(len(running), len(waiting), slot_free_s=self.slot_free_s))
             if not self.go.is_set():
                 continue
@@ -89,8 +101,13 @@ class StubEngine:
                     continue  # a script that has gone silent
                 if isinstance(event, Token):
                     self._status.record.token(ticket, time.monotonic())
-                ticket.put(event)
-                if isinstance(event, Failed) or (isinstance(event, Token) and event.finish):
+                if isinstance(event, Embedded):
+                    left[ticket] -= 1
+                    ticket.input(left[ticket]).put(event)
+                else:
+                    ticket.put(event)
+                over = isinstance(event, Embedded) and not left[ticket]
+                if over or isinstance(event, Failed) or getattr(event, "finish", None):
                     del running[ticket]
                     self._line.release(ticket)
 
@@ -141,9 +158,11 @@ class StubPrompts:
     def suffix(self, text: str, *, context: int, client: Client) -> None:
         raise wrong("suffix", text, "empty or absent")
 
-    def from_text(self, text: str, *, context: int, client: Client) -> list[int]:
+    def from_text(
+        self, text: str, *, context: int, client: Client, param: str = "prompt"
+    ) -> list[int]:
         client.look()
-        check_length(len(text.encode()), self.token_bytes, context, "prompt")
+        check_length(len(text.encode()), self.token_bytes, context, param)
         self.texts.append(text)
         return [ord(letter) for letter in text]
 

@@ -178,7 +178,7 @@ class Episode:
         # Now and then nothing kept has room, as when running requests need all of it.
         self.index.room = 40 if in_use and rng.random() < 0.2 + 0.3 * self._hunts else self._room
         if rng.random() < 0.02:
-            self.scheduler._canary_due = 0
+            self.scheduler._canary._due = 0
         if self.disks:
             self.seen["files harmed"] += self.disks.harm()
             if self.disks.by_chance(FORGETS):

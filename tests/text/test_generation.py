@@ -12,7 +12,8 @@ from server.protocol.events import Failed, Prefilled, Score, Scored, Token
 from server.protocol.pieces import Parts, Piece, TokenLogprob, Usage
 from server.protocol.requests import Common
 from server.scheduler.queue import Line, Ticket
-from server.text import generation
+from server.text import following
+from server.text.following import Following
 from server.text.generation import Choice, Generation, Waiting
 
 DEADLINE_S = 20
@@ -81,9 +82,8 @@ class Case:
         self.line.arrived.clear()
         choices = [Choice(one, text, echo) for one, text in zip(self.tickets, texts, strict=True)]
         end = self.ticket.accepted + total
-        self.generation = Generation(
-            choices, self.line, describe, gone, timeout, total=total, end=end
-        )
+        follows = Following(self.tickets, self.line, gone, timeout, total=total, end=end)
+        self.generation = Generation(choices, follows, describe)
         self.out = iter(self.generation)
 
     def say(self, text: str, finish: str | None = None, choice: int = 0) -> None:
@@ -152,7 +152,7 @@ def test_an_answer_without_text_still_has_an_end():
 
 
 def test_waiting_is_told_with_the_seconds_so_far(monkeypatch):
-    monkeypatch.setattr(generation, "POLL_S", 0.01)
+    monkeypatch.setattr(following, "POLL_S", 0.01)
     case = Case()
     waits = [next(case.out) for _ in range(3)]
     assert all(isinstance(wait, Waiting) for wait in waits)
@@ -164,7 +164,7 @@ def test_waiting_is_told_with_the_seconds_so_far(monkeypatch):
 
 
 def test_too_slow_is_504_and_cancels(monkeypatch):
-    monkeypatch.setattr(generation, "POLL_S", 0.01)
+    monkeypatch.setattr(following, "POLL_S", 0.01)
     case = Case(timeout=0.1)
     with pytest.raises(ApiError) as caught:
         case.pieces()
@@ -212,7 +212,7 @@ def test_an_answer_that_is_complete_at_the_deadline_counts(limit):
 
 
 def test_a_client_that_leaves_in_silence_cancels(monkeypatch):
-    monkeypatch.setattr(generation, "POLL_S", 0.01)
+    monkeypatch.setattr(following, "POLL_S", 0.01)
     case = Case(gone=lambda: True)
     with pytest.raises(ClientGone):
         case.pieces()
@@ -221,7 +221,7 @@ def test_a_client_that_leaves_in_silence_cancels(monkeypatch):
 
 def test_a_client_that_leaves_while_tokens_pour_in_cancels(monkeypatch):
     """It was only looked for in silence: an answer that was not streamed ran to its end unread."""
-    monkeypatch.setattr(generation, "POLL_S", 0.05)
+    monkeypatch.setattr(following, "POLL_S", 0.05)
     case = Case(gone=lambda: True)
     enough = threading.Event()
 
@@ -330,7 +330,7 @@ def test_one_choice_that_fails_ends_the_request():
 
 @pytest.mark.parametrize("how", ["close", "gone", "late", "bug"])
 def test_however_it_ends_all_unfinished_choices_are_cancelled(monkeypatch, how):
-    monkeypatch.setattr(generation, "POLL_S", 0.01)
+    monkeypatch.setattr(following, "POLL_S", 0.01)
     left = threading.Event()
     texts = [Letters(), Broken() if how == "bug" else Letters(), Letters()]
     case = Case(*texts, gone=left.is_set, timeout=0.3 if how == "late" else DEADLINE_S)

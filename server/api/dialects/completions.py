@@ -7,15 +7,13 @@ from typing import Any
 
 from server.api.fields import Field, Fields, needed, read, record
 from server.api.formats import FORMATS, format_of
-from server.api.kinds import FLAG, Kind, Refused, array, text, whole
+from server.api.inputs import TEXT_INPUT, inputs
+from server.api.kinds import FLAG, whole
 from server.api.kinds import TEXT as STRING
-from server.api.openapi.words import any_of
-from server.api.openapi.words import array as array_schema
 from server.api.requests import (
     CHOICES,
     GENERATING,
     MAX_CHOICES,
-    TOKEN_ID,
     choices_of,
     common_of,
 )
@@ -25,40 +23,13 @@ from server.protocol.requests import CompletionRequest, Served
 
 MAX_PROMPTS = 128
 LOWEST = -9999.0  # JSON has no -Infinity
-NO_PROMPT = "non-empty text, or a non-empty array of token ids"
 
-
-def _prompts(value: Any) -> list[str | list[int]]:
-    """The four shapes of prompt: text, texts, token ids, lists of token ids."""
-    single = isinstance(value, str) or (isinstance(value, list) and _is_ids(value))
-    prompts = [value] if single else value
-    if not isinstance(prompts, list) or not 0 < len(prompts) <= MAX_PROMPTS:
-        raise Refused(value, PROMPT_WORDS)
-    for prompt in prompts:
-        if isinstance(prompt, str):
-            STRING.read(prompt)  # that it is not empty, parse() sees
-        elif not (isinstance(prompt, list) and _is_ids(prompt)):
-            raise Refused(prompt, NO_PROMPT)
-    return prompts
-
-
-def _is_ids(value: list) -> bool:
-    # Whether they are the model's is for later; there may be a million of them.
-    return bool(value) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
-
-
-PROMPT_WORDS = f"text, token ids, or an array of 1 to {MAX_PROMPTS} of either"
-TEXT_PROMPT, IDS_PROMPT = text(least=1), array(TOKEN_ID, least=1)
-ONE_PROMPT = any_of(TEXT_PROMPT.schema, IDS_PROMPT.schema)
-PROMPT_SCHEMA = any_of(
-    TEXT_PROMPT.schema, IDS_PROMPT.schema, array_schema(ONE_PROMPT, 1, MAX_PROMPTS)
-)
 COMPLETION: Fields = {
     **GENERATING,
     **CHOICES,
     **FORMATS,
     "prompt": needed(
-        Kind(_prompts, PROMPT_SCHEMA, PROMPT_WORDS),
+        inputs(MAX_PROMPTS),
         "Choice index = prompt index x n + j.",
         cost="as text. Token ids: 0.1 s thread a million",
     ),
@@ -86,7 +57,7 @@ def parse(body: Mapping[str, Any], served: Served) -> CompletionRequest:
         raise wrong("best_of", best_of, f"absent, or equal to n ({common.n})")
     suffix = asked.get("suffix", "")
     if "" in asked["prompt"] and not suffix:
-        raise wrong("prompt", "", TEXT_PROMPT.allowed)
+        raise wrong("prompt", "", TEXT_INPUT.allowed)
     if suffix and asked.get("echo"):
         raise bad_request("'echo' cannot be used with 'suffix'.", "echo")
     return CompletionRequest(

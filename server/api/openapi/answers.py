@@ -140,8 +140,26 @@ def _openai_schemas() -> dict[str, Schema]:
             owned_by=string(),
             root=note(string(), "The served model's own name, of which `id` may be an alias."),
             max_model_len=optional(integer(1)),
+            embeddings=note(
+                optional(
+                    told(dimensions=integer(1), pooling=enum("last_token"), trained=boolean())
+                ),
+                "null: the model gives none. trained: it was made for them.",
+            ),
         ),
         "Models": told(object=enum("list"), data=array(ref("Model"))),
+        "Embeddings": told(
+            object=enum("list"),
+            data=array(
+                told(
+                    object=enum("embedding"),
+                    index=integer(0),
+                    embedding=any_of(array(number()), string(contentEncoding="base64")),
+                )
+            ),
+            model=string(),
+            usage=told(prompt_tokens=integer(0), total_tokens=integer(0)),
+        ),
         "Error": told(
             error=told(
                 message=string(),

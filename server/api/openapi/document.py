@@ -101,6 +101,9 @@ def _paths() -> dict[str, Any]:
                 error="MessagesError",
             )
         },
+        "/embeddings": {
+            "post": _post("Texts as vectors", "EmbeddingsRequest", "Embeddings", engine=True)
+        },
         "/tokenize": {
             "post": _post("Text or a conversation as token ids", "TokenizeRequest", "Tokens")
         },
@@ -117,10 +120,16 @@ def _get(summary: str, answer: str | None, errors: tuple[int, ...] = (401,)) -> 
 
 
 def _post(
-    summary: str, request: str, answer: str, event: str | None = None, error: str = "Error"
+    summary: str,
+    request: str,
+    answer: str,
+    event: str | None = None,
+    error: str = "Error",
+    engine: bool = False,
 ) -> dict[str, Any]:
-    """event: the schema of a stream's events, for routes that use the engine."""
+    """event: the schema of a stream's events. engine: it is used without a stream, too."""
     ok = _answer("OK", answer)
+    more = ENGINE_ERRORS if event or engine else ()
     if event is not None:
         ok["content"]["text/event-stream"] = {"schema": _event(event)}
     return {
@@ -131,7 +140,7 @@ def _post(
         },
         "responses": {
             "200": ok,
-            **_errors(HEAD_ERRORS + BODY_ERRORS + (ENGINE_ERRORS if event else ()), error),
+            **_errors(HEAD_ERRORS + BODY_ERRORS + more, error),
         },
     }
 

@@ -7,6 +7,7 @@ among the tools) is said in words.
 from server.api.dialects import (
     chat_request,
     completions,
+    embeddings,
     messages_request,
     responses_request,
     tokenize,
@@ -21,6 +22,7 @@ BODIES: tuple[Kind, ...] = (
     responses_request.BODY,
     messages_request.BODY,
     messages_request.COUNT_BODY,
+    embeddings.BODY,
     tokenize.BODY,
     tokenize.IDS_BODY,
 )

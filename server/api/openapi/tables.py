@@ -10,13 +10,14 @@ from dataclasses import replace
 from server.api.dialects import (
     chat_request,
     completions,
+    embeddings,
     messages_request,
     responses_request,
     tokenize,
 )
 from server.api.fields import Field, Fields, described
 from server.api.formats import FORMATS
-from server.api.requests import CHOICES, GENERATING
+from server.api.requests import CHOICES, GENERATING, MODEL
 
 BOTH: Fields = {**CHOICES, **FORMATS}
 
@@ -33,6 +34,7 @@ ROUTES: dict[str, Fields] = {
     "Completions": _without(completions.COMPLETION, GENERATING, BOTH),
     "Responses": _without(responses_request.RESPONSES, GENERATING),
     "Messages": _without(messages_request.MESSAGES, GENERATING),
+    "Embeddings": _without(embeddings.EMBEDDINGS, MODEL),
     "Tokenize": {
         name: replace(f, needed=False)
         for name, f in described({**tokenize.TEXT, **tokenize.TURNS}).items()
