@@ -308,7 +308,7 @@ class ModelRoutes:
                 self._line.answered(ticket)
             raise
         exchange.admitted(generation, common.stream)
-        self._status.record.admitted(generation)
+        self._status.record.admitted(exchange.account)
         answer(exchange, dialect, generation, common.stream)
 
     def _begin(

@@ -59,6 +59,7 @@ class App:
         names = (settings.http_host, *settings.allowed_hosts)
         self._cross_site = CrossSite(settings.allowed_origins, names, bool(settings.keys))
         self._keys = KeyRing(settings.keys, settings.api_keys, settings.api_key_file)
+        status.record.expect_keys(label for _, label in settings.keys)
         self._page = Page()
         self._metrics = Metrics(settings, status)
         self._kept = KeptResponses(settings.responses_kept)

@@ -4,6 +4,7 @@ Each belongs to one HTTP thread of rank 0 until it is closed. Imports no mlx.
 """
 
 import time
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,7 +23,10 @@ UNREADABLE = "unreadable"  # the route of what never was a request
 
 class Timed(Protocol):
     """A ticket, as it is seen from here: when what happened to it, by time.monotonic(); 0: not yet.
-    The engine's side writes them through the Recorder."""
+    The engine's side writes them through the Recorder. max_tokens: the most that it may get."""
+
+    prompt: Sized
+    max_tokens: int
 
     accepted: float
     started: float
@@ -39,6 +43,10 @@ class Answering(Protocol):
 
     def usage(self) -> Usage:
         """Tokens so far."""
+        ...
+
+    def tokens(self) -> list[int]:
+        """Those that each choice has got."""
         ...
 
     def finish_reasons(self) -> list[str | None]:

@@ -57,6 +57,7 @@ def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
         "prefix_cache": asdict(load.prefixes),
         "series": {"interval_s": INTERVAL_S, "points": status.series.points()},
         "totals": _totals(status),
+        "keys": _keys(status),
         "restarts": view.start.restarts,
         "last_failure": view.start.last_failure or None,
         "events": [{"t": t, "text": text} for t, text in status.events.events],
@@ -67,6 +68,20 @@ def _detail(view: View) -> str:
     if view.state.phase == OK and view.ranks.silent():
         return f"no step has ended for {view.ranks.age():.0f} s: a rank does not answer"
     return view.detail
+
+
+def _keys(status: Status) -> list[dict[str, Any]]:
+    """What was asked with each key, by label."""
+    return [
+        {
+            "key": label,
+            **usage.outcomes,
+            "prompt_tokens": usage.tokens.prompt,
+            "cached_tokens": usage.tokens.cached,
+            "generated_tokens": usage.tokens.generated,
+        }
+        for label, usage in status.record.usages().items()
+    ]
 
 
 def _totals(status: Status) -> dict[str, int]:

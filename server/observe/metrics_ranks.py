@@ -42,6 +42,13 @@ def describe_ranks(words: Words, settings: Settings, view: View) -> Iterator[Met
         ("rank", "host"),
         [(name, heard) for name in names],
     )
+    yield words.gauge(
+        "num_requests_running_limit", "Choices that run together at most: MAX_BATCH.",
+        settings.max_batch,
+    )  # fmt: skip
+    yield words.gauge(
+        "num_requests_waiting_limit", "Choices that wait at most: QUEUE_MAX.", settings.queue_max
+    )
     yield words.gauges(
         "server_state",
         "1 for the state that the server is in.",

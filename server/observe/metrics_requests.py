@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import Metric
 
 from server.observe.account import ANSWERED, CUT, FAILED, GENERATING, REFUSED
+from server.observe.finished import HISTOGRAMS
 from server.observe.metric_words import Words
 from server.observe.recorder import Recorder
 from server.observe.views import Load
@@ -16,6 +17,12 @@ from server.observe.views import Load
 TOO_MANY = 429
 # Shown from the start, at 0: what appears only with its first event is invisible to rate().
 EXPECTED = ((200, ANSWERED), (TOO_MANY, REFUSED), (500, FAILED), (0, CUT))
+# Metric, field of Tokens, help.
+KEY_TOKENS = (
+    ("key_prompt_tokens", "prompt", "As prompt_tokens"),
+    ("key_prompt_tokens_cached", "cached", "As prompt_tokens_cached"),
+    ("key_generation_tokens", "generated", "As generation_tokens"),
+)
 FINISHES = ("stop", "length", "tool_calls")
 
 
@@ -106,7 +113,10 @@ def describe_requests(
         "Between two tokens of a choice on rank 0, pauses included. As vLLM's.",
         record.inter_token.snapshot(),
     )
+    for name, snapshot in record.finished().items():
+        yield words.histogram(name, HISTOGRAMS[name][1], snapshot)
     yield from _tokens(words, record)
+    yield from _by_key(words, record)
     yield words.counter(
         "request_log_dropped",
         "Lines of the request log that were lost: the disk was full or too slow.",
@@ -132,6 +142,24 @@ def _tokens(words: Words, record: Recorder) -> Iterator[Metric]:
         tokens.cached,
     )
     yield words.counter("generation_tokens", f"Tokens of answers: {counted}", tokens.generated)
+
+
+def _by_key(words: Words, record: Recorder) -> Iterator[Metric]:
+    """Of requests for answers that came with one of the keys; the name of a key is its label."""
+    usages = record.usages()
+    yield words.counters(
+        "key_requests",
+        "Requests for answers that have ended, by the label of their API key.",
+        ("key", "outcome"),
+        [
+            ((key, outcome), count)
+            for key, usage in usages.items()
+            for outcome, count in usage.outcomes.items()
+        ],
+    )
+    for name, field, text in KEY_TOKENS:
+        samples = [((key,), getattr(usage.tokens, field)) for key, usage in usages.items()]
+        yield words.counters(name, f"{text}, by the label of the API key.", ("key",), samples)
 
 
 def _by_labels(counts: Counter, known: list[tuple]) -> list[tuple[tuple[str, ...], int]]:

@@ -39,6 +39,7 @@ def describe_work(words: Words, record: Recorder, view: View) -> Iterator[Metric
     yield from _kv(words, view.load, view.capacity)
     yield from _prefix_cache(words, view.load.prefixes)
     yield from _link(words, record, view.link)
+    yield from _canary(words, record)
 
 
 def _kv(words: Words, load: Load, room: Capacity) -> Iterator[Metric]:
@@ -95,6 +96,16 @@ def _prefix_disk(words: Words, disk: DiskUse) -> Iterator[Metric]:
         "Prefixes that some rank could not write or read back; what that costs is time.",
         disk.failures,
     )
+
+
+def _canary(words: Words, record: Recorder) -> Iterator[Metric]:
+    last, usual = record.canary_seconds or (None, None)
+    yield words.gauge(
+        "canary_seconds",
+        "The last canary: all ranks compute the same prompt, and compare (CANARY_INTERVAL).",
+        last,
+    )
+    yield words.gauge("canary_usual_seconds", "The fastest canary before it.", usual)
 
 
 def _link(words: Words, record: Recorder, link: LinkSpeed | None) -> Iterator[Metric]:

@@ -9,26 +9,18 @@ whoever asks adds them up. Imports no mlx, keeps no text.
 import collections
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from server.observe.account import ANSWERED, Account, Answering, Timed
+from server.observe.account import ANSWERED, Account, Timed
+from server.observe.finished import WHOLE, Finished
 from server.observe.histogram import Histogram, Snapshot
+from server.observe.usage import Tokens, Usage, Usages
 
 # Seconds, for what takes from an instant to minutes.
 WAITS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
 GAPS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10, 40)
-WHOLE = (0.1, 0.3, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 240, 480, 960, 1920, 7680)
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024)
 TINY = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1, 10)
-
-
-@dataclass
-class Tokens:
-    """As the answers' `usage` counts them."""
-
-    prompt: int = 0
-    cached: int = 0
-    generated: int = 0
 
 
 class Recorder:
@@ -46,6 +38,7 @@ class Recorder:
         self.bundle_seconds = Histogram(TINY)
         self.prefilled_tokens = 0
         self.pauses = 0
+        self.canary_seconds: tuple[float, float] | None = None  # the last one, and what is usual
         self.first_tokens: collections.deque[float] = collections.deque(maxlen=4096)  # newest waits
         # The HTTP threads', under the lock.
         self._lock = threading.Lock()
@@ -53,8 +46,10 @@ class Recorder:
         self._closed: collections.Counter = collections.Counter()
         self._finishes: collections.Counter = collections.Counter()
         self._whole = Histogram(WHOLE)
-        self._live: set[Answering] = set()
+        self._finished = Finished()
+        self._live: dict[int, Account] = {}  # by identity; admitted and not closed
         self._ended = Tokens()
+        self._usages = Usages()
         self.connections_refused = 0  # the accepting thread's
         self.log_lines_dropped = 0  # under the lock, too
 
@@ -80,6 +75,10 @@ class Recorder:
         """A running ticket went back to the queue for want of memory."""
         self.pauses += 1
 
+    def canary(self, seconds: float, usual: float) -> None:
+        """A canary has ended well, in so many seconds."""
+        self.canary_seconds = (seconds, usual)
+
     def turn(self, rows: int, computed: int, chunk_s: float, step_s: float) -> None:
         """A chunk of prompts, with its tokens and seconds, or a decode step with its seconds and
         the rows that got a token. 0 for what was not."""
@@ -92,15 +91,20 @@ class Recorder:
 
     # HTTP threads.
 
+    def expect_keys(self, labels: Iterable[str]) -> None:
+        """The labels of these keys are shown from the start."""
+        with self._lock:
+            self._usages.expect(labels)
+
     def received(self, account: Account) -> None:
         """A request has reached its route."""
         with self._lock:
             self._received[account.method, account.route] += 1
 
-    def admitted(self, generation: Answering) -> None:
+    def admitted(self, account: Account) -> None:
         """A request got its place in the line."""
         with self._lock:
-            self._live.add(generation)
+            self._live[id(account)] = account
 
     def closed(self, account: Account) -> None:
         """A request is over, whatever its end."""
@@ -108,10 +112,12 @@ class Recorder:
         outcome, generation = account.outcome, account.generation
         with self._lock:
             self._closed[account.method, account.route, account.code or 0, outcome] += 1
+            self._usages.end(account)
             if generation is not None:
-                self._live.discard(generation)
-                self._add(self._ended, generation)
+                self._live.pop(id(account), None)
+                self._ended.add(account)
                 if outcome == ANSWERED:
+                    self._finished.add(generation)
                     self._whole.observe(account.seconds)
                     self._finishes.update(filter(None, generation.finish_reasons()))
 
@@ -130,9 +136,19 @@ class Recorder:
         """Of all requests so far, the running ones included."""
         with self._lock:
             total = Tokens(self._ended.prompt, self._ended.cached, self._ended.generated)
-            for generation in self._live:
-                self._add(total, generation)
+            for account in self._live.values():
+                total.add(account)
         return total
+
+    def usages(self) -> dict[str, Usage]:
+        """By the labels of keys, the running requests' tokens included."""
+        with self._lock:
+            return self._usages.with_running([*self._live.values()])
+
+    def live(self) -> list[Account]:
+        """Requests that have their place in the line and are not over, in the order they came."""
+        with self._lock:
+            return [*self._live.values()]
 
     def requests(self) -> tuple[collections.Counter, collections.Counter]:
         """Received, by (method, route), and closed, by (method, route, code, outcome); code 0:
@@ -140,16 +156,12 @@ class Recorder:
         with self._lock:
             return self._received.copy(), self._closed.copy()
 
+    def finished(self) -> dict[str, Snapshot]:
+        """The histograms of answered requests, by name."""
+        with self._lock:
+            return self._finished.snapshots()
+
     def answers(self) -> tuple[collections.Counter, Snapshot]:
         """Choices of answered requests by finish reason, and how long the requests took."""
         with self._lock:
             return self._finishes.copy(), self._whole.snapshot()
-
-    @staticmethod
-    def _add(total: Tokens, generation: Answering) -> None:
-        usage = generation.usage()
-        # A prompt counts when it has brought its first token; an input, when it is embedded.
-        if usage.completion or not generation.finish_reasons():
-            total.prompt += usage.prompt
-            total.cached += usage.cached
-            total.generated += usage.completion

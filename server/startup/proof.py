@@ -81,3 +81,4 @@ class Proof:
         if seconds > SLOW_CANARY * usual + 1:
             self._status.note(f"slow canary: {seconds:.1f} s, where {usual:.1f} s is usual")
         self._usual_s = min(usual, seconds)
+        self._status.record.canary(seconds, usual)

@@ -31,6 +31,7 @@ class Choice:
     pending: list[TokenLogprob] = field(default_factory=list)  # of tokens with no text yet
     ahead: int = 0  # bytes by which the tokens told so far exceed their text
     begun: bool = False
+    tokens: int = 0  # that it has got
     finish: str | None = None  # the finish reason, once there is one
 
     @property
@@ -76,7 +77,6 @@ class Generation:
         self._describe = describe
         self._accepted = choices[0].ticket.accepted
         self._prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}  # by id of the prompt
-        self.completion_tokens = 0
 
     def __iter__(self) -> Iterator[Piece | Waiting]:
         with contextlib.closing(self._following.events()) as events:
@@ -98,6 +98,10 @@ class Generation:
         """The ticket of each choice."""
         return [choice.ticket for choice in self._choices]
 
+    def tokens(self) -> list[int]:
+        """Those that each choice has got."""
+        return [choice.tokens for choice in self._choices]
+
     def usage(self) -> Usage:
         """Tokens so far; the prompt of several choices counts once."""
         prompts: dict[int, list[Ticket]] = {}
@@ -105,7 +109,7 @@ class Generation:
             prompts.setdefault(id(choice.ticket.prompt), []).append(choice.ticket)
         return Usage(
             prompt=sum(len(tickets[0].prompt) for tickets in prompts.values()),
-            completion=self.completion_tokens,
+            completion=sum(self.tokens()),
             cached=sum(max(t.cached for t in tickets) for tickets in prompts.values()),
             reasoning=sum(choice.text.reasoning_tokens for choice in self._choices),
         )
@@ -128,7 +132,7 @@ class Generation:
         return pieces
 
     def _token(self, index: int, choice: Choice, event: Token) -> Piece | None:
-        self.completion_tokens += 1
+        choice.tokens += 1
         parts, finish = choice.text.add(event.id), None
         if event.score is not None and event.finish != "stop":
             choice.pending.append(self._describe(event.score))

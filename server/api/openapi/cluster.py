@@ -115,6 +115,22 @@ def cluster_schema() -> Schema:
             "Of the requests that ask the model for an answer, since the server started. Those "
             "in `requests` and in none of the four after it are in progress.",
         ),
+        keys=note(
+            array(
+                told(
+                    key=note(string(), "Its label; keys of one label are counted together."),
+                    answered=count,
+                    refused=count,
+                    failed=count,
+                    cut=count,
+                    prompt_tokens=count,
+                    cached_tokens=count,
+                    generated_tokens=count,
+                )
+            ),
+            "Requests for answers that have ended, and tokens, since the server started. Empty "
+            "without keys.",
+        ),
         restarts=count,
         last_failure=optional(string()),
         events=note(array(told(t=seconds, text=string()), most=50), "Newest last."),
