@@ -47,6 +47,10 @@ class Embedding:
         inputs = self._ticket.inputs
         return Usage(prompt=sum(len(inputs[place]) for place in list(self._written)), completion=0)
 
+    def tokens(self) -> list[int]:
+        """None are generated."""
+        return []
+
     def finish_reasons(self) -> list[str | None]:
         """No choice is made of it."""
         return []
@@ -61,7 +65,7 @@ def embed(
     """Sends the answer, or the error that takes its place. answer: the body, of what was written
     and the tokens. Raises OSError: the client left."""
     exchange.admitted(embedding, stream=False)
-    record.admitted(embedding)
+    record.admitted(exchange.account)
     with accounted(exchange, embedding, exchange.send_api_error):
         written = embedding.collect()
         body = answer(written, embedding.usage().prompt)

@@ -49,6 +49,8 @@ class Finished:
     def add(self, generation: Answering) -> None:
         """Counts a request that has its whole answer."""
         tickets, tokens = generation.tickets(), generation.tokens()
+        if not tokens:
+            return  # it has no choices: these are embeddings
         self._observe("request_params_n", len(tickets))
         self._observe("request_max_num_generation_tokens", max(tokens))
         for ticket, count in zip(tickets, tokens, strict=True):

@@ -28,7 +28,7 @@ WRITERS = {
     "Formats": "rank.py",
     "LinkSpeed": "wire/link_speed.py",
     "DiskUse": "scheduler/disk_index.py",
-    "PrefixUse": "scheduler/scheduler.py",
+    "PrefixUse": "scheduler/load.py",
     "Load": "scheduler/scheduler.py",
     "View": "observe/status.py",
 }
