@@ -95,8 +95,10 @@ class Scheduler:
             if group := [one for one in every if one is not None]:
                 self._line_up(group)
         self._waiting.look(self._disk.is_reading)
-        messages: list[Message] = [self._cancel(one) for one in [*self._drop(), *self._pause()]]
-        messages += [*self._start(), *self._embed()]
+        dropped, paused = self._drop(), self._pause()
+        messages: list[Message] = [self._cancel(one) for one in (*dropped, *paused)]
+        if not paused:  # or one could begin again as its last token is on the way
+            messages += [*self._start(), *self._embed()]
         messages += self._make_room()
         messages += self._canary.due(busy=bool(self._running))
         messages += self._disk.compose(self._prefixes.__contains__)

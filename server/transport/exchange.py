@@ -28,6 +28,7 @@ IDLE_S = 75.0  # keep-alive: until the next request's first byte
 HEADER_S = 15.0  # from the first byte to the end of the headers
 SPARE_S = 2.0  # for either, where all places but the spare ones are taken
 SEND_S = 60.0  # for one write to a client that does not read
+WRITE_BYTES = 2**20  # of it: thousands of vectors take a slow client longer than one may
 LINGER_S = 5.0  # for a client that is still sending when it has been refused
 
 log = logging.getLogger(__name__)
@@ -307,7 +308,8 @@ class Exchange(BaseHTTPRequestHandler):
 
     def _write(self, data: bytes) -> None:
         self.connection.settimeout(SEND_S)
-        self.wfile.write(data)
+        for start in range(0, len(data), WRITE_BYTES):
+            self.wfile.write(data[start : start + WRITE_BYTES])
 
     def _finish_headers(self) -> None:
         self.send_header("x-request-id", self.request_id)

@@ -8,6 +8,7 @@ from server.protocol.errors import ApiError
 from server.transport.http_server import Exchange, Server
 from tests.support.raw_http import DEADLINE_S, RawClient
 
+LARGE = 5 * 2**20 // 2
 CHUNKED = "POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -29,6 +30,9 @@ class App:
 
     def ok(self, exchange: Exchange) -> None:
         exchange.send_json(200, {"method": exchange.command})
+
+    def large(self, exchange: Exchange) -> None:
+        exchange.send_body(200, "text/plain", b"x" * LARGE)
 
     def echo(self, exchange: Exchange) -> None:
         body = exchange.read_body()

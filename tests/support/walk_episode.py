@@ -1,10 +1,10 @@
 """One episode of the walk at random (walk.py), from its first request until nothing is left.
 
 An episode has a model, a little KV memory, and clients: prompts that begin alike, several choices,
-echoes, log-probabilities, grammars that break, and clients that leave at any moment. Messages are
-damaged on their way, as a fault of ours would. Prefixes are kept, cut and given up, requests are
-paused. A second engine follows as a worker does, and learns everything from the bytes that rank 0
-sends.
+echoes, log-probabilities, grammars that break, inputs to embed, and clients that leave at any
+moment. Messages are damaged on their way, as a fault of ours would. Prefixes are kept, cut and
+given up, requests are paused. A second engine follows as a worker does, and learns everything from
+the bytes that rank 0 sends.
 
 The oracle: what a request gets is what it gets alone, on a fresh engine that keeps nothing. After
 each turn the ranks hold the same, index and stores agree, and the ranks hold nothing that the
@@ -32,6 +32,7 @@ from server.wire.mailbox import Mailbox
 from server.wire.messages import Cancel, Cut, Message, Submit
 from tests.support.small_models import VOCAB
 from tests.support.walk_disks import FORGETS, LEAST, Disks
+from tests.support.walk_embeds import Embedders
 from tests.support.walk_parts import (
     EOS,
     Asked,
@@ -104,6 +105,7 @@ class Episode:
             self.ranks.append(Rank(self.shard, link, mailbox, Follows(), idle, **sizes))
         for rank, disk in zip(self.ranks, self.disks.ranks if self.disks else (), strict=False):
             rank.disk = disk
+        self.embedders = Embedders(seed, self.shard, self.line, self.capacity, self.seen)
         self._watch()
         self._texts: list[list[int]] = []  # prompts with their answers: conversations go on
         self._damages = rng.choice([0, 0, 0.02, 0.1])
@@ -126,6 +128,9 @@ class Episode:
 
         def refusing(uid: int, error: Exception) -> None:
             self.seen["refused"] += 1
+            if uid in self._inputs():
+                refused(uid, error)
+                return
             one = next(one for one in self.asked if uid in [t.uid for t in one.tickets])
             assert one.may_fail, f"request {uid} is refused: {error}"
             refused(uid, error)
@@ -162,8 +167,14 @@ class Episode:
 
     # What happens.
 
+    def _inputs(self) -> dict[int, Ticket]:
+        """Requests for embeddings, by the uids of their inputs on the ranks."""
+        running = self.scheduler._running.items()
+        return {uid: one.ticket.of for uid, one in running if one.ticket.of}
+
     def _act(self) -> None:
         rng = self.rng
+        self.embedders.act()
         while rng.random() < self._busy:
             self._ask()
         if self.asked and rng.random() < self._leaving:
@@ -281,7 +292,9 @@ class Episode:
         rng = self.rng
         if rng.random() >= self._damages:
             return message
-        if isinstance(message, Submit):
+        if isinstance(message, Submit) and message.embed:
+            self.embedders.may_fail.add(self._inputs()[message.uid].uid)
+        elif isinstance(message, Submit):
             for one in self.asked:
                 one.may_fail |= message.uid in {ticket.uid for ticket in one.tickets}
         if isinstance(message, Submit | Cut):
@@ -298,6 +311,8 @@ class Episode:
             assert not self.link.sums, "rank 0 has a collective that the worker had not"
             assert self.ranks[0].holds() == self.ranks[1].holds(), "the ranks hold different things"
         self.link.sums.clear()
+        if self.embedders.read():
+            self._heard = self.turns
         for one in self.asked:
             if not one.first.events.empty():
                 self._heard = self.turns
@@ -325,12 +340,16 @@ class Episode:
         waiting = [one.ticket.uid for group in self.scheduler._waiting for one in group]
         arrived = list(self.line._queue.queue)
         arrived = [one.uid for first in arrived for one in (first, *first.followers)]
-        assert sorted([*waiting, *running, *arrived]) == sorted(self.line._held), "tickets are lost"
+        own = [uid for uid in running if uid not in self._inputs()]
+        embeds = [one.ticket.uid for one in self.scheduler._embeddings._requests]
+        found = sorted([*waiting, *own, *arrived, *embeds])
+        assert found == sorted(self.line._held), "tickets are lost"
         check_kept(self.index, engine.prefixes)
 
     def _check_end(self) -> None:
         assert not self.line.held(), "requests that do not end"
         assert not self.scheduler._running and not list(self.scheduler._waiting)
+        self.embedders.check_end()
         for one in self.asked:
             for ticket in one.tickets:
                 self._check_answer(one, ticket)

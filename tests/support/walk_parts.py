@@ -325,6 +325,7 @@ def make_shards() -> dict:
         put_attention(model)
         last = LastLogits(model, put_heads(model))
         last.ways = Ways(shelves=True)
+        last.prove(Link(mx.distributed.init()))
         shards[kind] = SimpleNamespace(model=model, last=last, vocab=VOCAB, quiet={})
         # The same in mlx-lm's caches, and with rows that are computed apart, as for models that
         # bear no batches.
@@ -334,7 +335,7 @@ def make_shards() -> dict:
             Ways(prompts_apart=True, rows_apart=True),
         ):
             apart = LastLogits(model, last._heads)
-            apart.ways = ways
+            apart.ways, apart._narrow, apart.hidden = ways, last._narrow, last.hidden
             name = f"{kind}, {ways}"
             shards[name] = SimpleNamespace(model=model, last=apart, vocab=VOCAB, quiet={})
     return shards

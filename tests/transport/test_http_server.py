@@ -1,14 +1,16 @@
 """The HTTP front end: requests one after another, methods, streams, failures, and many at once."""
 
 import socket
+import socketserver
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from server.transport.exchange import WRITE_BYTES
 from server.transport.http_server import Server
-from tests.support.http_app import CHUNKED, App, assert_closed, serving
+from tests.support.http_app import CHUNKED, LARGE, App, assert_closed, serving
 from tests.support.raw_http import DEADLINE_S, RawClient, request
 
 
@@ -33,6 +35,20 @@ def test_pipelined_requests_are_answered_in_order(client):
     assert client.read().json["start"] == "one"
     assert client.read().status == 404
     assert client.read().json["start"] == "2"
+
+
+def test_a_large_answer_is_written_in_pieces_that_each_have_their_time(client, monkeypatch):
+    written = []
+
+    def write(self, data: bytes) -> int:
+        written.append(len(data))
+        self._sock.sendall(data)
+        return len(data)
+
+    monkeypatch.setattr(socketserver._SocketWriter, "write", write)
+    answer = client.ask(request("GET", "/large"))
+    assert len(answer.body) == LARGE and sum(written) > LARGE
+    assert max(written) <= WRITE_BYTES
 
 
 def test_a_body_nobody_read_is_not_taken_for_the_next_request(client, app):
