@@ -130,7 +130,7 @@ EXTREME: dict[str, tuple[str, ...]] = {
     "presence_penalty": ("2", "-2", "5e-324"),
     "frequency_penalty": ("2", "-2", "-0.0"),
     "repetition_penalty": ("10", "5e-324", "1e-300", "1e-45", "1e-38"),
-    "max_tokens": ("1", "64.0", "1e3"),
+    "max_tokens": ("1", "64.0", "1e2"),
     "stop": (
         "null",
         "[]",

@@ -47,7 +47,7 @@ REQUESTS = {
     "echo": completion(temperature=0, echo=True, logprobs=2, prompt=list(range(65, 115)) * 6),
     "four choices": completion(temperature=1.1, n=4, seed=9),
     "two prompts": completion(temperature=1, n=2, prompt=[[70, 71, 72], [80, 81]]),
-    "late end": chat(temperature=0, min_tokens=10),
+    "late end": chat(temperature=0, min_tokens=10, max_tokens=40),
     "schema": chat(
         temperature=1,
         response_format={
@@ -61,7 +61,7 @@ REQUESTS = {
         tools=[TOOL],
         tool_choice={"type": "function", "function": {"name": "measure"}},
     ),
-    "chat logprobs": chat(temperature=0, logprobs=True, top_logprobs=2),
+    "chat logprobs": chat(temperature=0, logprobs=True, top_logprobs=2, max_tokens=40),
 }
 
 
