@@ -52,17 +52,25 @@ def test_normalizers_that_shorten_are_allowed_for():
     assert bytes_per_token(fast("abc", normalizer=runs)) == 3 * SHRINKS
 
 
+@pytest.fixture(scope="module")
+def normalized(demo_model_dir):
+    """A real tokenizer with each of some normalizers, and what was found for it."""
+    from mlx_lm.tokenizer_utils import load
+
+    one, found = load(demo_model_dir)._tokenizer, []
+    for normalizer in (None, normalizers.NFC(), normalizers.NFKC(), normalizers.Lowercase()):
+        tokenizer = copy.deepcopy(one)
+        if normalizer is not None:
+            tokenizer.backend_tokenizer.normalizer = normalizer
+        found.append((tokenizer, bytes_per_token(tokenizer)))
+    return found
+
+
 @pytest.mark.parametrize(
     "text",
     ["\u212a" * 50, "\U0001d400" * 50, "e\u0301" * 50, "\u1112\u1161\u11ab" * 50, "\ufb03" * 50,
      "\u03b1\u0313\u0301\u0345" * 50, "\u3000" * 50, " " * 400, "#" * 400],
 )  # fmt: skip
-def test_no_text_has_more_bytes_than_its_tokens_can_stand_for(demo_model_dir, text):
-    from mlx_lm.tokenizer_utils import load
-
-    tokenizer = copy.deepcopy(load(demo_model_dir)._tokenizer)
-    for normalizer in (None, normalizers.NFC(), normalizers.NFKC(), normalizers.Lowercase()):
-        if normalizer is not None:
-            tokenizer.backend_tokenizer.normalizer = normalizer
-        most = bytes_per_token(tokenizer)
+def test_no_text_has_more_bytes_than_its_tokens_can_stand_for(normalized, text):
+    for tokenizer, most in normalized:
         assert len(text.encode()) <= most * len(tokenizer.encode(text))

@@ -40,7 +40,7 @@ def stays(i: int) -> dict:
     return {"prompt": prompt, "max_tokens": 20 + 10 * (i % 4), "temperature": 0}
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("burst", range(8))
 def test_those_who_stay_among_many_who_leave_get_the_same_text(cluster, burst):
     chance = random.Random(20 + burst)
