@@ -22,8 +22,8 @@
 #   --json               One JSON object on stdout in place of the text. Where there is nothing to
 #                        report, it has model, ok (false, or null: not known) and error.
 #
-# Settings: PARALLEL, TRUST_REMOTE_CODE, KV_BUDGET_GB and CONTEXT_MAX, as the run script takes
-# them; HF_TOKEN and HF_ENDPOINT for repos.
+# Settings: PARALLEL, TRUST_REMOTE_CODE, KV_BUDGET_GB, KV_BITS, KV_BITS_FROM and CONTEXT_MAX, as the run
+# script takes them; HF_TOKEN and HF_ENDPOINT for repos.
 #
 # Exit codes: 0 it would run, 1 it would not, 2 usage, 3 that could not be found out: a tool or a file
 # is missing or cannot be read, the hub cannot be reached, or it does not give the repo (there is

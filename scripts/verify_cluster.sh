@@ -107,6 +107,8 @@ choose_place() {
   [ -z "${MODEL_DIR-}" ] || PLACE+=(--model-dir "$(absolute_path "${MODEL_DIR%/}")")
   [ "${TRUST_REMOTE_CODE:-0}" = 0 ] || PLACE+=(--trust-remote-code)
   [ -z "${KV_BUDGET_GB-}" ] || PLACE+=(--kv-budget-gb "$KV_BUDGET_GB")
+  [ -z "${KV_BITS-}" ] || PLACE+=(--kv-bits "$KV_BITS")
+  [ -z "${KV_BITS_FROM-}" ] || PLACE+=(--kv-bits-from "$KV_BITS_FROM")
   [ "${CONTEXT_MAX:-0}" = 0 ] || PLACE+=(--context-max "$CONTEXT_MAX")
   [ -z "${PROTECTION_DOMAINS-}" ] || PLACE+=(--domains "$PROTECTION_DOMAINS")
   [ -z "${MLX_METAL_FAST_SYNCH-}" ] || PLACE+=(--fast-synch "$MLX_METAL_FAST_SYNCH")

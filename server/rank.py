@@ -26,7 +26,7 @@ from server.loop import run_lockstep
 from server.observe.status import Status
 from server.observe.views import Capacity, Formats
 from server.protocol.fingerprint import fingerprint
-from server.protocol.settings import Settings
+from server.protocol.settings import Settings, bits_of
 from server.sampling.choosers import Chooser, ChoosesForAll, Follows
 from server.scheduler.disk_entries import DiskEntries, OnEveryDisk
 from server.scheduler.disk_index import KIB, DiskIndex, Rank0
@@ -118,11 +118,15 @@ def prepare(
         status.fleet.load,
         settings.trust_remote_code,
         met.memories,
+        bits_of(settings.kv_bits),
+        settings.kv_bits_from,
     )
     if link.size > 1:
         status.note(f"the model is split: {shard.arrangement}")
     if shard.last.ways.slower:
         status.note(f"requests of this model are computed {shard.last.ways}: see the log")
+    if shard.last.ways.unfit:
+        status.note(f"keys and values are whole, KV_BITS is not used: {shard.last.ways.unfit}")
     tell("waiting for all ranks to load")
     link.share_ints([0])
     tell("checking the link")
@@ -179,16 +183,21 @@ def _share_memory(
     settings: Settings, link: Link, shard: Shard, ranks_here: int
 ) -> tuple[KvBudget, RowBytes, PrefixIndex, list[RankMemory]]:
     """What all ranks have room for, and what of it kept prefixes may take: by the smallest rank."""
-    row, memory = row_bytes(shard.model), kv_memory(settings.kv_budget_gb, ranks_here)
-    mine = [reuse_kind(shard.model, shard.last.ways), memory, row.fixed, row.token]
+    ways = shard.last.ways
+    row = row_bytes(shard.model, ways.quantised)
+    memory = kv_memory(settings.kv_budget_gb, ranks_here)
+    mine = [reuse_kind(shard.model, ways), memory, row.fixed, row.token, row.whole]
     ranks = [json.loads(said) for said in link.gather_bytes(json.dumps(mine).encode())]
-    budget = shared_budget((RankMemory(*numbers) for _, *numbers in ranks), shard.last.ways.apart)
+    start = ways.quantised.start if ways.quantised else 0
+    budget = shared_budget((RankMemory(*numbers) for _, *numbers in ranks), ways.apart, start)
     reuse = min(kind for kind, *_ in ranks)
     log.info(
-        "KV memory: room for %d tokens, %d bytes each here, and %d bytes for each request",
+        "KV memory: room for %d tokens, %d bytes each here, and %d bytes for each request; "
+        "keys and values: %s",
         budget.capacity,
         row.token,
         row.fixed,
+        ways.precision,
     )
     if not budget.reach:
         raise Unloadable(
@@ -196,7 +205,9 @@ def _share_memory(
             "tokens; set KV_BUDGET_GB, or use a smaller model or more ranks"
         )
     kept = budget.capacity * settings.prefix_cache_percent // 100
-    prefixes = PrefixIndex(kept if reuse else 0, reuse == REUSE_CUT, budget.row_cost)
+    prefixes = PrefixIndex(
+        kept if reuse else 0, reuse == REUSE_CUT, budget.row_cost, budget.precision
+    )
     return budget, row, prefixes, [RankMemory(*numbers) for _, *numbers in ranks]
 
 
@@ -246,6 +257,7 @@ def lead(
             budget.row_cost,
             split=shard.arrangement.kind,
             batching=str(shard.last.ways),
+            kv_precision=shard.last.ways.precision,
         )
     )
     owner = EVERYBODY if settings.keys_apart else ""
@@ -284,7 +296,7 @@ def _index_disk(ready: Ready) -> DiskIndex:
     if opened.disk is None:
         return DiskIndex()
     limit = int(ready.settings.prefix_disk_gb * 1e9) // KIB
-    entries = DiskEntries(limit, ready.link.size, ready.prefixes.cuttable)
+    entries = DiskEntries(limit, ready.link.size, ready.prefixes.cuttable, ready.budget.precision)
     entries.load(
         OnEveryDisk(*entry, opened.found[entry[0]].label, opened.found[entry[0]].used)
         for entry in opened.entries
@@ -295,6 +307,7 @@ def _index_disk(ready: Ready) -> DiskIndex:
         ready.memories,
         Rank0(opened.disk.is_over, opened.disk.touch, opened.labels),
         ready.budget.row_cost,
+        precision=ready.budget.precision,
     )
 
 

@@ -15,6 +15,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.base import create_causal_mask, scaled_dot_product_attention
 
+from server.engine.quantised_kv import attend_quantised
+
 NAME = scaled_dot_product_attention.__name__
 CAUSAL = "causal"
 
@@ -153,11 +155,11 @@ class Layout:
 
 
 class Fetched:
-    """Keys or values of a batch in parts. turned: in latent attention, which scores a second kind
-    of keys beside the first, those."""
+    """Keys or values of a batch in parts, each an array or quantised. turned: in latent attention,
+    which scores a second kind of keys beside the first, those."""
 
     def __init__(
-        self, layout: Layout, parts: list[mx.array], turned: list[mx.array] | None = None
+        self, layout: Layout, parts: list[Any], turned: list[mx.array] | None = None
     ) -> None:
         self.layout = layout
         self.parts = parts
@@ -174,6 +176,8 @@ def attend(
     sinks: mx.array | None = None,
 ) -> mx.array:
     """mlx-lm's scaled_dot_product_attention, over parts where there are some."""
+    if isinstance(keys, tuple | list):
+        return attend_quantised(queries, keys, values, scale, mask, sinks)
     if not isinstance(keys, Fetched):
         return scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
     window = mask.window if isinstance(mask, Windowed) else None
@@ -193,9 +197,7 @@ def attend(
                 score = mx.where(own, score, least)
             own = score
         outputs.append(
-            scaled_dot_product_attention(
-                view.of(queries), keys.parts[i], values.parts[i], None, scale, own, sinks
-            )
+            attend(view.of(queries), keys.parts[i], values.parts[i], None, scale, own, sinks)
         )
     return keys.layout.join(outputs, queries.shape[2])
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import CacheList, KVCache
+from mlx_lm.models.cache import CacheList
 
 from server.engine.attention import Layout
+from server.engine.quantised_kv import GROWN, arrays_of, filled, is_quantised, next_caches
 from server.engine.rows_apart import Ways
-from server.engine.shelved_kv import ShelvedKV, SideBySide, filled, shelved, side_by_side
+from server.engine.shelved_kv import ShelvedKV, SideBySide, shelved, side_by_side
 from server.engine.shelves import Move, Shelves
 from server.protocol.row_lengths import SLACK
 
@@ -41,7 +42,7 @@ class ChunkCaches:
         self._rows = rows
         parts: list[SideBySide] = []
 
-        def side(caches: list[KVCache]) -> SideBySide:
+        def side(caches: list) -> SideBySide:
             parts.append(SideBySide(caches))
             return parts[-1]
 
@@ -88,7 +89,7 @@ class BatchCaches:
 
     def join(self, rows: Sequence[Caches]) -> None:
         """Rows come in, behind the others. Their caches are the batch's from now on."""
-        rows = [list(caches) for caches in rows]
+        rows = [next_caches(self._ways.quantised, list(caches)) for caches in rows]
         fresh = not self.layers
         layers = [list(caches) for caches in zip(*rows, strict=True)]
         if fresh:
@@ -96,8 +97,9 @@ class BatchCaches:
         newcomers = list(_grown(layers, self._ways))
         if self._parts:
             lengths = [_length(newcomers, i) for i in range(len(rows))]
-            columns = [min(layer[i].keys.shape[2] for layer in newcomers) for i in range(len(rows))]
-            self._move(self._shelves.join(lengths, columns), newcomers)
+            columns = _columns(newcomers)
+            kinds = list(map(is_quantised, rows))
+            self._move(self._shelves.join(lengths, columns, kinds), newcomers)
         for layer, caches in zip(self.layers, layers, strict=True):
             if not fresh:
                 _extend(layer, caches)
@@ -124,6 +126,7 @@ class BatchCaches:
     def step(self, compute: Callable[[Caches], mx.array]) -> mx.array:
         """One more token of every row."""
         if self._parts:
+            self._quantise()
             self._move(self._shelves.grow())
             lengths = [seat.length for seat in self._shelves.seats]
             layout = shelved(self._shelves, self._ways.by_shelf)
@@ -133,16 +136,31 @@ class BatchCaches:
             self._shelves.advance()
         return computed
 
-    def _shelf(self, caches: list[KVCache]) -> ShelvedKV:
+    def _quantise(self) -> None:
+        """Rows that are as long as that now get arrays of the other kind."""
+        quantised = self._ways.quantised
+        if quantised is None or not quantised.layers:
+            return
+        places = self._shelves.unquantised(quantised.start)
+        if places:
+            rows = [quantised.convert(self._extract_grown(place)) for place in places]
+            newcomers = list(_grown(list(map(list, zip(*rows, strict=True))), self._ways))
+            self._move(self._shelves.quantise(places, _columns(newcomers)), newcomers)
+
+    def _extract_grown(self, place: int) -> Caches:
+        """One row's caches, as far as they lie on shelves; the others are the batch's."""
+        return [_extract_grown(layer, place) for layer in self.layers]
+
+    def _shelf(self, caches: list) -> ShelvedKV:
         self._parts.append(ShelvedKV(self._shelves))
         return self._parts[-1]
 
-    def _move(self, moves: list[Move], newcomers: Sequence[Sequence[KVCache]] = ()) -> None:
+    def _move(self, moves: list[Move], newcomers: Sequence[Sequence[Any]] = ()) -> None:
         for i, part in enumerate(self._parts):
             part.move(moves, newcomers[i] if newcomers else ())
 
 
-def _lay_out(rows: Sequence[Caches], ways: Ways, grown: Callable[[list[KVCache]], Any]) -> Caches:
+def _lay_out(rows: Sequence[Caches], ways: Ways, grown: Callable[[list], Any]) -> Caches:
     """The rows' caches as a batch's. grown: makes one of those that grow, where they stay apart."""
     return [
         Unused(caches[0]) if layer in ways.unused else _put_together(list(caches), ways, grown)
@@ -150,8 +168,8 @@ def _lay_out(rows: Sequence[Caches], ways: Ways, grown: Callable[[list[KVCache]]
     ]
 
 
-def _put_together(caches: list, ways: Ways, grown: Callable[[list[KVCache]], Any]) -> Any:
-    if ways.shelves and type(caches[0]) is KVCache:
+def _put_together(caches: list, ways: Ways, grown: Callable[[list], Any]) -> Any:
+    if ways.shelves and type(caches[0]) in GROWN:
         return grown(caches)
     if ways.shelves and type(caches[0]) is CacheList:
         inner = zip(*(cache.caches for cache in caches), strict=True)
@@ -178,11 +196,10 @@ def snapshot(caches: Sequence[Any]) -> Caches:
 def _snapshot(cache: Any) -> Any:
     if type(cache) is CacheList:
         return CacheList(*map(_snapshot, cache.caches))
-    if type(cache) is not KVCache or cache.keys is None:
+    if type(cache) not in GROWN or cache.keys is None:
         return copy.deepcopy(cache)  # which shares the arrays: nobody changes them in place
     length = cache.offset
-    pair = (mx.contiguous(array[..., :length, :]) for array in (cache.keys, cache.values))
-    return filled(*pair, length)
+    return filled([mx.contiguous(part[..., :length, :]) for part in arrays_of(cache)], length)
 
 
 def states(caches: Sequence[Any]) -> list:
@@ -199,15 +216,15 @@ def _whole(layers: Sequence[Any]) -> Iterator[Any]:
             yield layer
 
 
-def _grown(layers: Sequence[list], ways: Ways) -> Iterator[list[KVCache]]:
+def _grown(layers: Sequence[list], ways: Ways) -> Iterator[list]:
     """Of each layer or part of one that lies on shelves, the rows' caches."""
     for layer, caches in enumerate(layers):
         if layer not in ways.unused:
             yield from _grown_of(caches)
 
 
-def _grown_of(caches: list) -> Iterator[list[KVCache]]:
-    if type(caches[0]) is KVCache:
+def _grown_of(caches: list) -> Iterator[list]:
+    if type(caches[0]) in GROWN:
         yield caches
     elif type(caches[0]) is CacheList:
         for inner in zip(*(cache.caches for cache in caches), strict=True):
@@ -222,7 +239,18 @@ def _extend(layer: Any, caches: list) -> None:
         layer.extend(caches[0].merge(caches))
 
 
-def _length(layers: Sequence[list[KVCache]], row: int) -> int:
+def _columns(layers: Sequence[list]) -> list[int]:
+    """Of each row's own arrays, what all layers have."""
+    return [min(arrays_of(cache)[0].shape[2] for cache in row) for row in zip(*layers, strict=True)]
+
+
+def _extract_grown(layer: Any, place: int) -> Any:
+    if type(layer) is CacheList:
+        return CacheList(*(_extract_grown(inner, place) for inner in layer.caches))
+    return layer.extract(place) if isinstance(layer, ShelvedKV) else None
+
+
+def _length(layers: Sequence[list], row: int) -> int:
     """Tokens of a row in all of its layers."""
     lengths = {caches[row].offset for caches in layers}
     if len(lengths) > 1:

@@ -30,23 +30,23 @@ class PartOf:
     def offset(self) -> mx.array:
         return self._whole.offset_of(self._part)
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         return self._whole.put(self._part, keys, values)
 
     @property
-    def keys(self) -> mx.array:
+    def keys(self) -> Any:
         return self._whole.arrays(self._part)[0]
 
     @keys.setter
-    def keys(self, keys: mx.array) -> None:
+    def keys(self, keys: Any) -> None:
         self._whole.replace(self._part, keys, self.values)
 
     @property
-    def values(self) -> mx.array:
+    def values(self) -> Any:
         return self._whole.arrays(self._part)[1]
 
     @values.setter
-    def values(self, values: mx.array) -> None:
+    def values(self, values: Any) -> None:
         self._whole.replace(self._part, self.keys, values)
 
 

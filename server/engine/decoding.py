@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from server.engine.batch_caches import BatchCaches, Caches, snapshot
 from server.engine.prompts import Ended
+from server.engine.quantised_kv import next_caches
 from server.engine.row import Row
 from server.engine.rows_apart import Ways
 from server.protocol.failures import is_shared
@@ -242,6 +243,8 @@ class Decoding:
         rows = list(self.rows)
         apart: list[mx.array] = []
         if self._ways.rows_apart:
+            for row in rows:
+                row.caches = next_caches(self._ways.quantised, row.caches)
             # Handed to MLX one by one: in a pipeline nothing else orders what ranks receive.
             apart = [
                 self.model(inputs[i : i + 1, None], cache=row.caches)[:, -1, :]

@@ -24,6 +24,7 @@ from server.engine.decoding import Decoded, Decoding
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import PrefixStore
 from server.engine.prompts import Chunk, Done, Prompts
+from server.engine.quantised_kv import next_caches
 from server.engine.row import Row
 from server.engine.turn import Scoring, Turn
 from server.protocol.events import Embedded, Prefilled, Token
@@ -53,7 +54,7 @@ class Engine:
         slack: int = SLACK,
     ) -> None:
         self._model = model.model
-        self._whole = model.ways.whole
+        self._whole, self._quantised = model.ways.whole, model.ways.quantised
         self._alike = model.alike
         self._chooser = chooser
         self._prefill_step = prefill_step
@@ -338,7 +339,7 @@ class Engine:
         kept += [self._keep(entry, row.tokens, snapshot(row.caches)) for entry in entries]
 
     def _keep(self, entry: int, tokens: list[int], cache: list) -> tuple[int, list[int]]:
-        self.prefixes.put(entry, cache, len(tokens))
+        self.prefixes.put(entry, next_caches(self._quantised, cache), len(tokens))
         return entry, list(tokens)
 
     def _or_give_up(self, uid: int, act: Callable, *arguments: Any) -> list[tuple[int, Exception]]:
@@ -370,8 +371,11 @@ class Engine:
         uid, prompt = job.message.uid, job.message.prompt
         if self._whole:
             chunk = self._prefill_step
+        if self._quantised is not None:
+            chunk = self._quantised.within(job.done, chunk)
         start, end = job.done, min(job.done + chunk, len(prompt) - 1)
         try:
+            job.cache = next_caches(self._quantised, job.cache)
             logits = self._model(mx.array([prompt[start:end]]), cache=job.cache)[0]
         except Exception as error:
             self._lose(error, lambda: [], uid)

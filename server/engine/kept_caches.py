@@ -12,8 +12,8 @@ import numpy as np
 from mlx_lm.models.cache import KVCache, QuantizedKVCache
 
 from server.disk.entry_file import Stored
+from server.engine.quantised_kv import GROWN
 
-GROWING = (KVCache, QuantizedKVCache)  # keys and values have the tokens on the last axis but one
 PLAIN = (bool, int, float, str)
 WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}  # by bytes
 
@@ -39,7 +39,7 @@ class Apart:
         return [np.asarray(memoryview(array)) for array in self._words]
 
     def _cache(self, cache: Any, words: list[mx.array]) -> dict:
-        grows = type(cache) in GROWING and not cache.empty() and cache.offset == self._length
+        grows = type(cache) in GROWN and not cache.empty() and cache.offset == self._length
         has = {
             name: self._write(value, grows and name in ("keys", "values"), words)
             for name, value in vars(cache).items()
@@ -68,9 +68,16 @@ def put_together(fresh: list, said: list, arrays: list[mx.array], length: int) -
     """Fills caches that the model has just made. Raises Unkeepable if they are of other kinds."""
     if len(fresh) != len(said):
         raise Unkeepable(f"{len(said)} caches, the model has {len(fresh)}")
+    fresh = list(map(_of_kind, fresh, said))
     for cache, one in zip(fresh, said, strict=True):
         _read_cache(cache, one, arrays, length)
     return fresh
+
+
+def _of_kind(cache: Any, said: dict) -> Any:
+    """The model makes whole ones; rows that are long enough get the other kind."""
+    quantised = said.get("cache") == QuantizedKVCache.__name__
+    return QuantizedKVCache() if quantised and type(cache) is KVCache else cache
 
 
 def from_words(stored: Stored, words: np.ndarray) -> mx.array:

@@ -20,6 +20,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
+from server.engine.quantised_kv import GROUP, Quantised
+
 MORE = 512  # tokens, with which every cache that grows has grown: mlx-lm's do by 256
 WINDOWS = ("max_size", "chunk_size", "window_size")  # what caches call their own
 SPAN = 2 * MORE  # tokens between two sizes of a cache that only its model can fill
@@ -30,10 +32,12 @@ SPARE_SHARE = 0.7  # of the memory left after the weights; the rest is for activ
 
 @dataclass(frozen=True)
 class RowBytes:
-    """Of one rank. fixed: of a row whose windows are full; token: of each token beyond them."""
+    """Of one rank. fixed: of a row whose windows are full; token: of each token beyond them. whole:
+    of one in a row that is too short for fewer bits; 0: the same."""
 
     fixed: int
     token: int
+    whole: int = 0
 
 
 def kv_memory(budget_gb: float | None, ranks_here: int) -> int:
@@ -55,24 +59,30 @@ def spare_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def row_bytes(model: Any) -> RowBytes:
-    """What a row takes in this model's own caches."""
-    return added_up(cache_bytes(model))
+def row_bytes(model: Any, quantised: Quantised | None = None) -> RowBytes:
+    """What a row takes in this model's own caches. quantised: as Ways have it."""
+    return added_up(cache_bytes(model, quantised))
 
 
 def added_up(parts: Iterable[RowBytes]) -> RowBytes:
     """The sum of them."""
     parts = list(parts)
-    return RowBytes(sum(part.fixed for part in parts), sum(part.token for part in parts))
+    whole = sum(part.whole or part.token for part in parts) if any(p.whole for p in parts) else 0
+    return RowBytes(sum(part.fixed for part in parts), sum(part.token for part in parts), whole)
 
 
-def cache_bytes(model: Any) -> list[RowBytes]:
+def cache_bytes(model: Any, quantised: Quantised | None = None) -> list[RowBytes]:
     """Of each of its caches, which most models have one of for each layer; of all in one where only
     the model can fill them."""
     caches = make_prompt_cache(model)
     model(mx.zeros((1, 1), dtype=mx.int32), cache=caches)
     found = []
-    for cache in caches:
+    layers = quantised.layers if quantised is not None else frozenset()
+    for i, cache in enumerate(caches):
+        if i in layers:
+            sizes = {bits: _token_sizes(cache, bits) for bits in (0, quantised.bits)}
+            found.append(RowBytes(0, sizes[quantised.bits], sizes[0]))
+            continue
         parts = list(map(_leaf_bytes, _leaves([cache])))
         if None in parts:
             window = max(map(_window, _leaves(caches)), default=0)
@@ -104,12 +114,21 @@ def _window(leaf: Any) -> int:
     return max((size for size in sizes if isinstance(size, int)), default=0)
 
 
-def _token_sizes(leaf: Any) -> int | None:
-    """Bytes of one token's keys and values; None for a cache of another kind."""
+def _token_sizes(leaf: Any, bits: int = 0) -> int | None:
+    """Bytes of one token's keys and values, in so many bits or as they are; None for a cache of
+    another kind."""
     pair = getattr(leaf, "keys", None), getattr(leaf, "values", None)
     if not all(isinstance(array, mx.array) and array.ndim == 4 for array in pair):
         return None
-    return sum(array.shape[1] * array.shape[3] * array.itemsize for array in pair)
+    return sum(array.shape[1] * _size(array, bits) for array in pair)
+
+
+def _size(array: mx.array, bits: int) -> int:
+    """Bytes of one token and head."""
+    values = array.shape[3]
+    if not bits:
+        return values * array.itemsize
+    return values * bits // 8 + 2 * values // GROUP * array.itemsize  # with a scale and a bias
 
 
 def _grows(leaf: Any) -> bool:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
+from mlx_lm.models.cache import CacheList, make_prompt_cache
 
+from server.engine.quantised_kv import GROWN, arrays_of, pair_of
 from server.engine.rows_apart import TOGETHER, Ways, is_unused
 from server.protocol.failures import Refused
 
@@ -82,8 +83,8 @@ class PrefixStore:
             if is_unused(cache):
                 continue
             # Contiguous, so that the memory of the rest is free.
-            cache.keys = mx.contiguous(cache.keys[..., :length, :])
-            cache.values = mx.contiguous(cache.values[..., :length, :])
+            kept = [mx.contiguous(array[..., :length, :]) for array in arrays_of(cache)]
+            cache.keys, cache.values = pair_of(kept)
         # With what was put: to wait for each of thousands would hold up every rank.
         self._fresh.append(caches)
 
@@ -112,11 +113,11 @@ def leaves(caches: Iterable[Any]) -> Iterator[Any]:
 
 def can_be_cut(caches: Iterable[Any]) -> bool:
     """Whether caches serve every prompt that begins as theirs did: they hold token by token."""
-    return all(type(cache) is KVCache for cache in leaves(caches))
+    return all(type(cache) in GROWN for cache in leaves(caches))
 
 
 def _cut(caches: list, length: int) -> None:
     for cache in leaves(caches):
         # Others are only ever taken whole.
-        if type(cache) is KVCache and not is_unused(cache):
+        if type(cache) in GROWN and not is_unused(cache):
             cache.trim(cache.offset - length)

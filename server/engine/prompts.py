@@ -13,6 +13,7 @@ import numpy as np
 
 from server.engine.batch_caches import ChunkCaches, states
 from server.engine.last_logits import LastLogits
+from server.engine.quantised_kv import next_caches
 from server.engine.row import Row
 from server.protocol.row_lengths import are_alike
 from server.sampling.choosers import Step
@@ -107,11 +108,14 @@ class Prompts:
             return Chunk()
         share = _share(tokens, len(rows))
         most = min(share * STRETCH, self._full)
-        parts, done = [], []
+        parts, done, quantised = [], [], self.model.ways.quantised
         for row in rows:
             length = len(row.segments[0])
             size = share if length > most else length
             segments = len(row.segments)
+            if quantised is not None:
+                size = quantised.within(len(row.tokens), size)
+            row.caches = next_caches(quantised, row.caches)
             parts.append(row.cut(self._full if self.model.ways.whole else size))
             done.append(Done(row, (row.done, row.total), len(row.segments) < segments))
         ends = [i for i, row in enumerate(rows) if not row.segments]

@@ -9,6 +9,8 @@ start what a model bears.
 from dataclasses import dataclass
 from typing import Any
 
+from server.engine.quantised_kv import Quantised
+
 
 @dataclass(frozen=True)
 class Ways:
@@ -18,7 +20,9 @@ class Ways:
     attention is called once for each of these arrays. whole: prompts are cut in full chunks
     whatever else there is to do, as where they are cut can be seen in the answer; so no prefix is
     reused. latent: keys of prompts that share a pass are put into one array for it, so only those
-    share one that have come about as far. unused: layers that have a cache and never fill it."""
+    share one that have come about as far. unused: layers that have a cache and never fill it.
+    quantised: what of keys and values is kept in fewer bits; None: nothing. unfit: why nothing is,
+    though it was asked for."""
 
     prompts_apart: bool = False
     rows_apart: bool = False
@@ -27,6 +31,8 @@ class Ways:
     whole: bool = False
     latent: bool = False
     unused: frozenset[int] = frozenset()
+    quantised: Quantised | None = None
+    unfit: str = ""
 
     def __str__(self) -> str:
         if self.rows_apart:
@@ -38,6 +44,13 @@ class Ways:
             if not self.shelves:
                 how += ", all as long as the longest"
         return f"{how}, in whole chunks" if self.whole else how
+
+    @property
+    def precision(self) -> str:
+        """Of keys and values, in words."""
+        if self.quantised is not None:
+            return str(self.quantised)
+        return f"full: {self.unfit}" if self.unfit else "full"
 
     @property
     def slower(self) -> bool:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache
+from mlx_lm.models.cache import KVCache, QuantizedKVCache
 
 from server.engine.attention import Fetched, Layout, PartView
+from server.engine.quantised_kv import Arrays, arrays_of, filled, flat, like, pair_of
 from server.engine.shelves import Adopt, Build, Drop, Move, Put, Shelf, Shelves
 
-Pair = tuple[mx.array, mx.array]
+Pair = tuple[Any, Any]  # keys and values: arrays, or three of each where they are quantised
 
 
 class InParts:
@@ -40,20 +41,20 @@ class InParts:
         return self._fetched
 
     @property
-    def keys(self) -> mx.array:
+    def keys(self) -> Any:
         """Pipelines make a rank's sending a part of them, lest it be left out."""
         return self.arrays(-1)[0]
 
     @keys.setter
-    def keys(self, keys: mx.array) -> None:
+    def keys(self, keys: Any) -> None:
         self.replace(-1, keys, self.values)
 
     @property
-    def values(self) -> mx.array:
+    def values(self) -> Any:
         return self.arrays(-1)[1]
 
     @values.setter
-    def values(self, values: mx.array) -> None:
+    def values(self, values: Any) -> None:
         self.replace(-1, self.keys, values)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
@@ -91,7 +92,7 @@ class InParts:
         """One part's."""
         raise NotImplementedError
 
-    def replace(self, i: int, keys: mx.array, values: mx.array) -> None:
+    def replace(self, i: int, keys: Any, values: Any) -> None:
         """Other arrays for one part, of the same shapes."""
         raise NotImplementedError
 
@@ -107,62 +108,59 @@ def is_latent(keys: mx.array, values: mx.array) -> bool:
 
 
 class ShelvedKV(InParts):
-    """Decoding rows. parts: by shelf, [rows, H, columns, D] each."""
+    """Decoding rows. parts: by shelf, arrays of [rows, H, columns, D]."""
 
     def __init__(self, shelves: Shelves) -> None:
         super().__init__()
         self._shelves = shelves
-        self._parts: dict[Shelf, Pair] = {}
+        self._parts: dict[Shelf, Arrays] = {}
 
-    def move(self, moves: Sequence[Move], newcomers: Sequence[KVCache]) -> None:
+    def move(self, moves: Sequence[Move], newcomers: Sequence[KVCache | QuantizedKVCache]) -> None:
         """Carries out what the shelves have decided; newcomers: this layer's caches of theirs."""
         for move in moves:
             match move:
                 case Drop(shelf):
                     del self._parts[shelf]
                 case Adopt(shelf, newcomer):
-                    self._parts[shelf] = newcomers[newcomer].keys, newcomers[newcomer].values
+                    self._parts[shelf] = arrays_of(newcomers[newcomer])
                 case Put(shelf, row, newcomer, length, end):
-                    cache = newcomers[newcomer]
-                    for part, own in zip(
-                        self._parts[shelf], (cache.keys, cache.values), strict=True
-                    ):
+                    arrays = arrays_of(newcomers[newcomer])
+                    for part, own in zip(self._parts[shelf], arrays, strict=True):
                         part[row : row + 1, :, end - length : end] = own[..., :length, :]
                 case Build(shelf):
-                    old = self._parts.get(shelf) or (newcomers[0].keys, newcomers[0].values)
+                    old = self._parts.get(shelf) or arrays_of(newcomers[move.like])
                     self._parts[shelf] = tuple(_build(array, move) for array in old)
 
-    def extract(self, place: int) -> KVCache:
+    def extract(self, place: int) -> KVCache | QuantizedKVCache:
         """A copy of one row's cache, lazy."""
         shelf, row, length = self._shelves.find(place)
         own = [
             mx.contiguous(part[row : row + 1, :, shelf.end - length : shelf.end])
             for part in self._parts[shelf]
         ]
-        return filled(*own, length)
+        return filled(own, length)
 
     def _put(self, i: int, view: PartView, keys: mx.array, values: mx.array) -> Pair:
         shelf = self._shelves.shelves[i]
         rows, start, end = len(view.places), shelf.end - view.columns, shelf.end
         parts = self._parts[shelf]
-        for part, new in zip(parts, (keys, values), strict=True):
+        for part, new in zip(parts, like(parts, keys, values), strict=True):
             part[:rows, :, end : end + 1] = new
-        first, second = (part[:rows, :, start : end + 1] for part in parts)
-        return first, second
+        return pair_of([part[:rows, :, start : end + 1] for part in parts])
 
     def arrays(self, i: int) -> Pair:
-        return self._parts[self._shelves.shelves[i]]
+        return pair_of(self._parts[self._shelves.shelves[i]])
 
-    def replace(self, i: int, keys: mx.array, values: mx.array) -> None:
-        self._parts[self._shelves.shelves[i]] = keys, values
+    def replace(self, i: int, keys: Any, values: Any) -> None:
+        self._parts[self._shelves.shelves[i]] = flat(keys, values)
 
     @property
-    def state(self) -> list[Pair]:
+    def state(self) -> list[Arrays]:
         return list(self._parts.values())
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for pair in self._parts.values() for array in pair)
+        return sum(array.nbytes for part in self._parts.values() for array in part)
 
 
 def _build(old: mx.array, build: Build) -> mx.array:
@@ -178,17 +176,10 @@ def _build(old: mx.array, build: Build) -> mx.array:
     return new
 
 
-def filled(keys: mx.array, values: mx.array, length: int) -> KVCache:
-    """A row's cache of these."""
-    cache = KVCache()
-    cache.keys, cache.values, cache.offset = keys, values, length
-    return cache
-
-
 class SideBySide(InParts):
     """Prompts of one chunk, each in its own cache."""
 
-    def __init__(self, rows: Sequence[KVCache]) -> None:
+    def __init__(self, rows: Sequence[KVCache | QuantizedKVCache]) -> None:
         super().__init__()
         self.rows = list(rows)
 
@@ -198,7 +189,7 @@ class SideBySide(InParts):
     def arrays(self, i: int) -> Pair:
         return self.rows[i].keys, self.rows[i].values
 
-    def replace(self, i: int, keys: mx.array, values: mx.array) -> None:
+    def replace(self, i: int, keys: Any, values: Any) -> None:
         self.rows[i].keys, self.rows[i].values = keys, values
 
     @property

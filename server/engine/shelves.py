@@ -20,20 +20,22 @@ WASTE = 1 / 4  # of a shelf may be padding
 
 @dataclass(eq=False)
 class Seat:
-    """One row's. length: its tokens in the caches."""
+    """One row's. length: its tokens in the caches. quantised: whether these are."""
 
     length: int
+    quantised: bool = False
 
 
 @dataclass(eq=False)
 class Shelf:
     """seats: by row of its arrays, None where one is empty. end: the column of the next tokens.
-    rows and columns: what its arrays have room for."""
+    rows and columns: what its arrays have room for. quantised: whether its rows are."""
 
     seats: list[Seat | None]
     end: int
     rows: int
     columns: int
+    quantised: bool = False
 
     @property
     def held(self) -> list[Seat]:
@@ -58,9 +60,9 @@ class Shelf:
         tight = len(held) * (longest + 2 * STEP) + (2 * STEP if longest <= SHORT else 0)
         return self.rows * self.columns * (1 - WASTE) > tight
 
-    def takes(self, length: int, slack: int) -> bool:
-        """Whether a row of that length may lie here."""
-        lengths = [length, *(seat.length for seat in self.held)]
+    def takes(self, newcomer: Seat, slack: int) -> bool:
+        """Whether a row of its length may lie here."""
+        lengths = [newcomer.length, *(seat.length for seat in self.held)]
         return are_alike(min(lengths), max(lengths), slack)
 
 
@@ -78,7 +80,8 @@ class Put:
 @dataclass(frozen=True)
 class Build:
     """A shelf's arrays are made anew: rows: of the old ones, which are the first of the new; their
-    columns from start to end go to column at. size: rows and columns of the new ones."""
+    columns from start to end go to column at. size: rows and columns of the new ones. like: a
+    newcomer whose arrays are such as these, where there are no old ones."""
 
     shelf: Shelf
     rows: list[int]
@@ -86,6 +89,7 @@ class Build:
     end: int
     at: int
     size: tuple[int, int]
+    like: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,22 +119,45 @@ class Shelves:
     seats: list[Seat] = field(default_factory=list)
     shelves: list[Shelf] = field(default_factory=list)
 
-    def join(self, lengths: Sequence[int], columns: Sequence[int]) -> list[Move]:
-        """Newcomers, behind the others. columns: those that their own arrays have."""
+    def join(
+        self, lengths: Sequence[int], columns: Sequence[int], quantised: Sequence[bool] = ()
+    ) -> list[Move]:
+        """Newcomers, behind the others. columns: those that their own arrays have. quantised: which
+        of them are; none where it says nothing."""
+        seats = list(map(Seat, lengths, quantised or [False] * len(lengths)))
+        self.seats += seats
+        return self._place_all(seats, columns)
+
+    def unquantised(self, start: int) -> list[int]:
+        """The places of rows that have so many tokens and are not quantised yet."""
+        return [
+            place
+            for place, seat in enumerate(self.seats)
+            if seat.length >= start and not seat.quantised
+        ]
+
+    def quantise(self, places: Sequence[int], columns: Sequence[int]) -> list[Move]:
+        """These rows are quantised from now on, and so in other arrays: their own, as newcomers
+        have them. They keep their places in the batch."""
+        seats = [self.seats[place] for place in places]
+        moves = self._leave(set(map(id, seats)))
+        for seat in seats:
+            seat.quantised = True
+        return moves + self._place_all(seats, columns)
+
+    def _place_all(self, seats: Sequence[Seat], columns: Sequence[int]) -> list[Move]:
+        """Newcomers come to shelves."""
         chosen: dict[int, list[int]] = {}
-        for newcomer, length in enumerate(lengths):
-            shelf = self._choose(length)
-            seat = Seat(length)
-            self.seats.append(seat)
+        for newcomer, seat in enumerate(seats):
+            shelf = self._choose(seat)
             if None in shelf.seats:
                 shelf.seats[shelf.seats.index(None)] = seat
             else:
                 shelf.seats.append(seat)
             chosen.setdefault(self.shelves.index(shelf), []).append(newcomer)
-        before = len(self.seats) - len(lengths)
         moves: list[Move] = []
         for number, newcomers in chosen.items():
-            moves += self._place(self.shelves[number], newcomers, before, columns)
+            moves += self._place(self.shelves[number], newcomers, seats, columns)
         return moves
 
     def keep(self, places: Sequence[int]) -> list[Move]:
@@ -138,6 +165,10 @@ class Shelves:
         stay = [self.seats[i] for i in places]
         gone = set(map(id, self.seats)) - set(map(id, stay))
         self.seats = stay
+        return self._leave(gone)
+
+    def _leave(self, gone: set[int]) -> list[Move]:
+        """These seats, by id(), become empty."""
         moves: list[Move] = []
         for shelf in list(self.shelves):
             if not any(id(seat) in gone for seat in shelf.held):
@@ -172,31 +203,34 @@ class Shelves:
                     return shelf, row, seat.length
         raise LookupError(f"row {place} of {len(self.seats)} is on no shelf")
 
-    def _choose(self, length: int) -> Shelf:
+    def _choose(self, seat: Seat) -> Shelf:
         """The shelf that a newcomer comes to, which may be a new one."""
-        fitting = [shelf for shelf in self.shelves if shelf.takes(length, self.slack)]
-        if not fitting and len(self.shelves) < MOST_RECTANGLES:
-            self.shelves.append(Shelf([], 0, 0, 0))
+        shelves = [shelf for shelf in self.shelves if shelf.quantised == seat.quantised]
+        fitting = [shelf for shelf in shelves if shelf.takes(seat, self.slack)]
+        if not fitting and len(shelves) < MOST_RECTANGLES:
+            self.shelves.append(Shelf([], 0, 0, 0, seat.quantised))
             return self.shelves[-1]
-        return min(fitting or self.shelves, key=lambda shelf: _padding(shelf, length))
+        return min(fitting or shelves, key=lambda shelf: _padding(shelf, seat.length))
 
     def _place(
-        self, shelf: Shelf, newcomers: list[int], before: int, columns: Sequence[int]
+        self, shelf: Shelf, newcomers: list[int], seated: Sequence[Seat], columns: Sequence[int]
     ) -> list[Move]:
         """Newcomers that have their seats on a shelf get into its arrays."""
-        seats = [self.seats[before + newcomer] for newcomer in newcomers]
+        seats = [seated[newcomer] for newcomer in newcomers]
         if shelf.rows == 0 and len(newcomers) == 1:
             shelf.rows, shelf.columns, shelf.end = 1, columns[newcomers[0]], seats[0].length
             return [Adopt(shelf, newcomers[0])]
         moves: list[Move] = []
         if len(shelf.seats) > shelf.rows or shelf.longest > shelf.end:
-            moves.append(self._rebuild(shelf, seats))
+            moves.append(self._rebuild(shelf, seats, newcomers[0]))
         for newcomer, seat in zip(newcomers, seats, strict=True):
             row = next(i for i, other in enumerate(shelf.seats) if other is seat)
             moves.append(Put(shelf, row, newcomer, seat.length, shelf.end))
         return moves
 
-    def _rebuild(self, shelf: Shelf, newcomers: Sequence[Seat] = ()) -> Build:
+    def _rebuild(
+        self, shelf: Shelf, newcomers: Sequence[Seat] = (), like: int | None = None
+    ) -> Build:
         """Packs a shelf's rows in the batch's order, with room on both sides."""
         new = set(map(id, newcomers))
         order = {id(seat): place for place, seat in enumerate(self.seats)}
@@ -212,7 +246,7 @@ class Shelves:
         shelf.rows = count + (max(1, count // SPARE) if longest <= SHORT and new else 0)
         shelf.columns = -(-(longest + 2 * ROOM) // STEP) * STEP
         shelf.end = longest + (shelf.columns - longest) // 2
-        return Build(shelf, held, start, end, shelf.end - width, (shelf.rows, shelf.columns))
+        return Build(shelf, held, start, end, shelf.end - width, (shelf.rows, shelf.columns), like)
 
 
 def _padding(shelf: Shelf, length: int) -> int:

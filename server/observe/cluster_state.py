@@ -31,6 +31,7 @@ def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
         "world_size": len(ranks.members),
         "parallel": view.capacity.split or settings.parallel,
         "batching": view.capacity.batching or None,
+        "kv_precision": view.capacity.kv_precision or None,
         "backend": view.group.backend,
         "versions": versions(),
         "limits": {

@@ -69,6 +69,7 @@ def describe_ranks(words: Words, settings: Settings, view: View) -> Iterator[Met
         "parallel": view.capacity.split or settings.parallel,
         "backend": view.group.backend,
         "context": str(view.capacity.context),
+        "kv_precision": view.capacity.kv_precision,
     }
     yield words.gauges(
         "model_info", "How the model is served; context is in tokens.",

@@ -51,8 +51,9 @@ class Group:
 class Capacity:
     """context: tokens of prompt and answer; 0 until the model is loaded. kv_tokens: that the ranks
     have room for; token_bytes: that one costs rank 0; row_tokens: what a request costs beside
-    its own; split: the kind of arrangement over the ranks; batching: how rows are computed.
-    Written by rank.py, before it serves."""
+    its own; split: the kind of arrangement over the ranks; batching: how rows are computed;
+    kv_precision: what keys and values are kept in, and why where KV_BITS is not used. Written by
+    rank.py, before it serves."""
 
     context: int = 0
     kv_tokens: int = 0
@@ -60,6 +61,7 @@ class Capacity:
     row_tokens: int = 0
     split: str = ""
     batching: str = ""
+    kv_precision: str = ""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ class Settings:
     prefill_pause_ms: float  # what a chunk may add to the step of those who decode
     context_max: int | None  # tokens; None: what the model's config says
     kv_budget_gb: float | None  # 10^9 bytes a rank; None: what is left after the weights
+    kv_bits: str  # "off" | "8" | "4"
+    kv_bits_from: int  # tokens of a request from which on
     prefix_cache_percent: int  # of the KV memory, for prefixes of answered prompts; 0: none
     prefix_disk_gb: float | None  # 10^9 bytes of each rank's disk for them; None: none
     prefix_disk_dir: str | None  # None: the user's folder for caches
@@ -103,6 +105,11 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
     if values["prefix_warm"] and not values["prefix_cache_percent"]:
         raise SettingError("PREFIX_WARM: needs room; PREFIX_CACHE_PERCENT=0 must be 1 or more")
     return Settings(**values)
+
+
+def bits_of(choice: str) -> int:
+    """Of KV_BITS; 0: off."""
+    return 0 if choice == "off" else int(choice)
 
 
 def _folder(text: str) -> Path:

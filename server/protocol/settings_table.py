@@ -138,6 +138,17 @@ TABLE = (
         otherwise="70 % of what the model leaves free on that machine, divided by its ranks",
     ),
     Setting(
+        "KV_BITS", "choice",
+        "Bits of each key and value of layers that attend to all tokens: fewer make room for more"
+        " tokens, and answers differ a little. off: as the model computes them",
+        (*SERVER, DOCTOR, CHECK_MODEL), "off", choices=("off", "8", "4"),
+    ),
+    Setting(
+        "KV_BITS_FROM", "whole",
+        "Tokens from which on a request's keys and values are kept in KV_BITS",
+        (*SERVER, DOCTOR, CHECK_MODEL), 0, least=0, most=100_000_000,
+    ),
+    Setting(
         "PREFIX_CACHE_PERCENT", "whole",
         "Part of the KV memory that may keep prefixes of earlier prompts for reuse; 0: none",
         SERVER, 50, least=0, most=90,

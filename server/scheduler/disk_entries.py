@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from server.protocol.row_lengths import WHOLE, Precision
 from server.scheduler.prefix_index import EVERYBODY
 from server.scheduler.prefix_tree import PrefixTree
 
@@ -65,14 +66,18 @@ class Entry:
 
 class DiskEntries:
     """limit: KiB that each of so many ranks may have on its disk. cuttable: whether an entry serves
-    what begins as it does, or only what begins with all of it."""
+    what begins as it does, or only what begins with all of it. precision: what they are kept in; of
+    long and short ones none is based on the other."""
 
-    def __init__(self, limit: int, ranks: int, cuttable: bool) -> None:
+    def __init__(
+        self, limit: int, ranks: int, cuttable: bool, precision: Precision = WHOLE
+    ) -> None:
         self.limit = limit
         self._cuttable = cuttable
+        self._precision = precision
         self._entries: dict[int, Entry] = {}
         self._names: dict[str, Entry] = {}
-        self._trees: dict[str, PrefixTree] = {}  # by owner
+        self._trees: dict[tuple[str, bool], PrefixTree] = {}  # by owner, and whether they are long
         self._numbers = 0
         self._tokens = 0
         self.kib = [0] * ranks
@@ -110,8 +115,11 @@ class DiskEntries:
         """The best entry for a prompt, and how many of its tokens serve."""
         most = len(wanted) - 1  # one token is left to compute
         if self._cuttable:
-            number, length = self._nearest(wanted, owner)
+            number, length = self._nearest(wanted, self._open_to(owner))
             length = min(length, most)
+            if number and not self._serves(number, length):
+                number, length = self._nearest(wanted, self._open_to(owner, long=False))
+                length = min(length, most)
         else:
             number, length = self._longest(wanted, most, owner)
         entry = self._entries.get(number)
@@ -122,8 +130,12 @@ class DiskEntries:
     def base_for(self, tokens: np.ndarray, owner: str) -> tuple[Entry | None, int, int]:
         """What a text is to be based on, from which token on it is new, and how many of its tokens
         need not be computed as it is."""
-        number, common = self._nearest(tokens, owner)
-        serves = common if self._cuttable else self._longest(tokens, len(tokens), owner)[1]
+        long = self._precision.is_long(len(tokens))
+        number, common = self._nearest(tokens, self._open_to(owner, long))
+        if self._cuttable:
+            serves = common if number and self._serves(number, common) else 0
+        else:
+            serves = self._longest(tokens, len(tokens), owner)[1]
         base = self._entries[number] if common >= LEAST else None
         if base is not None and sum(1 for _ in base.chain) >= MOST_CHAIN:
             base = None
@@ -133,7 +145,7 @@ class DiskEntries:
 
     def use(self, prompt: np.ndarray, owner: str) -> list[str]:
         """What a prompt has in common with an entry is of use, wherever it was found. Its names."""
-        number, length = self._nearest(prompt, owner)
+        number, length = self._nearest(prompt, self._open_to(owner))
         if length < LEAST:
             return []
         used = [entry for entry in self._entries[number].chain if entry.start < length]
@@ -188,20 +200,20 @@ class DiskEntries:
         self._numbers += 1
         entry.number = self._numbers
         self._entries[entry.number] = self._names[entry.name] = entry
-        self._tree(entry.owner).add(entry.number, entry.tokens)
+        self._tree(entry).add(entry.number, entry.tokens)
         self._count(entry, 1)
         if entry.base is not None:
             entry.base.children += 1
             if self._cuttable and entry.start == len(entry.base.tokens):
                 # Who finds it finds the longer one; so a long conversation is indexed once.
                 if not entry.base.going_on:
-                    self._tree(entry.owner).remove(entry.base.number)
+                    self._tree(entry).remove(entry.base.number)
                 entry.base.going_on += 1
 
     def _take_out(self, entry: Entry) -> None:
         """Of one that is nobody's base."""
         del self._entries[entry.number], self._names[entry.name]
-        self._tree(entry.owner).remove(entry.number)
+        self._tree(entry).remove(entry.number)
         self._count(entry, -1)
         self.forgotten.append(entry.name)
         base = entry.base
@@ -210,15 +222,18 @@ class DiskEntries:
             if self._cuttable and entry.start == len(base.tokens):
                 base.going_on -= 1
                 if not base.going_on:
-                    self._tree(base.owner).add(base.number, base.tokens)
+                    self._tree(base).add(base.number, base.tokens)
 
     def _count(self, entry: Entry, sign: int) -> None:
         self._tokens += sign * len(entry.tokens)
         self.kib = [a + sign * b for a, b in zip(self.kib, entry.kib, strict=True)]
 
-    def _nearest(self, tokens: np.ndarray, owner: str) -> tuple[int, int]:
+    def _serves(self, number: int, length: int) -> bool:
+        return self._precision.serves(len(self._entries[number].tokens), length)
+
+    def _nearest(self, tokens: np.ndarray, trees: list[PrefixTree]) -> tuple[int, int]:
         """The entry with the longest common beginning, and that in tokens."""
-        found = [tree.nearest(tokens) for tree in self._open_to(owner)]
+        found = [tree.nearest(tokens) for tree in trees]
         return max(found, key=lambda one: one[1], default=(0, 0))
 
     def _longest(self, tokens: np.ndarray, most: int, owner: str) -> tuple[int, int]:
@@ -227,11 +242,17 @@ class DiskEntries:
         fits = [one for one in within if one[1] <= most]
         return max(fits, key=lambda one: one[1], default=(0, 0))
 
-    def _open_to(self, owner: str) -> list[PrefixTree]:
-        return [self._trees[one] for one in {owner, EVERYBODY} & self._trees.keys()]
+    def _open_to(self, owner: str, long: bool | None = None) -> list[PrefixTree]:
+        """long: only those of long texts, or of short ones."""
+        return [
+            tree
+            for (one, kind), tree in self._trees.items()
+            if one in (owner, EVERYBODY) and long in (None, kind)
+        ]
 
-    def _tree(self, owner: str) -> PrefixTree:
-        return self._trees.setdefault(owner, PrefixTree())
+    def _tree(self, entry: Entry) -> PrefixTree:
+        key = entry.owner, self._precision.is_long(len(entry.tokens))
+        return self._trees.setdefault(key, PrefixTree())
 
 
 def name_of(owner: str, tokens: np.ndarray) -> str:

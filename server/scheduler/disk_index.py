@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.observe.views import DiskUse
+from server.protocol.row_lengths import WHOLE, Precision
 from server.scheduler.disk_entries import LEAST, DiskEntries, Entry, label_of, name_of
 from server.scheduler.kv_budget import RankMemory
 from server.scheduler.prefix_tree import common
@@ -71,7 +72,7 @@ class Rank0:
 
 class DiskIndex:
     """entries: what is there. costs: by rank; none: nothing is kept on disk. entry_cost: what an
-    entry costs in memory beside its tokens, in tokens."""
+    entry costs in memory beside its tokens, in tokens. precision: what they are kept in."""
 
     def __init__(
         self,
@@ -80,11 +81,13 @@ class DiskIndex:
         mine: Rank0 = Rank0(),
         entry_cost: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        precision: Precision = WHOLE,
     ) -> None:
         self.entries = DiskEntries(0, 0, cuttable=True) if entries is None else entries
         self._costs = costs
         self._mine = mine
         self._entry_cost = entry_cost
+        self._precision = precision
         self._clock = clock
         self._jobs = 0
         self._tasks: dict[int, Task] = {}
@@ -169,7 +172,7 @@ class DiskIndex:
             if serves and length <= common(task.tokens, wanted) == len(task.tokens) < len(wanted):
                 return job
         ahead = [task for task in self._tasks.values() if task.reads]
-        if len(ahead) >= MOST_READ or self._entry_cost + length > room - self.reserved:
+        if len(ahead) >= MOST_READ or self._cost(length) > room - self.reserved:
             return 0
         message = Restore(self._job(), number(), entry.name, length)
         # It should not take longer than to compute it, and what is read before it.
@@ -189,8 +192,8 @@ class DiskIndex:
     @property
     def reserved(self) -> int:
         """Tokens' worth of KV memory that jobs hold, beside the entries in memory."""
-        held = [len(task.tokens) for task in self._tasks.values() if task.holds_memory]
-        return sum(held) + len(held) * self._entry_cost
+        held = (len(task.tokens) for task in self._tasks.values() if task.holds_memory)
+        return sum(map(self._cost, held))
 
     @property
     def flushed(self) -> bool:
@@ -245,6 +248,10 @@ class DiskIndex:
 
     # Its own.
 
+    def _cost(self, tokens: int) -> int:
+        """Of an entry in memory, in tokens."""
+        return self._precision.cost(tokens) + self._entry_cost
+
     def _store_next(self, holds: Callable[[int], bool]) -> None:
         while self._wanted:
             number = next(iter(self._wanted))
@@ -253,7 +260,7 @@ class DiskIndex:
             base, start, serves = self.entries.base_for(tokens, owner)
             if not holds(number) or name in self.entries or length - serves < LEAST:
                 continue
-            needs = [(c.fixed + c.token * (length - start)) // KIB for c in self._costs]
+            needs = [c.of(length - start, length, self._precision) // KIB for c in self._costs]
             pinned = [task.entry for task in self._tasks.values() if task.entry is not None]
             if not self.entries.make_room(needs, length, [base, *pinned] if base else pinned):
                 continue

@@ -6,7 +6,8 @@ Imports no mlx.
 
 A row costs what is its own, in steps of 256 tokens, by which caches grow; rows of like length lie
 in one array, as long as the longest of them (protocol/row_lengths). Only where a model bears no
-other than mlx-lm's caches of a batch, all rows cost as much as the longest.
+other than mlx-lm's caches of a batch, all rows cost as much as the longest. Where keys and values
+are in fewer bits from a length on, a token is one of such a row, and shorter rows' cost more.
 """
 
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
-from server.protocol.row_lengths import STEP, rectangles
+from server.protocol.row_lengths import STEP, WHOLE, Precision, rectangles
 
 MOST_TOKENS = 2**31 - 1
 
@@ -22,32 +23,50 @@ MOST_TOKENS = 2**31 - 1
 @dataclass(frozen=True)
 class RankMemory:
     """One rank's, in bytes. budget: for caches; fixed: of each row, for windows and states; token:
-    of each token of a row."""
+    of each token of a row; whole: of one in a row that is too short for fewer bits, 0: the same."""
 
     budget: int
     fixed: int
     token: int
+    whole: int = 0
+
+    def of(self, tokens: int, length: int, precision: Precision) -> int:
+        """What so many tokens of a text of that length take."""
+        size = self.token if precision.is_long(length) else self.whole or self.token
+        return self.fixed + size * tokens
 
 
 @dataclass(frozen=True)
 class KvBudget:
     """capacity: tokens that all ranks can hold; row_cost: what a row costs beside its tokens, in
-    tokens. apart: whether unlike rows are. reach: tokens that a lone request may have."""
+    tokens. apart: whether unlike rows are. reach: tokens that a lone request may have. precision:
+    what keys and values of short and long rows are kept in."""
 
     capacity: int
     row_cost: int = 0
     apart: bool = True
+    precision: Precision = WHOLE
 
     @property
     def reach(self) -> int:
         """The longest prompt plus answer that fits when nothing else runs."""
-        return max(0, self.capacity - self.row_cost) // STEP * STEP
+        return self.precision.fits(max(0, self.capacity - self.row_cost)) // STEP * STEP
 
     def cost(self, lengths: Iterable[int]) -> int:
         """Tokens' worth of memory that a batch with rows of these lengths takes."""
         lengths = list(lengths)
-        held = rectangles(lengths) if self.apart else [(len(lengths), max(lengths, default=0))]
-        return sum(rows * (self.row_cost + -(-longest // STEP) * STEP) for rows, longest in held)
+        if not self.apart:
+            return self._cost([(len(lengths), max(lengths, default=0))])
+        long = [length for length in lengths if self.precision.is_long(length)]
+        short = [length for length in lengths if not self.precision.is_long(length)]
+        return self._cost([*rectangles(long), *rectangles(short)])
+
+    def _cost(self, held: Iterable[tuple[int, int]]) -> int:
+        """Of rectangles: rows, and tokens of the longest."""
+        return sum(
+            rows * (self.row_cost + self.precision.row_cost(-(-longest // STEP) * STEP))
+            for rows, longest in held
+        )
 
     def holds(self, lengths: Iterable[int]) -> bool:
         """Whether such a batch fits. A lone row always does: it was refused otherwise."""
@@ -55,9 +74,9 @@ class KvBudget:
         return len(lengths) <= 1 or self.cost(lengths) <= self.capacity
 
 
-def shared_budget(ranks: Iterable[RankMemory], apart: bool = True) -> KvBudget:
+def shared_budget(ranks: Iterable[RankMemory], apart: bool = True, start: int = 0) -> KvBudget:
     """What all ranks can hold. A row that is reckoned to fit does on each of them. apart: as
-    KvBudget has it."""
+    KvBudget has it; start: as Precision has it."""
     ranks = list(ranks)
     if not all(rank.budget for rank in ranks):
         return KvBudget(0, apart=apart)
@@ -65,4 +84,6 @@ def shared_budget(ranks: Iterable[RankMemory], apart: bool = True) -> KvBudget:
     a_token = max(Fraction(rank.token, rank.budget) for rank in ranks)
     a_token = max(a_token, Fraction(1, MOST_TOKENS))
     a_row = max(Fraction(rank.fixed, rank.budget) for rank in ranks)
-    return KvBudget(int(1 / a_token), ceil(a_row / a_token), apart)
+    whole = max(Fraction(rank.whole or rank.token, rank.budget) for rank in ranks) / a_token
+    precision = Precision(start, max(Fraction(1), whole)) if start else WHOLE
+    return KvBudget(int(1 / a_token), ceil(a_row / a_token), apart, precision)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.protocol.requests import NOWHERE, Places
+from server.protocol.row_lengths import WHOLE, Precision
 from server.scheduler.prefix_tree import PrefixTree
 from server.scheduler.prefix_worth import BONUS, ByWorth, Lineage
 from server.wire.messages import LEAST_KEPT
@@ -82,14 +83,18 @@ class Room:
 
 class PrefixIndex:
     """room: tokens that all entries may hold; 0: nothing is kept. entry_cost: what an entry costs
-    beside its tokens, in tokens (states of fixed size)."""
+    beside its tokens, in tokens (states of fixed size). precision: what they are kept in; long
+    and short ones know nothing of each other, and a long one serves no short beginning."""
 
-    def __init__(self, room: int, cuttable: bool, entry_cost: int = 0) -> None:
+    def __init__(
+        self, room: int, cuttable: bool, entry_cost: int = 0, precision: Precision = WHOLE
+    ) -> None:
         self.room = room
         self.cuttable = cuttable
         self._entry_cost = entry_cost
+        self._precision = precision
         self._entries: dict[int, Entry] = {}
-        self._trees: dict[str, PrefixTree] = {}  # by owner
+        self._trees: dict[tuple[str, bool], PrefixTree] = {}  # by owner, and whether they are long
         self._lineage = None if cuttable else Lineage(lambda n: len(self._entries[n].tokens))
         self._promised: dict[int, Promise] = {}
         self._numbers = 0
@@ -118,7 +123,7 @@ class PrefixIndex:
         wanted = np.asarray(prompt, dtype=np.int32)
         most, trees = len(wanted) - 1, self._seen_by(owner)
         if self.cuttable:
-            return min(max((tree.nearest(wanted)[1] for tree in trees), default=0), most)
+            return min(max((self._nearest(tree, wanted)[0] for tree in trees), default=0), most)
         found = (size for tree in trees for _, size in tree.within(wanted) if size <= most)
         return max(found, default=0)
 
@@ -131,7 +136,7 @@ class PrefixIndex:
         entry, length, parting = self._search(wanted, owner)
         self.hit_tokens += length
         self.miss_tokens += len(wanted) - length
-        if self._entry_cost + len(wanted) > self.room:
+        if self._cost(len(wanted)) > self.room:
             return Plan(entry, length)
         if self.cuttable:
             # Who did not wait for a prompt may not wait for its answer, either.
@@ -158,7 +163,7 @@ class PrefixIndex:
         """The ranks have kept an entry."""
         promise = self._promised.pop(number, Promise())
         fresh = Entry(np.asarray(tokens, dtype=np.int32), self._now, **vars(promise))
-        tree = self._tree(promise.owner)
+        tree = self._tree(fresh)
         if self.cuttable:
             other, length = tree.nearest(fresh.tokens)
             if length == len(fresh.tokens) < len(self._entries[other].tokens):
@@ -229,7 +234,7 @@ class PrefixIndex:
         from the entry that is most like it."""
         most = len(wanted) - 1  # one token is left to compute
         trees = self._seen_by(owner)
-        parting, likest = max((tree.nearest(wanted)[::-1] for tree in trees), default=(0, 0))
+        parting, likest = max((self._nearest(tree, wanted) for tree in trees), default=(0, 0))
         if likest:
             self._touch(self._entries[likest], parting)
         if self.cuttable:
@@ -276,17 +281,31 @@ class PrefixIndex:
 
     def _cost(self, tokens: int) -> int:
         """Of an entry, in tokens."""
-        return tokens + self._entry_cost
+        return self._precision.cost(tokens) + self._entry_cost
+
+    def _nearest(self, tree: PrefixTree, wanted: np.ndarray) -> tuple[int, int]:
+        """How many tokens a prompt has in common with an entry that it could go on from, and which;
+        where caches can't be cut, with the one that is most like it."""
+        number, length = tree.nearest(wanted)
+        if number and self.cuttable:
+            kept, most = len(self._entries[number].tokens), len(wanted) - 1
+            if not self._precision.serves(kept, min(length, most)):
+                return 0, 0
+        return length, number
 
     def _seen_by(self, owner: str) -> list[PrefixTree]:
-        return [self._trees[one] for one in {owner, EVERYBODY} & self._trees.keys()]
+        return [tree for (one, _), tree in self._trees.items() if one in (owner, EVERYBODY)]
 
-    def _tree(self, owner: str) -> PrefixTree:
-        return self._trees.setdefault(owner, PrefixTree())
+    def _key(self, entry: Entry) -> tuple[str, bool]:
+        return entry.owner, self.cuttable and self._precision.is_long(len(entry.tokens))
+
+    def _tree(self, entry: Entry) -> PrefixTree:
+        """Of those that it could stand for, or they for it."""
+        return self._trees.setdefault(self._key(entry), PrefixTree())
 
     def _put_in(self, number: int, entry: Entry, parent: int = 0) -> None:
         self._entries[number] = entry
-        tree = self._tree(entry.owner)
+        tree = self._tree(entry)
         tree.add(number, entry.tokens)
         if self._lineage:
             self._lineage.add(number, entry.tokens, parent, tree)
@@ -296,10 +315,10 @@ class PrefixIndex:
         if self._lineage:
             self._lineage.remove(number)
         entry = self._entries.pop(number)
-        tree = self._tree(entry.owner)
+        tree = self._tree(entry)
         tree.remove(number)
         if not len(tree):
-            del self._trees[entry.owner]
+            del self._trees[self._key(entry)]
         self.used -= self._cost(len(entry.tokens))
         return entry
 

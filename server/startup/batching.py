@@ -12,6 +12,7 @@ another place, which is rounding. So nobody's likeliest token can change, but wh
 as equal.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -27,6 +28,7 @@ from server.engine.batch_caches import BatchCaches, ChunkCaches
 from server.engine.by_shelf import put_by_shelf
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import NO_REUSE
+from server.engine.quantised_kv import CANNOT, Quantised, fits
 from server.engine.rows_apart import TOGETHER, Ways, is_unused
 from server.engine.shelved_kv import is_latent
 from server.startup.agreement import Found, agree
@@ -38,7 +40,12 @@ STAGE = "proving batches"
 # rounding makes of them, within these bounds. Weights of 32 bits leave nothing to rounding.
 NOISES, FAR_LEAST, FAR_MOST = 5, 0.005, 0.3
 
+BITS_FROM = (
+    8  # tokens from which on they are while it is proven: so some rows get there as they decode
+)
+
 # The best first. The last one computes what mlx-lm does for a prompt alone.
+# Keys and values in fewer bits (KV_BITS) go with shelves, and with rows that are computed apart.
 ALL_WAYS = (
     Ways(shelves=True),
     Ways(shelves=True, prompts_apart=True),
@@ -55,9 +62,17 @@ class Wrong(Found):
     """What a way, or the model itself, does wrong."""
 
 
-def prove_ways(last: LastLogits, vocab: int, link: Link, progress: Callable[[str], None]) -> Ways:
-    """The fastest right way, which is last.ways from now on. Every rank calls it. Raises Wrong, on
-    every rank, where there is none."""
+def prove_ways(
+    last: LastLogits,
+    vocab: int,
+    link: Link,
+    progress: Callable[[str], None],
+    bits: int = 0,
+    bits_from: int = 0,
+) -> Ways:
+    """The fastest right way, which is last.ways from now on. bits, bits_from: as KV_BITS and
+    KV_BITS_FROM have them; 0: all. Every rank calls it. Raises Wrong, on every rank, where there is
+    none."""
     progress(STAGE)
     script = Script.of(last.model, vocab, link)
     unused, windows, latent = _look_at_layers(last.model)
@@ -66,21 +81,72 @@ def prove_ways(last: LastLogits, vocab: int, link: Link, progress: Callable[[str
     whole, noise = _look_at_cuts(script, windows, most, link)
     if whole:
         log.warning("what this model answers depends on where its prompts are cut: %s", whole)
-    limit = min(most, max(FAR_LEAST, NOISES * noise))
-    alone = cache(partial(script.alone, chunk=CHUNK if whole else None))
     put_attention(last.model)
+    quantised, unfit = None, ""
+    if bits:
+        unfit = "its answer depends on where a prompt is cut" if whole else ""
+        quantised, unfit = (None, unfit) if unfit else _look_at_bits(last.model, bits, link)
+    if quantised is not None:
+        _, fewer_noise = _look_at_cuts(script, windows, FAR_MOST, link, quantised)
+    alone = {
+        one: cache(partial(script.alone, chunk=CHUNK if whole else None, quantised=one))
+        for one in (None, quantised)
+    }
+    limits = {None: min(most, max(FAR_LEAST, NOISES * noise))}
+    if quantised is not None:
+        limits[quantised] = min(FAR_MOST, max(FAR_LEAST, NOISES * fewer_noise))
     grows = script.of_any(bool(list(_growing(make_prompt_cache(last.model)))))
-    for way in ALL_WAYS:
+    found = partial(replace, whole=bool(whole), latent=latent, unused=unused)
+    for way, fewer in _in_order(quantised):
         if not (grows or way.apart):
             continue  # there is nothing that could be longer than a row's own
         put_by_shelf(last.model, way.by_shelf)
-        last.ways = replace(way, whole=bool(whole), latent=latent, unused=unused)
-        wrong = agree(link, partial(_try, last, script, link, alone, limit, progress))
+        last.ways = found(way, quantised=fewer)
+        wrong = agree(
+            link, partial(_try, last, script, link, alone[fewer], limits[fewer], progress)
+        )
         if not wrong:
+            if fewer is not None:
+                last.ways = replace(last.ways, quantised=replace(fewer, start=bits_from))
+            elif bits:
+                last.ways = replace(last.ways, unfit=unfit)
+                log.warning("KV_BITS=%d: keys and values are whole: %s", bits, unfit)
             log.info("rows are computed %s", last.ways)
             return last.ways
-        log.warning("rows of this model cannot be computed %s: %s", last.ways, wrong)
+        if fewer is not None:
+            unfit = f"rows cannot be computed {last.ways} with them: {wrong}"
+        else:
+            log.warning("rows of this model cannot be computed %s: %s", last.ways, wrong)
     raise Wrong(f"its rows differ in this server from what it computes alone: {wrong}")
+
+
+def _in_order(quantised: Quantised | None) -> Iterator[tuple[Ways, Quantised | None]]:
+    """All ways, and before them those with keys and values in fewer bits that are as fast."""
+    if quantised is not None:
+        yield from ((way, quantised) for way in ALL_WAYS if way.shelves)
+    for way in ALL_WAYS:
+        if way.rows_apart and quantised is not None:
+            yield way, quantised
+        yield way, None
+
+
+def _look_at_bits(model: Any, bits: int, link: Link) -> tuple[Quantised | None, str]:
+    """Which of its layers' keys and values can be in fewer bits, or why none. In a pipeline some
+    ranks may have none of them, and what one cannot do all leave."""
+    layers: frozenset[int] = frozenset()
+    why = ""
+
+    def look() -> None:
+        nonlocal layers, why
+        layers, why = fits(model, bits)
+
+    failed = agree(link, look)
+    told = link.gather_bytes(json.dumps([len(layers), why]).encode())
+    ranks = [json.loads(one) for one in told]
+    failed = failed or next((said for _, said in ranks if said.startswith(CANNOT)), "")
+    if failed or not any(count for count, _ in ranks):
+        return None, failed or ranks[0][1]
+    return Quantised(bits, BITS_FROM, layers), ""
 
 
 def _try(
@@ -166,12 +232,16 @@ def _is_exact(model: Any) -> bool:
 
 
 def _look_at_cuts(
-    script: Script, windows: list[tuple[int, int]], most: float, link: Link
+    script: Script,
+    windows: list[tuple[int, int]],
+    most: float,
+    link: Link,
+    quantised: Quantised | None = None,
 ) -> tuple[str, float]:
     """What speaks against cutting prompts anywhere, or ""; and how far logits come apart by it."""
     text, places = script.prompts[1] + script.answers[1][:-1], len(script.answers[1])
-    straight = script.alone(1, True)
-    cut = script.in_pieces([text[:USED], text[USED:]], places, begun=True)
+    straight = script.alone(1, True, quantised=quantised)
+    cut = script.in_pieces([text[:USED], text[USED:]], places, begun=True, quantised=quantised)
     noise = max(far(one, other) for one, other in zip(cut, straight, strict=True))
 
     def judge() -> None:

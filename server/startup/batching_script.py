@@ -24,6 +24,7 @@ from mlx_lm.models.cache import (
 from server.engine.engine import Engine
 from server.engine.last_logits import LastLogits
 from server.engine.prefix_store import REUSE_CUT, reuse_kind
+from server.engine.quantised_kv import Quantised, next_caches
 from server.engine.rows_apart import Ways
 from server.sampling.random_state import RandomState
 from server.wire.link import Link
@@ -121,26 +122,48 @@ class Script:
         """Whether it is so on any rank."""
         return any(said for (said,) in _of_all(self.link, [int(mine)]))
 
-    def alone(self, uid: int, begun: bool, chunk: int | None = None) -> list[mx.array]:
+    def alone(
+        self,
+        uid: int,
+        begun: bool,
+        chunk: int | None = None,
+        quantised: Quantised | None = None,
+    ) -> list[mx.array]:
         """The logits that the answer's tokens are chosen from, by the model itself. begun: the
         prompt goes on from the text before. chunk: None for the prompt at once; else it is computed
         in chunks, and its last token by itself."""
         prompt, answer = self.prompts[uid], self.answers[uid]
         if chunk is None and uid != 1:
             # Where texts may be cut anywhere, which the first one shows, one pass says all.
-            return self.in_pieces([prompt + answer[:-1]], len(answer), begun=begun)
+            return self.in_pieces(
+                [prompt + answer[:-1]], len(answer), begun=begun, quantised=quantised
+            )
         pieces = [prompt]
         if chunk is not None:
             cuts = [*range(0, len(prompt) - 1, chunk), len(prompt) - 1, len(prompt)]
             pieces = [prompt[a:b] for a, b in itertools.pairwise(cuts)]
         pieces += [[token] for token in answer[:-1]]
-        return self.in_pieces(pieces, len(answer), begun=begun)
+        return self.in_pieces(pieces, len(answer), begun=begun, quantised=quantised)
 
-    def in_pieces(self, pieces: list[list[int]], places: int, *, begun: bool) -> list[mx.array]:
+    def in_pieces(
+        self,
+        pieces: list[list[int]],
+        places: int,
+        *,
+        begun: bool,
+        quantised: Quantised | None = None,
+    ) -> list[mx.array]:
         """The logits of the last places of a text."""
         cache = copy.deepcopy(self.begun) if begun else make_prompt_cache(self.model)
         found: list[mx.array] = []
+        if quantised is not None:
+            # Cut there, too, where the caches change.
+            at = max(0, quantised.start - (self.before if begun else 0))
+            text = list(itertools.chain(*pieces))
+            ends = sorted({0, at, *itertools.accumulate(map(len, pieces))})
+            pieces = [text[a:b] for a, b in itertools.pairwise(ends) if a < len(text)]
         for piece in pieces:
+            cache = next_caches(quantised, cache)
             found += list(self.model(mx.array([piece]), cache=cache)[0, -places:])
             mx.eval(found, [layer.state for layer in cache])
         return found[-places:]

@@ -71,6 +71,8 @@ def introduce(settings: Settings, link: Link) -> dict[str, Any]:
             "PARALLEL": settings.parallel,
             "MAX_BATCH": settings.max_batch,
             "PREFILL_STEP": settings.prefill_step,
+            "KV_BITS": settings.kv_bits,
+            "KV_BITS_FROM": settings.kv_bits_from,
             "PREFIX_DISK_GB": settings.prefix_disk_gb,
             **{f"model file {name}": value for name, value in files.items()},
         },

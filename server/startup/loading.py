@@ -71,9 +71,12 @@ def load_shard(
     on_loaded: Callable[[tuple[Loaded, ...]], None] = lambda loaded: None,
     trust: bool = False,
     memories: Sequence[int | None] = (),
+    bits: int = 0,
+    bits_from: int = 0,
 ) -> Shard:
     """Loads, shards and evaluates. on_loaded hears how far each rank is. trust: code of the folder
     may be run for its tokenizer. memories: bytes that each rank may use, as far as they are known.
+    bits, bits_from: of keys and values, as prove_ways() has them.
     Raises Unloadable, and Mismatch."""
     with _or_unloadable(f"{model_dir} cannot be loaded"):
         part = load_split(model_dir, parallel, link, memories, progress)
@@ -99,7 +102,7 @@ def load_shard(
     with _or_unloadable("this model cannot be served", SHARED):
         if not last.prove(link):
             log.warning("no output projection found: prompts compute logits of all their tokens")
-        prove_ways(last, logits.shape[-1], link, progress)
+        prove_ways(last, logits.shape[-1], link, progress, bits, bits_from)
     for head in splits:
         progress("timing the output projection")
         head.tune()

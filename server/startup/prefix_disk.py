@@ -103,6 +103,7 @@ def name_maker(model_dir: Path, link: Link, shard: Shard) -> str:
     return fingerprint(
         MAGIC.decode(), link.rank, link.size, str(shard.arrangement), version("mlx-lm"),
         fingerprint_files(model_dir), list(map(str, sums(shard.model))), caches,
+        *([str(shard.last.ways.quantised)] if shard.last.ways.quantised else []),
     )  # fmt: skip
 
 

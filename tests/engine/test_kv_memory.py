@@ -5,7 +5,9 @@ import mlx.nn as nn
 import pytest
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
+from server.engine.attention import put_attention
 from server.engine.kv_memory import RowBytes, kv_memory, row_bytes
+from server.engine.quantised_kv import Quantised, fits
 from tests.models.architectures import build
 
 CHUNK = 128  # tokens of a prompt that are computed together
@@ -52,6 +54,25 @@ def test_a_row_takes_what_it_is_said_to(name):
     assert filled(model, long + STEP) - real == STEP * row.token
     beyond = real - (row.fixed + long * row.token)
     assert -STEP * 512 <= beyond <= STEP * row.token, "but for the step that is begun"
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", ["llama, heads of 64", "gemma3_text, heads of 64"])
+def test_a_row_in_fewer_bits_takes_what_it_is_said_to(name, bits):
+    model = build(name)
+    put_attention(model)
+    layers, why = fits(model, bits)
+    quantised = Quantised(bits, 0, layers)
+    row, whole = row_bytes(model, quantised), row_bytes(model)
+    assert not why and row.whole == whole.token and row.fixed == whole.fixed
+    caches = quantised.convert(make_prompt_cache(model))
+    sizes = []
+    for _ in range(2):
+        # Beyond every window, in steps by which caches grow.
+        model(mx.zeros((1, 4 * STEP), dtype=mx.int32), cache=caches)
+        sizes.append(sum(cache.nbytes for i, cache in enumerate(caches) if i in layers))
+    assert sizes[1] - sizes[0] == 4 * STEP * row.token
+    assert row.token < whole.token * (bits + 4) / 32, "of 32 bits"
 
 
 class Windows(nn.Module):

@@ -23,14 +23,17 @@ CLOSE = 1e-3  # of a logit: that much and no more may lie between two tokens tha
 SEEDED = {"temperature": 0.8, "seed": 7, "top_p": 0.9}
 
 
-def serve(name: str, bits: int | None = None) -> SimpleNamespace:
-    """As a rank has it. bits: of its weights, quantized where their widths allow it."""
+def serve(
+    name: str, bits: int | None = None, kv_bits: int = 0, kv_bits_from: int = 0
+) -> SimpleNamespace:
+    """As a rank has it. bits: of its weights, quantized where their widths allow it; kv_bits and
+    kv_bits_from: of keys and values."""
     model = build(name)
     quantize(model, bits)
     last, link = LastLogits(model, put_heads(model)), Link(mx.distributed.init())
     last.prove(link)
     vocab = model(mx.zeros((1, 1), dtype=mx.int32)).shape[-1]
-    prove_ways(last, vocab, link, lambda stage: None)
+    prove_ways(last, vocab, link, lambda stage: None, kv_bits, kv_bits_from)
     return SimpleNamespace(model=model, last=last, vocab=vocab)
 
 

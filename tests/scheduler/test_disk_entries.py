@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from server.protocol.row_lengths import Precision
 from server.scheduler.disk_entries import (
     EVERYBODY,
     LEAST,
@@ -26,8 +27,10 @@ def longer(tokens: np.ndarray, seed: int, by: int) -> np.ndarray:
     return np.concatenate([tokens, text(seed, by)])
 
 
-def entries(cuttable: bool = True, limit: int = LIMIT, ranks: int = 2) -> DiskEntries:
-    return DiskEntries(limit, ranks, cuttable)
+def entries(
+    cuttable: bool = True, limit: int = LIMIT, ranks: int = 2, **more: Precision
+) -> DiskEntries:
+    return DiskEntries(limit, ranks, cuttable, **more)
 
 
 def put(some: DiskEntries, tokens: np.ndarray, owner: str = "", kib: int = 10):
@@ -184,3 +187,24 @@ def test_what_shares_a_file_with_a_broken_one_is_doomed():
     assert len(some.doom(entry)) == 3
     assert len(some) == 1 and len(some.forgotten) == 3
     assert some.kib == [10, 10]
+
+
+@pytest.mark.parametrize("cuttable", [True, False])
+def test_of_texts_in_fewer_and_in_all_bits_none_is_based_on_the_other(cuttable):
+    some, short = entries(cuttable, precision=Precision(600)), text(1, 400)
+    long = longer(short, 2, 400)
+    put(some, short)
+    assert put(some, long) == 0
+    assert put(some, longer(long, 3, 300)) == 800, "of the same kind"
+    assert found(some, longer(short, 4, 100)) == 400
+    assert found(some, longer(long, 5, 100)) == 800
+    again = entries(cuttable, precision=Precision(600))
+    again.load(as_found(some))
+    assert len(again) == 3 and not again.forgotten
+
+
+def test_a_long_text_on_disk_serves_no_beginning_that_is_short():
+    some, long = entries(precision=Precision(600)), text(1, 900)
+    put(some, long)
+    assert found(some, longer(long[:500], 2, 400)) == 0
+    assert found(some, longer(long[:700], 2, 400)) == 700

@@ -87,3 +87,30 @@ def test_a_row_costs_its_fixed_part_beside_its_tokens():
     assert budget.cost([]) == 0
     assert budget.reach == 3840
     assert budget.holds([budget.reach])
+
+
+def test_fewer_bits_make_room_for_more_and_shorter_rows_cost_what_they_take():
+    """KV_BITS from 1,000 tokens on: a token of a long row takes 272 bytes, of a short one 512."""
+    rank, start = RankMemory(budget=10**7, fixed=0, token=272, whole=512), 1000
+    budget = shared_budget([rank], start=start)
+    assert budget.capacity == 10**7 // 272
+    assert budget.reach == budget.capacity // STEP * STEP
+    rng = random.Random(2)
+    for _ in range(300):
+        lengths = [rng.choice([rng.randint(1, 1500), rng.randint(1, 20_000)]) for _ in range(5)]
+        needs = sum(max(n * rank.token, min(n, start) * rank.whole) for n in lengths)
+        if budget.holds(lengths):
+            assert needs <= rank.budget, lengths
+    assert budget.cost([512]) == -(-512 * 512 // 272)
+    assert budget.cost([1001]) == -(-1024 * 512 // 272), "what it takes just before"
+    assert budget.cost([10_000, 512]) == budget.cost([10_000]) + budget.cost([512])
+
+
+@pytest.mark.parametrize("tokens", [100, 600, 900, 2000, 40_000])
+def test_a_lone_row_has_what_fits_before_and_after_it_is_in_fewer_bits(tokens):
+    budget = shared_budget([RankMemory(272 * tokens, 0, token=272, whole=512)], start=1000)
+    reach = budget.reach
+    assert budget.cost([reach]) <= budget.capacity if reach else tokens < 600
+    assert (
+        not reach or budget.cost([reach + STEP]) > budget.capacity or reach < 1000 <= reach + STEP
+    )

@@ -1,11 +1,14 @@
 """Which prefixes are found, kept and given up. Pure bookkeeping: no model, no ranks."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.protocol.requests import Places
+from server.protocol.row_lengths import Precision
 from server.scheduler import prefix_index
 from server.scheduler.prefix_index import EVERYBODY, LONG, Plan, PrefixIndex
 from server.scheduler.prefix_worth import BONUS
@@ -19,8 +22,10 @@ def text(seed: int, length: int) -> list[int]:
 SYSTEM = text(0, 100)
 
 
-def indexed(*texts: list[int], room: int = 10**6, cuttable: bool = True) -> PrefixIndex:
-    index = PrefixIndex(room, cuttable)
+def indexed(
+    *texts: list[int], room: int = 10**6, cuttable: bool = True, **more: Precision
+) -> PrefixIndex:
+    index = PrefixIndex(room, cuttable, **more)
     for number, tokens in enumerate(texts, 1):
         index.plan(tokens)
         index.add(number, tokens)
@@ -399,3 +404,38 @@ def test_numbers_that_never_come_back_are_forgotten(monkeypatch):
     assert len(index._promised) == 10
     index.add(plans[0].store, text(0, 320))
     assert index.plan(text(0, 330), owner="ann").length == 0, "whose it was is not known any more"
+
+
+FROM_200 = Precision(200, Fraction(2))
+
+
+def test_a_long_text_in_fewer_bits_serves_no_shorter_beginning():
+    """The row that goes on from it would see other numbers than it computes by itself."""
+    long = SYSTEM + text(1, 300)
+    index = indexed(long, precision=FROM_200)
+    assert index.plan(SYSTEM + text(2, 50)).length == 0
+    assert index.plan(long[:199]).length == index.plan(long[:200]).length == 0
+    assert index.held(long[:200]) == 0 and index.held(long[:201]) == 200
+    assert index.plan(long[:201]).length == 200
+    assert index.plan(long + text(3, 9)).length == 400
+
+
+def test_short_and_long_texts_that_begin_alike_are_both_kept():
+    short, long = SYSTEM + text(2, 50), SYSTEM + text(2, 50) + text(3, 300)
+    index = indexed(short, long, precision=FROM_200)
+    assert len(index) == 2 and index.used == 2 * 150 + 450
+    assert index.plan(SYSTEM + text(4, 60)).length == 100
+    assert index.plan([*long, 1]).length == 450
+    index = indexed(long, short, precision=FROM_200)
+    assert len(index) == 2
+
+
+def test_a_long_text_is_not_cut_to_a_beginning_that_is_short():
+    long = SYSTEM + text(1, 300)
+    index = indexed(long, precision=FROM_200)
+    index.plan(SYSTEM + text(2, 50))
+    room = index.make_room(399)
+    assert room.drop == (1,) and not room.cut
+    index = indexed(long, precision=FROM_200)
+    index.plan(long[:250] + text(2, 50))
+    assert index.make_room(399).cut == ((1, 250),)

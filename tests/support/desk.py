@@ -10,7 +10,7 @@ from server.loop import run_lockstep
 from server.observe.status import Status
 from server.protocol.events import Event, Failed, Token
 from server.protocol.requests import Common, Sampling
-from server.protocol.row_lengths import SLACK
+from server.protocol.row_lengths import SLACK, Precision
 from server.sampling.choosers import ChoosesForAll
 from server.scheduler.disk_index import DiskIndex
 from server.scheduler.kv_budget import KvBudget
@@ -51,7 +51,7 @@ class Desk:
             shard.vocab,
             KvBudget(capacity),
             PrefillPace(0.25, 64),
-            PrefixIndex(room, cuttable),
+            PrefixIndex(room, cuttable, precision=precision_of(shard)),
             tuple(eos),
             disk=disk and disk[1],
         )
@@ -108,6 +108,12 @@ class Desk:
             for first in tickets
             for one in (first, *first.followers)
         ]
+
+
+def precision_of(shard) -> Precision:
+    """Of what it keeps; reckons all tokens alike."""
+    quantised = shard.last.ways.quantised
+    return Precision(quantised.start if quantised else 0)
 
 
 def ids_of(events: Iterable[Event]) -> list[int] | Failed:

@@ -121,7 +121,7 @@ def python_commands(plan: Plan) -> dict[str, Command]:
     }
     if plan.model_dir is not None:
         script = [f"{plan.checkout}/scripts/lib/module.py", "lib.model.check_model"]
-        options = ["--parallel", plan.parallel, "--json"]
+        options = ["--parallel", plan.parallel, "--json", "--kv-bits", plan.kv_bits]
         if plan.trust_remote_code:
             options.append("--trust-remote-code")
         argv = [plan.python, *script, plan.model_dir, str(len(plan.ranks)), *options]

@@ -81,8 +81,10 @@ def kv_bytes(cluster: Cluster, facts: HostFacts) -> float:
     most = most if isinstance(most, int) else KV_CONTEXT
     tokens = cluster.plan.context_max or min(most, KV_CONTEXT)
     kv = next((f.full["kv"] for f in cluster.reached if f.full and f.full.get("kv")), [])
+    # A request too short for KV_BITS has other ones.
+    kind = "token_bytes" if tokens >= cluster.plan.kv_bits_from else "whole_token_bytes"
     return sum(
-        kv[rank]["request_bytes"] + tokens * kv[rank]["token_bytes"]
+        kv[rank]["request_bytes"] + tokens * kv[rank].get(kind, kv[rank]["token_bytes"])
         for rank in cluster.plan.ranks_on(facts.host)
         if rank < len(kv)
     )

@@ -53,6 +53,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--parallel", default="auto")
     parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--kv-budget-gb", type=float)
+    parser.add_argument("--kv-bits", default="off")
+    parser.add_argument("--kv-bits-from", type=int, default=0)
     parser.add_argument("--context-max", type=int)
     parser.add_argument("--fast-synch", default="")
     parser.add_argument("--domains", type=int, default=MOST)
@@ -113,6 +115,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
         parallel=options.parallel,
         trust_remote_code=options.trust_remote_code,
         kv_budget_gb=options.kv_budget_gb,
+        kv_bits=options.kv_bits,
+        kv_bits_from=options.kv_bits_from,
         context_max=options.context_max,
         fast_synch=options.fast_synch or from_envs(hostfile, "MLX_METAL_FAST_SYNCH"),
         domains=options.domains,

@@ -36,6 +36,8 @@ class Plan:
     parallel: str = "auto"
     trust_remote_code: bool = False
     kv_budget_gb: float | None = None
+    kv_bits: str = "off"  # as KV_BITS
+    kv_bits_from: int = 0
     context_max: int | None = None
     fast_synch: str = ""
     domains: int = MOST  # protection domains of a Mac; 0: not counted

@@ -2,6 +2,7 @@
 """Refuse, before launch, a model that the ranks could not load or share.
 
 usage: check_model.py MODEL_DIR RANKS [--parallel KIND] [--trust-remote-code] [--full] [--json]
+                      [--kv-bits BITS]
 
 Checks that the folder is whole, that the installed mlx-lm knows the architecture, and
 that there is a way to share it among so many ranks. KIND is PARALLEL's: auto, tensor or
@@ -9,7 +10,8 @@ pipeline. Exit code 0: it will do; 1: it will not, with the reasons on stderr; 2
 3: mlx-lm is not installed. --json prints the verdict on stdout.
 
 It never imports mlx, loads no weights and runs nothing of the model folder. --full, for the doctor,
-imports it, loads the tokenizer too, and reckons the KV cache: what check_model.sh shows.
+imports it, loads the tokenizer too, and reckons the KV cache, in KV_BITS: what check_model.sh
+shows.
 """
 
 import json
@@ -21,6 +23,8 @@ from scripts.lib.hosts.reach import MOST_RANKS
 from scripts.lib.model.look import look
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.shared import one_of, whole
+from server.protocol.settings import bits_of
+from server.protocol.settings_table import BY_NAME
 from server.startup.arrangement import KINDS, Arrangement, arrangements, choose
 from server.startup.weights_index import Weight, read_weights
 
@@ -44,10 +48,15 @@ class Verdict:
 
 
 def check(
-    folder: Path, ranks: int, parallel: str = "auto", trust: bool = False, full: bool = False
+    folder: Path,
+    ranks: int,
+    parallel: str = "auto",
+    trust: bool = False,
+    full: bool = False,
+    kv_bits: int = 0,
 ) -> Verdict:
     """Whether the model in `folder` runs on `ranks` ranks, split as `parallel` says. trust: code of
-    the folder may be run for its tokenizer. full: with what needs mlx.
+    the folder may be run for its tokenizer. full: with what needs mlx. kv_bits: 0: all.
 
     Raises RuntimeError when mlx-lm is not installed for this interpreter.
     """
@@ -73,7 +82,7 @@ def check(
 
         formats, unreadable = writing(folder, looked, trust)
         reasons += unreadable
-        kv = kv_of(config, architecture.name, ranks, chosen) if chosen else []
+        kv = kv_of(config, architecture.name, ranks, chosen, kv_bits) if chosen else []
     return Verdict(model_type, not reasons, rank_counts, reasons, taken, ways, formats, kv)
 
 
@@ -94,6 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--kv-bits", type=one_of(*BY_NAME["KV_BITS"].choices), default="off")
     options = parser.parse_args(arguments)
     try:
         verdict = check(
@@ -102,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.parallel,
             options.trust_remote_code,
             options.full,
+            bits_of(options.kv_bits),
         )
     except RuntimeError as error:
         print(f"check_model: {error}", file=sys.stderr)

@@ -9,12 +9,15 @@ are left out in all of it.
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from server.engine.attention import put_attention
 from server.engine.kv_memory import RowBytes, added_up, cache_bytes
+from server.engine.quantised_kv import Quantised, fits
 from server.startup.arrangement import GENERIC_TENSOR, TENSOR, Arrangement
 from server.startup.generic_tensor import split_layers
 from server.startup.tensor_sizes import sizes_of
@@ -39,21 +42,32 @@ class FirstRank:
         return 0
 
 
-def rank_rows(config: dict[str, Any], name: str, ranks: int, how: Arrangement) -> list[RowBytes]:
-    """What a row takes on each rank. name: of mlx-lm's architecture. Raises Unknown."""
+def rank_rows(
+    config: dict[str, Any], name: str, ranks: int, how: Arrangement, bits: int = 0
+) -> list[RowBytes]:
+    """What a row takes on each rank. name: of mlx-lm's architecture. bits: of keys and values,
+    where the model bears it; 0: all. Raises Unknown."""
     try:
         model = build(config, name)
         if how.layers:
-            return _by_layers(cache_bytes(model), how.layers)
+            return _by_layers(_cache_bytes(model, bits), how.layers)
         with _without_collectives():
             group = FirstRank(ranks)
             if how.kind == TENSOR:
                 model.shard(group)
             elif how.kind == GENERIC_TENSOR:
                 split_layers(model, sizes_of(config), group)
-            return [added_up(cache_bytes(model))] * ranks
+            return [added_up(_cache_bytes(model, bits))] * ranks
     except Exception as error:  # architectures raise what they like for what a config lacks
         raise Unknown(f"{type(error).__name__}: {error}"[:300]) from error
+
+
+def _cache_bytes(model: nn.Module, bits: int) -> list[RowBytes]:
+    if not bits:
+        return cache_bytes(model)
+    put_attention(model)
+    layers, _ = fits(model, bits)
+    return cache_bytes(model, Quantised(bits, 0, layers))
 
 
 def build(config: dict[str, Any], name: str) -> nn.Module:
@@ -71,10 +85,7 @@ def _by_layers(caches: list[RowBytes], layers: tuple[int, ...]) -> list[RowBytes
     count = sum(layers)
     if len(caches) != count:  # layers without one, or all in one: as if they were alike
         whole = added_up(caches)
-        return [
-            RowBytes(-(-whole.fixed * its // count), -(-whole.token * its // count))
-            for its in layers
-        ]
+        return [RowBytes(*(-(-size * its // count) for size in astuple(whole))) for its in layers]
     ends = [sum(layers[rank:]) for rank in range(len(layers))]
     return [added_up(caches[end - its : end]) for end, its in zip(ends, layers, strict=True)]
 

@@ -17,6 +17,7 @@ from scripts.lib.model.look import Looked, look
 from scripts.lib.model.size_up import Sized, Subject, size_up
 from scripts.lib.settings.kept_settings import Found
 from server.engine.kv_memory import RowBytes
+from server.protocol.settings import bits_of
 from server.protocol.tokenizer_code import wanted_code
 from server.startup.arrangement import Arrangement
 from server.startup.loading import Unloadable, context_length
@@ -72,6 +73,8 @@ def examine(
                     context,
                     settings["PARALLEL"].text or "auto",
                     _kv_budget(settings),
+                    bits_of(settings["KV_BITS"].value),
+                    settings["KV_BITS_FROM"].value,
                 ),
                 machines,
                 counts,
@@ -97,16 +100,25 @@ def writing(
     return asdict(known_of(tokenizer)) | {"template": list(quirks_of(tokenizer))}, ()
 
 
-def kv_of(config: Mapping[str, Any], name: str, ranks: int, how: Arrangement) -> list[dict]:
-    """What a request and each token of it take on each rank; nothing where that is not known."""
+def kv_of(
+    config: Mapping[str, Any], name: str, ranks: int, how: Arrangement, bits: int = 0
+) -> list[dict]:
+    """What a request and each token of it take on each rank; nothing where that is not known.
+    bits: of keys and values; 0: all."""
     try:
-        return _kv(rank_rows(dict(config), name, ranks, how))
+        return _kv(rank_rows(dict(config), name, ranks, how, bits))
     except Unknown:
         return []
 
 
 def _kv(rows: Sequence[RowBytes]) -> list[dict]:
-    return [{"request_bytes": row.fixed, "token_bytes": row.token} for row in rows]
+    return [
+        {"request_bytes": row.fixed, "token_bytes": row.token}
+        | (
+            {"whole_token_bytes": row.whole} if row.whole else {}
+        )  # of one that is too short for bits
+        for row in rows
+    ]
 
 
 def judged(report: Mapping[str, Any], ranks: int | None) -> list[str]:

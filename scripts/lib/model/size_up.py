@@ -5,7 +5,7 @@ and context are reckoned as the server does when it has loaded. Needs mlx, and c
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from scripts.lib.hosts.reach import MOST_RANKS
@@ -42,7 +42,8 @@ class Sized:
 @dataclass(frozen=True)
 class Subject:
     """What is sized. context: tokens that it was made for, or that CONTEXT_MAX allows; None: not
-    told. kv_budget: bytes on each rank, in place of what is left."""
+    told. kv_budget: bytes on each rank, in place of what is left. kv_bits, kv_bits_from: of keys
+    and values, as the server's settings have them."""
 
     config: Mapping[str, Any]
     weights: Mapping[str, Weight]
@@ -50,6 +51,8 @@ class Subject:
     context: int | None
     parallel: str = "auto"
     kv_budget: int | None = None
+    kv_bits: int = 0
+    kv_bits_from: int = 0
 
 
 def size_up(subject: Subject, machines: Machines, counts: Sequence[int] = ()) -> list[Sized]:
@@ -85,7 +88,8 @@ def _with(subject: Subject, ranks: int, memories: tuple[int | None, ...] | None)
 
 def _rows(subject: Subject, ranks: int, how: Arrangement) -> tuple[Sequence[RowBytes], str]:
     try:
-        return rank_rows(dict(subject.config), subject.architecture.name, ranks, how), ""
+        name, bits = subject.architecture.name, subject.kv_bits
+        return rank_rows(dict(subject.config), name, ranks, how, bits), ""
     except Unknown as error:
         return (), str(error)
 
@@ -106,9 +110,11 @@ def _room(
         return 0, tuple(full)
     if not rows:
         return None, ()
-    budget = shared_budget(
-        RankMemory(subject.kv_budget or int((memory - held) * SPARE_SHARE), row.fixed, row.token)
+    ranks = [
+        RankMemory(subject.kv_budget or int((memory - held) * SPARE_SHARE), *astuple(row))
         for held, memory, row in zip(weights, memories, rows, strict=True)
-    )
+    ]
+    fewer = any(row.whole for row in rows)
+    budget = shared_budget(ranks, start=subject.kv_bits_from if fewer else 0)
     fits = min(budget.reach, subject.context or budget.reach)
     return fits, () if fits else ("no room is left for the KV cache of a single request",)

@@ -54,6 +54,11 @@ def cluster_schema() -> Schema:
             optional(string()),
             "How the model's requests are computed beside each other. Null until it is loaded.",
         ),
+        kv_precision=note(
+            optional(string()),
+            "What keys and values are kept in: `full`, or KV_BITS and the tokens from which on; "
+            "where the model does not bear these, `full: ` and why. Null until it is loaded.",
+        ),
         backend=enum("none", "ring", "jaccl", "jaccl-ring"),
         versions=told(python=string(), mlx=string(), mlx_lm=string(), code=string()),
         limits=told(
