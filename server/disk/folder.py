@@ -71,6 +71,7 @@ class Folder:
         self.maker = maker
         self.path = self._rank / maker
         self.places: dict[str, Place] = {}  # of what all ranks have, by name
+        self._lock: int | None = None
         self._make()
 
     def _make(self) -> None:
@@ -91,7 +92,7 @@ class Folder:
                 return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > until:
-                    os.close(self._lock)
+                    self.close()
                     raise Unusable(f"{self._rank} is in use by another server") from None
             time.sleep(POLL_S)
 
@@ -100,14 +101,16 @@ class Folder:
         if self.path.is_dir():
             return
         log.warning("prefixes on disk: %s is gone, and is made again", self.path)
-        os.close(self._lock)
+        self.close()
         try:
             self._make()
         except Unusable as error:
             raise OSError(str(error)) from None
 
     def close(self) -> None:
-        os.close(self._lock)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def scan(self, labels: bool) -> dict[str, Found]:
         """The whole files, by name, the last used ones if they are too many; the others are cleared

@@ -99,6 +99,7 @@ def test_what_one_cannot_write_is_kept_on_no_disk(tmp_path):
     def life(rank: Rank, number: int):
         if number:
             rank.folder.path.rmdir()
+            rank.folder.path.write_text("in its place")
         rank.say(Store(1, 1, "name", LENGTH))
         rank.finish(1)
         settled = rank.settle(1)
