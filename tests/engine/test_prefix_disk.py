@@ -21,7 +21,7 @@ from server.scheduler.kv_budget import RankMemory
 from server.startup import prefix_disk
 from server.wire.link import Link
 from tests.models.served import serve
-from tests.support.desk import Desk, choices, ticket
+from tests.support.desk import Desk, choices, precision_of, ticket
 from tests.support.small_models import KINDS, VOCAB
 
 ROOM = 10**6
@@ -81,7 +81,7 @@ def starter(folder: Path, model_dir: Path, shard):
         assert not opened.problem
         held.append(opened)
         cuttable = reuse_kind(made.model) == REUSE_CUT
-        entries = DiskEntries(int(gb * 1e9) // KIB, 1, cuttable)
+        entries = DiskEntries(int(gb * 1e9) // KIB, 1, cuttable, precision_of(made))
         found = opened.found
         entries.load(OnEveryDisk(*e, found[e[0]].label, found[e[0]].used) for e in opened.entries)
         mine = Rank0(opened.disk.is_over, opened.disk.touch, opened.labels)
@@ -335,3 +335,30 @@ def test_families_go_on_from_disk(tmp_path, name):
     assert ask(desk, longer)[0] == ask(Desk(shard), longer)[0]
     assert look(desk).hit_tokens >= 299
     assert look(desk).failures == 0
+
+
+@pytest.mark.parametrize("kind", ["llama, heads of 64", "qwen3_next, heads of 64"])
+def test_keys_in_fewer_bits_outlive_a_restart(tmp_path, kind):
+    """KV_BITS: a short text's whole keys, and a longer one's, of which it is the beginning."""
+    shard = serve(kind, kv_bits=8, kv_bits_from=500)
+    shard.arrangement = "whole"
+    start, bare, prompt = starter(tmp_path / "kept", tmp_path, shard), Desk(shard), text(1, 300)
+    for turn in range(4):
+        desk = start()
+        answer, cached = ask(desk, prompt)
+        assert answer == ask(bare, prompt)[0], f"turn {turn}"
+        if turn:
+            assert cached > len(prompt) - 180 - LEAST, f"turn {turn}"
+            assert look(desk).hit_tokens == cached
+        prompt = prompt + answer + text(10 + turn, 150)
+    assert len(prompt) > 800
+
+
+def test_what_is_kept_in_other_bits_is_not_found(tmp_path):
+    """The same model with another KV_BITS or KV_BITS_FROM has a folder of its own."""
+    link, names = Link(mx.distributed.init()), set()
+    for bits, length in ((0, 0), (8, 0), (4, 0), (8, 500)):
+        shard = serve("llama, heads of 64", kv_bits=bits, kv_bits_from=length)
+        shard.arrangement = "whole"
+        names.add(prefix_disk.name_maker(tmp_path, link, shard))
+    assert len(names) == 4
