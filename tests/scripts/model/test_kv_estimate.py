@@ -88,3 +88,21 @@ def test_numbers_are_as_wide_as_the_config_says():
     narrow = build(LLAMA_70B, "llama").parameters()["model"]["norm"]["weight"]
     wide = build(LLAMA_70B | {"dtype": "float32"}, "llama").parameters()["model"]["norm"]["weight"]
     assert (narrow.itemsize, wide.itemsize) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("how", "parts"),
+    [(Arrangement(WHOLE), [1.0]), (Arrangement(PIPELINE, layers=(30, 50)), [0.375, 0.625])],
+)
+def test_keys_and_values_in_fewer_bits_leave_more_context(how, parts):
+    """KV_BITS; 8 bits and a scale and a bias for 64 values are 8.5 of 16."""
+    whole = rank_rows(LLAMA_70B, "llama", len(parts), how)
+    fewer = rank_rows(LLAMA_70B, "llama", len(parts), how, 8)
+    assert [row.whole for row in fewer] == [row.token for row in whole]
+    assert [row.token * 16 for row in fewer] == [row.token * 17 / 2 for row in whole]
+    assert [row.token for row in whole] == [sum(r.token for r in whole) * part for part in parts]
+
+
+def test_what_does_not_bear_fewer_bits_is_reckoned_as_it_is():
+    how = Arrangement(WHOLE)
+    assert rank_rows(GPT_OSS, "gpt_oss", 1, how, 8) == rank_rows(GPT_OSS, "gpt_oss", 1, how)
