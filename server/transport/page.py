@@ -9,7 +9,16 @@ import base64
 import hashlib
 from pathlib import Path
 
-PARTS = Path(__file__).resolve().parent / "page"  # index.html, style.css, script.js
+PARTS = Path(__file__).resolve().parent / "page"
+# Each kind's files, in the order in which the page has them. What a script does at once uses only
+# what is above it.
+STYLES = ("base.css", "operator.css", "chat.css")
+SCRIPTS = (
+    "util.js", "api.js",
+    "operator_state.js", "operator_ranks.js", "operator_charts.js", "operator_history.js",
+    "chat.js",
+    "start.js",
+)  # fmt: skip
 
 
 class Page:
@@ -19,9 +28,8 @@ class Page:
 
     def __init__(self, parts: Path = PARTS) -> None:
         # With newlines as the browser will see, and hash, them.
-        index, style, script = (
-            (parts / name).read_text("utf-8") for name in ("index.html", "style.css", "script.js")
-        )
+        index = (parts / "index.html").read_text("utf-8")
+        style, script = (_join(parts, names) for names in (STYLES, SCRIPTS))
         self.body = _fill(_fill(index, "style", style), "script", script).encode()
         self.headers = {
             "Content-Security-Policy": _policy(script, style),
@@ -32,6 +40,10 @@ class Page:
             # Asked for anew each time: it changes with the server's version, and is small.
             "Cache-Control": "no-cache",
         }
+
+
+def _join(parts: Path, names: tuple[str, ...]) -> str:
+    return "\n".join((parts / name).read_text("utf-8") for name in names)
 
 
 def _policy(script: str, style: str) -> str:

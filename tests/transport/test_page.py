@@ -12,7 +12,7 @@ from server.observe.status import Status
 from server.protocol.settings import read_settings
 from server.scheduler.queue import Line
 from server.transport.http_server import Server
-from server.transport.page import Page
+from server.transport.page import PARTS, SCRIPTS, STYLES, Page
 from tests.support.raw_http import RawAnswer, RawClient, request
 
 TEXT = Page().body.decode()
@@ -78,6 +78,11 @@ def test_it_is_one_file_that_fetches_nothing_from_outside():
     assert "@import" not in TEXT and "url(" not in TEXT.split("</style>")[0]
 
 
+def test_every_file_of_the_page_is_part_of_it():
+    files = {path.name for path in PARTS.iterdir() if path.suffix in (".css", ".js")}
+    assert files == {*STYLES, *SCRIPTS}
+
+
 def test_it_has_no_way_to_write_markup():
     script = TEXT.partition("<script>")[2]
     for way in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "Function("):
@@ -96,7 +101,9 @@ def test_it_has_no_way_to_write_markup():
     ],
 )
 def test_files_that_are_no_page_are_refused(tmp_path, index, script):
-    for name, text in (("index.html", index), ("style.css", ""), ("script.js", script)):
-        (tmp_path / name).write_text(text)
+    for name in (*STYLES, *SCRIPTS):
+        (tmp_path / name).write_text("")
+    (tmp_path / "index.html").write_text(index)
+    (tmp_path / SCRIPTS[-1]).write_text(script)
     with pytest.raises(ValueError, match="must"):
         Page(tmp_path)

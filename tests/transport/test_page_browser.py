@@ -23,7 +23,7 @@ MARKUP = "<script>window.hacked = 1</script><img src=x onerror='hacked = 1'><b>b
 POLL = "document.dispatchEvent(new Event('visibilitychange'))"
 LAST = "[...document.querySelectorAll('.turn.assistant')].at(-1)"
 
-STYLE = (PARTS / "style.css").read_text("utf-8")
+STYLE = (PARTS / "base.css").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
