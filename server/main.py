@@ -90,6 +90,7 @@ def main() -> None:
         fleet=Fleet(min(SILENT_S, settings.stall_timeout / 2)),
         record=record,
         events=files.events,
+        points=files.points,
         log_dropped=lambda: rank_log.dropped,
     )
     line = Line(settings.max_batch, settings.queue_max, lambda: status.load.slot_free_s)

@@ -6,6 +6,7 @@ import numpy as np
 
 from server.api.responder import accounted
 from server.observe.recorder import Recorder
+from server.protocol.errors import ApiError
 from server.protocol.events import Embedded
 from server.protocol.pieces import Usage
 from server.scheduler.queue import Ticket
@@ -37,6 +38,14 @@ class Embedding:
     def answered(self) -> None:
         """The last byte is sent, or there is nobody left to send it to."""
         self._following.answered()
+
+    def stop(self, error: ApiError) -> None:
+        """Ends it: the ranks drop it, and the client is told."""
+        self._following.stop(error)
+
+    def rows(self) -> list[int]:
+        """None of it decodes."""
+        return []
 
     def tickets(self) -> list[Ticket]:
         """The one of the request."""

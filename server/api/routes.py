@@ -22,11 +22,11 @@ from server.observe.metrics import Metrics
 from server.observe.phases import OK
 from server.observe.status import Status
 from server.protocol.embedding_kind import EmbeddingKind
-from server.protocol.errors import ApiError, bad_request, model_not_found
+from server.protocol.errors import ApiError, bad_request, model_not_found, stopped
 from server.protocol.requests import ANY_MODEL, Served
 from server.protocol.settings import Settings
 from server.scheduler.queue import Line
-from server.transport.auth import check_key
+from server.transport.auth import check_key, may_stop
 from server.transport.cors import cross_origin
 from server.transport.cross_site import CrossSite
 from server.transport.exchange import Exchange
@@ -123,12 +123,15 @@ class App:
         if path.startswith("/models/"):
             name = unquote(path.removeprefix("/models/"))
             return {"GET": lambda exchange: self._one_model(exchange, name)}
-        if _is_response(path):
+        if _is_below(path, "/responses/"):
             id = unquote(path.removeprefix("/responses/"))
             return {
                 "GET": lambda exchange: self._one_response(exchange, id),
                 "DELETE": lambda exchange: self._delete_response(exchange, id),
             }
+        if _is_below(path, "/requests/"):
+            id = unquote(path.removeprefix("/requests/"))
+            return {"DELETE": lambda exchange: self._stop(exchange, id)}
         raise ApiError(404, f"Unknown URL: {path[:200]!r}.", code="unknown_url")
 
     def closed(self, account: Account) -> None:
@@ -166,7 +169,9 @@ class App:
         """A route's name for the record: one of few, whatever clients ask for."""
         if path in self._routes:
             return path if path in BARE else "/v1" + path
-        if _is_response(path):
+        if _is_below(path, "/requests/"):
+            return "/v1/requests/{id}"
+        if _is_below(path, "/responses/"):
             return "/v1/responses/{id}"
         return "/v1/models/{model}" if path.startswith("/models/") else "other"
 
@@ -194,8 +199,36 @@ class App:
         )
 
     def _cluster(self, exchange: Exchange) -> None:
-        exchange.send_json(
-            200, describe_cluster(self._settings, self._status), {"Cache-Control": "no-store"}
+        body = describe_cluster(
+            self._settings, self._status, lambda other: self._may_stop(exchange, other)
+        )
+        exchange.send_json(200, body, {"Cache-Control": "no-store"})
+
+    def _may_stop(self, exchange: Exchange, other: Account) -> bool:
+        operators = self._settings.operator_keys
+        return may_stop(exchange.account, other, self._keys.now(), operators)
+
+    def _stop(self, exchange: Exchange, id: str) -> None:
+        """Ends a request that has its place in the line: its own client is told, and whoever asked
+        for it knows that the ranks will drop it."""
+        for other in self._status.record.live():
+            if other.request_id != id or other.generation is None:
+                continue
+            if not self._may_stop(exchange, other):
+                raise ApiError(
+                    403,
+                    "This request came with another key; OPERATOR_KEYS lists those that may stop "
+                    "any.",
+                    type="permission_error",
+                    code="not_your_request",
+                )
+            by = f" by {exchange.account.key}" if exchange.account.key else ""
+            log.info("%s is stopped%s", id, by)
+            other.generation.stop(stopped())
+            exchange.send_json(200, {"id": id, "object": "request", "stopped": True})
+            return
+        raise ApiError(
+            404, f"No request {id[:200]!r} waits or runs here.", code="request_not_found"
         )
 
     def _send_metrics(self, exchange: Exchange) -> None:
@@ -242,9 +275,9 @@ def _route(target: str) -> str:
     return urlsplit(target).path.removeprefix("/v1").rstrip("/") or "/"
 
 
-def _is_response(path: str) -> bool:
-    """Whether it is that of a response, and not of something below one, as its input_items."""
-    return path.startswith("/responses/") and path.count("/") == 2
+def _is_below(path: str, folder: str) -> bool:
+    """Whether it is that of one thing there, and not of something below it, as its input_items."""
+    return path.startswith(folder) and path.count("/") == 2
 
 
 def _allow(methods: dict[str, Any]) -> str:

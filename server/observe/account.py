@@ -45,6 +45,14 @@ class Answering(Protocol):
         """Tokens so far."""
         ...
 
+    def rows(self) -> list[int]:
+        """Tokens in the KV cache of each choice that the ranks hold."""
+        ...
+
+    def stop(self, error: ApiError) -> None:
+        """Ends it: the ranks drop it, and the client is told."""
+        ...
+
     def tokens(self) -> list[int]:
         """Those that each choice has got."""
         ...

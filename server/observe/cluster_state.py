@@ -5,10 +5,12 @@ mlx.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from server.observe.account import ANSWERED, CUT, FAILED, GENERATING, REFUSED
+from server.observe.account import ANSWERED, CUT, FAILED, GENERATING, REFUSED, Account
+from server.observe.live_requests import describe_live
 from server.observe.phases import OK
 from server.observe.series import INTERVAL_S
 from server.observe.status import Status
@@ -17,8 +19,11 @@ from server.observe.views import View
 from server.protocol.settings import Settings
 
 
-def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
-    """Everything that is known now. Sizes in bytes, times in seconds; t and now: Unix time."""
+def describe_cluster(
+    settings: Settings, status: Status, may_stop: Callable[[Account], bool]
+) -> dict[str, Any]:
+    """Everything that is known now. Sizes in bytes, times in seconds; t and now: Unix time.
+    may_stop: whether whoever asks may end that request."""
     now, view = time.time(), status.look()
     ranks, load, link = view.ranks, view.load, view.link
     return {
@@ -59,6 +64,7 @@ def describe_cluster(settings: Settings, status: Status) -> dict[str, Any]:
         "series": {"interval_s": INTERVAL_S, "points": status.series.points()},
         "totals": _totals(status),
         "keys": _keys(status),
+        "requests": describe_live(status.record.live(), view.capacity.row_tokens, may_stop),
         "restarts": view.start.restarts,
         "last_failure": view.start.last_failure or None,
         "events": [{"t": t, "text": text} for t, text in status.events.events],

@@ -1,4 +1,4 @@
-"""What rank 0 writes beside its log: the run's events, and the request log.
+"""What rank 0 writes beside its log: the run's events and charts, and the request log.
 
 Opened and closed by the thread that starts and the one that ends the rank.
 """
@@ -14,6 +14,8 @@ from server.observe.event_log import EventLog
 from server.observe.recorder import Recorder
 from server.observe.request_log import RequestLog
 from server.observe.rotating_file import RotatingFile
+from server.observe.series import Kept
+from server.observe.series_file import keep_points
 from server.protocol.settings import Settings
 
 log = logging.getLogger("server")
@@ -24,6 +26,7 @@ class Files:
     """Without a file events are kept in memory, and nobody hears of requests that have ended."""
 
     events: EventLog = field(default_factory=EventLog)
+    points: Kept = Kept()
     request_ended: Callable[[Account], None] = lambda account: None
     opened: tuple[RotatingFile | RequestLog, ...] = ()
 
@@ -38,7 +41,8 @@ def open_files(settings: Settings, run_id: str, run_dir: Path | None, record: Re
     files = Files()
     if run_dir is not None:
         events, file = keep_events(run_id, run_dir)
-        files = replace(files, events=events, opened=(file,))
+        points, series = keep_points(run_id, run_dir)
+        files = replace(files, events=events, points=points, opened=(file, series))
     if settings.log_dir is None:
         if settings.log_prompts:
             log.warning("LOG_PROMPTS=1 has no effect without a LOG_DIR: there is no request log")

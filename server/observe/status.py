@@ -10,7 +10,7 @@ from server.observe.event_log import EventLog
 from server.observe.fleet import Fleet
 from server.observe.phases import Phases
 from server.observe.recorder import Recorder
-from server.observe.series import Series
+from server.observe.series import Kept, Series
 from server.observe.views import (
     Capacity,
     Formats,
@@ -39,6 +39,7 @@ class Status:
         fleet: Fleet | None = None,
         record: Recorder | None = None,
         events: EventLog | None = None,
+        points: Kept | None = None,
         log_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
         self.start = Start(model_id, run_id, restarts, last_failure)
@@ -51,7 +52,7 @@ class Status:
         self._published: dict[type, object] = {
             type(view): view for view in (Trouble(), Group(), Capacity(), Load())
         }
-        self.series = Series(self.record, lambda: self.load)
+        self.series = Series(self.record, lambda: self.load, points or Kept())
         if restarts:
             before = last_failure or "unknown"
             self.note(f"restarted (restart {restarts}); the end before: {before}")

@@ -125,6 +125,16 @@ def unavailable(message: str, code: str, retry_after: float = 5) -> ApiError:
     return ApiError(503, message, type="server_error", code=code, retry_after=retry_after)
 
 
+def stopped() -> ApiError:
+    """403, which no SDK tries again: somebody who may has ended the request."""
+    return ApiError(
+        403,
+        "The request was stopped by somebody who has a key for that, or on the server's page.",
+        type="permission_error",
+        code="request_stopped",
+    )
+
+
 def timed_out(seconds: float, setting: str = "REQ_TIMEOUT") -> ApiError:
     """504: the ranks have stopped working on the request. setting: REQ_TIMEOUT, when nothing went
     on for so long, or REQ_TOTAL_TIMEOUT, when all of it took longer."""

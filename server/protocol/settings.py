@@ -8,6 +8,7 @@ into exit code 78.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from server.protocol.requests import NOT_TEMPLATE_VARIABLES
 from server.protocol.setting import SettingError, parse
 from server.protocol.settings_table import BY_NAME, RANK, TABLE
 
-__all__ = ["Keys", "SettingError", "Settings", "read_keys", "read_settings"]
+__all__ = ["UNNAMED", "Keys", "SettingError", "Settings", "read_keys", "read_settings"]
 
+UNNAMED = re.compile(r"key [0-9]+")  # the label that a key has by its place among all
 Keys = tuple[tuple[str, str], ...]  # each with the label by which the request log knows it
 
 
@@ -62,6 +64,7 @@ class Settings:
     api_keys: tuple[str, ...]  # of API_KEY
     api_key_file: str | None
     keys: Keys  # of both, at the start
+    operator_keys: tuple[str, ...]  # labels of those that may stop any request
     allowed_origins: tuple[str, ...]
     allowed_hosts: tuple[str, ...]  # names of this server, beside its machine's own
     log_level: str
@@ -98,6 +101,8 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
     if rank:
         values["api_keys"], values["api_key_file"] = (), None
     values["keys"] = read_keys(values["api_keys"], values["api_key_file"])
+    if not rank:
+        _check_operators(values["operator_keys"], values["keys"])
     if values["prefix_sharing"] == "key" and not (values["keys"] or rank):
         raise SettingError(
             "PREFIX_SHARING='key': needs keys, in API_KEY or API_KEY_FILE; or must be all"
@@ -110,6 +115,17 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
 def bits_of(choice: str) -> int:
     """Of KV_BITS; 0: off."""
     return 0 if choice == "off" else int(choice)
+
+
+def _check_operators(operators: tuple[str, ...], keys: Keys) -> None:
+    """Names of keys; a place in the list would be somebody else's when the list changes."""
+    names = {label for _, label in keys if not UNNAMED.fullmatch(label)}
+    for name in operators:
+        if name not in names:
+            known = ", ".join(sorted(names)) or "none of them has one"
+            raise SettingError(
+                f"OPERATOR_KEYS={name!r}: must be names that keys of API_KEY_FILE have ({known})"
+            )
 
 
 def _folder(text: str) -> Path:

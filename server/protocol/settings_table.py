@@ -92,6 +92,12 @@ TABLE = (
         (*SERVER, STATUS, SETUP), otherwise="none",
     ),
     Setting(
+        "OPERATOR_KEYS", "words",
+        "Names of keys in API_KEY_FILE that may stop anybody's request, commas or blanks between;"
+        " any key may stop its own",
+        SERVER, otherwise="none",
+    ),
+    Setting(
         "ALLOWED_ORIGINS", "words",
         "Origins of web pages that may call the server, commas or blanks between; * for all",
         SERVER, otherwise="none",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from server.protocol.client import Client, ClientGone
-from server.protocol.errors import timed_out
+from server.protocol.errors import ApiError, timed_out
 from server.protocol.events import Event, Failed
 from server.scheduler.queue import Line, Ticket
 
@@ -82,6 +82,13 @@ class Following:
     def cancel(self, ticket: Ticket) -> None:
         """Nothing more is wanted of it, and it is not at its end."""
         self._line.cancel(ticket)
+
+    def stop(self, error: ApiError) -> None:
+        """Ends it, from whichever thread: the ranks drop it at once, also while its client does not
+        read, and its own thread raises the error."""
+        for ticket in self._tickets:
+            self._line.cancel(ticket)
+        self._tickets[0].put(Failed(error))
 
     def answered(self) -> None:
         """The last byte is sent, or there is nobody left to send it to."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from server.protocol.errors import ApiError
 from server.protocol.events import Score, Scored, Token
 from server.protocol.pieces import Parts, Piece, TextOut, TokenLogprob, Usage
 from server.scheduler.queue import Ticket
@@ -97,6 +98,16 @@ class Generation:
     def tickets(self) -> list[Ticket]:
         """The ticket of each choice."""
         return [choice.ticket for choice in self._choices]
+
+    def rows(self) -> list[int]:
+        """Tokens in the KV cache of each choice that the ranks hold."""
+        held = [choice for choice in self._choices if choice.ticket.started and not choice.finished]
+        return [len(choice.ticket.prompt) + choice.tokens for choice in held]
+
+    def stop(self, error: ApiError) -> None:
+        """Ends it, from whichever thread: the ranks drop it at once, also while the client does not
+        read, and its own thread tells the client."""
+        self._following.stop(error)
 
     def tokens(self) -> list[int]:
         """Those that each choice has got."""

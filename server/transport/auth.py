@@ -2,13 +2,11 @@
 
 import hashlib
 import hmac
-import re
 
+from server.observe.account import Account
 from server.protocol.errors import ApiError
-from server.protocol.settings import Keys
+from server.protocol.settings import UNNAMED, Keys
 from server.transport.exchange import Exchange
-
-UNNAMED = re.compile(r"key [0-9]+")  # the label that a key has by its place among all
 
 
 def check_key(exchange: Exchange, keys: Keys) -> None:
@@ -36,6 +34,12 @@ def check_key(exchange: Exchange, keys: Keys) -> None:
         )
     key, label = keys[right.index(True)]
     exchange.account.key, exchange.account.owner = label, owner_of(key, label)
+
+
+def may_stop(asking: Account, other: Account, keys: Keys, operators: tuple[str, ...]) -> bool:
+    """Whether who asks may end the other's request: their own, or with a key of OPERATOR_KEYS
+    anybody's. Without keys nobody can be told from anybody."""
+    return not keys or asking.key in operators or asking.owner == other.owner
 
 
 def owner_of(key: str, label: str) -> str:

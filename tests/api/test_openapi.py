@@ -81,6 +81,7 @@ def test_every_route_is_described_and_nothing_else(front_end):
         ("/models/{model}", "GET"),
         ("/responses/{id}", "GET"),
         ("/responses/{id}", "DELETE"),
+        ("/requests/{id}", "DELETE"),
     }
     assert described == known | by_name
 

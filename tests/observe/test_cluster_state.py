@@ -13,6 +13,7 @@ from server.observe.event_log import EVENTS_KEPT
 from server.observe.fleet import Fleet, Loaded, Machine, Member, Ranks, Vitals
 from server.observe.rotating_file import RotatingFile
 from server.observe.series import KEEP_S
+from server.observe.series_file import keep_points
 from server.observe.status import Status
 from server.observe.views import Load
 from tests.support.front_end import MODEL, FrontEnd
@@ -217,3 +218,24 @@ def test_events_need_no_file_to_be_told(tmp_path):
     status.note("told")
     file.close()
     assert [text for _, text in status.events.events] == ["started", "told"]
+
+
+def test_charts_outlive_the_process(tmp_path):
+    """As the events do; what is torn, of another run or too old is no point."""
+    kept, file = keep_points("run-1", tmp_path)
+    series = Status("m", "run-1", points=kept).series
+    series.tick(time.monotonic())
+    file.close()
+    (point,) = series.points()
+    lines = [
+        {"run": "run-1", **point, "t": point["t"] - 2 * KEEP_S},
+        {"run": "run-2", **point},
+        {"run": "run-1", **point, "running": "many"},
+        {"run": "run-1", "t": point["t"]},
+    ]
+    with (tmp_path / "series.jsonl").open("a") as out:
+        out.writelines(json.dumps(line) + "\n" for line in lines)
+        out.write('{"run": "run-1", "t": 17')
+    again, _ = keep_points("run-1", tmp_path)
+    assert Status("m", "run-1", points=again).series.points() == [point]
+    assert keep_points("run-3", tmp_path)[0].earlier == ()

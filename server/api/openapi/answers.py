@@ -247,6 +247,7 @@ def _responses_schemas() -> dict[str, Schema]:
             top_p=number(),
         ),
         "ResponseDeleted": told(id=string(), object=enum("response"), deleted=enum(True)),
+        "RequestStopped": told(id=string(), object=enum("request"), stopped=enum(True)),
         "ResponseEvent": note(
             {
                 "type": "object",

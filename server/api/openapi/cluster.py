@@ -3,6 +3,7 @@
 from server.api.openapi.words import (
     Schema,
     array,
+    boolean,
     enum,
     integer,
     note,
@@ -11,6 +12,7 @@ from server.api.openapi.words import (
     string,
     told,
 )
+from server.observe.live_requests import PHASES as LIVE_PHASES
 from server.observe.phases import PHASES
 
 
@@ -135,6 +137,26 @@ def cluster_schema() -> Schema:
             ),
             "Requests for answers that have ended, and tokens, since the server started. Empty "
             "without keys.",
+        ),
+        requests=note(
+            array(
+                told(
+                    id=note(string(), "As the answer's `x-request-id`."),
+                    key=note(optional(string()), "The label of its API key."),
+                    route=string(),
+                    stream=boolean(),
+                    phase=enum(*LIVE_PHASES),
+                    age_s=seconds,
+                    choices=integer(1),
+                    prompt_tokens=count,
+                    cached_tokens=count,
+                    generated_tokens=count,
+                    max_tokens=note(count, "The most that it may still become."),
+                    kv_tokens=note(count, "That its rows take of the KV memory."),
+                    stop=note(boolean(), "Whether whoever asks may DELETE /requests/{id}."),
+                )
+            ),
+            "That have a place in the line and are not over, in the order they came.",
         ),
         restarts=count,
         last_failure=optional(string()),

@@ -84,6 +84,10 @@ def _paths() -> dict[str, Any]:
             "get": _get("An answer that is kept", "Response", errors=(401, 404)),
             "delete": _get("Forgets it", "ResponseDeleted", errors=(401, 404)),
         },
+        "/requests/{id}": {
+            "parameters": [kept],
+            "delete": _get("Stops a request", "RequestStopped", errors=(401, 403, 404)),
+        },
         "/messages": {
             "post": _post(
                 "Anthropic's Messages API",
