@@ -15,7 +15,8 @@ PARTS = Path(__file__).resolve().parent / "page"
 STYLES = ("base.css", "operator.css", "chat.css")
 SCRIPTS = (
     "util.js", "api.js",
-    "operator_state.js", "operator_ranks.js", "operator_charts.js", "operator_history.js",
+    "operator_state.js", "operator_ranks.js", "operator_links.js", "operator_requests.js",
+    "operator_charts.js", "operator_history.js",
     "chat.js",
     "start.js",
 )  # fmt: skip

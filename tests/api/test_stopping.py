@@ -59,6 +59,8 @@ def asked(front_end, key="ann-1", script=endless, **fields):
     with RawClient(front_end.server.port) as client:
         client.send(request("POST", ROUTE, body, f"x-api-key: {key}"))
         try:
+            while front_end.line.held() <= before:
+                time.sleep(0.005)
             yield client
         finally:
             front_end.engine.script = speaking

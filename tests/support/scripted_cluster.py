@@ -44,8 +44,18 @@ def state(**fields: Any) -> dict[str, Any]:
             "requests": 20, "answered": 17, "refused": 1, "failed": 1, "cut": 1,
             "prompt_tokens": 2000, "cached_tokens": 500, "generated_tokens": 12_345,
         },
-        "restarts": 0, "last_failure": None,
+        "keys": [], "requests": [], "restarts": 0, "last_failure": None,
         "events": [{"t": now - 600, "text": "started"}, {"t": now - 590, "text": "ready"}],
+    } | fields  # fmt: skip
+
+
+def running(number: int, **fields: Any) -> dict[str, Any]:
+    """One of its requests."""
+    return {
+        "id": f"req_{number}", "key": "ann", "route": "/v1/chat/completions", "stream": True,
+        "phase": "decode", "age_s": 12.5, "choices": 1, "prompt_tokens": 1200,
+        "cached_tokens": 1000, "generated_tokens": 34, "max_tokens": 500, "kv_tokens": 1234,
+        "stop": True,
     } | fields  # fmt: skip
 
 
@@ -68,6 +78,7 @@ class ScriptedCluster:
         self.gone = False  # whether it hangs up on whoever asks
         self.events: list[Any] = []
         self.refusal: ApiError | None = None  # instead of them
+        self.stopped: list[str] = []  # ids of requests
         self.asked: list[dict[str, Any]] = []
         self._page = Page()
         self.server = Server("127.0.0.1", 0, self._answer)
@@ -98,6 +109,9 @@ class ScriptedCluster:
             if self.body is None:
                 raise ApiError(401, "Missing or wrong API key.")
             exchange.send_json(200, self.body)
+        elif exchange.command == "DELETE":
+            self.stopped.append(exchange.path.rpartition("/")[2])
+            exchange.send_json(200, {"stopped": True})
         elif exchange.path == "/v1/chat/completions":
             self.asked.append(parse_json(exchange.read_body()))
             if self.refusal is not None:

@@ -1,6 +1,7 @@
 // Charts of the last minutes.
 
 const LEAST_CHART_S = 120; // a chart begins with the server's start, but is no shorter
+const GAP_S = 20; // between two points; a line does not cross it
 const WIDTH = 600; // of the drawing, in its own units; a screen stretches it
 const CHARTS = [
   { title: "Tokens per second", first: (p) => p.generated_tokens_per_s, words: (v) => `${digits(v, 1)} tokens/s` },
@@ -28,9 +29,11 @@ for (const chart of CHARTS) {
 }
 
 function line(points, value, most, dots) { // what is null leaves a gap
-  let path = "", pen = false;
+  let path = "", pen = false, before = 0;
   for (const point of points) {
     const y = value(point.data);
+    if (point.data.t - before > GAP_S) pen = false; // the server was away
+    before = point.data.t;
     if (!isNumber(y)) {
       pen = false;
       continue;

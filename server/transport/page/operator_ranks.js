@@ -14,10 +14,16 @@ function showRanks() {
   ranks.forEach((rank, index) => showRank(list.children[index], rank));
 }
 
+function rankState(rank) { // none is "ok" while the cluster is not: all ranks end together
+  if (["failed", "restarting"].includes(cluster.status)) return ["bad", cluster.status === "failed" ? "ending" : "restarting"];
+  if (cluster.status === "draining" && rank.state === "ok") return ["warn", "stopping"];
+  return { ok: ["good", "ok"], loading: ["warn", "loading"], silent: ["bad", "silent"] }[rank.state]
+    || ["warn", String(rank.state)];
+}
+
 function showRank(card, rank) {
   const at = (name) => card.querySelector(`[data-is="${name}"]`);
-  const [tone, word] = { ok: ["good", "ok"], loading: ["warn", "loading"], silent: ["bad", "silent"] }[rank.state]
-    || ["warn", String(rank.state)];
+  const [tone, word] = rankState(rank);
   put(at("name"), `Rank ${rank.rank} · ${rank.host}`);
   put(at("state"), word);
   at("state").className = `pill ${tone}`;

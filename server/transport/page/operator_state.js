@@ -9,6 +9,9 @@ function show() {
   if (cluster && !trouble) {
     showNumbers();
     showRanks();
+    showLinks();
+    showRequests();
+    showKeys();
     showCharts();
     showHistory();
     showAbout();
@@ -74,6 +77,13 @@ function showNumbers() {
   put(byId("queued-note"), cluster.paused ? `${digits(cluster.paused)} paused` : `room for ${digits(limits.queue_max)}`);
   put(byId("kv"), kv.capacity ? `${digits(100 * share(kv.used, kv.capacity), 1)} %` : "–");
   put(byId("kv-note"), kv.capacity ? `${short(kv.used)} of ${short(kv.capacity)} tokens` : "");
+  const cache = cluster.prefix_cache || {}, asked = (cache.hit_tokens || 0) + (cache.miss_tokens || 0);
+  put(byId("prefix"), asked ? `${digits(100 * share(cache.hit_tokens, asked), 1)} %` : "–");
+  put(byId("prefix-note"), asked ? `${short(cache.hit_tokens)} of ${short(asked)} prompt tokens` : "no prompt so far");
+  const drafts = cluster.speculation || {};
+  byId("step-tile").hidden = !isNumber(drafts.tokens_per_step);
+  put(byId("step"), digits(drafts.tokens_per_step, 2));
+  put(byId("step-note"), "by speculation");
   put(byId("link"), cluster.world_size > 1 ? cluster.backend : "none");
   const measured = [
     isNumber(link.latency_us) ? `${digits(link.latency_us, link.latency_us < 10 ? 1 : 0)} µs` : "",

@@ -1,0 +1,103 @@
+"""The operator's half of the page: what runs, who uses how much, links, a cluster that fails."""
+
+import pytest
+
+from tests.support.scripted_cluster import rank, running
+from tests.transport.test_page_browser import (  # noqa: F401
+    browser,
+    cluster,
+    shared_browser,
+    show,
+)
+
+
+def test_each_request_is_told_and_can_be_stopped_by_who_may(browser, cluster):  # noqa: F811
+    mine, theirs = running(1), running(2, key="bob", phase="prefill", stop=False)
+    show(browser, cluster, requests=[mine, theirs, running(3, key=None, phase="queued")])
+    told = browser.wait_text("#requests", "waiting")
+    for words in ("answering ann", "for 12 s", "prompt 1,200 (1,000 cached)", "34 generated",
+                  "KV 1,234 tokens", "reading bob", "waiting chat/completions"):  # fmt: skip
+        assert words in told.replace("\n", " ")
+    stops = browser.run(
+        "return [...document.querySelectorAll('#requests button')].map(b => b.hidden)"
+    )
+    assert stops == [False, True, False]
+    cluster.body["requests"] = [theirs]
+    browser.run("document.querySelector('#requests button').click()")
+    browser.wait_text("#requests-told", "The request is stopped.")
+    browser.wait("return document.querySelectorAll('#requests li').length === 1")
+    assert cluster.stopped == ["req_1"]
+    show(browser, cluster, requests=[])
+    browser.wait_text("#requests-none", "None runs or waits.")
+    assert browser.complaints() == []
+
+
+def test_usage_by_key_is_a_table(browser, cluster):  # noqa: F811
+    names = ["answered", "refused", "failed", "cut", "prompt_tokens", "cached_tokens"]
+    use = {name: n for n, name in enumerate(names, 3)} | {"generated_tokens": 45_600}
+    show(browser, cluster, keys=[{"key": "<b>ann</b>", **use}])
+    browser.run("document.querySelector('#keys-box').open = true")
+    browser.wait("return document.querySelectorAll('#keys td').length === 4")
+    assert browser.run("return document.querySelector('#keys').innerText").split() == [
+        "<b>ann</b>", "3", "7", "8", "45.6k",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("status", ["failed", "restarting", "draining"])
+def test_no_rank_is_ok_while_the_cluster_is_not(browser, cluster, status):  # noqa: F811
+    show(browser, cluster, status=status, detail="rank 1 is gone")
+    browser.wait("return document.querySelectorAll('.rank .pill.good').length === 0")
+    words = browser.run(
+        "return [...document.querySelectorAll('.rank .pill')].map(p => p.textContent)"
+    )
+    assert len(words) == 2 and "ok" not in words
+    assert browser.run("return document.querySelectorAll('#links circle.good').length") == 0
+
+
+@pytest.mark.parametrize(("backend", "ranks", "lines"), [
+    ("ring", 2, 1), ("ring", 4, 4), ("jaccl", 4, 6), ("jaccl", 8, 28), ("none", 1, None),
+])  # fmt: skip
+def test_the_links_are_drawn_as_the_backend_has_them(browser, cluster, backend, ranks, lines):  # noqa: F811
+    show(browser, cluster, backend=backend, world_size=ranks, ranks=[rank(n) for n in range(ranks)])
+    browser.wait(f"return document.querySelectorAll('.rank').length === {ranks}")
+    if lines is None:
+        assert browser.run("return document.querySelector('#links').hidden")
+        return
+    browser.wait(f"return document.querySelectorAll('#links line').length === {lines}")
+    assert f"{ranks} ranks over {backend}: 45.2 µs, 3.3 GB/s" in browser.text("#links")
+
+
+def test_prefix_hits_and_tokens_a_step_are_told(browser, cluster):  # noqa: F811
+    assert "25 %" in browser.text(".numbers")
+    assert browser.run("return document.querySelector('#step-tile').hidden")
+    show(browser, cluster, speculation={"tokens_per_step": 1.84})
+    browser.wait_text("#step", "1.84")
+
+
+def test_a_chart_leaves_out_the_time_in_which_the_server_was_away(browser, cluster):  # noqa: F811
+    points = cluster.body["series"]["points"]
+    show(browser, cluster, series={"points": points[:40] + points[60:]})
+    browser.wait(
+        "return document.querySelector('.first').getAttribute('d').split('M').length === 3"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_operator_s_half_fits_a_phone(browser, cluster, scheme):  # noqa: F811
+    browser.screen(390, 844, phone=True)
+    media = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.devtools("Emulation.setEmulatedMedia", features=media)
+    long = "x" * 200
+    key = dict.fromkeys(
+        ("answered", "prompt_tokens", "cached_tokens", "generated_tokens"), 10**9
+    ) | {"key": long}
+    show(browser, cluster, requests=[running(n, key=long) for n in range(8)], keys=[key],
+         ranks=[rank(n, host=long) for n in range(8)])  # fmt: skip
+    browser.wait_text("#requests", long)
+    browser.run("document.querySelector('#keys-box').open = true")
+    widths = browser.run(
+        "return [document.documentElement.scrollWidth,"
+        " ...[...document.querySelectorAll('.card')].map(n => n.scrollWidth)]"
+    )
+    browser.devtools("Emulation.setEmulatedMedia", features=[])
+    assert max(widths) <= 390
