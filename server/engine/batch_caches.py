@@ -7,11 +7,11 @@ are one array of all rows, as mlx-lm has them; so is everything in a model that 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import CacheList
+from mlx_lm.models.cache import CacheList, trim_prompt_cache
 
 from server.engine.attention import Layout
 from server.engine.quantised_kv import GROWN, arrays_of, filled, is_quantised, next_caches
@@ -123,18 +123,45 @@ class BatchCaches:
         """One row's caches, copied, lazy: the batch's go on."""
         return [layer.extract(place) for layer in self.layers]
 
-    def step(self, compute: Callable[[Caches], mx.array]) -> mx.array:
-        """One more token of every row."""
+    def step(self, compute: Callable[[Caches], Any], widths: Sequence[int]) -> Any:
+        """So many more tokens of each row; more than one only of those that spread() has said."""
         if self._parts:
             self._quantise()
-            self._move(self._shelves.grow())
+            self._move(self._shelves.grow(widths))
             lengths = [seat.length for seat in self._shelves.seats]
-            layout = shelved(self._shelves, self._ways.by_shelf)
-            _begin(self._parts, layout, lengths, [1] * len(lengths))
+            layout = shelved(self._shelves, widths, self._ways.by_shelf)
+            _begin(self._parts, layout, lengths, widths)
         computed = compute(self.layers)
         if self._parts:
-            self._shelves.advance()
+            self._shelves.advance(widths)
         return computed
+
+    def spread(self, places: Iterable[int]) -> set[int]:
+        """Those of these rows that can have several tokens in the next step."""
+        can: set[int] = set()
+        if not self._ways.shelves:
+            return can
+        for place in places:
+            if not (self._shelves.is_alone(place) or self._shelves.full):
+                self._reseat(place, alone=True)
+            if self._shelves.is_alone(place):
+                self._shelves.seats[place].alone = True  # newcomers look for another shelf
+                can.add(place)
+        return can
+
+    def gather(self) -> None:
+        """Rows that have had a shelf of their own for several tokens a step come to others'."""
+        for place in self._shelves.open_all():
+            if self._shelves.has_company(place):
+                self._reseat(place, alone=False)
+
+    def cut(self, place: int, tokens: int) -> None:
+        """A row that has had several tokens in a step gives up the last of them."""
+        self._shelves.cut(place, tokens)
+
+    def _reseat(self, place: int, alone: bool) -> None:
+        own = [[part.extract(place)] for part in self._parts]
+        self._move(self._shelves.move(place, alone), own)
 
     def _quantise(self) -> None:
         """Rows that are as long as that now get arrays of the other kind."""
@@ -200,6 +227,13 @@ def _snapshot(cache: Any) -> Any:
         return copy.deepcopy(cache)  # which shares the arrays: nobody changes them in place
     length = cache.offset
     return filled([mx.contiguous(part[..., :length, :]) for part in arrays_of(cache)], length)
+
+
+def trimmed(caches: Caches, tokens: int) -> Caches:
+    """A row's caches, which can be cut, without their last tokens."""
+    if tokens:
+        trim_prompt_cache(caches, tokens)
+    return caches
 
 
 def states(caches: Sequence[Any]) -> list:

@@ -1,104 +1,54 @@
 """Decoding rows, and the steps that give each of them its next token.
 
 Runs on the main thread of every rank. A step is made while the last one runs, its tokens are handed
-out as soon as they are known, and a row that leaves does so at the next step.
+out as soon as they are known, and a row that leaves does so at the next step. Where rank 0 drafts,
+a step is made when the last one's tokens are known: rows go on with their drafts behind them, and
+what was drafted wrongly is cut off again (sampling/drafts.py).
 """
 
+import itertools
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import mlx.core as mx
 
-from server.engine.batch_caches import BatchCaches, Caches, snapshot
+from server.engine.batch_caches import BatchCaches, Caches, snapshot, trimmed
+from server.engine.last_logits import LastLogits
 from server.engine.prompts import Ended
 from server.engine.quantised_kv import next_caches
 from server.engine.row import Row
-from server.engine.rows_apart import Ways
+from server.engine.step import Decoded, Phase, Step, Stepped
 from server.protocol.failures import is_shared
 from server.protocol.row_lengths import SLACK
 from server.sampling.choosers import Step as Sampling
+from server.sampling.drafts import Drafts, split
+from server.wire.mailbox import Header
 
 log = logging.getLogger(__name__)
 
 STEPS_BETWEEN_SWEEPS = 512  # then MLX gives back what it keeps for reuse
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """One row's next token. finish is None, "stop" or "length". caches: of a finished row that is
-    to be kept, a copy of its own."""
-
-    row: Row
-    token: int
-    finish: str | None
-    caches: Caches | None = None
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """A decode step: the next tokens of rows, and the header that came with them. step_s: seconds
-    from handing it to MLX to its tokens, chunks of prompts between them left out; 0 if no row had
-    to wait for it. launch_s: those that MLX took to take in a step. lost: rows that are no more,
-    as the step after it cannot be computed, for that error."""
-
-    rows: list[Decoded]
-    header: list[int]
-    step_s: float
-    launch_s: float
-    lost: Sequence[Row] = ()
-    error: Exception | None = None
-
-
-class Phase(Enum):
-    """Of a step, in this order."""
-
-    PLANNED = auto()  # its inputs are known, and it is put off
-    BUILT = auto()  # as a graph, which MLX does not have yet
-    LAUNCHED = auto()  # MLX has it
-    OVER = auto()  # its tokens are computed, here; no other rank knows them
-
-
-@dataclass
-class Step:
-    """The step whose tokens are to be shared next. rows: those that it has a token for, newcomers
-    included, which have theirs from their prompt. mine: this rank's part of their tokens, [B]
-    int32, in pieces. inputs: of a planned one, the tokens that it goes on from, by row. parts: of
-    a built one, what MLX is given, one after another."""
-
-    phase: Phase
-    rows: list[Row] = field(default_factory=list)
-    mine: list[mx.array] = field(default_factory=list)
-    inputs: dict[Row, int] = field(default_factory=dict)
-    parts: list[list[mx.array]] = field(default_factory=list)
-    launched: float = 0.0  # when MLX had it; 0 as long as nobody waits for it
-    over: float = 0.0  # when it was over, if that was seen
-
-    def of(self, rows: list[Row]) -> mx.array:
-        """This rank's part of the tokens of these rows, which are in the step's order."""
-        mine = self.mine[0] if len(self.mine) == 1 else mx.concatenate(self.mine)
-        if len(rows) == len(self.rows):
-            return mine
-        places = {row: i for i, row in enumerate(self.rows)}
-        return mine[mx.array([places[row] for row in rows])]
+STEPS_SPREAD = 64  # without drafts, until rows that had some share arrays again
+NO_DRAFTS: Mapping[Row, Drafts] = {}
 
 
 class Decoding:
     """slack: tokens by which rows of one shelf may differ at any length."""
 
-    def __init__(self, model: Any, sampling: Sampling, ways: Ways, *, slack: int = SLACK) -> None:
-        self.model = model
+    def __init__(self, model: LastLogits, sampling: Sampling, *, slack: int = SLACK) -> None:
+        self.model = model.model
+        self._last = model
+        self.room = 0  # for drafts behind the next header, as the last one told
         self.rows: list[Row] = []  # in the order of every array; some may be gone
         self.step: Step | None = None
         self._sampling = sampling
-        self._ways = ways
+        self._ways = ways = model.ways
         self.caches = BatchCaches(ways, slack)
         self._first: dict[Row, int] = {}  # tokens of newcomers, not handed out yet
         self._launch_s = 0.0  # how long MLX took to take the last one in
         self._steps = 0
+        self._since_drafts = STEPS_SPREAD  # steps
 
     @property
     def live(self) -> int:
@@ -129,7 +79,7 @@ class Decoding:
             self.step.inputs |= tokens
         for row in tokens:
             row.ahead = True
-        return self._hand_out(tokens)
+        return self._hand_out({row: [token] for row, token in tokens.items()})
 
     def launch(self) -> None:
         """Hands the next step to MLX, if that has not been done; first makes one put off."""
@@ -141,8 +91,13 @@ class Decoding:
             for row in self.rows:
                 row.ahead = False
             tokens = [step.inputs[row] for row in self.rows]
-            self._build(mx.array(tokens, dtype=mx.int32))
+            drafts = self._bearable(step.drafts)
+            if drafts:
+                self._build_wide(tokens, drafts)
+            else:
+                self._build(mx.array(tokens, dtype=mx.int32))
             self._append(tokens)
+            self.step.width = step.width and 1 + max(map(len, drafts), default=0)
             step = self.step
         if step.phase is Phase.BUILT:
             step.phase, step.launched = Phase.LAUNCHED, time.monotonic()
@@ -166,6 +121,8 @@ class Decoding:
             mx.clear_cache()
         self._drop_gone()
         step, rows = self.step, self.rows
+        if self.room or step.drafts:
+            return self._next_looking(late)
         goes_on = any(row.generated + (not row.ahead) < row.limit for row in rows)
         # Where every row has reached its limit, nobody would read what a further step makes, and
         # the next request would wait for it.
@@ -180,8 +137,9 @@ class Decoding:
         error = self._begin(shared.inputs, late) if build else None
         # Nothing is done with them before this has seen that they are whole.
         tokens, header = shared.read()
+        newest = [[token] for token in tokens]
         step_s = (step.over or time.monotonic()) - step.launched if step.launched else 0.0
-        waiting = {row: token for row, token in zip(rows, tokens, strict=True) if not row.ahead}
+        waiting = {row: own for row, own in zip(rows, newest, strict=True) if not row.ahead}
         for row in rows:
             row.ahead = False
         if hold:
@@ -195,14 +153,49 @@ class Decoding:
                 row.store = False  # their caches are not what they were
         decoded = self._hand_out(waiting)
         lost = [] if error is None else self.lose()
-        return Stepped(decoded, header, step_s, self._launch_s, lost, error)
+        return Stepped(decoded, header, step_s, self._launch_s, lost, error, step.width)
+
+    def _next_looking(self, late: bool) -> Stepped:
+        """The same where there are drafts, or may be in the next step, which is made when the
+        tokens of this one are known."""
+        step, rows = self.step, self.rows
+        offered = [step.drafts.get(row, ()) for row in rows]
+        left = [row.limit - row.generated + row.ahead for row in rows]
+        states_, mine = [row.state for row in rows], step.of(rows)
+        drafts = self._sampling.draft(mine, states_, offered, left, self.room)
+        shared = self._sampling.share(mine, drafts)
+        mx.async_eval(shared.sealed.total)
+        tokens, behind = shared.read()
+        step_s = (step.over or time.monotonic()) - step.launched if step.launched else 0.0
+        newest = split(tokens, offered)
+        told = self._sampling.drafts(behind[Header.SIZE :], len(rows))
+        plan = Step(Phase.PLANNED, width=1)
+        for i, (row, own) in enumerate(zip(rows, newest, strict=True)):
+            row.state.settle(offered[i], own)
+            self._cut(i, 1 + len(offered[i]) - len(own))
+            row.tokens += own[:-1]
+            plan.inputs[row] = own[-1]
+            if fits := _before_stop(told[i][: max(0, left[i] - len(own) - 1)], row.stops):
+                plan.drafts[row] = fits
+        waiting = {row: own for row, own in zip(rows, newest, strict=True) if not row.ahead}
+        for row in rows:
+            row.ahead = False
+        self.step = plan
+        decoded = self._hand_out(waiting, step.drafts)
+        error = None if late or self.step is None else self._try(self.launch)
+        lost = [] if error is None else self.lose()
+        header = behind[: Header.SIZE]
+        return Stepped(decoded, header, step_s, self._launch_s, lost, error, step.width)
 
     def extract(self, row: Row) -> Caches | None:
         """A copy of a row's caches, lazy: those of the batch go on. None where it cannot be had."""
+        # Of a step that runs, nobody knows yet which drafts are right.
+        running = self.step is not None and self.step.phase is not Phase.PLANNED
+        beyond = len(self.step.drafts.get(row, ())) if running else 0
         try:
             if self._ways.rows_apart:
-                return snapshot(row.caches)
-            return self.caches.extract(self.rows.index(row))
+                return trimmed(snapshot(row.caches), beyond)
+            return trimmed(self.caches.extract(self.rows.index(row)), beyond)
         except Exception as error:
             if not is_shared(error):
                 raise
@@ -228,10 +221,13 @@ class Decoding:
     def _begin(self, inputs: mx.array, late: bool) -> Exception | None:
         """Makes the next step, and launches it. Returns what stands against it: this step's tokens,
         and the header with them, are on their way, and have to be read all the same."""
+        error = self._try(self._build, inputs)
+        return error if error is not None or late else self._try(self.launch)
+
+    def _try(self, act: Callable, *arguments: Any) -> Exception | None:
+        """What fails on every rank alike is returned."""
         try:
-            self._build(inputs)
-            if not late:
-                self.launch()
+            act(*arguments)
         except Exception as error:
             if not is_shared(error):
                 raise
@@ -240,23 +236,84 @@ class Decoding:
 
     def _build(self, inputs: mx.array) -> None:
         """The next step, lazy. inputs: the rows' last tokens, [B] int32."""
-        rows = list(self.rows)
+        rows, model = list(self.rows), self.model
+        self._rest()
         apart: list[mx.array] = []
         if self._ways.rows_apart:
             for row in rows:
                 row.caches = next_caches(self._ways.quantised, row.caches)
             # Handed to MLX one by one: in a pipeline nothing else orders what ranks receive.
             apart = [
-                self.model(inputs[i : i + 1, None], cache=row.caches)[:, -1, :]
+                model(inputs[i : i + 1, None], cache=row.caches)[:, -1, :]
                 for i, row in enumerate(rows)
             ]
             logits = mx.concatenate(apart)
         else:
-            logits = self.caches.step(lambda caches: self.model(inputs[:, None], cache=caches))
+            logits = self.caches.step(
+                lambda caches: model(inputs[:, None], cache=caches), [1] * len(rows)
+            )
             logits = logits[:, -1, :]
-        mine, extras = self._sampling.propose(logits, [row.state for row in rows], inputs)
+        states_, alone = [row.state for row in rows], self.room > 0
+        mine, extras = self._sampling.propose(logits, states_, inputs, alone=alone)
         parts = [*([one] for one in apart), [mine, *extras]]
         self.step = Step(Phase.BUILT, rows, [mine], parts=parts)
+
+    def _build_wide(self, inputs: list[int], drafts: list[Drafts]) -> None:
+        """The same with drafts, by row."""
+        rows = list(self.rows)
+        self._since_drafts = 0
+        texts = [[token, *own] for token, own in zip(inputs, drafts, strict=True)]
+        apart: list[mx.array] = []
+        if self._ways.rows_apart:
+            apart = [
+                self.model(mx.array([text]), cache=row.caches)[0]
+                for text, row in zip(texts, rows, strict=True)
+            ]
+            logits = mx.concatenate(apart)
+        else:
+            widths = list(map(len, texts))
+            padded = mx.array([text + [0] * (max(widths) - len(text)) for text in texts])
+            at = [(i, place) for i, width in enumerate(widths) for place in range(width)]
+            self._last.want(*map(list, zip(*at, strict=True)))
+            self.caches.step(lambda caches: self._last(padded, caches), widths)
+            logits = self._last.take()
+        states_, flat = [row.state for row in rows], mx.array(sum(texts, []))
+        mine, extras = self._sampling.propose(logits, states_, flat, drafts, alone=True)
+        parts = [*([one] for one in apart), [mine, *extras]]
+        behind = {row: own for row, own in zip(rows, drafts, strict=True) if own}
+        self.step = Step(Phase.BUILT, rows, [mine], drafts=behind, parts=parts)
+
+    def _bearable(self, drafts: dict[Row, Drafts]) -> list[Drafts]:
+        """The drafts that the next step has, by row; empty where no row has any."""
+        wanted = [i for i, row in enumerate(self.rows) if drafts.get(row)]
+        if not wanted:
+            return []
+        if self._ways.rows_apart:
+            can = set(wanted)
+        elif len(self.rows) > 1 and not self._ways.bear_widths:
+            can = set()
+        else:
+            can = self.caches.spread(wanted)
+        return (
+            [drafts.get(row, ()) if i in can else () for i, row in enumerate(self.rows)]
+            if can
+            else []
+        )
+
+    def _rest(self) -> None:
+        """A step without drafts. After many of them rows share arrays again."""
+        self._since_drafts += 1
+        if self._since_drafts == STEPS_SPREAD and not self._ways.rows_apart:
+            self.caches.gather()
+
+    def _cut(self, place: int, tokens: int) -> None:
+        """A row gives up the last tokens in its caches."""
+        if not tokens:
+            return
+        if self._ways.rows_apart:
+            trimmed(self.rows[place].caches, tokens)
+        else:
+            self.caches.cut(place, tokens)
 
     def _append(self, tokens: list[int]) -> None:
         for row, token in zip(self.rows, tokens, strict=True):
@@ -270,14 +327,24 @@ class Decoding:
             if not self._ways.rows_apart:
                 self.caches.keep(stay)
 
-    def _hand_out(self, tokens: dict[Row, int]) -> list[Decoded]:
-        """The next tokens of rows. Rows that end with them leave."""
+    def _hand_out(
+        self, tokens: dict[Row, list[int]], drafts: Mapping[Row, Drafts] = NO_DRAFTS
+    ) -> list[Decoded]:
+        """The next tokens of rows, some of which were drafted. Rows that end with them leave."""
         decoded, finished = [], []
-        for row, token in tokens.items():
-            finish, caches = row.take(token), None
-            if finish is not None:
-                finished.append(row)
-                caches = self.extract(row) if row.store else None
-            decoded.append(Decoded(row, token, finish, caches))
+        for row, own in tokens.items():
+            wrong = 1 + len(drafts.get(row, ())) - len(own)
+            for place, token in enumerate(own, 1):
+                finish, caches = row.take(token), None
+                if finish is not None:
+                    finished.append(row)
+                    caches = self.extract(row) if row.store else None
+                right, last = place < len(own), place == len(own)
+                decoded.append(Decoded(row, token, finish, caches, right, wrong if last else 0))
         self.leave(finished)
         return decoded
+
+
+def _before_stop(drafts: Drafts, stops: Collection[int]) -> Drafts:
+    """Nothing comes after a token that ends an answer."""
+    return tuple(itertools.takewhile(lambda token: token not in stops, drafts))

@@ -62,7 +62,7 @@ class Engine:
         self._late = False
         self._eos, step = frozenset(eos), Step(link, chooser)
         self.prompts = Prompts(model, step, most=max_batch, full=prefill_step)
-        self.decoding = Decoding(model.model, step, model.ways, slack=slack)
+        self.decoding = Decoding(model, step, slack=slack)
         self.rows: dict[int, Row] = {}  # by uid
         self._forks: dict[int, Submit] = {}  # by the uid of the first, until it is prefilled
         self._scoring: dict[int, Scoring] = {}
@@ -124,9 +124,11 @@ class Engine:
 
     def steer(self, header: Header) -> None:
         """From now on: how many tokens of prompts those who decode can bear between two steps, and
-        whether a step is handed to MLX before messages and prompts, or after them."""
+        whether a step is handed to MLX before messages and prompts, or after them, and how many
+        drafts come with the next step's tokens."""
         self._pace = min(header.chunk, self._prefill_step)
         self._late = bool(header.late)
+        self.decoding.room = header.drafts
 
     def step(self, deliver: Callable[[Turn], None] = lambda turn: None) -> Turn:
         """One prefill chunk, where there is any (a full one if nothing decodes), then one decode
@@ -239,6 +241,7 @@ class Engine:
             step_s=step.step_s,
             launch_s=step.launch_s,
             header=Header.of(step.header),
+            width=step.width,
             refused=self._tell_failed(),
         )
 
@@ -246,7 +249,8 @@ class Engine:
         """Adds the rows' tokens to a turn's events, and forgets those that are over."""
         for one in rows:
             row = one.row
-            events.append((row.uid, Token(one.token, one.finish)))
+            token = Token(one.token, one.finish, drafted=one.drafted, wrong=one.wrong)
+            events.append((row.uid, token))
             if one.finish is not None:
                 del self.rows[row.uid]
                 message = self._started.pop(row.uid, None)

@@ -58,6 +58,11 @@ class Ways:
         return self.prompts_apart or self.by_shelf or self.whole or not self.shelves
 
     @property
+    def bear_widths(self) -> bool:
+        """Whether rows of a step may have unlike numbers of tokens, as prompts of a chunk do."""
+        return self.shelves and not self.prompts_apart and (self.by_shelf or not self.latent)
+
+    @property
     def apart(self) -> bool:
         """Whether a row takes no more memory than is its own."""
         return self.shelves or self.rows_apart

@@ -144,9 +144,10 @@ class ShelvedKV(InParts):
         shelf = self._shelves.shelves[i]
         rows, start, end = len(view.places), shelf.end - view.columns, shelf.end
         parts = self._parts[shelf]
+        after = end + view.width
         for part, new in zip(parts, like(parts, keys, values), strict=True):
-            part[:rows, :, end : end + 1] = new
-        return pair_of([part[:rows, :, start : end + 1] for part in parts])
+            part[:rows, :, end:after] = new
+        return pair_of([part[:rows, :, start:after] for part in parts])
 
     def arrays(self, i: int) -> Pair:
         return pair_of(self._parts[self._shelves.shelves[i]])
@@ -208,16 +209,16 @@ def side_by_side(
     return Layout(views, len(views), latent, by_part)
 
 
-def shelved(shelves: Shelves, by_part: bool = False) -> Layout:
-    """A decode step over shelves."""
+def shelved(shelves: Shelves, widths: Sequence[int], by_part: bool = False) -> Layout:
+    """A decode step over shelves. widths: new tokens of each row."""
     places = {id(seat): place for place, seat in enumerate(shelves.seats)}
     views = [
         PartView(
             [places.get(id(seat), 0) for seat in shelf.seats],
-            1,
+            width,
             shelf.longest,
             [seat.length if seat is not None else 0 for seat in shelf.seats],
         )
-        for shelf in shelves.shelves
+        for shelf, width in zip(shelves.shelves, shelves.widths(widths), strict=True)
     ]
     return Layout(views, len(shelves.seats), by_part=by_part)

@@ -20,10 +20,12 @@ WASTE = 1 / 4  # of a shelf may be padding
 
 @dataclass(eq=False)
 class Seat:
-    """One row's. length: its tokens in the caches. quantised: whether these are."""
+    """One row's. length: its tokens in the caches. quantised: whether these are. alone: no other
+    row comes to its shelf, so that it can have several tokens a step."""
 
     length: int
     quantised: bool = False
+    alone: bool = False
 
 
 @dataclass(eq=False)
@@ -62,6 +64,8 @@ class Shelf:
 
     def takes(self, newcomer: Seat, slack: int) -> bool:
         """Whether a row of its length may lie here."""
+        if any(seat.alone for seat in self.held):
+            return False
         lengths = [newcomer.length, *(seat.length for seat in self.held)]
         return are_alike(min(lengths), max(lengths), slack)
 
@@ -157,7 +161,8 @@ class Shelves:
             chosen.setdefault(self.shelves.index(shelf), []).append(newcomer)
         moves: list[Move] = []
         for number, newcomers in chosen.items():
-            moves += self._place(self.shelves[number], newcomers, seats, columns)
+            placed = [(newcomer, seats[newcomer]) for newcomer in newcomers]
+            moves += self._place(self.shelves[number], placed, columns)
         return moves
 
     def keep(self, places: Sequence[int]) -> list[Move]:
@@ -166,6 +171,49 @@ class Shelves:
         gone = set(map(id, self.seats)) - set(map(id, stay))
         self.seats = stay
         return self._leave(gone)
+
+    def is_alone(self, place: int) -> bool:
+        """Whether a row has a shelf of its own."""
+        return len(self.find(place)[0].seats) == 1
+
+    @property
+    def full(self) -> bool:
+        """Whether there can be no other shelf."""
+        return len(self.shelves) >= MOST_RECTANGLES
+
+    def move(self, place: int, alone: bool) -> list[Move]:
+        """A row leaves its shelf, and comes again as the only newcomer, of as many columns as it
+        has tokens: to a shelf of its own, or to whichever fits."""
+        seat = self.seats[place]
+        moves = self._leave({id(seat)})
+        if alone:
+            self.shelves.append(Shelf([], 0, 0, 0, seat.quantised))
+        seat.alone = alone
+        shelf = self.shelves[-1] if alone else self._choose(seat)
+        if None in shelf.seats:
+            shelf.seats[shelf.seats.index(None)] = seat
+        else:
+            shelf.seats.append(seat)
+        return moves + self._place(shelf, [(0, seat)], [seat.length])
+
+    def open_all(self) -> list[int]:
+        """Others may come to all shelves again. Returns the rows that none has come to."""
+        places = [place for place, seat in enumerate(self.seats) if seat.alone]
+        for seat in self.seats:
+            seat.alone = False
+        return places
+
+    def has_company(self, place: int) -> bool:
+        """Whether a row that lies alone would fit on another shelf."""
+        seat, (own, _, _) = self.seats[place], self.find(place)
+        others = (s for s in self.shelves if s is not own and s.quantised == seat.quantised)
+        return self.is_alone(place) and any(one.takes(seat, self.slack) for one in others)
+
+    def cut(self, place: int, tokens: int) -> None:
+        """A row that has a shelf of its own gives up its last tokens."""
+        shelf, _, _ = self.find(place)
+        shelf.end -= tokens
+        self.seats[place].length -= tokens
 
     def _leave(self, gone: set[int]) -> list[Move]:
         """These seats, by id(), become empty."""
@@ -183,16 +231,25 @@ class Shelves:
                 moves.append(self._rebuild(shelf))
         return moves
 
-    def grow(self) -> list[Move]:
-        """Makes room for another token of all."""
-        return [self._rebuild(shelf) for shelf in self.shelves if shelf.end == shelf.columns]
+    def grow(self, widths: Sequence[int]) -> list[Move]:
+        """Makes room for so many more tokens of each row."""
+        return [
+            self._rebuild(shelf)
+            for shelf, width in zip(self.shelves, self.widths(widths), strict=True)
+            if shelf.end + width > shelf.columns
+        ]
 
-    def advance(self) -> None:
-        """All rows have a token more."""
-        for seat in self.seats:
-            seat.length += 1
-        for shelf in self.shelves:
-            shelf.end += 1
+    def advance(self, widths: Sequence[int]) -> None:
+        """Each row has so many tokens more."""
+        for shelf, width in zip(self.shelves, self.widths(widths), strict=True):
+            shelf.end += width
+            for seat in shelf.held:
+                seat.length += width
+
+    def widths(self, widths: Sequence[int]) -> list[int]:
+        """The same by shelf: more than one token only has a row that lies alone."""
+        by_seat = {id(seat): width for seat, width in zip(self.seats, widths, strict=True)}
+        return [max(by_seat[id(seat)] for seat in shelf.held) for shelf in self.shelves]
 
     def find(self, place: int) -> tuple[Shelf, int, int]:
         """The shelf of a batch's row, its row there, and its tokens."""
@@ -210,13 +267,16 @@ class Shelves:
         if not fitting and len(shelves) < MOST_RECTANGLES:
             self.shelves.append(Shelf([], 0, 0, 0, seat.quantised))
             return self.shelves[-1]
-        return min(fitting or shelves, key=lambda shelf: _padding(shelf, seat.length))
+        shelf = min(fitting or shelves, key=lambda shelf: _padding(shelf, seat.length))
+        for other in shelf.held:
+            other.alone = False  # where there are no more shelves
+        return shelf
 
     def _place(
-        self, shelf: Shelf, newcomers: list[int], seated: Sequence[Seat], columns: Sequence[int]
+        self, shelf: Shelf, placed: list[tuple[int, Seat]], columns: Sequence[int]
     ) -> list[Move]:
         """Newcomers that have their seats on a shelf get into its arrays."""
-        seats = [seated[newcomer] for newcomer in newcomers]
+        newcomers, seats = zip(*placed, strict=True)
         if shelf.rows == 0 and len(newcomers) == 1:
             shelf.rows, shelf.columns, shelf.end = 1, columns[newcomers[0]], seats[0].length
             return [Adopt(shelf, newcomers[0])]

@@ -30,4 +30,5 @@ class Turn:
     step_s: float = 0.0  # seconds from launching a decode step to its tokens
     launch_s: float = 0.0  # seconds that MLX took to take in the last one
     header: Header | None = None  # that came with a step
+    width: int = 0  # places a row of that step, where the one before it was over when it was made
     refused: Sequence[tuple[int, Exception]] = ()

@@ -6,9 +6,11 @@ the token. Nothing here touches logits (token_masks does) or reads answers (forc
 """
 
 import copy
+import itertools
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,9 +58,7 @@ class Matcher:
     def accept(self, token: int) -> None:
         """Moves on by the token that was chosen. Raises GrammarError if it is not allowed."""
         if self._last is not None:
-            self._last = (*self._last, token)[-len(self._think_end) :]
-            if self._last == self._think_end:
-                self._last = None
+            self._last = self._thought(self._last, token)
         else:
             began = time.thread_time()
             taken = self._inner.consume_token(token)
@@ -89,6 +89,49 @@ class Matcher:
         if not words.any():
             raise GrammarError("no token is allowed")
         return words
+
+    def allows(self, tokens: Sequence[int]) -> int:
+        """How many of these may come next, one after another."""
+        last, free = self._last, 0
+        while last is not None and free < len(tokens):
+            last = self._thought(last, tokens[free])
+            free += 1
+        began = time.thread_time()
+        allowed = self._inner.validate_tokens(list(tokens[free:]))
+        self._count(time.thread_time() - began)
+        return free + allowed
+
+    def forced(self) -> list[int]:
+        """The tokens in which what has to come next is usually written."""
+        if self._last is not None:
+            return []
+        began = time.thread_time()
+        tokens = self._inner.compute_ff_tokens()
+        self._count(time.thread_time() - began)
+        return list(itertools.takewhile(lambda token: token < self._sizes[0], tokens))
+
+    def look_ahead(self, tokens: Sequence[int]) -> list[np.ndarray | None]:
+        """The mask behind each of these tokens, as far as they are allowed. Moves nothing."""
+        last, taken, masks = self._last, 0, []
+        try:
+            for token in tokens:
+                if self._last is not None:
+                    self._last = self._thought(self._last, token)
+                elif self._inner.try_consume_tokens([token]):
+                    taken += 1
+                else:
+                    break
+                masks.append(self.mask())
+        finally:
+            self._last = last
+            if taken and not self._inner.is_error():
+                self._inner.rollback(taken)
+        return masks
+
+    def _thought(self, last: tuple[int, ...], token: int) -> tuple[int, ...] | None:
+        """The thought's last tokens, or None where this one ends it."""
+        last = (*last, token)[-len(self._think_end) :]
+        return None if last == self._think_end else last
 
     def _count(self, seconds: float) -> None:
         self._excess += max(0.0, seconds - STEP_CPU_S)

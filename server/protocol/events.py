@@ -24,11 +24,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token. finish is None, "stop" (an end token) or "length"."""
+    """One generated token. finish is None, "stop" (an end token) or "length". drafted: it was
+    drafted before the model was asked; wrong: so were so many in its step that were not right."""
 
     id: int
     finish: str | None
     score: Score | None = None  # if the request asked for log-probabilities
+    drafted: bool = False
+    wrong: int = 0
 
 
 @dataclass(frozen=True)

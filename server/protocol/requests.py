@@ -48,6 +48,7 @@ class Common:
     logprobs: int | None = None  # None: none; else how many alternatives beside each token
     stream: bool = False
     include_usage: bool = False
+    speculate: bool = True  # drafts may be made for it
 
 
 @dataclass(frozen=True)

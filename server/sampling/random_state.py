@@ -6,6 +6,10 @@ row's seed and the position of the token, so that a seeded request draws the sam
 batch and on any rank.
 """
 
+import copy
+from collections.abc import Sequence
+from typing import Self
+
 from server.protocol.requests import Sampling
 from server.wire.messages import Draw
 
@@ -17,7 +21,8 @@ _MASK64 = 2**64 - 1
 class RandomState:
     """seed: any integer, of which 64 bits count. drawn: tokens drawn so far, on any rank.
 
-    shared: any rank may draw for it, since all have been told how; else rank 0 chooses.
+    shared: any rank may draw for it, since all have been told how; else rank 0 chooses. chooser:
+    the rank that chose its last tokens.
     """
 
     def __init__(self, sampling: Sampling, seed: int, drawn: int = 0, shared: bool = False) -> None:
@@ -25,6 +30,7 @@ class RandomState:
         self.seed = seed & _MASK64
         self.drawn = drawn
         self.shared = shared
+        self.chooser = 0
 
     @classmethod
     def told(cls, draw: Draw | None) -> "RandomState":
@@ -38,6 +44,25 @@ class RandomState:
         """The message that told() reads, for the row with that uid."""
         s = self.sampling
         return Draw(uid, s.temperature, s.top_p, s.top_k, s.min_p, self.seed, self.drawn)
+
+    @property
+    def origin(self) -> "RandomState":
+        """The row itself, where this stands for it at a place further on."""
+        return self
+
+    def places(self, drafts: Sequence[int]) -> list[Self]:
+        """The row, and the row as it will be behind each of these drafts, if all are drawn."""
+        return [self, *(self._behind(drafts, n) for n in range(1, len(drafts) + 1))]
+
+    def settle(self, drafts: Sequence[int], tokens: Sequence[int]) -> None:
+        """Of the places that propose() has counted for a row with these drafts, those of these
+        tokens count."""
+        self.drawn -= 1 + len(drafts) - len(tokens)
+
+    def _behind(self, drafts: Sequence[int], count: int) -> Self:
+        ahead = copy.copy(self)
+        ahead.drawn += count
+        return ahead
 
     @property
     def greedy(self) -> bool:

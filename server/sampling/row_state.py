@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,22 @@ class Scores:
         return Score(self.tokens[place].item(), self.chosen[place].item(), top)
 
 
+class Path:
+    """What a row's grammar allows behind each of its drafts. Asked for on rank 0's main thread,
+    after what it allows before them."""
+
+    def __init__(self, row: "Row", drafts: Sequence[int]) -> None:
+        self.row = row
+        self._drafts = drafts
+        self._masks: list[np.ndarray | None] | None = None
+
+    def mask(self, place: int) -> np.ndarray | None:
+        """None for everything; also behind a draft that is not allowed, where nothing counts."""
+        if self._masks is None:
+            self._masks = self.row.masks_along(self._drafts)
+        return self._masks[place - 1] if place <= len(self._masks) else None
+
+
 class Row(RandomState):
     """vocab: size of the logits' last axis; eos: ids that end a text; choice: of n, from one seed.
 
@@ -82,7 +98,10 @@ class Row(RandomState):
         self._grammar = grammar
         self._matcher = None if grammar is None else _ask(grammar.matcher)
         self._shown = 0  # how many generated tokens the grammar has seen
+        self._owed: deque[int] = deque()  # that it has not, but for the last one
         self._before: list[int] = []  # generated before a pause
+        self._path: tuple[Path, int] | None = None  # of a place behind drafts
+        self.guess: Any = None  # what the scheduler keeps to make drafts for it
         self._seen: mx.array | None = None  # [V] bool: token is in the prompt
         self._counts: mx.array | None = None  # [V] float32: how often it was generated
 
@@ -91,6 +110,8 @@ class Row(RandomState):
         row = Row(self.common, self._prompt, self._vocab, self._eos, grammar=self._grammar)
         row.seed = self.seed
         row._before = list(generated)
+        row.guess = self.guess
+        row._owed = deque(generated[:-1])
         row.drawn = len(generated)
         return row
 
@@ -143,19 +164,84 @@ class Row(RandomState):
         token is the row's last one: of the prompt, while nothing has been drawn. May be asked
         again, where another row of the batch made the first try fail.
         """
+        if self._path is not None:
+            path, place = self._path
+            return path.mask(place)
         if self.drawn > self._shown:
-            if token in self._eos:
-                # The answer is over; this step was launched before anyone could know.
-                self._matcher = None
-                return None
-            # After a pause all tokens again; here, where a failure is this row's alone.
-            began = time.thread_time()
-            for seen in (*self._before[self._shown : self.drawn - 1], token):
-                _ask(self._matcher.accept, seen)
-                self._shown += 1
-                if time.thread_time() - began > REPLAY_CPU_S:
-                    raise ValueError("its grammar takes too long to take its tokens again")
-        return _ask(self._matcher.mask)
+            self._show(token, self.drawn)
+        return None if self._matcher is None else _ask(self._matcher.mask)
+
+    def _show(self, token: int, drawn: int) -> None:
+        """The grammar sees all tokens up to this one, the last of so many."""
+        if token in self._eos:
+            # The answer is over; this step was launched before anyone could know.
+            self._matcher = None
+            return
+        # After a pause all tokens again; here, where a failure is this row's alone.
+        began = time.thread_time()
+        while self._owed:
+            _ask(self._matcher.accept, self._owed[0])
+            self._owed.popleft()
+            if time.thread_time() - began > REPLAY_CPU_S:
+                raise ValueError("its grammar takes too long to take its tokens again")
+        _ask(self._matcher.accept, token)
+        self._shown = drawn
+
+    @property
+    def origin(self) -> "Row":
+        return self if self._path is None else self._path[0].row
+
+    def places(self, drafts: Sequence[int]) -> list["Row"]:
+        path = Path(self, drafts)
+        every = super().places(drafts)
+        for place, ahead in enumerate(every[1:], 1):
+            ahead._path = path, place
+        return every
+
+    def _behind(self, drafts: Sequence[int], count: int) -> "Row":
+        ahead = super()._behind(drafts, count)  # whose log-probabilities are the row's own
+        if self.penalised:
+            seen, counts = self.history()
+            ahead._seen, ahead._counts = seen, counts.at[mx.array(drafts[:count])].add(1.0)
+        return ahead
+
+    def settle(self, drafts: Sequence[int], tokens: Sequence[int]) -> None:
+        super().settle(drafts, tokens)
+        if self.logprobs is not None:
+            for _ in range(1 + len(drafts) - len(tokens)):
+                self.scores.pop()
+        if self._counts is not None and len(tokens) > 1:  # the first was noted
+            self._counts = self._counts.at[mx.array(tokens[1:])].add(1.0)
+        if self.constrained and self.drawn > self._shown:
+            self._owed.extend(tokens[:-1])
+
+    def masks_along(self, drafts: Sequence[int]) -> list[np.ndarray | None]:
+        """What the grammar allows behind each of the drafts that it allows."""
+        return [] if self._matcher is None else _ask(self._matcher.look_ahead, drafts)
+
+    def foresee(self, tokens: Sequence[int], drawn: int) -> list[int]:
+        """The tokens that the grammar forces behind the row's newest ones, which are the last of so
+        many and which it sees now."""
+        if self._matcher is None:
+            return []
+        self._owed.extend(tokens[:-1])
+        self._show(tokens[-1], drawn)
+        return [] if self._matcher is None else _ask(self._matcher.forced)
+
+    def forced_after(self, count: int) -> list[int]:
+        """The same where the grammar has seen so many tokens and no more; else nothing."""
+        if self._matcher is None or self._owed or self._shown != count:
+            return []
+        return _ask(self._matcher.forced)
+
+    def allowed(self, drafts: Sequence[int]) -> int:
+        """How many of these the grammar allows next, of a row of which it has seen all."""
+        return len(drafts) if self._matcher is None else _ask(self._matcher.allows, drafts)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether there can be drafts for it."""
+        return self._matcher is None or hasattr(self._matcher, "look_ahead")
 
     def note(self, tokens: mx.array, place: int) -> None:
         """Counts the token at place, lazily: it may still be in flight. tokens: [B] int32."""

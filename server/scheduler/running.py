@@ -17,6 +17,12 @@ class Running:
     row: Row
     generated: list[int]
 
+    def take(self, token: int) -> None:
+        """It has got one more."""
+        self.generated.append(token)
+        if self.row.guess is not None:
+            self.row.guess.hear([token], len(self.generated))
+
     @property
     def length(self) -> int:
         """Tokens in its cache."""

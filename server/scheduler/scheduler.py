@@ -34,6 +34,7 @@ from server.scheduler.pacing import SMOOTHING, PrefillPace
 from server.scheduler.prefix_index import Plan, PrefixIndex
 from server.scheduler.queue import Line, Ticket
 from server.scheduler.running import Running
+from server.scheduler.speculation import Speculation
 from server.scheduler.waiting import Waiting
 from server.wire.messages import Cancel, Cut, Evict, Message, Settled, Shutdown, Submit
 
@@ -63,6 +64,7 @@ class Scheduler:
         eos: tuple[int, ...] = (),
         canary_interval: float = 0,
         disk: DiskIndex | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self._line = line
         self._status = status
@@ -72,6 +74,7 @@ class Scheduler:
         self._pace = pace
         self._prefixes = prefixes
         self._disk = disk or DiskIndex()
+        self.speculation = speculation or Speculation()
         self._waiting = Waiting()
         self._embeddings = Embeddings(line.release, vocab)
         self._running: dict[int, Running] = {}
@@ -81,8 +84,6 @@ class Scheduler:
         self._slow = False  # MLX, to take in a decode step
         self._answer_tokens = 128.0  # running average, for Retry-After and for admission
         self._count()
-
-    # What the loop asks of it.
 
     def compose(self) -> list[Message]:
         """The next messages to every rank: drops first, so that their slots are free."""
@@ -112,14 +113,14 @@ class Scheduler:
     def deliver(self, turn: Turn) -> None:
         """Hands tokens to their tickets, and notes which prefixes the ranks have kept.
 
-        A uid that was dropped or paused meanwhile, or whose sampling failed, is skipped.
-        """
+        A uid that was dropped or paused meanwhile, or whose sampling failed, is skipped."""
         now = time.monotonic()
         record = self._status.record
         record.turn(len(turn.events), turn.computed, turn.chunk_s, turn.step_s)
         self._status.fleet.hear()
         self._pace.observe(turn.computed, turn.chunk_s, turn.step_s)
         self._disk.observe(turn.computed, turn.chunk_s)
+        self.speculation.observe(turn, now)
         if turn.header is not None:
             self._slow = turn.launch_s > SLOW_S
         for uid, event in turn.events:
@@ -137,7 +138,7 @@ class Scheduler:
                 if not one.generated and (scores := one.row.take_prompt_scores()):
                     one.ticket.put(Scored(scores))
                 event = replace(event, score=one.row.take_score())
-                one.generated.append(event.id)
+                one.take(event.id)
                 if event.finish is not None:
                     count = len(one.generated)
                     self._answer_tokens += SMOOTHING * (count - self._answer_tokens)
@@ -193,6 +194,10 @@ class Scheduler:
         """
         return self._slow and not any(one.ticket.grammar for one in self._running.values())
 
+    def drafts(self) -> int:
+        """For how many drafts there shall be room behind the header after the next one."""
+        return self.speculation.room([one.row for one in self._running.values() if one.generated])
+
     def nap(self, ms: int) -> None:
         """Naps, but looks up when a ticket arrives."""
         self._line.arrived.wait(ms / 1000)
@@ -233,6 +238,7 @@ class Scheduler:
                 raise
             self._end(ticket, f"Sampling failed: {error}")
             return None
+        row.guess = self.speculation.guess(ticket.common, ticket.prompt)
         return Running(ticket, row, [])
 
     def _line_up(self, group: list[Running]) -> None:
@@ -268,7 +274,8 @@ class Scheduler:
         """Takes the youngest off the ranks until the rest fits; returns them."""
         paused = []
         while not self._budget.holds(
-            one.length + min(one.left, LOOK_AHEAD) for one in self._running.values()
+            one.length + min(one.left, LOOK_AHEAD + self.speculation.most)
+            for one in self._running.values()
         ):
             uid = max(self._running)  # uids count up: the youngest, also after a pause
             one = self._running.pop(uid)

@@ -194,9 +194,9 @@ def _build(model: Any, ways: Ways) -> None:
     batch = BatchCaches(ways, SLACK)
     batch.join(rows[:2])
     batch.join(rows[2:])
-    batch.step(lambda layers: model(mx.array([[1], [2], [3]]), cache=layers))
+    batch.step(lambda layers: model(mx.array([[1], [2], [3]]), cache=layers), [1] * 3)
     batch.keep([0, 2])
-    batch.step(lambda layers: model(mx.array([[1], [2]]), cache=layers))
+    batch.step(lambda layers: model(mx.array([[1], [2]]), cache=layers), [1] * 2)
 
 
 def _look_at_layers(model: Any) -> tuple[frozenset[int], list[tuple[int, int]], bool]:

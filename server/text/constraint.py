@@ -5,6 +5,7 @@ whose prompt has opened a thinking section thinks freely until it closes it. One
 but has not begun may open a section instead of the constrained text, as its very first token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -66,6 +67,15 @@ class MayThink:
         else:
             self._matcher.accept(token)
         self._first = False
+
+    def allows(self, tokens: Sequence[int]) -> int:
+        return 0 if self._first else self._matcher.allows(tokens)
+
+    def forced(self) -> list[int]:
+        return [] if self._first else self._matcher.forced()
+
+    def look_ahead(self, tokens: Sequence[int]) -> list[np.ndarray | None]:
+        return [] if self._first else self._matcher.look_ahead(tokens)
 
     def mask(self) -> np.ndarray | None:
         mask = self._matcher.mask()

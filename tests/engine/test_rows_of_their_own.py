@@ -72,8 +72,8 @@ def test_a_long_row_makes_short_ones_no_larger(monkeypatch):
     seen: list[int] = []
     step = BatchCaches.step
 
-    def noted(self, compute):
-        result = step(self, compute)
+    def noted(self, *arguments):
+        result = step(self, *arguments)
         seen.append(sum(layer.nbytes for layer in self.layers))
         return result
 

@@ -43,12 +43,12 @@ class Laid(Shelves):
         return moves
 
     def step(self) -> list:
-        moves = self.grow()
+        moves = self.grow([1] * len(self.names))
         self.do(moves, [])
         for place, name in enumerate(self.names):
             shelf, row, length = self.find(place)
             self.arrays[shelf][row][shelf.end] = (name, length)
-        self.advance()
+        self.advance([1] * len(self.names))
         return moves
 
     def do(self, moves: list, own: list) -> None:

@@ -8,7 +8,7 @@ MOST_EPISODES = 200  # of a walk that cannot see what it must
 MUST_HAPPEN = [
     "answers", "left", "failures", "Cancel", "Evict", "Canary", "reuses",
     "damaged", "handed over", "handed over without its prefix", "parts",
-    "tokens from disk", "embedded requests", "embedders that left",
+    "tokens from disk", "embedded requests", "embedders that left", "right drafts",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from server.observe.status import Status
 from server.protocol.events import Event, Failed, Token
 from server.protocol.requests import Common, Sampling
 from server.protocol.row_lengths import SLACK, Precision
-from server.sampling.choosers import ChoosesForAll
+from server.sampling.choosers import ChoosesForAll, no_drafts
 from server.scheduler.disk_index import DiskIndex
 from server.scheduler.kv_budget import KvBudget
 from server.scheduler.pacing import PrefillPace
@@ -26,8 +26,8 @@ from tests.support.ticket_events import all_events
 class Desk:
     """Its loop ends when every ticket has its end; then it can run again.
 
-    room: tokens of prefixes to keep; disk: keeps them, too. computed: tokens of prompts that the
-    engine has computed.
+    room: tokens of prefixes to keep; disk: keeps them, too. drafter: makes drafts, with their room.
+    computed: tokens of prompts that the engine has computed.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Desk:
         capacity=2**31 - 1,
         disk: tuple[PrefixDisk, DiskIndex] | None = None,
         slack=SLACK,
+        drafter=None,
     ) -> None:
         self.computed = 0
         self.shard = shard
@@ -62,8 +63,12 @@ class Desk:
             self.scheduler.nap_ms,
             self.scheduler.chunk,
             self.scheduler.late,
+            drafts=drafter.room if drafter else lambda: 0,
         )
-        chooser = ChoosesForAll(self.scheduler.row, self.mailbox.header, self.scheduler.failed)
+        chooser = ChoosesForAll(
+            self.scheduler.row, self.mailbox.header, self.scheduler.failed,
+            drafter.draft if drafter else no_drafts,
+        )  # fmt: skip
         self.engine = Engine(
             shard.last, self.link, chooser, max_batch=max_batch, prefill_step=64, eos=list(eos),
             slack=slack,

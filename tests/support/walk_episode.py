@@ -28,8 +28,10 @@ from server.scheduler.prefix_index import PrefixIndex
 from server.scheduler.queue import Line, Ticket
 from server.scheduler.scheduler import Scheduler
 from server.scheduler.spectator import Spectator
+from server.scheduler.speculation import Speculation
 from server.wire.mailbox import Mailbox
 from server.wire.messages import Cancel, Cut, Message, Submit
+from tests.support.drafting import ByChance
 from tests.support.small_models import VOCAB
 from tests.support.walk_disks import FORGETS, LEAST, Disks
 from tests.support.walk_embeds import Embedders
@@ -89,14 +91,20 @@ class Episode:
         if random.Random(f"{seed} disk").random() < 0.5:
             model = self.shard.model
             self.disks = Disks(seed, model, self._links, cuttable, lambda: self.turns)
+        self.drafts = Speculation()
+        if cuttable and random.Random(f"{seed} drafts").random() < 0.7:
+            self.drafts = ByChance(random.Random(f"{seed} drafted"), VOCAB)
         self.scheduler = Scheduler(
             self.line, self.status, VOCAB, KvBudget(self.capacity), Pace(rng), self.index, EOS,
-            canary_interval=1e9, disk=self.disks and self.disks.index,
+            canary_interval=1e9, disk=self.disks and self.disks.index, speculation=self.drafts,
         )  # fmt: skip
         mailbox = Mailbox(
-            self.link, self._compose, lambda: 0, self.scheduler.chunk, self.scheduler.late
+            self.link, self._compose, lambda: 0, self.scheduler.chunk, self.scheduler.late,
+            drafts=self.scheduler.drafts,
+        )  # fmt: skip
+        chooser = ChoosesForAll(
+            self.scheduler.row, mailbox.header, self.scheduler.failed, self.drafts.draft
         )
-        chooser = ChoosesForAll(self.scheduler.row, mailbox.header, self.scheduler.failed)
         sizes = {"max_batch": self.max_batch, "chunk": rng.choice([16, 32, 64])}
         self.ranks = [Rank(self.shard, self.link, mailbox, chooser, self.scheduler, **sizes)]
         for link in self._links[1:]:
@@ -360,6 +368,7 @@ class Episode:
             assert rank.engine.decoding.step is None
             assert not rank.engine.decoding.caches.layers
             rank.engine.prefixes.drop(kept)
+        self.seen["right drafts"] += self.drafts.right
         self.seen["pauses"] += self.status.record.pauses
         self.seen["evicted tokens"] += self.index.evicted_tokens
         if self.disks:

@@ -46,10 +46,10 @@ class Broken(AssertionError):
 class Multiples:
     """A grammar of the multiples of a number. breaks: at which question of a matcher, if any."""
 
-    def __init__(self, of: int, breaks: int | None = None, error: Exception | None = None) -> None:
+    def __init__(self, of: int, breaks: int | None = None, error=None, vocab=VOCAB) -> None:
         self.of, self.breaks, self.error = of, breaks, error
-        allowed = np.zeros(-(-VOCAB // 32) * 32, dtype=np.uint8)
-        allowed[:VOCAB:of] = 1
+        allowed = np.zeros(-(-vocab // 32) * 32, dtype=np.uint8)
+        allowed[:vocab:of] = 1
         self.bits = np.packbits(allowed, bitorder="little").view(np.uint32)
 
     def answer(self, asked: int) -> None:
@@ -74,6 +74,18 @@ class MultiplesMatcher:
     def mask(self) -> np.ndarray:
         self._ask()
         return self._grammar.bits
+
+    def allows(self, tokens) -> int:
+        self._ask()
+        return next((i for i, t in enumerate(tokens) if t % self._grammar.of), len(tokens))
+
+    def forced(self) -> list[int]:
+        self._ask()
+        return []
+
+    def look_ahead(self, tokens) -> list[np.ndarray]:
+        self._ask()
+        return [self._grammar.bits] * self.allows(tokens)
 
     def _ask(self) -> None:
         self._asked += 1

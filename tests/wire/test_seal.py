@@ -52,7 +52,7 @@ class Picks:
         return mx.array(self._tokens, dtype=mx.int32), []
 
 
-def step_of(link, tokens=(5, 0, 999), header=(44, 0, 128, 1)) -> tuple[Step, mx.array]:
+def step_of(link, tokens=(5, 0, 999), header=(44, 0, 128, 1, 0)) -> tuple[Step, mx.array]:
     step = Step(link, Picks(link.rank, list(tokens), list(header)))
     rows = [RandomState(Sampling(), 0) for _ in tokens]
     mine, _ = step.propose(mx.zeros((len(tokens), VOCAB)), rows, mx.zeros(len(tokens)))
@@ -116,7 +116,7 @@ def test_what_is_not_spoilt_arrives_as_it_was_sent(kind, size):
     results = on_links(size, life)
     assert all(result == results[0] for result in results), results
     sent = {
-        "step": ([5, 0, 999], [44, 0, 128, 1]),
+        "step": ([5, 0, 999], [44, 0, 128, 1, 0]),
         "first tokens": ([5, 0, 999], []),
         "bundle": [LONG],
         "numbers": [3, -4, 2**31 - 1],

@@ -1,0 +1,56 @@
+"""How long a decode step takes, by its rows and by the places of a row.
+
+Rank 0's main thread alone. At the start a forward pass of 1, 2, 4 ... tokens is measured once,
+which says how a step grows with its tokens (a mixture of experts reads more experts for more of
+them, so it grows steeply; of a dense model nearly all is the same for a few). While it serves, the
+time from the tokens of one step to those of the next corrects that, for each number of rows and
+places that comes up: all that a step costs, and what it costs to wait for the tokens of the one
+before. Imports no mlx.
+"""
+
+import bisect
+from collections.abc import Sequence
+
+AHEAD = 0  # in the place of a width: a step of one place a row, made while the last one ran
+WEIGHT = 0.15  # of the newest measurement
+FADE = 0.002  # with each step: what was not measured lately is as the start has it, by and by
+OUTLIER = 2.0  # times what was expected: a stall says nothing of a step
+
+
+class StepCosts:
+    """curve: seconds of a forward pass by tokens, ascending."""
+
+    def __init__(self, curve: Sequence[tuple[int, float]]) -> None:
+        self._sizes = [tokens for tokens, _ in curve]
+        self._seconds = [seconds for _, seconds in curve]
+        self._off: dict[tuple[int, int], float] = {}  # measured, as a part of what is expected
+        self.measured: dict[int, int] = {}  # steps made ahead, by rows
+
+    def observe(self, rows: int, width: int, seconds: float) -> None:
+        """A step has taken so long, from the tokens before it to its own."""
+        key, expected = (rows, width), self._expected(rows, width)
+        before = self._off.get(key, self._off.get((rows, AHEAD), 1.0))
+        if width == AHEAD and not self.measured.get(rows):
+            before = seconds / expected  # what is expected is a forward pass and no more
+        now = min(seconds / expected, OUTLIER * before)
+        for other, off in self._off.items():
+            if other[1] != AHEAD:
+                self._off[other] += FADE * (self._ahead(other[0]) - off)
+        self._off[key] = before + WEIGHT * (now - before)
+        if width == AHEAD:
+            self.measured[rows] = self.measured.get(rows, 0) + 1
+
+    def of(self, rows: int, width: int) -> float:
+        """Seconds of a step."""
+        off = self._off.get((rows, width), self._ahead(rows))
+        return off * self._expected(rows, width)
+
+    def _ahead(self, rows: int) -> float:
+        return self._off.get((rows, AHEAD), 1.0)
+
+    def _expected(self, rows: int, width: int) -> float:
+        """By the curve, straight between its points, and beyond the last."""
+        tokens = rows * max(1, width)
+        after = min(max(1, bisect.bisect_left(self._sizes, tokens)), len(self._sizes) - 1)
+        (a, b), (x, y) = self._sizes[after - 1 : after + 1], self._seconds[after - 1 : after + 1]
+        return max(x + (y - x) * (tokens - a) / (b - a), 1e-6)
