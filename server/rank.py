@@ -20,6 +20,7 @@ from server.api.warm_up import WarmUp
 from server.engine.engine import Engine
 from server.engine.kv_memory import RowBytes, kv_memory, row_bytes
 from server.engine.prefix_store import REUSE_CUT, reuse_kind
+from server.engine.rows_apart import Ways
 from server.lifecycle.turn_times import TurnTimes
 from server.lifecycle.watchdog import Watchdog
 from server.loop import run_lockstep
@@ -37,11 +38,14 @@ from server.scheduler.prefix_index import EVERYBODY, PrefixIndex
 from server.scheduler.queue import Line
 from server.scheduler.scheduler import Scheduler
 from server.scheduler.spectator import Spectator
+from server.scheduler.speculation import Speculation
+from server.scheduler.step_costs import StepCosts
 from server.startup.canary import check_link
 from server.startup.handshake import introduce, rank_memories, shake_hands
 from server.startup.loading import Shard, Unloadable, load_shard
 from server.startup.prefix_disk import Opened, open_disk
 from server.startup.proof import Proof
+from server.startup.step_curve import measure_curve
 from server.text.calls.formats import NONE
 from server.text.markup import known_of
 from server.text.prompts import TokenizerPrompts
@@ -50,6 +54,7 @@ from server.wire.heartbeat import Heartbeat
 from server.wire.link import Link
 from server.wire.mailbox import Mailbox, bundle_bytes_most
 
+DRAFTS = ("of any row", "of a row that runs alone")  # for which steps there may be some
 LINK_CHECK_VALUES_MOST = 2**24  # 64 MB of int32
 
 log = logging.getLogger(__name__)
@@ -59,7 +64,9 @@ log = logging.getLogger(__name__)
 class Ready:
     """A rank that can serve. engine makes an empty one over this rank's shard, canary proves that
     all ranks compute the same; row is what one takes here; memories: what each rank has; opened:
-    this rank's disk for prefixes; system names model and versions; prefixes are rank 0's to use."""
+    this rank's disk for prefixes; system names model and versions; prefixes are rank 0's to use;
+    drafts: for which steps there may be some, or why for none; curve: seconds of a forward pass by
+    tokens, where there may be."""
 
     settings: Settings
     link: Link
@@ -71,6 +78,8 @@ class Ready:
     opened: Opened
     system: str
     times: TurnTimes
+    drafts: str
+    curve: list[tuple[int, float]]
     engine: Callable[[Chooser], Engine]
     canary: Callable[[Callable[[str], None]], None]
 
@@ -141,10 +150,22 @@ def prepare(
     proof = Proof(engine, settings, link, shard, longest, status, times.observe)
     tell("canary")
     proof.run(tell)
+    drafts = may_draft(settings.speculate, shard.last.ways, prefixes.cuttable)
+    curve = measure_curve(shard.model, link, tell) if drafts in DRAFTS else []
     return Ready(
-        settings, link, shard, budget, row, memories, prefixes, opened, met.system, times, engine,
-        proof.run,
+        settings, link, shard, budget, row, memories, prefixes, opened, met.system, times,
+        drafts, curve, engine, proof.run,
     )  # fmt: skip
+
+
+def may_draft(speculate: str, ways: Ways, cuttable: bool) -> str:
+    """For which steps there may be drafts: one of DRAFTS, or why for none. cuttable: the model's
+    caches can be cut, on all ranks."""
+    if speculate == "off":
+        return "off"
+    if not (cuttable and ways.apart):
+        return "none: this model's caches cannot be cut"
+    return DRAFTS[not (ways.rows_apart or ways.bear_widths)]
 
 
 def _open_disk(
@@ -221,6 +242,9 @@ def lead(
 ) -> str:
     """Rank 0: serves until told to stop; returns the reason. warm: what to compute first."""
     shard, settings, budget = ready.shard, ready.settings, ready.budget
+    log.info("drafts: %s", ready.drafts)
+    costs = StepCosts(ready.curve) if ready.curve else None
+    speculation = Speculation(costs, several=ready.drafts == DRAFTS[0])
     scheduler = Scheduler(
         line,
         status,
@@ -231,13 +255,16 @@ def lead(
         tuple(sorted(shard.tokenizer.eos_token_ids)),
         settings.canary_interval,
         _index_disk(ready),
+        speculation,
     )
     heartbeat = Heartbeat(ready.link, status.fleet, status.record)
     compose = heartbeat.beating(scheduler.compose)
     mailbox = Mailbox(
-        heartbeat, compose, scheduler.nap_ms, scheduler.chunk, scheduler.late, ready.bundle_most
-    )
-    engine = ready.engine(ChoosesForAll(scheduler.row, mailbox.header, scheduler.failed))
+        heartbeat, compose, scheduler.nap_ms, scheduler.chunk, scheduler.late, ready.bundle_most,
+        scheduler.drafts,
+    )  # fmt: skip
+    chooser = ChoosesForAll(scheduler.row, mailbox.header, scheduler.failed, speculation.draft)
+    engine = ready.engine(chooser)
     context = min(shard.context, budget.reach)
     prompts = TokenizerPrompts(
         shard.tokenizer,
@@ -258,6 +285,7 @@ def lead(
             split=shard.arrangement.kind,
             batching=str(shard.last.ways),
             kv_precision=shard.last.ways.precision,
+            drafts=ready.drafts,
         )
     )
     owner = EVERYBODY if settings.keys_apart else ""

@@ -150,6 +150,7 @@ COMMON: Fields = {
     "ignore_eos": Field(
         FLAG, "The model's end tokens are tokens like any other; no effect where a grammar holds."
     ),
+    "speculate": Field(FLAG, "Default: true, as far as SPECULATE goes. The answer is the same."),
     "stop_token_ids": Field(
         TOKEN_IDS, "They end the answer, and are not part of its text.", cost="1 ms thread"
     ),

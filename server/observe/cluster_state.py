@@ -61,6 +61,7 @@ def describe_cluster(
             "row": view.capacity.row_tokens,
         },
         "prefix_cache": asdict(load.prefixes),
+        "drafts": {"on": view.capacity.drafts or None, **asdict(load.drafts)},
         "series": {"interval_s": INTERVAL_S, "points": status.series.points()},
         "totals": _totals(status),
         "keys": _keys(status),

@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import Metric
 
 from server.observe.metric_words import Words
 from server.observe.recorder import Recorder
-from server.observe.views import Capacity, DiskUse, LinkSpeed, Load, PrefixUse, View
+from server.observe.views import Capacity, DiskUse, DraftUse, LinkSpeed, Load, PrefixUse, View
 
 
 def describe_work(words: Words, record: Recorder, view: View) -> Iterator[Metric]:
@@ -36,10 +36,25 @@ def describe_work(words: Words, record: Recorder, view: View) -> Iterator[Metric
         "after a pause.",
         record.prefilled_tokens,
     )
+    yield from _drafts(words, view.load.drafts)
     yield from _kv(words, view.load, view.capacity)
     yield from _prefix_cache(words, view.load.prefixes)
     yield from _link(words, record, view.link)
     yield from _canary(words, record)
+
+
+def _drafts(words: Words, drafts: DraftUse) -> Iterator[Metric]:
+    yield words.counter(
+        "spec_decode_num_draft_tokens", "Tokens that were drafted. As vLLM's.", drafts.drafted
+    )
+    yield words.counter(
+        "spec_decode_num_accepted_tokens",
+        "Those that were what the model chose. As vLLM's.",
+        drafts.right,
+    )
+    yield words.counter(
+        "spec_decode_num_drafts", "Decode steps that had drafts of any choice.", drafts.steps
+    )
 
 
 def _kv(words: Words, load: Load, room: Capacity) -> Iterator[Metric]:

@@ -52,8 +52,8 @@ class Capacity:
     """context: tokens of prompt and answer; 0 until the model is loaded. kv_tokens: that the ranks
     have room for; token_bytes: that one costs rank 0; row_tokens: what a request costs beside
     its own; split: the kind of arrangement over the ranks; batching: how rows are computed;
-    kv_precision: what keys and values are kept in, and why where KV_BITS is not used. Written by
-    rank.py, before it serves."""
+    kv_precision: what keys and values are kept in, and why where KV_BITS is not used; drafts: for
+    which steps there may be some. Written by rank.py, before it serves."""
 
     context: int = 0
     kv_tokens: int = 0
@@ -62,6 +62,7 @@ class Capacity:
     split: str = ""
     batching: str = ""
     kv_precision: str = ""
+    drafts: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,15 @@ class PrefixUse:
 
 
 @dataclass(frozen=True)
+class DraftUse:
+    """So far: drafts, those that were right, and the steps that had any."""
+
+    drafted: int = 0
+    right: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
 class Load:
     """Choices that run, that wait, and those of the waiting that had begun; tokens of KV memory in
     use; slot_free_s: seconds until a slot is likely to be free. Written by the scheduler, twice a
@@ -128,6 +138,7 @@ class Load:
     paused: int = 0
     kv_used: int = 0
     prefixes: PrefixUse = PrefixUse()
+    drafts: DraftUse = DraftUse()
     slot_free_s: float = 5.0
 
 

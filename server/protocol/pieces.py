@@ -70,6 +70,8 @@ class Usage:
     completion: int
     cached: int = 0
     reasoning: int = 0
+    drafts_right: int = 0
+    drafts_wrong: int = 0
 
 
 class TextOut(Protocol):

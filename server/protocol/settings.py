@@ -59,6 +59,7 @@ class Settings:
     prefix_disk_dir: str | None  # None: the user's folder for caches
     prefix_warm: tuple[str, ...]  # files of prompts that are computed at the start
     prefix_warm_when: str  # "before" | "after" the server is ready
+    speculate: str  # "auto" | "off"
     prefix_sharing: str  # "all" | "key"
     canary_interval: float  # seconds of idleness between two canaries; 0: only at start
     api_keys: tuple[str, ...]  # of API_KEY

@@ -196,6 +196,12 @@ TABLE = (
         250, least=1, most=60_000, unit="milliseconds",
     ),
     Setting(
+        "SPECULATE", "choice",
+        "Drafts of the next tokens, several of which a step then computes: auto for as many as pay,"
+        " which may be none, or off. No answer is another for it",
+        SERVER, "off", choices=("auto", "off"),
+    ),
+    Setting(
         "DRAIN_TIMEOUT", "decimal", "Seconds that running requests get when the server is stopped",
         (*SERVER, STOP), 30, least=0, most=YEAR_S, unit="seconds",
     ),

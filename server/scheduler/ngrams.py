@@ -55,7 +55,8 @@ class NGrams:
         """What is likely to come, so many tokens at most; nothing where nothing is known."""
         if not self.length:
             return []
-        return self._tokens[self._place : min(self._place + most, self._count)].tolist()
+        known = self._tokens[self._place : min(self._place + most, self._count)]
+        return np.resize(known, most).tolist()  # what comes behind the text's end is its repetition
 
     def _find(self) -> None:
         """The newest place with the same tokens before it, of many if there is one."""

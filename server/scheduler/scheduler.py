@@ -401,6 +401,7 @@ class Scheduler:
             paused=self._waiting.paused(),
             kv_used=self._budget.cost(one.length for one in running),
             prefixes=prefix_use(self._prefixes, self._disk),
+            drafts=self.speculation.look(),
             slot_free_s=slot_free_s(running, self._answer_tokens, self._pace),
         )
         self._status.publish(load)

@@ -10,6 +10,7 @@ and nothing is spent but the look at each token.
 from collections.abc import Sequence
 
 from server.engine.turn import Turn
+from server.observe.views import DraftUse
 from server.protocol.events import Token
 from server.protocol.failures import is_shared
 from server.protocol.requests import Common
@@ -29,7 +30,7 @@ OPEN_MOST, AGAIN = 256, 4
 
 class Speculation:
     """costs: None for no drafts at all. several: whether a step may have other rows beside one with
-    drafts. Its counts any thread may read."""
+    drafts."""
 
     def __init__(self, costs: StepCosts | None = None, several: bool = True) -> None:
         self._costs = costs
@@ -45,6 +46,10 @@ class Speculation:
     def most(self) -> int:
         """Tokens by which a row's caches may be ahead of what is known of it."""
         return WIDTHS[-1] if self._costs else 0
+
+    def look(self) -> DraftUse:
+        """What there was so far."""
+        return DraftUse(self.drafted, self.right, self.steps)
 
     def guess(self, common: Common, prompt: Sequence[int]) -> Guess | None:
         """For a new request; None for one that gets no drafts."""

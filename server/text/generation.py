@@ -78,6 +78,7 @@ class Generation:
         self._describe = describe
         self._accepted = choices[0].ticket.accepted
         self._prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}  # by id of the prompt
+        self._drafts_right = self._drafts_wrong = 0
 
     def __iter__(self) -> Iterator[Piece | Waiting]:
         with contextlib.closing(self._following.events()) as events:
@@ -123,6 +124,8 @@ class Generation:
             completion=sum(self.tokens()),
             cached=sum(max(t.cached for t in tickets) for tickets in prompts.values()),
             reasoning=sum(choice.text.reasoning_tokens for choice in self._choices),
+            drafts_right=self._drafts_right,
+            drafts_wrong=self._drafts_wrong,
         )
 
     def _take(self, index: int, event) -> list[Piece]:
@@ -144,6 +147,8 @@ class Generation:
 
     def _token(self, index: int, choice: Choice, event: Token) -> Piece | None:
         choice.tokens += 1
+        self._drafts_right += event.drafted
+        self._drafts_wrong += event.wrong
         parts, finish = choice.text.add(event.id), None
         if event.score is not None and event.finish != "stop":
             choice.pending.append(self._describe(event.score))

@@ -116,6 +116,7 @@ BOTH = [
     "model", "stream", "stream_options", "max_completion_tokens", "max_tokens", "temperature",
     "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "n",
     "stop", "seed", "logit_bias", "logprobs", "min_tokens", "stop_token_ids", "ignore_eos",
+    "speculate",
 ]  # fmt: skip
 CHAT_ONLY = [
     "top_logprobs", "tools", "tool_choice", "response_format", "reasoning_effort",
@@ -228,7 +229,7 @@ def test_max_completion_tokens_wins_over_max_tokens():
 
 
 @pytest.mark.parametrize("parse", [chat, completion])
-@pytest.mark.parametrize("name", ["stream", "ignore_eos"])
+@pytest.mark.parametrize("name", ["stream", "ignore_eos", "speculate"])
 def test_booleans_are_booleans(parse, name):
     assert getattr(parse(**{name: True}).common, name) is True
     assert getattr(parse(**{name: False}).common, name) is False

@@ -62,6 +62,7 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "stream": NO_FLAG,
         "ignore_eos": NO_FLAG,
+        "speculate": NO_FLAG,
         "echo": NO_FLAG,
         "stream_options": (*NO_OBJECT, '{"include_usage": "yes"}', '{"include_usage": 1}'),
         "logit_bias": (

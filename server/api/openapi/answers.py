@@ -131,7 +131,11 @@ def _openai_schemas() -> dict[str, Schema]:
             completion_tokens=integer(0),
             total_tokens=integer(0),
             prompt_tokens_details=told(cached_tokens=integer(0)),
-            completion_tokens_details=told(reasoning_tokens=integer(0)),
+            completion_tokens_details=told(
+                reasoning_tokens=integer(0),
+                accepted_prediction_tokens=integer(0),
+                rejected_prediction_tokens=integer(0),
+            ),
         ),
         "Model": told(
             id=string(),

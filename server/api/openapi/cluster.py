@@ -107,6 +107,11 @@ def cluster_schema() -> Schema:
                 "Bytes are those of the fullest rank's disk; a limit of 0: nothing is kept there.",
             ),
         ),
+        drafts=note(
+            told(on=optional(string()), drafted=count, right=count, steps=count),
+            "Tokens that were drafted, those of them that were right, and the decode steps that "
+            "had drafts. `on`: for which steps there may be some; null until the model is loaded.",
+        ),
         series=told(interval_s=integer(1), points=array(point)),
         totals=note(
             told(
