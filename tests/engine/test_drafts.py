@@ -7,6 +7,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from server.engine.rows_apart import Ways
 from server.protocol.events import Failed, Token
+from server.scheduler.speculation import Speculation
+from server.scheduler.step_costs import StepCosts
 from server.startup.loading import load_shard
 from server.wire.link import Link
 from tests.support.desk import Desk, choices, ids_of, ticket
@@ -214,3 +216,21 @@ def test_a_grammar_that_breaks_among_drafts_ends_its_own_request(shard):
         assert isinstance(desk.got[1][-1], Failed)
         assert "it breaks" in desk.got[1][-1].error.message
         assert not desk.engine.busy and desk.line.held() == 0
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_what_rank_0_drafts_by_itself_changes_nothing_and_is_right_where_a_text_repeats(
+    shard, rows, monkeypatch
+):
+    """The tiny model soon goes round in circles."""
+    monkeypatch.setattr("server.scheduler.speculation.WORTH", 0.0)  # whatever the clock says
+
+    def ask_all():
+        return [ticket([40 + n] * 20, max_tokens=150) for n in range(rows)]
+
+    right = Desk(shard).run(*ask_all())
+    speculation = Speculation(StepCosts([(1, 0.01), (128, 0.011)]))
+    desk = Desk(shard, speculation=speculation)
+    assert desk.run(*ask_all()) == right
+    seen = speculation.look()
+    assert seen.right > 50 and seen.right <= seen.drafted and seen.steps > 5

@@ -11,13 +11,14 @@ from server.observe.status import Status
 from server.protocol.events import Event, Failed, Token
 from server.protocol.requests import Common, Sampling
 from server.protocol.row_lengths import SLACK, Precision
-from server.sampling.choosers import ChoosesForAll, no_drafts
+from server.sampling.choosers import ChoosesForAll
 from server.scheduler.disk_index import DiskIndex
 from server.scheduler.kv_budget import KvBudget
 from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import PrefixIndex
 from server.scheduler.queue import Line, Ticket
 from server.scheduler.scheduler import Scheduler
+from server.scheduler.speculation import Speculation
 from server.wire.link import Link
 from server.wire.mailbox import Mailbox
 from tests.support.ticket_events import all_events
@@ -41,6 +42,7 @@ class Desk:
         disk: tuple[PrefixDisk, DiskIndex] | None = None,
         slack=SLACK,
         drafter=None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.computed = 0
         self.shard = shard
@@ -55,7 +57,9 @@ class Desk:
             PrefixIndex(room, cuttable, precision=precision_of(shard)),
             tuple(eos),
             disk=disk and disk[1],
+            speculation=speculation,
         )
+        drafting = drafter or self.scheduler.speculation
         self.disk = disk and disk[0]
         self.mailbox = Mailbox(
             self.link,
@@ -63,11 +67,11 @@ class Desk:
             self.scheduler.nap_ms,
             self.scheduler.chunk,
             self.scheduler.late,
-            drafts=drafter.room if drafter else lambda: 0,
+            drafts=drafter.room if drafter else self.scheduler.drafts,
         )
         chooser = ChoosesForAll(
             self.scheduler.row, self.mailbox.header, self.scheduler.failed,
-            drafter.draft if drafter else no_drafts,
+            drafting.draft,
         )  # fmt: skip
         self.engine = Engine(
             shard.last, self.link, chooser, max_batch=max_batch, prefill_step=64, eos=list(eos),
