@@ -83,6 +83,55 @@ class Laid(Shelves):
         slack = sum(len(shelf.seats) * self.slack for shelf in self.shelves)
         return max(0, seen - slack - sum(seat.length for seat in self.seats)) / max(1, seen)
 
+    def draft(self, rng: random.Random) -> None:
+        """A step in which some rows have several tokens, of which some are cut off again."""
+        widths = [1] * len(self.names)
+        for place in rng.sample(range(len(self.names)), rng.randrange(1 + len(self.names))):
+            if not self.is_alone(place):
+                if self.full:
+                    continue
+                shelf, row, length = self.find(place)
+                own = self.arrays[shelf][row][shelf.end - length : shelf.end]
+                self.do(self.move(place, alone=True), [own])
+            self.seats[place].alone = True
+            widths[place] = rng.randrange(1, 9)
+        self.do(self.grow(widths), [])
+        for place, (name, width) in enumerate(zip(self.names, widths, strict=True)):
+            shelf, row, length = self.find(place)
+            new = [(name, length + i) for i in range(width)]
+            self.arrays[shelf][row][shelf.end : shelf.end + width] = new
+        self.advance(widths)
+        for place, width in enumerate(widths):
+            if width > 1:
+                self.cut(place, rng.randrange(width))
+
+    def gather(self) -> None:
+        for place in self.open_all():
+            if self.has_company(place):
+                shelf, row, length = self.find(place)
+                own = self.arrays[shelf][row][shelf.end - length : shelf.end]
+                self.do(self.move(place, alone=False), [own])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_that_have_several_tokens_a_step_keep_what_is_theirs_among_others(seed):
+    rng, laid = random.Random(seed), Laid(slack=rng_slack(seed))
+    for _ in range(80):
+        act = rng.random()
+        if act < 0.2 and len(laid.names) < 12:
+            laid.come(*(rng.randrange(1, 900) for _ in range(rng.randrange(1, 4))))
+        elif act < 0.3 and laid.names:
+            laid.go(*rng.sample(laid.names, rng.randrange(1, 1 + len(laid.names))))
+        elif act < 0.8 and laid.names:
+            laid.draft(rng)
+        elif act < 0.9:
+            laid.gather()
+            assert not any(seat.alone for seat in laid.seats)
+        elif laid.names:
+            laid.step()
+        laid.check()
+        assert len(laid.shelves) <= MOST_RECTANGLES
+
 
 @pytest.mark.parametrize("seed", range(20))
 def test_rows_that_come_and_go_in_any_order_keep_what_is_theirs(seed):

@@ -9,6 +9,7 @@ a file that is named for a fault and for it:
   raise-N   rank N raises in its next step, and takes the file away: once
   load-N    rank N stays at the beginning of loading, as long as the file is there
   coin-N    rank N tosses a coin, each step, for whether MLX is slow to take one
+  eager-N   rank N drafts whatever a step costs
   garble-N  "KIND: HOW", a kind of sealed message (wire/link.py) or any, and one of SPOILT below:
             rank N gets its next message of that kind so, and the file is taken away: once
   env-N     lines NAME=VALUE that rank N finds in its environment
@@ -165,6 +166,8 @@ def put_in_faults(folder: Path, rank: str) -> None:
     }
     if (folder / f"coin-{rank}").exists():
         changes["server.scheduler.scheduler"] = lambda module: setattr(module, "SLOW_S", Coin())
+    if (folder / f"eager-{rank}").exists():
+        changes["server.scheduler.speculation"] = lambda module: setattr(module, "WORTH", 0.0)
     sys.meta_path.insert(0, Changes(changes))
 
 
