@@ -14,7 +14,11 @@ TOLD_USAGE = {
     "completion_tokens": 5,
     "total_tokens": 12,
     "prompt_tokens_details": {"cached_tokens": 2},
-    "completion_tokens_details": {"reasoning_tokens": 1},
+    "completion_tokens_details": {
+        "reasoning_tokens": 1,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    },
 }
 
 

@@ -29,6 +29,7 @@ WRITERS = {
     "Formats": "rank.py",
     "LinkSpeed": "wire/link_speed.py",
     "DiskUse": "scheduler/disk_index.py",
+    "DraftUse": "scheduler/speculation.py",
     "PrefixUse": "scheduler/load.py",
     "Load": "scheduler/scheduler.py",
     "View": "observe/status.py",
