@@ -49,8 +49,8 @@ def broken_links(page: Path) -> list[str]:
 
 
 def tree() -> list[str]:
-    """Paths in the tree of the README."""
-    text = (ROOT / "README.md").read_text("utf-8")
+    """Paths in the tree of docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     (block,) = re.findall(r"^## Repository layout\n\n```\n(.*?)^```$", text, re.M | re.S)
     paths, above = [], []
     for line in block.splitlines():
@@ -72,7 +72,7 @@ def committed() -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_between_our_pages_leads_somewhere(page):
     assert broken_links(page) == []
 
@@ -84,7 +84,7 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
     assert broken_links(page) == ["other.md#no-heading", "gone.md", "#me"]
 
 
-def test_the_tree_of_the_readme_shows_what_there_is():
+def test_the_tree_shows_what_there_is():
     listed = set(tree())
     assert [path for path in listed if not (ROOT / path).exists()] == []
     files = committed()
@@ -93,7 +93,22 @@ def test_the_tree_of_the_readme_shows_what_there_is():
     assert sorted(expected - listed) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_readme_is_read_in_a_minute():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 150
+    steps = re.findall(r"^### (\d)\) ", text, re.M)
+    assert steps == ["1", "2", "3", "4", "5"]
+    assert "Nothing here was run on a Mac" in text
+
+
+def test_the_index_asks_questions_and_each_leads_to_a_heading():
+    text = (ROOT / "docs" / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", text, re.M)[2:]
+    assert len(rows) > 20
+    assert [question for question, answer in rows if not re.search(r"\]\([^)]*#", answer)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_script_that_a_page_names_is_there(page):
     named = set(re.findall(r"\bscripts/[\w/]+\.(?:sh|py)\b", page.read_text("utf-8")))
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
@@ -114,7 +129,7 @@ def test_the_runbook_s_table_has_every_setting_with_its_default(tmp_path):
             assert shown == f"{default:g}", name
 
 
-def test_the_map_of_the_server_and_the_readme_have_every_room():
+def test_the_map_of_the_server_and_the_tree_have_every_room():
     rooms = {path.parent.name for path in (ROOT / "server").glob("*/__init__.py")}
     text = (ROOT / "server" / "__init__.py").read_text("utf-8")
     assert [room for room in sorted(rooms) if not re.search(rf"\b{room}\b", text)] == []
