@@ -1,23 +1,27 @@
 """The page at `/`: one answer that fetches nothing, and the headers that keep it harmless.
 
-Its parts are files in page/, joined when the App is built, then sent as they are by rank 0's HTTP
-threads. Holds no data of the cluster: the page asks GET /cluster for that, with the key that its
-user gives it. Imports no mlx.
+Its parts are files in page/ (those in page/vendor are others' work, see the manifest there), joined
+when the App is built, then sent as they are by rank 0's HTTP threads. Holds no data of the cluster:
+the page asks GET /cluster for that, with the key that its user gives it. Imports no mlx.
 """
 
 import base64
 import hashlib
+import html
 from pathlib import Path
 
 PARTS = Path(__file__).resolve().parent / "page"
+CLIENTS = Path(__file__).resolve().parents[2] / "docs" / "clients.md"  # what the page says of them
+CLIENTS_PLACE = '<template id="clients"></template>'
 # Each kind's files, in the order in which the page has them. What a script does at once uses only
 # what is above it.
 STYLES = ("base.css", "operator.css", "chat.css")
 SCRIPTS = (
-    "util.js", "api.js",
+    "util.js", "api.js", "vendor/marked.js", "vendor/highlight.js",
     "operator_state.js", "operator_ranks.js", "operator_links.js", "operator_requests.js",
     "operator_charts.js", "operator_history.js",
-    "chat.js",
+    "chat_markdown.js", "chat_store.js", "chat_files.js", "chat_view.js", "chat_stream.js",
+    "chat.js", "chat_kept.js", "connect.js",
     "start.js",
 )  # fmt: skip
 
@@ -27,10 +31,13 @@ class Page:
 
     content_type = "text/html; charset=utf-8"
 
-    def __init__(self, parts: Path = PARTS) -> None:
+    def __init__(self, parts: Path = PARTS, clients: Path = CLIENTS) -> None:
         # With newlines as the browser will see, and hash, them.
         index = (parts / "index.html").read_text("utf-8")
         style, script = (_join(parts, names) for names in (STYLES, SCRIPTS))
+        # A checkout may come without its docs: the page then has no snippets.
+        told = html.escape(clients.read_text("utf-8")) if clients.exists() else ""
+        index = index.replace(CLIENTS_PLACE, CLIENTS_PLACE.replace("><", f">{told}<"))
         self.body = _fill(_fill(index, "style", style), "script", script).encode()
         self.headers = {
             "Content-Security-Policy": _policy(script, style),

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 DEADLINE_S = 60
+AXE = Path(__file__).parents[1] / "agents/node_modules/axe-core/axe.min.js"  # where npm put it
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -11,6 +11,7 @@ from server.transport.http_server import Exchange, Server
 from server.transport.page import Page
 
 GIB = 2**30
+DEADLINE_S = 60  # against a hang
 
 
 def state(**fields: Any) -> dict[str, Any]:
@@ -77,8 +78,11 @@ class ScriptedCluster:
         self.body: dict[str, Any] | None = state()
         self.gone = False  # whether it hangs up on whoever asks
         self.events: list[Any] = []
+        self.hold = threading.Event()  # set: an answer ends after its events
+        self.hold.set()
         self.refusal: ApiError | None = None  # instead of them
         self.stopped: list[str] = []  # ids of requests
+        self.models = ["demo"]
         self.asked: list[dict[str, Any]] = []
         self._page = Page()
         self.server = Server("127.0.0.1", 0, self._answer)
@@ -112,6 +116,8 @@ class ScriptedCluster:
         elif exchange.command == "DELETE":
             self.stopped.append(exchange.path.rpartition("/")[2])
             exchange.send_json(200, {"stopped": True})
+        elif exchange.path == "/v1/models":
+            exchange.send_json(200, {"data": [{"id": id} for id in self.models]})
         elif exchange.path == "/v1/chat/completions":
             self.asked.append(parse_json(exchange.read_body()))
             if self.refusal is not None:
@@ -119,6 +125,7 @@ class ScriptedCluster:
             exchange.begin_stream()
             for event in self.events:
                 exchange.send_event(event)
+            self.hold.wait(DEADLINE_S)
             exchange.end_stream()
         else:
             raise ApiError(404, f"nothing at {exchange.path}")

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import html
+import json
 import re
 import threading
 
@@ -12,10 +14,16 @@ from server.observe.status import Status
 from server.protocol.settings import read_settings
 from server.scheduler.queue import Line
 from server.transport.http_server import Server
-from server.transport.page import PARTS, SCRIPTS, STYLES, Page
+from server.transport.page import CLIENTS, PARTS, SCRIPTS, STYLES, Page
 from tests.support.raw_http import RawAnswer, RawClient, request
 
 TEXT = Page().body.decode()
+# What is our own of it: not what is vendored, nor what docs/clients.md says.
+OWN = "\n".join(
+    (PARTS / name).read_text("utf-8")
+    for name in ("index.html", *STYLES, *SCRIPTS)
+    if not name.startswith("vendor/")
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,25 +78,57 @@ def test_only_its_own_script_and_style_may_run(port):
 
 
 def test_it_is_one_file_that_fetches_nothing_from_outside():
-    assert re.findall(r'\b(?:src|srcset|action|poster|data)\s*=\s*"', TEXT) == []
-    links = re.findall(r'<(?:a|link)\b[^>]*\bhref="([^"]*)"', TEXT)
+    assert re.findall(r'\b(?:src|srcset|action|poster|data)\s*=\s*"', OWN) == []
+    links = re.findall(r'<(?:a|link)\b[^>]*\bhref="([^"]*)"', TEXT.partition("<script>")[0])
     assert links and all(link.startswith(("#", "data:")) for link in links)
-    addresses = set(re.findall(r"\b(?:https?|wss?)://[^\s'\"`]+", TEXT))
+    addresses = set(re.findall(r"\b(?:https?|wss?)://[^\s'\"`]+", OWN))
     assert addresses == {"http://www.w3.org/2000/svg"}, "a name, not an address"
-    assert "@import" not in TEXT and "url(" not in TEXT.split("</style>")[0]
+    assert "@import" not in OWN and "url(" not in TEXT.split("</style>")[0]
 
 
 def test_every_file_of_the_page_is_part_of_it():
-    files = {path.name for path in PARTS.iterdir() if path.suffix in (".css", ".js")}
+    files = {
+        str(path.relative_to(PARTS)) for path in PARTS.rglob("*") if path.suffix in (".css", ".js")
+    }
     assert files == {*STYLES, *SCRIPTS}
 
 
+def test_what_is_vendored_is_as_its_packages_have_it():
+    """scripts/dev/vendor_page.sh makes both anew."""
+    folder = PARTS / "vendor"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    told = {"manifest.json"}
+    for entry in manifest.values():
+        assert entry["package"] and re.fullmatch(r"\d+\.\d+\.\d+", entry["version"])
+        assert entry["licence"] in ("MIT", "BSD-3-Clause")
+        files = {name: digest for name, digest in entry.items() if "." in name}
+        assert len(files) == 2, "the code and its licence"
+        for name, digest in files.items():
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+        told |= set(files)
+    assert {path.name for path in folder.iterdir()} == told
+
+
+def test_the_script_that_vendors_names_the_versions_of_the_manifest():
+    script = (PARTS.parents[2] / "scripts/dev/vendor_page.sh").read_text()
+    for name, entry in json.loads((PARTS / "vendor/manifest.json").read_text()).items():
+        line = rf"{entry['package']} {entry['version']} \S+ {name} {entry['licence']}"
+        assert re.search(line, script)
+
+
 def test_it_has_no_way_to_write_markup():
-    script = TEXT.partition("<script>")[2]
+    """Of what is vendored the page uses no such way, and the policy would stop it."""
     for way in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "Function("):
-        assert way not in script
+        assert way not in OWN
     # Neither would run under the policy.
     assert not re.search(r"<[^>]+\s(?:on\w+|style)=", TEXT.partition("<script>")[0])
+
+
+def test_the_clients_of_the_docs_are_part_of_it(tmp_path):
+    told = html.unescape(re.search(r'<template id="clients">(.*?)</template>', TEXT, re.DOTALL)[1])
+    assert told == CLIENTS.read_text("utf-8")
+    bare = Page(clients=tmp_path / "none.md").body.decode()
+    assert '<template id="clients"></template>' in bare
 
 
 @pytest.mark.parametrize(
@@ -101,6 +141,7 @@ def test_it_has_no_way_to_write_markup():
     ],
 )
 def test_files_that_are_no_page_are_refused(tmp_path, index, script):
+    (tmp_path / "vendor").mkdir()
     for name in (*STYLES, *SCRIPTS):
         (tmp_path / name).write_text("")
     (tmp_path / "index.html").write_text(index)

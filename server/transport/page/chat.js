@@ -1,23 +1,57 @@
-// Chat.
+// The chat: the conversation in view, its questions, and answers that go on.
 
-let turns = []; // what was said, as the API wants it
+const KEEP_MS = 500; // between two writes of an answer that grows
+const RESUMES_MOST = 8; // of one answer, each after twice the time; then by the button
+const RESUME_MS = 500;
+const NUMBERS = ["temperature", "top_p", "max_tokens", "seed"];
+let talk = newConversation(); // the one in view
 let answering = null; // the AbortController of the answer that is on its way
+let waiting = null; // an answer that goes on as soon as the server serves again
+let tries = 0; // to go on with it
+
+function remembered(name, value) { // of this tab; a reload keeps it
+  try {
+    if (value !== undefined) sessionStorage.setItem(name, value);
+    return sessionStorage.getItem(name) || "";
+  } catch {
+    return "";
+  }
+}
+
+const TAB = remembered("tab") || remembered("tab", newId());
+
+function ready() {
+  return Boolean(cluster && !trouble && !wantsKey && cluster.status === "ok" && !answering);
+}
 
 function showSend() {
-  const ready = cluster && !trouble && !wantsKey && cluster.status === "ok";
   byId("send").hidden = Boolean(answering);
-  byId("stop").hidden = !answering;
-  byId("send").disabled = !ready;
-  byId("clear").disabled = Boolean(answering) || !turns.length;
+  byId("stop").hidden = !answering && !waiting;
+  byId("send").disabled = !ready();
+  byId("clear").disabled = Boolean(answering) || !talk.leaf;
+  showModels();
+  showConnect();
+  if (waiting && ready() && reached > waiting.due) goOn(waiting.turn);
 }
 
 function parameters() {
   const body = {};
-  for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
+  for (const name of NUMBERS) {
     const text = byId(name).value.trim();
     if (text) body[name] = Number(text); // what is empty is the server's to choose
   }
   return body;
+}
+
+function takeSettings() { // from the fields into the conversation
+  talk.system = byId("system").value;
+  talk.parameters = Object.fromEntries(NUMBERS.map((name) => [name, byId(name).value.trim()]));
+  talk.model = chosenModel();
+}
+
+function showSettings() {
+  byId("system").value = talk.system;
+  for (const name of NUMBERS) byId(name).value = talk.parameters[name] || "";
 }
 
 const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -31,153 +65,128 @@ function curl(body) { // never with the key itself
   ].join(" \\\n  ");
 }
 
-class Answer { // one answer in the conversation, while it grows and after
-  constructor() {
-    this.node = make("div", "turn assistant");
-    this.text = make("div", "text busy");
-    this.text.dir = "auto";
-    this.note = make("small", "", "Waiting for the first token.");
-    this.node.append(this.text, this.note);
-    byId("log").append(this.node);
-    this.started = performance.now();
-    this.content = "";
-  }
-
-  add(delta) {
-    const thought = delta.reasoning_content ?? delta.reasoning;
-    if (thought || delta.content) {
-      this.first ??= performance.now();
-      this.latest = performance.now();
-    }
-    if (thought) this.think().append(thought);
-    if (delta.content) {
-      this.content += delta.content;
-      this.text.append(delta.content);
-      put(this.note, "");
-    }
-  }
-
-  think() {
-    if (!this.thoughts) {
-      const box = make("details", "reasoning");
-      this.thoughts = make("div", "text");
-      this.thoughts.dir = "auto";
-      box.append(make("summary", "", "Reasoning"), this.thoughts);
-      this.node.prepend(box);
-      put(this.note, "It is thinking.");
-    }
-    return this.thoughts;
-  }
-
-  end(words, usage) {
-    this.text.classList.remove("busy");
-    const seconds = (this.latest - this.first) / 1000;
-    const cached = usage?.prompt_tokens_details?.cached_tokens;
-    put(this.note, [
-      words,
-      usage ? `${many(usage.prompt_tokens, "token")} in${cached ? ` (${digits(cached)} cached)` : ""}, ${digits(usage.completion_tokens)} out` : "",
-      this.first ? `first after ${digits((this.first - this.started) / 1000, 2)} s` : "",
-      usage?.completion_tokens > 1 && seconds > 0 ? `${digits((usage.completion_tokens - 1) / seconds, 1)} tokens/s` : "",
-    ].filter(Boolean).join(" · "));
-  }
-
-  fail(words) {
-    this.text.classList.remove("busy");
-    put(this.note, "");
-    this.node.append(make("p", "trouble", words));
-  }
+function ask(text, files, parent) { // returns once the answer has ended
+  if (!byId("chat-form").reportValidity()) return undefined;
+  const question = addTurn(talk, parent, { role: "user", content: text, files });
+  return answerTo(question);
 }
 
-async function* eventsOf(answer) { // the data of each server-sent event
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop();
-    for (const one of lines) {
-      if (one.startsWith("data: ")) yield one.slice(6);
-    }
-  }
+function answerTo(question) {
+  tries = 0;
+  return run(addTurn(talk, question.id, { role: "assistant" }), false);
 }
 
-async function refusal(answer) {
-  let words = `The server answered with status ${answer.status}.`;
+function regenerate(turn) {
+  if (ready()) answerTo(talk.turns[turn.parent]);
+}
+
+function goOn(turn) { // from what there is of it; of a thought alone nothing can go on
+  if (!ready()) return;
+  if (!turn.content) turn.reasoning = "";
+  run(turn, Boolean(turn.content));
+}
+
+function bodyFor(turn, continues) {
+  const messages = messagesOf(talk, talk.turns[turn.parent]);
+  if (continues) {
+    const thought = turn.reasoning ? { reasoning_content: turn.reasoning } : {};
+    messages.push({ role: "assistant", content: turn.content, ...thought });
+  }
+  return {
+    model: talk.model, messages, stream: true, stream_options: { include_usage: true }, ...parameters(),
+    ...(continues ? { continue_final_message: true } : {}),
+  };
+}
+
+async function run(turn, continues) {
+  waiting = null;
+  takeSettings();
+  const one = talk, log = byId("log"), body = bodyFor(turn, continues);
+  Object.assign(turn, { state: "running", owner: TAB, trouble: "", note: continues ? "It goes on." : "Waiting for the first token." });
+  answering = new AbortController();
+  put(byId("curl"), curl(body));
+  byId("curl-box").hidden = false;
+  showTalk();
+  log.setAttribute("aria-busy", "true"); // read out when it is whole, not token by token
+  showSend();
+  const view = viewOf(turn);
+  let kept = performance.now();
+  keepConversation(one);
   try {
-    words = (await answer.json()).error.message || words;
-  } catch {
-    // Not from our server, then; the status has to do.
+    const finish = await stream(body, turn, answering.signal, () => {
+      view.later();
+      if (performance.now() - kept < KEEP_MS) return;
+      kept = performance.now();
+      keepConversation(one);
+    });
+    turn.state = finish === "length" ? "cut" : "done";
+    turn.note = finish === "length" ? "cut at the token limit" : "";
+    tries = 0;
+  } catch (error) {
+    failed(turn, error);
   }
-  const wait = answer.headers.get("Retry-After");
-  return wait ? `${words} Try again in ${span(Number(wait))}.` : words;
+  answering = null;
+  log.removeAttribute("aria-busy");
+  await keepConversation(one);
+  if (one === talk) {
+    for (const other of pathOf(talk)) follow(() => viewOf(other).show());
+    if (one.leaf !== turn.id) showTalk();
+  }
+  showSend();
+  showKept();
 }
 
-function follow(change) { // keeps the end in sight, unless the reader has scrolled up
-  const log = byId("log");
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  change();
-  if (atEnd) log.scrollTop = log.scrollHeight;
-}
-
-async function stream(body, answer, signal) { // returns [words for the end, usage]; throws
-  const response = await fetch(`${ROOT}v1/chat/completions`, {
-    method: "POST", body: JSON.stringify(body), signal, headers: withKey({ "Content-Type": "application/json" }),
-  });
-  if (response.status === 401) askForKey();
-  if (!response.ok) throw new Error(await refusal(response));
-  let usage = null, finish = "";
-  for await (const data of eventsOf(response)) {
-    if (data === "[DONE]") return [finish === "length" ? "cut at the token limit" : "", usage];
-    const event = JSON.parse(data);
-    if (event.error) throw new Error(event.error.message);
-    usage = event.usage || usage;
-    for (const choice of event.choices) {
-      finish = choice.finish_reason || finish;
-      follow(() => answer.add(choice.delta));
-    }
+function failed(turn, error) {
+  const stopped = answering.signal.aborted;
+  turn.note = stopped ? "stopped by you" : "";
+  turn.state = stopped ? "stopped" : "failed";
+  if (stopped) return;
+  const lost = error instanceof TypeError; // what a browser says of a lost connection helps nobody
+  turn.trouble = lost ? "The connection to the server was lost." : error.message;
+  tries += 1;
+  if (turn.content && tries <= RESUMES_MOST && !(error instanceof Refused && cluster?.status === "ok" && !wantsKey)) {
+    waiting = { turn, due: performance.now() + RESUME_MS * 2 ** tries };
+    turn.trouble += " The answer goes on as soon as the server does.";
+  } else if (!turn.content) { // to try again without typing
+    byId("prompt").value ||= talk.turns[turn.parent].content;
   }
-  throw new Error("The connection ended before the answer did.");
+  if (!wantsKey) poll(); // it may be more than this request that has failed
 }
 
 async function send() {
   const text = byId("prompt").value;
-  if (!text.trim() || byId("send").disabled || answering) return;
-  const system = byId("system").value.trim();
-  const body = {
-    model: cluster.model,
-    messages: [...(system ? [{ role: "system", content: system }] : []), ...turns, { role: "user", content: text }],
-    stream: true,
-    stream_options: { include_usage: true },
-    ...parameters(),
-  };
-  byId("hint").hidden = true;
+  if ((!text.trim() && !attached.length) || !ready()) return;
   byId("prompt").value = "";
-  put(byId("curl"), curl(body));
-  put(byId("copied"), "");
-  byId("curl-box").hidden = false;
-  const question = make("div", "turn user text", text);
-  question.dir = "auto";
-  byId("log").append(question);
-  const answer = new Answer(), log = byId("log");
-  log.scrollTop = log.scrollHeight;
-  log.setAttribute("aria-busy", "true"); // read out when it is whole, not token by token
-  answering = new AbortController();
+  const files = attached;
+  attached = [];
+  showAttached();
+  await ask(text, files, talk.leaf);
+}
+
+function openTalk(one) { // puts a conversation in view
+  talk = one;
+  waiting = null;
+  views.clear();
+  remembered("conversation", one.id);
+  showSettings();
+  chooseModel(one.model);
+  showTalk();
+  const turn = talk.turns[talk.leaf];
+  // One that another tab may be at is left to it, and to the button.
+  if (turn?.state === "running" && turn.owner === TAB) waiting = { turn, due: 0 };
   showSend();
-  try {
-    const [words, usage] = await stream(body, answer, answering.signal);
-    answer.end(words, usage);
-  } catch (error) {
-    const stopped = answering.signal.aborted;
-    const lost = error instanceof TypeError; // what a browser says of a lost connection helps nobody
-    follow(() => (stopped ? answer.end("stopped by you") : answer.fail(lost ? "The connection to the server was lost." : error.message)));
-    if (!answer.content) byId("prompt").value ||= text; // to try again without typing
-    if (!stopped && !wantsKey) poll(); // it may be more than this request that has failed
+}
+
+function stopAnswer() {
+  if (waiting) {
+    waiting.turn.trouble = "";
+    waiting.turn.note = "stopped by you";
+    waiting.turn.state = "stopped";
+    viewOf(waiting.turn).show();
+    waiting = null;
+    keepConversation(talk);
   }
-  // What has no answer is not part of the conversation that the model sees.
-  if (answer.content) turns.push({ role: "user", content: text }, { role: "assistant", content: answer.content });
-  answering = null;
-  log.removeAttribute("aria-busy");
+  answering?.abort();
   showSend();
 }
 
@@ -188,6 +197,10 @@ byId("chat-form").addEventListener("submit", (event) => {
 byId("chat-form").addEventListener("invalid", () => {
   byId("options").open = true; // or the browser could not point at the field
 }, true);
+byId("options").addEventListener("change", () => {
+  takeSettings();
+  if (talk.leaf) keepConversation(talk);
+});
 byId("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
@@ -195,25 +208,14 @@ byId("prompt").addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") answering?.abort();
+  if (event.key === "Escape") stopAnswer();
 });
 byId("stop").addEventListener("click", () => {
-  answering?.abort();
+  stopAnswer();
   byId("prompt").focus();
 });
 byId("clear").addEventListener("click", () => {
-  turns = [];
-  byId("log").replaceChildren(byId("hint"));
-  byId("hint").hidden = false;
-  showSend();
+  openTalk(newConversation());
   byId("prompt").focus();
 });
-byId("copy").addEventListener("click", async () => {
-  try {
-    await navigator.clipboard.writeText(byId("curl").textContent);
-    put(byId("copied"), "Copied.");
-  } catch { // there is no clipboard on plain http: select it, for Ctrl+C or the phone's menu
-    getSelection().selectAllChildren(byId("curl"));
-    put(byId("copied"), document.execCommand("copy") ? "Copied." : "Selected: copy it now.");
-  }
-});
+byId("copy").addEventListener("click", () => copyOf(byId("curl"), byId("copy")));
