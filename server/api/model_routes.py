@@ -24,7 +24,7 @@ from server.api.embedding import Embedding, embed
 from server.api.lanes import Lanes
 from server.api.notes import noting
 from server.api.requests import check_vocabulary, parse_json
-from server.api.responder import answer
+from server.api.responder import Tell, answer
 from server.observe.account import Texts
 from server.observe.phases import ENDING, LOADING, OK
 from server.observe.status import Status
@@ -99,7 +99,8 @@ class ModelRoutes:
             request = chat_api.parse(body, served)
             ids, places = self._conversation(model, request, client)
         dialect = chat_api.ChatDialect(*self._frame(model, request.common, 1))
-        self._converse(exchange, model, request, ids, places, dialect, client)
+        tell = dialect.progress if request.progress else None
+        self._converse(exchange, model, request, ids, places, dialect, client, tell)
 
     def completions(self, exchange: Exchange) -> None:
         model, served = self._ready()
@@ -257,12 +258,15 @@ class ModelRoutes:
         places: Places,
         dialect: Dialect,
         client: Client,
+        tell: Tell | None = None,
     ) -> None:
         """The one way from a conversation to its answer, whatever the dialect."""
         constraint = model.prompts.chat_constraint(request, ids, client)
         out = partial(model.prompts.chat_out, request, constraint, ids)
         job = Job(ids, out, constraint, places=places)
-        self._generate(exchange, model, request.common, [job], dialect, request.source, client)
+        self._generate(
+            exchange, model, request.common, [job], dialect, request.source, client, tell
+        )
 
     def _generate(
         self,
@@ -273,6 +277,7 @@ class ModelRoutes:
         dialect: Dialect,
         param: str,
         client: Client,
+        tell: Tell | None = None,
     ) -> None:
         client.look()
         if any(job.constraint is not None and job.constraint.holds_the_answer for job in jobs):
@@ -309,7 +314,7 @@ class ModelRoutes:
             raise
         exchange.admitted(generation, common.stream)
         self._status.record.admitted(exchange.account)
-        answer(exchange, dialect, generation, common.stream)
+        answer(exchange, dialect, generation, common.stream, tell)
 
     def _begin(
         self,

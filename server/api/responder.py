@@ -13,24 +13,37 @@ from typing import Protocol
 from server.observe.account import Answering, Texts
 from server.protocol.client import ClientGone
 from server.protocol.errors import ApiError
-from server.protocol.pieces import Dialect, Event, Piece
+from server.protocol.pieces import Dialect, Event, Piece, Progress
 from server.text.generation import Generation, Waiting
 from server.transport.http_server import Exchange
 
 PING_S = 5.0  # a stream with nothing to send begins, and says so, each time after this long
 
+PROGRESS_S = 0.5  # between two events of a prompt's progress, for those who want them
+
+Tell = Callable[[Progress], list[Event]]
+
 log = logging.getLogger(__name__)
 
 
-def answer(exchange: Exchange, dialect: Dialect, generation: Generation, stream: bool) -> None:
-    """Sends the answer, or the error that takes its place. Raises OSError: the client left."""
+def answer(
+    exchange: Exchange,
+    dialect: Dialect,
+    generation: Generation,
+    stream: bool,
+    tell: Tell | None = None,
+) -> None:
+    """Sends the answer, or the error that takes its place. tell: the events of a stream that say
+    how far the prompt is, if they are wanted. Raises OSError: the client left."""
     pieces = _noted(generation, exchange.account.texts)
-    send = _stream if stream else _send_whole
     with (
         accounted(exchange, generation, partial(_send_error, exchange, dialect)),
         contextlib.closing(pieces),  # cancels, unless the answer is complete
     ):
-        send(exchange, dialect, generation, pieces)
+        if stream:
+            _stream(exchange, dialect, generation, pieces, tell)
+        else:
+            _send_whole(exchange, dialect, generation, pieces)
 
 
 class Answer(Answering, Protocol):
@@ -93,18 +106,32 @@ def _send_whole(exchange: Exchange, dialect: Dialect, generation: Generation, pi
     exchange.send_json(200, dialect.whole(generation.usage()))
 
 
-def _stream(exchange: Exchange, dialect: Dialect, generation: Generation, pieces) -> None:
-    opened = False
+def _stream(
+    exchange: Exchange, dialect: Dialect, generation: Generation, pieces, tell: Tell | None
+) -> None:
+    opened = begun = False  # begun: the prompt is done
+    shown: tuple[int, int] | None = None  # how far the client knows it to be
+    told = 0.0  # when
     heard: float | None = 0.0  # when the client last heard something; None: just now
     for piece in pieces:
         if isinstance(piece, Piece):
+            begun = True
             if not opened:
                 _send(exchange, dialect.opening())
                 opened = True
             if events := dialect.piece(piece):
                 _send(exchange, events)
                 heard = None
-        elif heard is None:
+            continue
+        if tell and not begun and piece.seconds - told >= PROGRESS_S:
+            told, progress = piece.seconds, generation.progress()
+            if (progress.processed, progress.place) != shown:
+                shown, heard = (progress.processed, progress.place), told
+                if not opened:
+                    _send(exchange, dialect.opening())
+                    opened = True
+                _send(exchange, tell(progress))
+        if heard is None:
             heard = piece.seconds
         elif piece.seconds - heard >= PING_S:
             # Until now a failure could still be a plain status; now silence would be worse.

@@ -74,6 +74,20 @@ class Usage:
     drafts_wrong: int = 0
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a request's prompt is. processed: tokens of total, the cached ones among them. place:
+    in the queue, 1 is the next; 0: it has begun. seconds: since then. left: seconds to go, None
+    while there is nothing to tell it by."""
+
+    total: int
+    cached: int
+    processed: int
+    place: int
+    seconds: float
+    left: float | None
+
+
 class TextOut(Protocol):
     """Turns one choice's tokens into parts."""
 

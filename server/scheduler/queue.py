@@ -182,6 +182,14 @@ class Line:
         for ticket in held:
             ticket.put(Failed(error))
 
+    def place(self, ticket: Ticket) -> int:
+        """Where it is among those that wait, 1 is the next; 0: it has begun."""
+        with self._lock:
+            if ticket.started:
+                return 0
+            held = self._held.values()
+            return max(1, sum(one.uid <= ticket.uid and not one.started for one in held))
+
     def answered(self, ticket: Ticket) -> None:
         """The HTTP side has sent its last byte, or has nobody left to send it to."""
         with self._lock:

@@ -83,6 +83,10 @@ class Following:
         """Nothing more is wanted of it, and it is not at its end."""
         self._line.cancel(ticket)
 
+    def place(self, ticket: Ticket) -> int:
+        """Where it is in the line; 0: it has begun."""
+        return self._line.place(ticket)
+
     def stop(self, error: ApiError) -> None:
         """Ends it, from whichever thread: the ranks drop it at once, also while its client does not
         read, and its own thread raises the error."""

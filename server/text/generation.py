@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from server.protocol.errors import ApiError
-from server.protocol.events import Score, Scored, Token
-from server.protocol.pieces import Parts, Piece, TextOut, TokenLogprob, Usage
+from server.protocol.events import Prefilled, Score, Scored, Token
+from server.protocol.pieces import Parts, Piece, Progress, TextOut, TokenLogprob, Usage
 from server.scheduler.queue import Ticket
 from server.text.following import Following
 
@@ -77,6 +77,7 @@ class Generation:
         self._following = following
         self._describe = describe
         self._accepted = choices[0].ticket.accepted
+        self._prefilled = 0  # tokens of the first prompt
         self._prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}  # by id of the prompt
         self._drafts_right = self._drafts_wrong = 0
 
@@ -114,6 +115,16 @@ class Generation:
         """Those that each choice has got."""
         return [choice.tokens for choice in self._choices]
 
+    def progress(self) -> Progress:
+        """How far the first prompt is."""
+        ticket, now = self._choices[0].ticket, time.monotonic()
+        total, cached = len(ticket.prompt), ticket.cached
+        processed = max(cached, self._prefilled)
+        seconds = now - ticket.started if ticket.started else 0.0
+        computed = processed - cached
+        left = seconds * (total - processed) / computed if computed else None
+        return Progress(total, cached, processed, self._following.place(ticket), seconds, left)
+
     def usage(self) -> Usage:
         """Tokens so far; the prompt of several choices counts once."""
         prompts: dict[int, list[Ticket]] = {}
@@ -130,6 +141,8 @@ class Generation:
 
     def _take(self, index: int, event) -> list[Piece]:
         choice = self._choices[index]
+        if isinstance(event, Prefilled) and choice.ticket.prompt is self._choices[0].ticket.prompt:
+            self._prefilled = event.done
         if isinstance(event, Scored):
             scores = tuple(self._describe(score) for score in event.scores)
             self._prompt_logprobs[id(choice.ticket.prompt)] = scores

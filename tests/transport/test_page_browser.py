@@ -214,6 +214,7 @@ def test_parameters_are_sent_and_empty_ones_left_to_the_server(browser, cluster)
     cluster.say({"content": "two"}, finish="length")
     assert "cut at the token limit · 5 tokens in, 1 out · first after" in say(browser, "second")
     frame = {"model": "demo", "stream": True, "stream_options": {"include_usage": True}}
+    frame |= {"return_progress": True}
     turns = [
         {"role": "user", "content": "first"},
         {"role": "assistant", "content": "one"},

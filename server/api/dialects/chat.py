@@ -10,7 +10,7 @@ from typing import Any
 from server.api.dialects.chat_request import parse
 from server.api.dialects.completions import finite, tell_usage
 from server.protocol.errors import ApiError
-from server.protocol.pieces import CallPiece, Event, Piece, TokenLogprob, Usage
+from server.protocol.pieces import CallPiece, Event, Piece, Progress, TokenLogprob, Usage
 
 __all__ = ["ChatDialect", "parse"]
 
@@ -39,6 +39,20 @@ class ChatDialect:
     def waiting(self) -> list[Event]:
         """A chunk of nothing, as the one with the finish reason is but for that."""
         return [self._chunk(0, {})]
+
+    def progress(self, progress: Progress) -> list[Event]:
+        """llama.cpp's words, and two of ours: place and seconds to go."""
+        left = progress.left
+        told = {
+            "total": progress.total,
+            "cache": progress.cached,
+            "processed": progress.processed,
+            "time_ms": round(1000 * progress.seconds),
+            "place": progress.place,
+            "remaining_ms": None if left is None else round(1000 * left),
+        }
+        event, chunk = self._chunk(0, {})
+        return [(event, chunk | {"prompt_progress": told})]
 
     def piece(self, piece: Piece) -> list[Event]:
         told, parts = self._choices[piece.choice], piece.parts

@@ -96,10 +96,19 @@ def _openai_schemas() -> dict[str, Schema]:
             usage=usage,
         ),
         "ChatChunk": told(
-            ("usage",),
+            ("usage", "prompt_progress"),
             **frame | {"object": enum("chat.completion.chunk")},
             choices=array(chunk_choice),
             usage=optional(usage),
+            prompt_progress=ref("PromptProgress"),
+        ),
+        "PromptProgress": told(
+            total=integer(1),
+            cache=integer(0),
+            processed=integer(0),
+            time_ms=integer(0),
+            place=integer(0),
+            remaining_ms=optional(integer(0)),
         ),
         "ChatDelta": told(
             ("role", "content", "tool_calls", *thoughts),

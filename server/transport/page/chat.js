@@ -93,7 +93,7 @@ function bodyFor(turn, continues) {
     messages.push({ role: "assistant", content: turn.content, ...thought });
   }
   return {
-    model: talk.model, messages, stream: true, stream_options: { include_usage: true }, ...parameters(),
+    model: talk.model, messages, stream: true, stream_options: { include_usage: true }, return_progress: true, ...parameters(),
     ...(continues ? { continue_final_message: true } : {}),
   };
 }
@@ -101,6 +101,7 @@ function bodyFor(turn, continues) {
 async function run(turn, continues) {
   waiting = null;
   takeSettings();
+  remembered("conversation", talk.id);
   const one = talk, log = byId("log"), body = bodyFor(turn, continues);
   Object.assign(turn, { state: "running", owner: TAB, trouble: "", note: continues ? "It goes on." : "Waiting for the first token." });
   answering = new AbortController();
@@ -126,6 +127,7 @@ async function run(turn, continues) {
     failed(turn, error);
   }
   answering = null;
+  delete turn.progress;
   log.removeAttribute("aria-busy");
   await keepConversation(one);
   if (one === talk) {
@@ -213,6 +215,9 @@ document.addEventListener("keydown", (event) => {
 byId("stop").addEventListener("click", () => {
   stopAnswer();
   byId("prompt").focus();
+});
+addEventListener("pagehide", () => {
+  if (answering) keepConversation(talk);
 });
 byId("clear").addEventListener("click", () => {
   openTalk(newConversation());

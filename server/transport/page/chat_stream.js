@@ -40,6 +40,15 @@ function addDelta(turn, delta) {
   return Boolean(thought || delta.content || delta.tool_calls);
 }
 
+function progressOf(told) { // in words
+  if (told.place > 0) return `In the queue: ${told.place === 1 ? "the next" : `place ${digits(told.place)}`}.`;
+  return [
+    `Prompt: ${digits(told.processed)} of ${many(told.total, "token")}`,
+    told.cache ? `${digits(told.cache)} cached` : "",
+    isNumber(told.remaining_ms) ? `${span(told.remaining_ms / 1000)} to go` : "",
+  ].filter(Boolean).join(", ");
+}
+
 // Adds to the turn what comes, and calls changed each time. Returns the finish reason; throws.
 async function stream(body, turn, signal, changed) {
   const started = performance.now();
@@ -53,12 +62,17 @@ async function stream(body, turn, signal, changed) {
     if (data === "[DONE]") return finish;
     const event = JSON.parse(data);
     if (event.error) throw new Error(event.error.message);
+    if (first === undefined && event.prompt_progress) {
+      turn.progress = event.prompt_progress;
+      turn.note = progressOf(turn.progress);
+    }
     if (event.usage) turn.figures = { ...turn.figures, usage: event.usage };
     for (const choice of event.choices) {
       finish = choice.finish_reason || finish;
       if (addDelta(turn, choice.delta)) {
         const now = performance.now();
         first ??= now;
+        delete turn.progress;
         turn.figures = { ...turn.figures, first_s: (first - started) / 1000, stream_s: (now - first) / 1000 };
         turn.note = turn.content ? "" : "It is thinking.";
       }

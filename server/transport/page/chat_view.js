@@ -77,6 +77,9 @@ class View { // one turn
       this.showFolded("called", "calls", `Tool calls: ${(turn.calls || []).map((call) => call.name).join(", ")}`, calls, this.bar);
     }
     this.text.classList.toggle("busy", running);
+    const told = running ? turn.progress : null;
+    this.bar.hidden = !told || told.place > 0;
+    if (told) this.bar.value = share(told.processed, told.total);
     put(this.note, running ? turn.note || "" : figures(turn));
     put(this.trouble, turn.trouble || "");
     this.trouble.hidden = !turn.trouble;
