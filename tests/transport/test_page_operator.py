@@ -15,7 +15,7 @@ def test_each_request_is_told_and_can_be_stopped_by_who_may(browser, cluster):  
     mine, theirs = running(1), running(2, key="bob", phase="prefill", stop=False)
     show(browser, cluster, requests=[mine, theirs, running(3, key=None, phase="queued")])
     told = browser.wait_text("#requests", "waiting")
-    for words in ("answering ann", "for 12 s", "prompt 1,200 (1,000 cached)", "34 generated",
+    for words in ("answering ann", "for 13 s", "prompt 1,200 (1,000 cached)", "34 generated",
                   "KV 1,234 tokens", "reading bob", "waiting chat/completions"):  # fmt: skip
         assert words in told.replace("\n", " ")
     stops = browser.run(
