@@ -265,6 +265,8 @@ class Decoding:
         texts = [[token, *own] for token, own in zip(inputs, drafts, strict=True)]
         apart: list[mx.array] = []
         if self._ways.rows_apart:
+            for row in rows:
+                row.caches = next_caches(self._ways.quantised, row.caches)
             apart = [
                 self.model(mx.array([text]), cache=row.caches)[0]
                 for text, row in zip(texts, rows, strict=True)
@@ -285,6 +287,12 @@ class Decoding:
 
     def _bearable(self, drafts: dict[Row, Drafts]) -> list[Drafts]:
         """The drafts that the next step has, by row; empty where no row has any."""
+        if (quantised := self._ways.quantised) is not None:
+            # What comes after the token at which a row's caches are quantised must see that.
+            drafts = {
+                row: own[: quantised.within(len(row.tokens), 1 + len(own)) - 1]
+                for row, own in drafts.items()
+            }
         wanted = [i for i, row in enumerate(self.rows) if drafts.get(row)]
         if not wanted:
             return []

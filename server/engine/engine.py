@@ -123,9 +123,8 @@ class Engine:
         return uids
 
     def steer(self, header: Header) -> None:
-        """From now on: how many tokens of prompts those who decode can bear between two steps, and
-        whether a step is handed to MLX before messages and prompts, or after them, and how many
-        drafts come with the next step's tokens."""
+        """From now on: tokens of prompts that those who decode can bear between two steps, whether
+        MLX has a step after messages and prompts, and how many drafts come with its tokens."""
         self._pace = min(header.chunk, self._prefill_step)
         self._late = bool(header.late)
         self.decoding.room = header.drafts

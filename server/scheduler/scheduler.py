@@ -30,6 +30,7 @@ from server.scheduler.disk_index import DiskIndex
 from server.scheduler.embeddings import Embeddings
 from server.scheduler.kv_budget import KvBudget
 from server.scheduler.load import prefix_use, slot_free_s
+from server.scheduler.naps import Naps
 from server.scheduler.pacing import SMOOTHING, PrefillPace
 from server.scheduler.prefix_index import Plan, PrefixIndex
 from server.scheduler.queue import Line, Ticket
@@ -38,10 +39,6 @@ from server.scheduler.speculation import Speculation
 from server.scheduler.waiting import Waiting
 from server.wire.messages import Cancel, Cut, Evict, Message, Settled, Shutdown, Submit
 
-# Idle ranks nap between two meetings: the first milliseconds after work are likely to bring more.
-NAP_FIRST_MS = 1
-NAP_LAST_MS = 80
-NAP_DISK_MS = 5  # while the disks are at work for us
 LIKELY_LEAST = 64  # tokens of answer that a newcomer reserves at least, if its limit allows
 LOOK_AHEAD = 3  # steps between the need for room and the ranks' having made it
 SLOW_S = 0.03  # for MLX to take in a decode step: other work is a small part of that
@@ -80,7 +77,7 @@ class Scheduler:
         self._running: dict[int, Running] = {}
         self._broken: set[int] = set()
         self._canary = CanaryClock(canary_interval)
-        self._idle_ms = NAP_FIRST_MS
+        self._naps = Naps()
         self._slow = False  # MLX, to take in a decode step
         self._answer_tokens = 128.0  # running average, for Retry-After and for admission
         self._count()
@@ -106,7 +103,7 @@ class Scheduler:
         if self._line.stopping is not None and self._disk.flushed:
             messages.append(Shutdown(self._line.stopping))
         if messages:
-            self._idle_ms = NAP_FIRST_MS
+            self._naps.begin_again()
         self._count()
         return messages
 
@@ -174,12 +171,8 @@ class Scheduler:
 
     def nap_ms(self) -> int:
         """How long all ranks nap after the coming meeting; grows while nothing happens."""
-        if self._running or self._waiting or self._embeddings or self._line.arrived.is_set():
-            return 0
-        if self._disk.busy:
-            return NAP_DISK_MS
-        self._idle_ms = min(self._idle_ms * 2, NAP_LAST_MS)
-        return self._idle_ms
+        asked = self._running or self._waiting or self._embeddings or self._line.arrived.is_set()
+        return 0 if asked else self._naps.next_ms(self._disk.busy)
 
     def chunk(self) -> int:
         """Tokens of prompts between two decode steps, from the next turn on."""

@@ -13,7 +13,7 @@ from server.protocol.events import Failed, Prefilled, Token
 from server.protocol.requests import Common, Sampling
 from server.sampling.random_state import RandomState
 from server.sampling.row_state import Row
-from server.scheduler.scheduler import NAP_LAST_MS
+from server.scheduler.naps import LAST_MS
 from server.scheduler.spectator import Spectator
 from server.wire.mailbox import Header
 from server.wire.messages import Cancel, Shutdown, Submit
@@ -208,7 +208,7 @@ def test_what_the_ranks_are_told_draws_as_rank_0_would(desk):
 
 def test_naps_grow_while_idle_and_end_with_work(desk):
     naps = [desk.scheduler.nap_ms() for _ in range(10)]
-    assert naps == sorted(naps) and naps[0] < 5 and naps[-1] == NAP_LAST_MS
+    assert naps == sorted(naps) and naps[0] < 5 and naps[-1] == LAST_MS
     (ticket,) = desk.admit()
     assert desk.scheduler.nap_ms() == 0  # arrived, not yet composed
     desk.compose()

@@ -67,11 +67,12 @@ def test_the_links_are_drawn_as_the_backend_has_them(browser, cluster, backend, 
     assert f"{ranks} ranks over {backend}: 45.2 µs, 3.3 GB/s" in browser.text("#links")
 
 
-def test_prefix_hits_and_tokens_a_step_are_told(browser, cluster):  # noqa: F811
+def test_prefix_hits_and_drafts_are_told(browser, cluster):  # noqa: F811
     assert "25 %" in browser.text(".numbers")
-    assert browser.run("return document.querySelector('#step-tile').hidden")
-    show(browser, cluster, speculation={"tokens_per_step": 1.84})
-    browser.wait_text("#step", "1.84")
+    assert browser.run("return document.querySelector('#drafts-tile').hidden")
+    show(browser, cluster, drafts={"on": "all", "drafted": 200, "right": 150, "steps": 60})
+    browser.wait_text("#drafts", "75 %")
+    browser.wait_text("#drafts-note", "150 tokens in 60 steps")
 
 
 def test_a_chart_leaves_out_the_time_in_which_the_server_was_away(browser, cluster):  # noqa: F811

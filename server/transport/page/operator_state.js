@@ -80,10 +80,10 @@ function showNumbers() {
   const cache = cluster.prefix_cache || {}, asked = (cache.hit_tokens || 0) + (cache.miss_tokens || 0);
   put(byId("prefix"), asked ? `${digits(100 * share(cache.hit_tokens, asked), 1)} %` : "–");
   put(byId("prefix-note"), asked ? `${short(cache.hit_tokens)} of ${short(asked)} prompt tokens` : "no prompt so far");
-  const drafts = cluster.speculation || {};
-  byId("step-tile").hidden = !isNumber(drafts.tokens_per_step);
-  put(byId("step"), digits(drafts.tokens_per_step, 2));
-  put(byId("step-note"), "by speculation");
+  const drafts = cluster.drafts || {};
+  byId("drafts-tile").hidden = !drafts.drafted;
+  put(byId("drafts"), drafts.drafted ? `${digits(100 * share(drafts.right, drafts.drafted), 1)} %` : "–");
+  put(byId("drafts-note"), `${short(drafts.right)} tokens in ${short(drafts.steps)} steps`);
   put(byId("link"), cluster.world_size > 1 ? cluster.backend : "none");
   const measured = [
     isNumber(link.latency_us) ? `${digits(link.latency_us, link.latency_us < 10 ? 1 : 0)} µs` : "",
