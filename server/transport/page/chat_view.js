@@ -48,7 +48,7 @@ class View { // one turn
     this.bar.setAttribute("aria-label", "Prompt computed");
     this.trouble = make("p", "trouble");
     this.actions = make("div", "actions");
-    this.node.append(this.text, this.bar, this.note, this.trouble, this.actions);
+    this.node.append(this.text, this.bar, this.note, this.actions);
     this.show();
   }
 
@@ -82,7 +82,8 @@ class View { // one turn
     if (told) this.bar.value = share(told.processed, told.total);
     put(this.note, running ? turn.note || "" : figures(turn));
     put(this.trouble, turn.trouble || "");
-    this.trouble.hidden = !turn.trouble;
+    if (!turn.trouble) this.trouble.remove();
+    else if (!this.trouble.isConnected) this.actions.before(this.trouble);
     this.showActions();
   }
 
