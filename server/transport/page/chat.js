@@ -103,7 +103,7 @@ async function run(turn, continues) {
   takeSettings();
   remembered("conversation", talk.id);
   const one = talk, log = byId("log"), body = bodyFor(turn, continues);
-  Object.assign(turn, { state: "running", owner: TAB, trouble: "", note: continues ? "It goes on." : "Waiting for the first token." });
+  Object.assign(turn, { state: "running", owner: TAB, waits: false, trouble: "", note: continues ? "It goes on." : "Waiting for the first token." });
   answering = new AbortController();
   put(byId("curl"), curl(body));
   byId("curl-box").hidden = false;
@@ -148,6 +148,7 @@ function failed(turn, error) {
   tries += 1;
   if (turn.content && tries <= RESUMES_MOST && !(error instanceof Refused && cluster?.status === "ok" && !wantsKey)) {
     waiting = { turn, due: performance.now() + RESUME_MS * 2 ** tries };
+    turn.waits = true; // over a reload, too
     turn.trouble += " The answer goes on as soon as the server does.";
   } else if (!turn.content) { // to try again without typing
     byId("prompt").value ||= talk.turns[turn.parent].content;
@@ -175,13 +176,15 @@ function openTalk(one) { // puts a conversation in view
   showTalk();
   const turn = talk.turns[talk.leaf];
   // One that another tab may be at is left to it, and to the button.
-  if (turn?.state === "running" && turn.owner === TAB) waiting = { turn, due: 0 };
+  // A page that is left sees its request fail, so that an answer which waits is one, too.
+  if ((turn?.state === "running" || turn?.waits) && turn.owner === TAB) waiting = { turn, due: 0 };
   showSend();
 }
 
 function stopAnswer() {
   if (waiting) {
     waiting.turn.trouble = "";
+    waiting.turn.waits = false;
     waiting.turn.note = "stopped by you";
     waiting.turn.state = "stopped";
     viewOf(waiting.turn).show();
