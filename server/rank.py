@@ -289,7 +289,7 @@ def lead(
         )
     )
     owner = EVERYBODY if settings.keys_apart else ""
-    warming = WarmUp(warm, model, line, status.phases.stage, owner).run
+    warming = WarmUp(warm, model, line, status.phases.stage, owner, ready.prefixes.fits).run
     serve = partial(_serve, ready, status)
     if warm and ready.prefixes.room:
         before = settings.prefix_warm_when == "before"

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 
 class WarmUp:
-    """tell: what comes next, and how it went. owner: who may go on from what is kept."""
+    """tell: what comes next, and how it went. owner: who may go on from what is kept. fits: whether
+    so many tokens can be kept."""
 
     def __init__(
         self,
@@ -34,9 +35,10 @@ class WarmUp:
         line: Line,
         tell: Callable[[str], None],
         owner: str,
+        fits: Callable[[int], bool],
     ) -> None:
         self._prompts, self._model, self._line = prompts, model, line
-        self._tell, self._owner = tell, owner
+        self._tell, self._owner, self._fits = tell, owner, fits
 
     def run(self) -> None:
         """All of them, in order; until the line is closed."""
@@ -60,7 +62,7 @@ class WarmUp:
         )
 
     def _ticket(self, one: Warm) -> Ticket:
-        """Raises ApiError where the template refuses it or it does not fit."""
+        """Raises ApiError where the template refuses it, it does not fit, or cannot be kept."""
         prompts, context = self._model.prompts, self._model.context
         if one.instructions:
             ids = prompts.instructions(one.request, context=context)
@@ -71,6 +73,8 @@ class WarmUp:
             places = prompts.places(one.request, ids, SERVER)
         if len(ids) >= context:
             raise ApiError(400, f"It has {len(ids)} tokens, and the context {context}.")
+        if not self._fits(len(ids)):
+            raise ApiError(400, f"It has {len(ids)} tokens, and PREFIX_CACHE_PERCENT keeps fewer.")
         common = Common(sampling=Sampling(temperature=0), ignore_eos=True)
         return Ticket(ids, 1, common, places=places, owner=self._owner)
 

@@ -136,7 +136,7 @@ class PrefixIndex:
         entry, length, parting = self._search(wanted, owner)
         self.hit_tokens += length
         self.miss_tokens += len(wanted) - length
-        if self._cost(len(wanted)) > self.room:
+        if not self.fits(len(wanted)):
             return Plan(entry, length)
         if self.cuttable:
             # Who did not wait for a prompt may not wait for its answer, either.
@@ -188,6 +188,10 @@ class PrefixIndex:
         if number in self._entries:
             self._take_out(number)
             self._redundant.append(number)
+
+    def fits(self, tokens: int) -> bool:
+        """Whether so many could be kept, if nothing else is."""
+        return self._cost(tokens) <= self.room
 
     def make_room(self, tokens: int) -> Room:
         """Brings the entries down to that many tokens, and to their own part of the memory."""

@@ -10,12 +10,16 @@ from server.api.warm_up import WarmUp
 from server.protocol.errors import engine_failed, unavailable
 from server.protocol.events import Failed
 from server.protocol.requests import ChatRequest, Sampling
-from server.scheduler.prefix_index import EVERYBODY
+from server.scheduler.prefix_index import EVERYBODY, PrefixIndex
 from server.scheduler.queue import Ticket
 from tests.support.talk import Talk
 
 SYSTEM = {"role": "system", "content": "You are kind." * 20}
 HELLO = {"role": "user", "content": "hello"}
+
+
+def anything(tokens: int) -> bool:
+    return True
 
 
 @pytest.fixture(params=["llama", "qwen3_5"])
@@ -28,7 +32,7 @@ def warm(talk: Talk, *prompts: Warm, owner: str = "") -> list[str]:
     told: list[str] = []
     desk = talk.desk
     model = Model(talk.prompts, 2**17, Sampling(), "fp")
-    up = WarmUp(prompts, model, desk.line, told.append, owner)
+    up = WarmUp(prompts, model, desk.line, told.append, owner, anything)
     # The desk runs while it has tickets: one that waits for the rest keeps it going.
     thread = threading.Thread(target=up.run, daemon=True)
     thread.start()
@@ -92,7 +96,7 @@ def test_a_server_that_ends_computes_no_more(talk):
     line = Line(unavailable("The server is draining.", "draining"))
     prompts = [Warm(f"a:{n}", ChatRequest([SYSTEM, HELLO])) for n in range(3)]
     model = Model(talk.prompts, 2**17, Sampling(), "fp")
-    WarmUp(prompts, model, line, lambda stage: None, "").run()
+    WarmUp(prompts, model, line, lambda stage: None, "", anything).run()
     assert not line.admitted and not line.answers
 
 
@@ -100,13 +104,23 @@ def test_a_failure_of_the_engine_is_told_and_the_next_is_computed(talk, caplog):
     line = Line(Failed(engine_failed("broken")), Failed(engine_failed("broken")))
     prompts = [Warm(f"a:{n}", ChatRequest([SYSTEM, HELLO])) for n in range(2)]
     model = Model(talk.prompts, 2**17, Sampling(), "fp")
-    WarmUp(prompts, model, line, lambda stage: None, "").run()
+    WarmUp(prompts, model, line, lambda stage: None, "", anything).run()
     assert line.done == line.admitted and len(line.done) == 2
     assert "a:0: not computed" in caplog.text and "a:1: not computed" in caplog.text
 
 
 def test_a_prompt_that_does_not_fit_the_context_is_told(talk, caplog):
     model = Model(talk.prompts, 100, Sampling(), "fp")
-    up = WarmUp([Warm("a:1", ChatRequest([SYSTEM, HELLO]))], model, Line(), lambda stage: None, "")
-    up.run()
+    prompts = [Warm("a:1", ChatRequest([SYSTEM, HELLO]))]
+    WarmUp(prompts, model, Line(), lambda stage: None, "", anything).run()
     assert "a:1: not computed" in caplog.text and "100" in caplog.text
+
+
+def test_a_prompt_that_could_not_be_kept_is_not_computed(talk, caplog):
+    """It was, at each start, and the log said that it is warm."""
+    index, line = PrefixIndex(room=50, cuttable=True), Line()
+    model = Model(talk.prompts, 2**17, Sampling(), "fp")
+    prompts = [Warm("a:1", ChatRequest([SYSTEM, HELLO]))]
+    WarmUp(prompts, model, line, lambda stage: None, "", index.fits).run()
+    assert not line.admitted
+    assert "a:1: not computed" in caplog.text and "PREFIX_CACHE_PERCENT" in caplog.text
