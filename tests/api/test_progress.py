@@ -10,7 +10,7 @@ from server.api import responder
 from server.protocol.events import Event, Prefilled
 from server.protocol.requests import Common
 from server.scheduler.queue import Line, Ticket
-from server.text import generation
+from server.text import following
 from tests.support.front_end import FrontEnd
 from tests.support.raw_http import RawClient, request
 
@@ -38,7 +38,7 @@ class Held(FrontEnd):
 @pytest.fixture
 def front_end(demo_model_dir, monkeypatch):
     monkeypatch.setattr(responder, "PROGRESS_S", 0.0)
-    monkeypatch.setattr(generation, "POLL_S", 0.01)
+    monkeypatch.setattr(following, "POLL_S", 0.01)
     one = Held(demo_model_dir)
     yield one
     one.end()

@@ -37,9 +37,9 @@ def test_a_known_family_is_named_in_the_log(tmp_path, caplog):
 def test_the_cluster_shows_it_once_the_model_is_loaded(tmp_path):
     status = Status("m", "run")
     settings = read_settings({"MODEL_DIR": str(tmp_path)})
-    assert describe_cluster(settings, status)["formats"] is None
+    assert describe_cluster(settings, status, lambda other: True)["formats"] is None
     status.publish(Formats("tags", "template", "none", ("no system messages",)))
-    assert describe_cluster(settings, status)["formats"] == {
+    assert describe_cluster(settings, status, lambda other: True)["formats"] == {
         "calls": "tags",
         "calls_by": "template",
         "thinking": "none",

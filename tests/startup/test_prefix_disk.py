@@ -7,6 +7,7 @@ import mlx.core as mx
 import pytest
 
 from server.disk.folder import Unusable
+from server.engine.rows_apart import Ways
 from server.startup import prefix_disk
 from server.startup.prefix_disk import name_maker, on_all, open_disk
 from tests.support.linked import on_links
@@ -48,7 +49,8 @@ def test_a_base_that_ends_too_soon_is_none():
 
 
 def shard_of(model, arrangement: str = "tensor"):
-    return SimpleNamespace(model=model, arrangement=arrangement)
+    last = SimpleNamespace(ways=Ways())
+    return SimpleNamespace(model=model, last=last, arrangement=arrangement)
 
 
 def test_a_folder_is_of_one_model_rank_and_split(tmp_path):

@@ -3,15 +3,10 @@
 import pytest
 
 from tests.support.scripted_cluster import rank, running
-from tests.transport.test_page_browser import (  # noqa: F401
-    browser,
-    cluster,
-    shared_browser,
-    show,
-)
+from tests.transport.test_page_browser import show
 
 
-def test_each_request_is_told_and_can_be_stopped_by_who_may(browser, cluster):  # noqa: F811
+def test_each_request_is_told_and_can_be_stopped_by_who_may(browser, cluster):
     mine, theirs = running(1), running(2, key="bob", phase="prefill", stop=False)
     show(browser, cluster, requests=[mine, theirs, running(3, key=None, phase="queued")])
     told = browser.wait_text("#requests", "waiting")
@@ -32,7 +27,7 @@ def test_each_request_is_told_and_can_be_stopped_by_who_may(browser, cluster):  
     assert browser.complaints() == []
 
 
-def test_usage_by_key_is_a_table(browser, cluster):  # noqa: F811
+def test_usage_by_key_is_a_table(browser, cluster):
     names = ["answered", "refused", "failed", "cut", "prompt_tokens", "cached_tokens"]
     use = {name: n for n, name in enumerate(names, 3)} | {"generated_tokens": 45_600}
     show(browser, cluster, keys=[{"key": "<b>ann</b>", **use}])
@@ -44,7 +39,7 @@ def test_usage_by_key_is_a_table(browser, cluster):  # noqa: F811
 
 
 @pytest.mark.parametrize("status", ["failed", "restarting", "draining"])
-def test_no_rank_is_ok_while_the_cluster_is_not(browser, cluster, status):  # noqa: F811
+def test_no_rank_is_ok_while_the_cluster_is_not(browser, cluster, status):
     show(browser, cluster, status=status, detail="rank 1 is gone")
     browser.wait("return document.querySelectorAll('.rank .pill.good').length === 0")
     words = browser.run(
@@ -57,7 +52,7 @@ def test_no_rank_is_ok_while_the_cluster_is_not(browser, cluster, status):  # no
 @pytest.mark.parametrize(("backend", "ranks", "lines"), [
     ("ring", 2, 1), ("ring", 4, 4), ("jaccl", 4, 6), ("jaccl", 8, 28), ("none", 1, None),
 ])  # fmt: skip
-def test_the_links_are_drawn_as_the_backend_has_them(browser, cluster, backend, ranks, lines):  # noqa: F811
+def test_the_links_are_drawn_as_the_backend_has_them(browser, cluster, backend, ranks, lines):
     show(browser, cluster, backend=backend, world_size=ranks, ranks=[rank(n) for n in range(ranks)])
     browser.wait(f"return document.querySelectorAll('.rank').length === {ranks}")
     if lines is None:
@@ -67,7 +62,7 @@ def test_the_links_are_drawn_as_the_backend_has_them(browser, cluster, backend, 
     assert f"{ranks} ranks over {backend}: 45.2 µs, 3.3 GB/s" in browser.text("#links")
 
 
-def test_prefix_hits_and_drafts_are_told(browser, cluster):  # noqa: F811
+def test_prefix_hits_and_drafts_are_told(browser, cluster):
     assert "25 %" in browser.text(".numbers")
     assert browser.run("return document.querySelector('#drafts-tile').hidden")
     show(browser, cluster, drafts={"on": "all", "drafted": 200, "right": 150, "steps": 60})
@@ -75,7 +70,7 @@ def test_prefix_hits_and_drafts_are_told(browser, cluster):  # noqa: F811
     browser.wait_text("#drafts-note", "150 tokens in 60 steps")
 
 
-def test_a_chart_leaves_out_the_time_in_which_the_server_was_away(browser, cluster):  # noqa: F811
+def test_a_chart_leaves_out_the_time_in_which_the_server_was_away(browser, cluster):
     points = cluster.body["series"]["points"]
     show(browser, cluster, series={"points": points[:40] + points[60:]})
     browser.wait(
@@ -84,7 +79,7 @@ def test_a_chart_leaves_out_the_time_in_which_the_server_was_away(browser, clust
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_operator_s_half_fits_a_phone(browser, cluster, scheme):  # noqa: F811
+def test_the_operator_s_half_fits_a_phone(browser, cluster, scheme):
     browser.screen(390, 844, phone=True)
     media = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.devtools("Emulation.setEmulatedMedia", features=media)

@@ -18,6 +18,8 @@ APART = {"SUPERVISOR_RESTARTS", "SUPERVISOR_LAST_FAILURE", "SUPERVISOR_STARTS_AG
 TEXTS = {
     "PARALLEL": "pipeline",
     "LOG_LEVEL": "DEBUG",
+    "KV_BITS": "8",
+    "SPECULATE": "auto",
     "LOG_PROMPTS": "1",
     "TRUST_REMOTE_CODE": "1",
     "HTTP_HOST": "localhost",
