@@ -24,7 +24,8 @@
 #
 # On stdout: `ok` or `fail` for each host, with what was done or what to do.
 #
-# Exit codes: 0 every host has it, 1 one has not, 2 usage, 3 a tool or a file is missing.
+# Exit codes: 0 every host has it, 1 one has not, 2 usage, 3 a tool or a file is missing, or the hub
+# cannot be reached or does not give the repo.
 set -euo pipefail
 
 # shellcheck source=scripts/lib/common.sh

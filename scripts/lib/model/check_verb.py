@@ -105,7 +105,8 @@ def tell(options: argparse.Namespace) -> int:
             os.environ[name] = settings[name].text
     # What it stands on needs the environment.
     from scripts.lib.model.check_report import as_text
-    from scripts.lib.model.hub_files import NotGiven, NoWeights
+    from scripts.lib.model.hub_errors import NotGiven
+    from scripts.lib.model.hub_files import NoWeights
     from scripts.lib.model.model_report import examine, judged
 
     machines = choose_machines(options, settings, python)

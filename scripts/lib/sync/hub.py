@@ -13,6 +13,8 @@ import shutil
 import threading
 from pathlib import Path
 
+from scripts.lib.model import hub_errors
+from scripts.lib.model.hub_errors import NotGiven
 from scripts.lib.model.model_folder import folder_problems
 from scripts.lib.sync.manifest import cache_file, read_items
 from scripts.lib.sync.node_model import partial_of
@@ -28,22 +30,19 @@ INCOMING = ".incoming"  # in NAME.partial: files that are not whole yet
 
 
 def fetch(repo: str, revision: str | None, folder: Path, state: Path, voice: Voice) -> Path:
-    """The folder with this revision of the repo, whole. Raises Failure."""
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    except ImportError:
-        voice.say("huggingface-hub is not installed: pip install -r requirements.txt")
-        raise SystemExit(3) from None
+    """The folder with this revision of the repo, whole. Raises Failure, and NotGiven for what is
+    the hub's or the network's."""
     note = _read_note(folder)
     try:
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        with hub_errors.told(repo, revision):
+            from huggingface_hub import HfApi
+
+            info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+    except NotGiven as error:
         if note.get("repo") == repo and revision in (None, note.get("commit")):
-            voice.say(f"the hub does not answer ({reason}): using {folder} as it is")
+            voice.say(f"the hub does not answer ({error}): using {folder} as it is")
             return folder
-        raise Failure(f"the hub does not give {repo}: {reason}") from None
+        raise
     if folder.exists():
         if note.get("repo") == repo and note.get("commit") == info.sha:
             voice.say(f"{folder} is {repo} at {info.sha[:12]} already")
@@ -97,6 +96,7 @@ def _download(repo: str, commit: str, files: list, partial: Path, voice: Voice) 
     wanted = {each.rfilename: each for each in files}
     turns = threading.Semaphore(AT_ONCE)
     over = threading.Event()
+    theirs: list[Exception] = []  # what is the hub's or the network's; list.append is atomic
 
     def watch() -> None:
         while not over.wait(LOOK_EVERY_S):
@@ -106,7 +106,13 @@ def _download(repo: str, commit: str, files: list, partial: Path, voice: Voice) 
 
     def get(name: str) -> str:
         with turns:
-            _download_file(repo, commit, wanted[name], partial)
+            try:
+                _download_file(repo, commit, wanted[name], partial)
+            except Exception as error:  # It raises what its HTTP library raises, and that changes.
+                if hub_errors.is_ours(error):
+                    raise Failure(hub_errors.one_line(error)) from None
+                theirs.append(error)
+                raise Failure(hub_errors.why(error, repo, commit)) from None
         return ""
 
     threading.Thread(target=watch, daemon=True).start()
@@ -114,11 +120,12 @@ def _download(repo: str, commit: str, files: list, partial: Path, voice: Voice) 
     over.set()
     for name, (fine, reason) in outcomes.items():
         if not fine:
-            raise Failure(f"the download of {name} broke off ({reason}); run it again to go on")
+            kind = NotGiven if theirs else Failure
+            raise kind(f"the download of {name} broke off ({reason}); run it again to go on")
 
 
 def _download_file(repo: str, commit: str, file, partial: Path) -> None:
-    """One file, from where an earlier run was cut. Raises Failure."""
+    """One file, from where an earlier run was cut. Raises what the hub's package does."""
     from huggingface_hub import constants, hf_hub_download, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers, disable_progress_bars
@@ -130,21 +137,17 @@ def _download_file(repo: str, commit: str, file, partial: Path) -> None:
     # Named for its content: another revision's bytes must not be gone on with.
     incoming = partial / INCOMING / f"{file.rfilename}.{file.blob_id}"
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK
-    try:
-        if (file.size or 0) > constants.MAX_HTTP_DOWNLOAD_SIZE:
-            hf_hub_download(repo, file.rfilename, revision=commit, local_dir=partial)
-            return
-        with incoming.open("ab") as output:
-            http_get(
-                hf_hub_url(repo, file.rfilename, revision=commit),
-                output,
-                resume_size=output.tell(),
-                headers=build_hf_headers(),
-                expected_size=file.size,
-            )
-    except Exception as error:  # It raises what its HTTP library raises, and that changes.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Failure(reason) from None
+    if (file.size or 0) > constants.MAX_HTTP_DOWNLOAD_SIZE:
+        hf_hub_download(repo, file.rfilename, revision=commit, local_dir=partial)
+        return
+    with incoming.open("ab") as output:
+        http_get(
+            hf_hub_url(repo, file.rfilename, revision=commit),
+            output,
+            resume_size=output.tell(),
+            headers=build_hf_headers(),
+            expected_size=file.size,
+        )
     incoming.replace(target)
 
 

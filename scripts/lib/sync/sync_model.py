@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from scripts.lib.hosts.on_hosts import LOCAL_HOST
+from scripts.lib.model.hub_errors import NotGiven
 from scripts.lib.model.hub_repo import REPO
 from scripts.lib.model.model_folder import folder_problems
 from scripts.lib.settings.interpreter import problem, succeeds
@@ -40,7 +41,7 @@ PROGRAM = "sync_model.sh"
 
 
 def choose_source(options: argparse.Namespace, voice: Voice) -> Path:
-    """The model's folder here; downloads it if a repo was named. Raises Failure."""
+    """The model's folder here; downloads it if a repo was named. Raises Failure and NotGiven."""
     folder = Path(os.path.abspath(options.model))
     if folder.is_dir():
         if options.revision or options.to:
@@ -70,7 +71,7 @@ def choose_source(options: argparse.Namespace, voice: Voice) -> Path:
 def refuse_unservable(repo: str, revision: str | None) -> None:
     """Looks at its config.json, before hundreds of gigabytes are downloaded for nothing. Raises
     Failure. Where the hub does not answer the download says so, or does without."""
-    from scripts.lib.model.hub_files import NotGiven, fetch_config
+    from scripts.lib.model.hub_files import fetch_config
     from scripts.lib.model.look import look
 
     with tempfile.TemporaryDirectory(prefix="sync-model-") as scratch:
@@ -165,6 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
         except Failure as failure:
             voice.say(str(failure))
             return 1
+        except NotGiven as error:
+            voice.say(str(error))
+            return MISSING
         except KeyboardInterrupt:
             voice.say("interrupted; run it again to go on")
             return 1

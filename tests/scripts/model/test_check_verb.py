@@ -125,6 +125,7 @@ def test_of_a_repo_only_small_files_and_headers_are_read(hub):
         (401, "GatedRepo", "is gated: ask for access"),
         (403, "GatedRepo", "is gated: ask for access"),
         (404, "RevisionNotFound", "has no revision 'v9'"),
+        (429, "", "asked too often: try again later"),
         (500, "", "answers 500"),
     ],
 )

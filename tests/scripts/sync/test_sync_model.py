@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.lib.hosts.hostfile import parse_hostfile
+from scripts.lib.model import hub_errors
 from scripts.lib.model.check_model import check
 from scripts.lib.sync import manifest, node_model, routes
 from scripts.lib.sync.parallel import Failure
@@ -354,7 +355,60 @@ def test_a_download_with_another_hash_is_no_model(hub_site):
     assert done.returncode == 1
     assert f"{FIRST} did not arrive whole and was removed" in done.stderr
     assert not (models / "Tiny-4bit").exists()
-    assert "the hub does not give org/Tiny-4bit" in sync(HF_HUB_OFFLINE="1").stderr
+    done = sync(HF_HUB_OFFLINE="1")
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    assert "HF_HUB_OFFLINE is set" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("of", "status", "words"),
+    [
+        ("everything", 401, "it is private, and HF_TOKEN is not set"),
+        ("everything", 403, "is gated: ask for access"),
+        ("everything", 404, "there is no org/Tiny-4bit at http://127.0.0.1"),
+        ("everything", 429, "asked too often: try again later"),
+        ("everything", 500, "answers 500"),
+        ("everything", None, "cannot be reached"),
+        # Under way the hub's package itself tries the others again for a while.
+        ("weights", 401, "it is private, and HF_TOKEN is not set"),
+        ("weights", 403, "is gated: ask for access"),
+        ("weights", 404, "there is no org/Tiny-4bit at http://127.0.0.1"),
+    ],
+)
+def test_what_the_hub_or_the_network_does_is_a_sentence(hub_site, monkeypatch, of, status, words):
+    """One that nobody reaches was a traceback; of a download under way, what its package says."""
+    hub, sync, models = hub_site
+    usual = hub.answer
+
+    def answer(request):
+        if of == "weights" and FIRST not in request.path:
+            usual(request)
+        elif status is None:
+            request.close_connection = True
+        else:
+            hub.send(request, status, b"")
+
+    monkeypatch.setattr(hub, "answer", answer)
+    done = sync()
+    told = [line for line in done.stderr.splitlines() if "downloading" not in line]
+    assert (done.returncode, done.stdout, len(told)) == (3, "", 1), done.stderr
+    assert words in told[0]
+    if of == "weights":
+        assert f"the download of {FIRST} broke off" in told[0] and "run it again" in told[0]
+    assert not (models / "Tiny-4bit").exists()
+
+
+def test_no_network_names_a_proxy_and_another_hub(hub_site):
+    done = hub_site[1](HF_ENDPOINT="http://127.0.0.1:9")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1), done.stderr
+    assert "sync_model.sh: http://127.0.0.1:9 cannot be reached: " in done.stderr
+    assert "HTTPS_PROXY" in done.stderr and "HF_ENDPOINT" in done.stderr
+
+
+def test_a_disk_that_is_full_is_not_the_networks_fault():
+    full, reset = OSError(28, "No space left on device"), ConnectionResetError(104, "reset")
+    assert hub_errors.is_ours(full) and not hub_errors.is_ours(reset)
+    assert "cannot be kept here: [Errno 28] No space" in hub_errors.why(full, "org/x", None)
 
 
 # -- without nodes
