@@ -25,6 +25,7 @@ import dataclasses
 import ipaddress
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -181,7 +182,7 @@ def put(text: str, options: argparse.Namespace) -> int:
         say(f"{options.output}: {error.strerror}")
         return 3
     print(options.output, flush=True)
-    say(f"next: HOSTFILE={options.output} scripts/verify_cluster.sh")
+    say(f"next: HOSTFILE={shlex.quote(str(options.output))} scripts/verify_cluster.sh")
     return 0
 
 

@@ -1,6 +1,7 @@
 """The model folder: there, whole, the same everywhere, and to be split over these ranks. Pure."""
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from scripts.lib.doctor.cluster import Cluster
@@ -104,7 +105,7 @@ def _sync(cluster: Cluster, host: str) -> Fix:
         )
     return Fix(
         "copies it from rank 0, as far as it differs, and checks every byte",
-        command=f"scripts/sync_model.sh {folder} {host}",
+        command=shlex.join(["scripts/sync_model.sh", str(folder), host]),
         here=True,
     )
 

@@ -4,6 +4,7 @@ The way is tried on a port of the probe's own. Where ranks meet nobody connects 
 that is just starting would take the caller for a rank.
 """
 
+import shlex
 from collections.abc import Iterator
 
 from scripts.lib.doctor.cluster import Cluster, over_ssh
@@ -137,7 +138,7 @@ def _judge_connection(cluster: Cluster, facts: HostFacts, target: dict) -> Findi
         fix = Fix(
             f"on {peer}: System Settings, Network, Firewall, Options: allow incoming connections "
             f"for {python}; or there: "
-            f"sudo /usr/libexec/ApplicationFirewall/socketfilterfw --add {python}"
+            f"sudo /usr/libexec/ApplicationFirewall/socketfilterfw --add {shlex.quote(python)}"
         )
     else:
         fix = Fix(

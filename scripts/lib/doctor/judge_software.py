@@ -1,5 +1,6 @@
 """Is the same software everywhere, and does it work: Python, packages, checkout, MLX. Pure."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -30,8 +31,8 @@ def sync(cluster: Cluster, host: str) -> Fix:
 def pip_install(python: str, checkout: str, *options: str) -> str:
     """The command that installs what the checkout pins. To a Python of an older SDK macOS 26
     is 16.0, for which pip takes wheels without JACCL; the variable shows the true version."""
-    words = ("SYSTEM_VERSION_COMPAT=0", str(python), "-m pip install", *options)
-    return f"{' '.join(words)} -r {checkout}/requirements.txt"
+    words = (str(python), "-m", "pip", "install", *options, "-r", f"{checkout}/requirements.txt")
+    return f"SYSTEM_VERSION_COMPAT=0 {shlex.join(words)}"
 
 
 def _not_made_yet(cluster: Cluster) -> bool:
@@ -87,7 +88,7 @@ def _new_environment(cluster: Cluster, facts: HostFacts) -> Fix:
     fix = sync(cluster, facts.host)
     folder, found, _ = cluster.plan.python.rpartition("/bin/")
     if not fix.here and found:
-        fix = replace(fix, command=f"python3.12 -m venv {folder} && {fix.command}")
+        fix = replace(fix, command=f"python3.12 -m venv {shlex.quote(folder)} && {fix.command}")
     if facts.is_mac and facts.homebrew is False:
         # Nor Apple's developer tools, perhaps: its python3 and git then only open a window.
         words = (

@@ -16,6 +16,7 @@ Exit codes: 0 done, 3 a program is missing, in words. Standard library alone; Py
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def problem(python: str) -> str:
     if not succeeds(python, RUNS):
         return f"{python}: not a Python 3.11 or later (on a Mac: for arm64)"
     if not succeeds(python, HAS_PACKAGES):
-        return f"{python} has no mlx-lm: {python} -m pip install -r requirements.txt"
+        return f"{python} has no mlx-lm: {shlex.quote(python)} -m pip install -r requirements.txt"
     return ""
 
 

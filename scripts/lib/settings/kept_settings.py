@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,8 @@ def too_open(path: Path, kept: Mapping[str, str]) -> str:
     secrets = [name for name, text in kept.items() if BY_NAME[name].secret and text.strip()]
     if not secrets or not stat.S_IMODE(path.stat().st_mode) & 0o077:
         return ""
-    return f"{path.name} holds {' and '.join(secrets)}, and others may read it: chmod 600 {path}"
+    close = f"chmod 600 {shlex.quote(str(path))}"
+    return f"{path.name} holds {' and '.join(secrets)}, and others may read it: {close}"
 
 
 def from_folder(setting: Setting, text: str, folder: Path) -> str:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,16 @@ def test_the_script_writes_what_mlx_launch_reads(tmp_path):
     assert len(calls) == 6  # One ssh a host that asks, then one that pings.
     assert "pinging over 3 cables, from both ends" in made.stderr
     assert "warning" not in made.stderr
+
+
+def test_what_comes_next_can_be_pasted_whatever_the_file_is_called(tmp_path):
+    folder = tmp_path / "Jo's clusters"
+    macs = Macs(tmp_path, healthy(mesh(NAMES[:2])))
+    macs.output = folder / "two $macs.json"
+    made = macs.make(*NAMES[:2])
+    assert made.returncode == 0, made.stderr
+    command = made.stderr.splitlines()[-1].partition("next: ")[2]
+    assert shlex.split(command) == [f"HOSTFILE={macs.output}", "scripts/verify_cluster.sh"]
 
 
 def test_it_overwrites_only_when_told_and_keeps_the_envs(tmp_path):

@@ -1,10 +1,11 @@
 """What the stubs cannot show: other answers of ssh, of the network and of other machines."""
 
+import shlex
 from dataclasses import replace
 
 import pytest
 
-from scripts.lib.doctor import checks, judge_memory
+from scripts.lib.doctor import checks, judge_memory, judge_model, judge_software
 from scripts.lib.doctor.facts import HostFacts
 from scripts.lib.doctor.findings import FAIL, WARN
 from scripts.lib.doctor.mac_text import Firewall, parse_firewall
@@ -49,6 +50,28 @@ def test_what_ssh_says_leads_to_the_fix_for_it_and_nothing_else(looked, trouble,
     assert (found.check, found.host, found.verdict) == ("ssh", "studio-2", FAIL)
     assert found.found == trouble
     assert fix in found.fix.words
+
+
+def test_commands_can_be_pasted_whatever_the_paths_are_called(looked):
+    """Blanks and quotes in the paths of checkout, Python and model made other commands of them."""
+    root = "/Volumes/Big Disk/Jo's $cluster"
+    plan = replace(
+        looked.plan, checkout=root, python=f"{root}/.venv/bin/python", model_dir=f"{root}/m 1"
+    )
+    cluster = changed(replace(looked, plan=plan), "studio-1", binary=None)
+    target = {"to": "studio-1", "address": "192.0.2.10", "port": 29001, "error": "ETIMEDOUT: no"}
+    blocked = changed(cluster, "studio-2", connections=(target,))
+    (path,) = [f for f in checks.judge(blocked) if f.check == "path" and f.verdict == FAIL]
+    commands = [
+        judge_software.pip_install(plan.python, plan.checkout, "--no-cache-dir"),
+        judge_software._new_environment(cluster, cluster.facts["studio-1"]).command,
+        judge_model._sync(cluster, "studio-2").command,
+        path.fix.words.partition("or there: ")[2],
+    ]
+    paths = [plan.python, f"{root}/.venv", plan.model_dir, plan.python]
+    for command, path in zip(commands, paths, strict=True):
+        assert path in shlex.split(command), command
+    assert f"{root}/requirements.txt" in shlex.split(commands[0])
 
 
 def test_words_on_stderr_are_a_warning_and_ssh_s_own_are_none(looked):
