@@ -19,7 +19,8 @@
 #   --dry-run      Print the commands of every step, ask no host, change nothing.
 #   --list         Print the steps.
 #
-# What it was called with is kept in run/setup.json.
+# Hosts, model and --ring-tcp are kept in run/setup.json. Settings of the environment are not: the
+# line after `to go on:` names them, but no keys.
 #
 # Exit codes: 0 it serves, 1 a step failed or was refused, 2 usage, 3 a tool or a file is missing,
 # 130 Ctrl-C.

@@ -5,10 +5,10 @@ import re
 from scripts.lib.cabling.advice import advise
 from scripts.lib.cabling.make_hostfile import survey
 from scripts.lib.cabling.plan import make_plan
-from scripts.lib.hosts.hostfile import find_problems
+from scripts.lib.hosts.hostfile import Hostfile, find_problems
 from scripts.lib.hosts.on_hosts import run_on_hosts
 from scripts.lib.setup.look import HOLDS, NEEDED, NOT_HERE, STUCK, Look, failures, lines
-from scripts.lib.setup.site import Site
+from scripts.lib.setup.site import RING_HOSTFILE, Site
 from scripts.lib.sync import checkout
 from scripts.lib.sync.parallel import Failure
 from scripts.lib.sync.probe import may_not_write, probe, token_file
@@ -113,10 +113,27 @@ def hostfile(site: Site) -> Look:
         there = "is no hostfile" if site.hostfile.exists() else "is not there"
         return Look(NEEDED, f"{name} {there}")
     names = [host.ssh for host in found.hosts]
-    if sorted(names) != sorted(site.hosts) or names[0] != site.hosts[0]:
+    if not is_for(found, site):
         return Look(NEEDED, f"{name} is for other hosts: {', '.join(names)}")
     if site.ring_tcp and found.backend != "ring":
         return Look(NEEDED, f"{name} is for {found.backend or 'RDMA'}")
     if problems := find_problems(found):
         return Look(NEEDED, f"{name}: {problems[0]}")
     return Look(HOLDS, f"{name}: {len(names)} hosts")
+
+
+def is_for(found: Hostfile, site: Site) -> bool:
+    """Whether its hosts are ours, with the same rank 0."""
+    names = [host.ssh for host in found.hosts]
+    return sorted(names) == sorted(site.hosts) and names[0] == site.hosts[0]
+
+
+def other_hosts(site: Site) -> str:
+    """That the hostfile which is there is for other hosts, or nothing. Asks no host; so where none
+    was named, the ring's counts as well, which is taken where one of them is no Mac."""
+    paths = [site.hostfile, *[site.root / RING_HOSTFILE] * (not site.named_hostfile)]
+    found = {path: told for path in paths if (told := site.read_hostfile(path))}
+    if not found or any(is_for(each, site) for each in found.values()):
+        return ""
+    path, first = next(iter(found.items()))
+    return f"{site.short(path)} is for {', '.join(host.ssh for host in first.hosts)}"

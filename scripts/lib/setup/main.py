@@ -11,14 +11,14 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from scripts.lib.hosts.hostfile import SSH_NAME, host_name
 from scripts.lib.hosts.our_process import read_lines
 from scripts.lib.hosts.reach import MOST_RANKS
-from scripts.lib.settings.kept_settings import SettingError, first_key
+from scripts.lib.settings.kept_settings import Found, SettingError, first_key
 from scripts.lib.setup import look_hosts, steps
 from scripts.lib.setup.command import Command, run
 from scripts.lib.setup.look import HOLDS, NEEDED, NOT_HERE, STUCK, Look
@@ -33,10 +33,15 @@ from scripts.lib.verbs.exit_codes import FAILED, MISSING
 from scripts.lib.verbs.header import help_of
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
+from server.protocol.settings_table import OF_USERS
 
 PROGRAM = "setup_cluster.sh"
 INTERRUPTED = 130
 MOST_ROUNDS = 4  # of a step whose commands show what is to be done next
+OTHER_HOSTS = (
+    "name the hosts that it is for, or set HOSTFILE to that of these, or write it anew with "
+    "--from hostfile"
+)
 
 
 class StepFailed(Exception):
@@ -52,13 +57,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for step in STEPS:
             print(f"{step.name:12} {step.does}")
         return 0
-    site = make_site(options, state)
+    settings = read_settings(PROGRAM, options)
+    given = given_settings()
+    site = make_site(options, state, settings)
     walked = [
         step for step in STEPS[steps.NAMES.index(options.first) :] if step.name not in options.skip
     ]
+    if "hostfile" not in [step.name for step in walked] and (other := look_hosts.other_hosts(site)):
+        words = f"{other}, not for {', '.join(site.hosts)}: {OTHER_HOSTS}"
+        say(words) if options.dry_run else stop(PROGRAM, words)
     if options.dry_run:
         return show_all(site, walked)
     current = options.first
+
+    def go_on(*more: str) -> str:
+        kept = settings["MODEL_DIR"].text or state.model
+        return str(taking_up(options, given, "" if site.model == kept else site.model, *more))
+
     try:
         with alone(ROOT / checkout.STATE, PROGRAM):
             write_state(ROOT, state)
@@ -66,17 +81,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 current = step.name
                 walk(site, step, options)
                 write_state(ROOT, replace(state, model=site.model, measured=site.measured))
-        say(f"done; to serve this model later: {steps.serve(site, None)[0]}")
+        command = steps.serve(site, None)[0]
+        say(f"done; to serve this model later: {replace(command, env=given | command.env)}")
         return 0
     except Failure as failure:
         say(str(failure))
         return FAILED
     except KeyboardInterrupt:
-        say(f"interrupted at {current}; to go on: {go_on(options)}")
+        say(f"interrupted at {current}; to go on: {go_on()}")
         return INTERRUPTED
     except StepFailed as error:
         say(f"step {current}: {error}")
-        say(f"to go on: {go_on(options, '--from', current)}")
+        say(f"to go on: {go_on('--from', current)}")
         return FAILED
     except OSError as error:
         say(f"step {current}: {error}")
@@ -139,11 +155,26 @@ def check_hosts(reader: Parser, hosts: Sequence[str]) -> None:
         reader.error(f"HOST: must be 2 to {MOST_RANKS} of them, not {len(hosts)}")
 
 
-def make_site(options: Namespace, state: State) -> Site:
+def given_settings() -> dict[str, str]:
+    """What the environment sets, for all that we start; but no secrets, as it is shown."""
+    given = {}
+    for setting in OF_USERS:
+        text = os.environ.get(setting.name, "")
+        if text.strip() and setting.kind == "path":  # what we start runs in the checkout
+            text = os.environ[setting.name] = os.path.abspath(os.path.expanduser(text.strip()))
+        if text.strip() and not setting.secret:
+            given[setting.name] = text
+    return given
+
+
+def make_site(options: Namespace, state: State, settings: Mapping[str, Found]) -> Site:
     """With the settings, which children read for themselves, too."""
-    settings = read_settings(PROGRAM, options)
     need_tools(PROGRAM)
-    model = options.model or settings["MODEL_DIR"].text or state.model
+    named = settings["MODEL_DIR"].text
+    model = options.model or named or state.model
+    if model and (problem := model_problem(model)):
+        whose = "MODEL_DIR" if named else "the model of the last time,"
+        stop(PROGRAM, f"{whose} {problem}; name one with --model")
     if not model and not options.terminal and not options.dry_run:
         stop(PROGRAM, "--model is missing: --yes does not answer which model is to be served")
     try:
@@ -273,10 +304,14 @@ def ask_model() -> str:
         say(problem)
 
 
-def go_on(options: Namespace, *more: str) -> str:
-    """The command that takes it up again; hosts and model are remembered."""
-    words = [f"scripts/{PROGRAM}", *more, *["--yes"] * options.yes]
-    return " ".join([*words, *(f"--skip {name}" for name in options.skip)])
+def taking_up(options: Namespace, given: Mapping[str, str], model: str, *more: str) -> Command:
+    """The command that takes it up again. Hosts and model are remembered, settings are not; model:
+    where it is not the one that is remembered or set."""
+    if model:
+        more = (*more, "--model", model)
+        given = {name: text for name, text in given.items() if name != "MODEL_DIR"}
+    skip = [word for name in options.skip for word in ("--skip", name)]
+    return Command((f"scripts/{PROGRAM}", *more, *["--yes"] * options.yes, *skip), given)
 
 
 def say(text: str) -> None:

@@ -49,10 +49,10 @@ class Site:
         found = local_hostfiles(self.root)
         return found[0] if len(found) == 1 and not usual.exists() else usual
 
-    def read_hostfile(self) -> Hostfile | None:
-        """What is in it; None if it is not there, or wrong."""
+    def read_hostfile(self, path: Path | None = None) -> Hostfile | None:
+        """What is in it, or in another; None if it is not there, or wrong."""
         try:
-            return parse_hostfile(self.hostfile.read_text("utf-8"))
+            return parse_hostfile((path or self.hostfile).read_text("utf-8"))
         except (OSError, UnicodeDecodeError, HostfileError):
             return None
 

@@ -124,7 +124,8 @@ def measure(site: Site, look: Look | None) -> list[Command]:
 
 def serve(site: Site, look: Look | None) -> list[Command]:
     port = ("--port", str(site.port))
-    start = script("run_openai_cluster_server.sh", "--detach", *port, env=site.settings)
+    env = {"HOSTFILE": site.short(site.hostfile)} | site.settings
+    start = script("run_openai_cluster_server.sh", "--detach", *port, env=env)
     stop = script("stop_openai_cluster_server.sh", *port)
     return [stop, start] if look and "stop" in look.hosts else [start]
 

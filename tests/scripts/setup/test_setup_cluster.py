@@ -25,7 +25,7 @@ from tests.support.wiring import mesh
 
 GENERATED = shutil.ignore_patterns("__pycache__", ".*")
 HOSTS = ("mac0", "bjorn@mac1")
-SETTINGS = ("HOSTFILE", "MODEL_DIR", "PYTHON", "HTTP_PORT")
+SETTINGS = ("HOSTFILE", "MODEL_DIR", "PYTHON", "HTTP_PORT", "CLUSTER_ENV")
 # Here is every host; options come first.
 SSH = """
 echo "ssh $*" >>"$CALLS"
@@ -191,6 +191,69 @@ def test_steps_before_the_first_and_those_left_out_are_not_looked_at(place):
     ]  # fmt: skip
     for step in ("ssh", "place", "doctor", "verify", "benchmark"):
         assert f"] {step}:" not in said
+
+
+def test_a_hostfile_for_other_hosts_is_said_before_anything_is_done(place):
+    """Steps after the one that writes it judged the hosts of the old one, for ever."""
+    model = str(place.root / "models/Tiny")
+    place.run("--yes", "--model", model, *HOSTS)
+    three = {"backend": "ring", "hosts": [{"ssh": h, "ips": ["1.2.3.4"]} for h in ("a", "b", "c")]}
+    (place.root / "hostfiles/ring.local.json").write_text(json.dumps(three))
+    place.called()
+    before = place.files()
+    for arguments in (("--from", "verify"), ("--from", "serve", *HOSTS), ("--skip", "hostfile")):
+        said = place.run("--yes", *arguments, expect=2)
+        assert "hostfiles/ring.local.json is for a, b, c, not for mac0, bjorn@mac1: " in said
+        assert "--from hostfile" in said and "name the hosts" in said
+        assert place.called() == [] and place.files() == before
+    said = place.run("--dry-run", "--from", "serve", *HOSTS)
+    assert "is for a, b, c, not for mac0, bjorn@mac1" in said
+    run = "MODEL_DIR=models/Tiny scripts/run_openai_cluster_server.sh --detach --port 8080"
+    assert f"+ HOSTFILE=hostfiles/ring.local.json {run}\n" in said
+    place.run("--yes", "--from", "hostfile")
+    place.run("--dry-run", "--from", "serve")
+
+
+def test_what_goes_on_has_the_settings_that_it_was_begun_with(place):
+    (place.state / "broken").touch()
+    model, key = str(place.root / "models/Tiny"), "secret-of-ours"
+    settings = {"HTTP_PORT": "8123", "MODEL_DIR": model, "CONTEXT_MAX": "512", "API_KEY": key}
+    place.env |= settings
+    said = place.run("--yes", *HOSTS, expect=1)
+    command = shlex.split(said.splitlines()[-1].partition("to go on: ")[2])
+    at = command.index("scripts/setup_cluster.sh")
+    assert set(command[:at]) == {f"{k}={v}" for k, v in settings.items() if k != "API_KEY"}
+    assert command[at + 1 :] == ["--from", "doctor", "--yes", "--skip", "answer"]
+    assert key not in said
+
+    # What was named at the command line wins over the setting, which would win over what is kept.
+    other = place.root / "models" / "An Other"
+    other.mkdir()
+    said = place.run("--yes", "--model", str(other), "--from", "doctor", expect=1)
+    command = shlex.split(said.splitlines()[-1].partition("to go on: ")[2])
+    assert command[-7:] == ["--from", "doctor", "--model", str(other), "--yes", "--skip", "answer"]
+    assert not any(word.startswith("MODEL_DIR=") for word in command)
+
+    (place.state / "broken").unlink()
+    said = place.run("--yes", "--from", "serve")
+    later = shlex.split(said.splitlines()[-1].partition("to serve this model later: ")[2])
+    assert {"CONTEXT_MAX=512", "MODEL_DIR=models/Tiny", "HOSTFILE=hostfiles/ring.local.json"} <= (
+        set(later)
+    )
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_model_that_is_gone_is_said_before_anything_is_done(place, kept):
+    model = place.root / "models/Tiny"
+    place.run("--yes", "--model", str(model), *HOSTS)
+    place.called()
+    model.rename(place.root / "models/Away")
+    if not kept:
+        place.env["MODEL_DIR"] = str(model)
+    said = place.run("--yes", expect=2)
+    whose = "the model of the last time," if kept else "MODEL_DIR"
+    assert f"{whose} '{model}': must be a folder that is here" in said and "--model" in said
+    assert place.called() == []
 
 
 def test_dry_run_prints_every_command_asks_nobody_and_changes_nothing(place):
