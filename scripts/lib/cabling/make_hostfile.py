@@ -44,10 +44,17 @@ from scripts.lib.cabling.survey import (
     networks_of,
     read_facts,
 )
-from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, find_problems, parse_hostfile
+from scripts.lib.hosts.hostfile import (
+    SSH_NAME,
+    HostfileError,
+    find_problems,
+    parse_hostfile,
+    read_hostfile,
+)
 from scripts.lib.hosts.on_hosts import Answer, run_on_hosts
 from scripts.lib.verbs import shared
 from scripts.lib.verbs.exit_codes import MISSING
+from scripts.lib.verbs.file_kind import no_file, write_whole
 from scripts.lib.verbs.header import help_of
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.verb_settings import ROOT, read_settings
@@ -140,8 +147,8 @@ def ping(facts: dict[str, Facts], plan: Plan) -> Pings:
 def kept_envs(path: Path) -> tuple[str, ...]:
     """The "envs" of the file that will be overwritten: they are the user's, not the cabling's."""
     try:
-        envs = parse_hostfile(path.read_text("utf-8")).envs
-    except (OSError, UnicodeDecodeError, HostfileError):
+        envs = read_hostfile(path).envs
+    except (OSError, HostfileError):
         return ()
     if envs:
         say(f'the "envs" of the old {path.name} are kept: {", ".join(envs)}')
@@ -173,11 +180,7 @@ def put(text: str, options: argparse.Namespace) -> int:
         print(text, end="")
         return 0
     try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all: a start script may read it at this moment.
-        draft = options.output.with_name(f".{options.output.name}.{os.getpid()}")
-        draft.write_text(text, "utf-8")
-        draft.replace(options.output)
+        write_whole(options.output, text)
     except OSError as error:
         say(f"{options.output}: {error.strerror}")
         return 3
@@ -217,6 +220,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
             reader.error(f"host {host!r}: not a name that ssh takes")
         if hosts.count(host) > 1:
             reader.error(f"host {host!r} is named {hosts.count(host)} times: name each Mac once")
+    if problem := no_file(options.output):
+        reader.error(f"--output '{options.output}': {problem}; name another")
     if options.dry_run and options.dot:
         reader.error("--dry-run and --dot: choose one")
     if options.ring_tcp and options.topology == "mesh":

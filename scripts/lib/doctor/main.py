@@ -29,7 +29,7 @@ from scripts.lib.hosts.hostfile import (
     Hostfile,
     HostfileError,
     choose_backend,
-    parse_hostfile,
+    read_hostfile,
 )
 from scripts.lib.hosts.on_hosts import LOCAL_HOST, Answer, command_for
 from server.protocol.domains import MOST
@@ -82,7 +82,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         backend = options.backend or ("jaccl" if sys.platform == "darwin" else "ring")
         addresses = ()
     else:
-        hostfile, name = read_hostfile(options.hostfile), str(options.hostfile)
+        hostfile, name = hostfile_of(options.hostfile), str(options.hostfile)
         name = name.removeprefix(f"{options.checkout}/")
         ranks = tuple(host.ssh for host in hostfile.hosts)
         backend = options.backend or choose_backend(hostfile)
@@ -126,12 +126,12 @@ def make_plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def read_hostfile(path: Path) -> Hostfile:
+def hostfile_of(path: Path) -> Hostfile:
     try:
-        return parse_hostfile(path.read_text("utf-8"))
+        return read_hostfile(path)
     except OSError as error:
         stop(3, f"{path}: {error.strerror}")
-    except (HostfileError, UnicodeDecodeError) as error:
+    except HostfileError as error:
         stop(1, f"{path}: {error}")
 
 

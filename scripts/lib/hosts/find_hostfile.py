@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from scripts.lib.verbs.exit_codes import MISSING, USAGE
+from scripts.lib.verbs.file_kind import no_file
 from server.protocol.settings_table import DEFAULT_HOSTFILE
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,7 +38,8 @@ def find_hostfile(named: str, root: Path = ROOT) -> Path:
     if named:
         path = Path(os.path.abspath(named))
         if not path.is_file():
-            raise NoHostfile(MISSING, f"HOSTFILE='{path}': no such file; {HINT}")
+            problem = no_file(path) or "no such file"
+            raise NoHostfile(MISSING, f"HOSTFILE='{path}': {problem}; {HINT}")
         return path
     usual = root / DEFAULT_HOSTFILE
     found = [usual] if usual.is_file() else local_hostfiles(root)

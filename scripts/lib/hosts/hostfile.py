@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.lib.hosts.reach import MOST_RANKS
+from scripts.lib.verbs.file_kind import no_file
 
 BACKENDS = ("jaccl", "jaccl-ring", "ring")
 
@@ -58,6 +59,16 @@ class Hostfile:
     envs: tuple[str, ...]
 
 
+def read_hostfile(path: Path) -> Hostfile:
+    """Parses a file. Raises OSError where it cannot be read, and HostfileError."""
+    if problem := no_file(path):
+        raise HostfileError(problem)
+    try:
+        return parse_hostfile(path.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise HostfileError(str(error)) from None
+
+
 def parse_hostfile(text: str) -> Hostfile:
     """Parses mlx's format: a list of hosts, or an object with hosts, backend and envs.
 
@@ -68,6 +79,15 @@ def parse_hostfile(text: str) -> Hostfile:
         data = json.loads(text)
     except ValueError as error:
         raise HostfileError(f"is not JSON: {error}") from None
+    except RecursionError:
+        raise HostfileError("is nested too deeply") from None
+    try:
+        return _parse(data)
+    except RecursionError:  # of what is shown
+        raise HostfileError("has a value that is nested too deeply") from None
+
+
+def _parse(data: object) -> Hostfile:
     if isinstance(data, list):
         data = {"hosts": data}
     if not isinstance(data, dict) or not isinstance(data.get("hosts"), list):
@@ -276,13 +296,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--backend", default="", choices=("", *BACKENDS), help="check for this one")
     options = parser.parse_args(arguments)
     try:
-        hostfile = parse_hostfile(options.file.read_text("utf-8"))
+        hostfile = read_hostfile(options.file)
     except FileNotFoundError:
         return _complain(options.file, ["no such file"], code=3)
     except OSError as error:
         return _complain(options.file, [error.strerror or str(error)], code=3)
-    except (HostfileError, UnicodeDecodeError) as error:
-        return _complain(options.file, [str(error)])
+    except HostfileError as error:
+        return _complain(options.file, [str(error)], code=3 if no_file(options.file) else 1)
     if options.command == "check":
         return _complain(options.file, find_problems(hostfile, options.backend))
     # Names that would go wrong in a shell never reach one.

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scripts.lib.hosts.find_hostfile import NoHostfile, find_hostfile
-from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, parse_hostfile
+from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, read_hostfile
 from scripts.lib.hosts.on_hosts import LOCAL_HOST
 from scripts.lib.hosts.reach import MOST_RANKS
 from scripts.lib.model.hub_repo import REPO
@@ -160,12 +160,12 @@ def choose_machines(options: argparse.Namespace, settings: Mapping[str, Found], 
         return hosts_memory.asked(list(dict.fromkeys(options.hosts)), python)
     try:
         path = find_hostfile(settings["HOSTFILE"].text, ROOT)
-        names = [host.ssh for host in parse_hostfile(path.read_text("utf-8")).hosts]
+        names = [host.ssh for host in read_hostfile(path).hosts]
     except NoHostfile as error:
         if settings["HOSTFILE"].text:
             raise Stopped(str(error), error.code) from error
         names = [LOCAL_HOST]
-    except (OSError, UnicodeDecodeError, HostfileError) as error:
+    except (OSError, HostfileError) as error:
         raise Stopped(f"{path}: {error}", MISSING) from error
     for name in names:
         if not SSH_NAME.fullmatch(name):

@@ -30,7 +30,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.lib.hosts.hostfile import HostfileError, parse_hostfile
+from scripts.lib.hosts.hostfile import HostfileError, read_hostfile
 from scripts.lib.hosts.on_hosts import LOCAL_HOST, run_on_hosts
 from scripts.lib.launch.signal_pipe import SignalPipe
 from scripts.lib.service.service_policy import what_next
@@ -181,8 +181,8 @@ class Service:
     def _hosts(self) -> list[str]:
         """The other hosts of the hostfile, each once. A wrong one is the run script's business."""
         try:
-            hostfile = parse_hostfile(Path(self._settings["HOSTFILE"]).read_text())
-        except (KeyError, OSError, UnicodeDecodeError, HostfileError):
+            hostfile = read_hostfile(Path(self._settings["HOSTFILE"]))
+        except (KeyError, OSError, HostfileError):
             return []
         return list(dict.fromkeys(h.ssh for h in hostfile.hosts if h.ssh != LOCAL_HOST))
 

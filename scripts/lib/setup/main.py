@@ -23,13 +23,14 @@ from scripts.lib.setup import look_hosts, steps
 from scripts.lib.setup.command import Command, run
 from scripts.lib.setup.look import HOLDS, NEEDED, NOT_HERE, STUCK, Look
 from scripts.lib.setup.site import Site, model_problem
-from scripts.lib.setup.state import State, StateError, read_state, write_state
+from scripts.lib.setup.state import FILE, State, StateError, read_state, write_state
 from scripts.lib.setup.steps import STEPS, Step
 from scripts.lib.sync import checkout
 from scripts.lib.sync.parallel import Failure, alone
 from scripts.lib.sync.targets import need_python, need_tools
 from scripts.lib.verbs import shared
 from scripts.lib.verbs.exit_codes import FAILED, MISSING
+from scripts.lib.verbs.file_kind import no_file
 from scripts.lib.verbs.header import help_of
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     walked = [
         step for step in STEPS[steps.NAMES.index(options.first) :] if step.name not in options.skip
     ]
+    if problem := no_file(site.hostfile):
+        stop(PROGRAM, f"hostfile {site.hostfile} {problem}; set HOSTFILE to another", MISSING)
     if "hostfile" not in [step.name for step in walked] and (other := look_hosts.other_hosts(site)):
         words = f"{other}, not for {', '.join(site.hosts)}: {OTHER_HOSTS}"
         say(words) if options.dry_run else stop(PROGRAM, words)
@@ -122,7 +125,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Namespace, State]:
     try:
         old = read_state(ROOT)
     except StateError as error:
-        if not options.hosts:
+        if not options.hosts or no_file(ROOT / FILE):  # which cannot be written over
             stop(PROGRAM, str(error))
         old = State()
     check_hosts(reader, options.hosts or old.hosts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.lib.hosts.find_hostfile import local_hostfiles
-from scripts.lib.hosts.hostfile import Hostfile, HostfileError, parse_hostfile
+from scripts.lib.hosts.hostfile import Hostfile, HostfileError, read_hostfile
 from scripts.lib.model.hub_repo import REPO
 from server.protocol.settings_table import DEFAULT_HOSTFILE
 
@@ -52,8 +52,8 @@ class Site:
     def read_hostfile(self, path: Path | None = None) -> Hostfile | None:
         """What is in it, or in another; None if it is not there, or wrong."""
         try:
-            return parse_hostfile((path or self.hostfile).read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, HostfileError):
+            return read_hostfile(path or self.hostfile)
+        except (OSError, HostfileError):
             return None
 
     @property

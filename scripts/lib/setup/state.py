@@ -5,11 +5,11 @@ alone is known by having been run, for these hosts and this model.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from scripts.lib.hosts.hostfile import SSH_NAME
+from scripts.lib.verbs.file_kind import no_file, write_whole
 
 FILE = "run/setup.json"
 
@@ -32,6 +32,8 @@ class State:
 def read_state(root: Path) -> State:
     """What is remembered; nothing at first. Raises StateError."""
     path = root / FILE
+    if problem := no_file(path):
+        raise StateError(f"{path} {problem}; remove it, and name the hosts")
     try:
         told = json.loads(path.read_text("utf-8"))
         state = replace(State(**told), hosts=tuple(told["hosts"]))
@@ -40,15 +42,13 @@ def read_state(root: Path) -> State:
             raise TypeError
     except FileNotFoundError:
         return State()
-    except (OSError, ValueError, TypeError, KeyError):
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}; make it yours, or remove it") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise StateError(f"{path}: not as it was written; remove it, and name the hosts") from None
     return state
 
 
 def write_state(root: Path, state: State) -> None:
     """Whole or not at all."""
-    path = root / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(asdict(state), indent=1) + "\n", "utf-8")
-    draft.replace(path)
+    write_whole(root / FILE, json.dumps(asdict(state), indent=1) + "\n")

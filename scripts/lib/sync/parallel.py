@@ -57,14 +57,24 @@ class Voice:
 
 @contextmanager
 def alone(state: Path, program: str) -> Iterator[None]:
-    """Two at a time would undo each other's work. Failure if another one is at it."""
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / f"{program}.lock").open("w") as lock:
+    """Two at a time would undo each other's work. Failure if another one is at it, or nothing can
+    be written there."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        opened = (state / f"{program}.lock").open("w")
+    except OSError as error:
+        raise Failure(f"{cannot(error)}; {program} keeps a lock in {state}") from None
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Failure(f"another {program} is at work in this checkout") from None
         yield
+
+
+def cannot(error: OSError) -> str:
+    """What the system refused, of which path."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 def serve_all(hosts: Sequence[str], serve: Callable[[str], str]) -> dict[str, tuple[bool, str]]:

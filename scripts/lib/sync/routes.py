@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.lib.hosts.hostfile import Hostfile, HostfileError, parse_hostfile
+from scripts.lib.hosts.hostfile import Hostfile, HostfileError, read_hostfile
 from scripts.lib.hosts.on_hosts import LOCAL_HOST, command_for
 from scripts.lib.sync.parallel import Failure
 from scripts.lib.sync.probe import MARK, after_mark, ask
@@ -47,8 +47,8 @@ BY_NAME = Route((), "")
 def read_hosts(path: Path | None) -> Hostfile | None:
     """The hostfile, if there is one that can be read. What is wrong with it is told elsewhere."""
     try:
-        return parse_hostfile(path.read_text("utf-8")) if path else None
-    except (OSError, UnicodeDecodeError, HostfileError):
+        return read_hostfile(path) if path else None
+    except (OSError, HostfileError):
         return None
 
 

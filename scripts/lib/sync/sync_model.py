@@ -26,7 +26,7 @@ from scripts.lib.sync import checkout, hub
 from scripts.lib.sync.manifest import Item, cache_file, read_items
 from scripts.lib.sync.model_copy import COPY_OPTIONS, FAST_CIPHER, Job, serve
 from scripts.lib.sync.node_model import partial_of
-from scripts.lib.sync.parallel import Failure, Voice, alone, report, serve_all, size_text
+from scripts.lib.sync.parallel import Failure, Voice, alone, cannot, report, serve_all, size_text
 from scripts.lib.sync.probe import token_file
 from scripts.lib.sync.routes import read_hosts
 from scripts.lib.sync.rsync import end_all, rsync_command
@@ -168,6 +168,9 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         except NotGiven as error:
             voice.say(str(error))
+            return MISSING
+        except OSError as error:
+            voice.say(cannot(error))
             return MISSING
         except KeyboardInterrupt:
             voice.say("interrupted; run it again to go on")

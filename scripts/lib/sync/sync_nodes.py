@@ -22,7 +22,7 @@ from scripts.lib.settings.interpreter import VENV_PYTHON, problem
 from scripts.lib.status.servers import find_servers, supervisor_pid
 from scripts.lib.sync import checkout, environment
 from scripts.lib.sync.environment import Environment
-from scripts.lib.sync.parallel import Failure, Voice, alone, report, serve_all, size_text
+from scripts.lib.sync.parallel import Failure, Voice, alone, cannot, report, serve_all, size_text
 from scripts.lib.sync.probe import (
     Facts,
     Place,
@@ -257,13 +257,16 @@ def main(arguments: list[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(alone(state, PROGRAM))
+            token = stack.enter_context(token_file(state))
+            files = checkout.list_files(options.root)
+            listing = state / "checkout.list"
+            listing.write_bytes("\0".join(files).encode("utf-8", "surrogateescape"))
         except Failure as failure:
             voice.say(str(failure))
             return 1
-        token = stack.enter_context(token_file(state))
-        files = checkout.list_files(options.root)
-        listing = state / "checkout.list"
-        listing.write_bytes("\0".join(files).encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            voice.say(cannot(error))
+            return 3
         env, sizes, own_sizes, here = None, {}, {}, {}
         try:
             if not options.checkout_only:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts.lib.hosts.find_hostfile import NoHostfile, find_hostfile, local_hostfiles
-from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, parse_hostfile
+from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, read_hostfile
 from scripts.lib.settings.interpreter import NoInterpreter, rank_python
 from scripts.lib.verbs.exit_codes import FAILED, MISSING, USAGE
 from scripts.lib.verbs.verb_settings import stop
@@ -50,10 +50,10 @@ def choose_targets(
         return [], None
     try:
         path = find_hostfile(hostfile, root)
-        hosts = named or [host.ssh for host in parse_hostfile(path.read_text("utf-8")).hosts]
+        hosts = named or [host.ssh for host in read_hostfile(path).hosts]
     except NoHostfile as error:
         stop(program, str(error), error.code)
-    except (OSError, UnicodeDecodeError, HostfileError) as error:
+    except (OSError, HostfileError) as error:
         stop(program, f"{path}: {error}", FAILED)
     for host in hosts:
         if not SSH_NAME.fullmatch(host):

@@ -6,7 +6,8 @@
     options         the command line of a verb that is bash, read for it
     exit_codes      what every script's exit code means
     verb_settings   the settings of a verb that is Python, and which server it means
+    file_kind       what is at a path where a file is wanted; a file that is written whole
     running_server  which server a client of ours talks to
 
-Standard library only; all but the last two run under Python 3.9.
+Standard library only; all but verb_settings and running_server run under Python 3.9.
 """

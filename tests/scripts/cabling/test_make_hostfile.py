@@ -64,6 +64,20 @@ def test_what_comes_next_can_be_pasted_whatever_the_file_is_called(tmp_path):
     assert shlex.split(command) == [f"HOSTFILE={macs.output}", "scripts/verify_cluster.sh"]
 
 
+@pytest.mark.parametrize("more", [(), ("--force",), ("--dry-run",)])
+@pytest.mark.parametrize("kind", ["a folder", "a named pipe"])
+def test_what_is_no_file_is_not_written_over(tmp_path, kind, more):
+    """A pipe was waited for; of a folder a draft stayed beside it, after all hosts were asked."""
+    macs = Macs(tmp_path, healthy(mesh(NAMES[:2])))
+    os.mkfifo(macs.output) if kind == "a named pipe" else macs.output.mkdir()
+    there = set(tmp_path.iterdir())
+    made = macs.make(*more, *NAMES[:2])
+    assert (made.returncode, made.stdout) == (2, "")
+    assert f"--output '{macs.output}': is {kind}, no file; name another" in made.stderr
+    assert set(tmp_path.iterdir()) == there
+    assert not (tmp_path / "macs" / "calls").exists()
+
+
 def test_it_overwrites_only_when_told_and_keeps_the_envs(tmp_path):
     macs = Macs(tmp_path, healthy(mesh(NAMES[:2])))
     old = '{"envs": ["MINE=1"], "hosts": [{"ssh": "x"}]}'

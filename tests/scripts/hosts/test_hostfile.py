@@ -1,6 +1,7 @@
 """What hostfile.py reads out of a hostfile, and what it finds wrong with one before a launch."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.lib.hosts import hostfile
+from scripts.lib.hosts.find_hostfile import NoHostfile, find_hostfile
 from tests.support.paths import ROOT
 
 MODULE = (ROOT / "scripts" / "lib" / "module.py", "lib.hosts.hostfile")
@@ -263,3 +265,21 @@ def test_missing_file_exits_3_and_wrong_use_2(tmp_path):
     assert run("check", str(tmp_path / "none.json")).returncode == 3
     assert run("hosts", str(tmp_path)).returncode == 3
     assert run("greet", str(tmp_path)).returncode == 2
+
+
+@pytest.mark.parametrize("around", ["%s", '{"hosts": %s}', '{"hosts": [%s]}', '{"envs": [%s]}'])
+@pytest.mark.parametrize("depth", [900, 5_000, 100_000])
+def test_what_is_nested_too_deeply_is_wrong_and_no_fault_of_ours(around, depth):
+    deep = around % ("[" * depth + "]" * depth)
+    with pytest.raises(hostfile.HostfileError):
+        hostfile.parse_hostfile(deep)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a named pipe"])
+def test_what_is_no_file_is_said_as_what_it_is_and_not_waited_for(tmp_path, kind):
+    path = tmp_path / "hosts.json"
+    os.mkfifo(path) if kind == "a named pipe" else path.mkdir()
+    done = run("check", str(path))
+    assert (done.returncode, done.stderr) == (3, f"{path}: is {kind}, no file\n")
+    with pytest.raises(NoHostfile, match=f"HOSTFILE='{path}': is {kind}, no file; make one"):
+        find_hostfile(str(path))

@@ -1,6 +1,7 @@
 """The walk of setup_cluster.sh: what it asks, shows and leaves alone. The scripts that it calls are
 stubs that do the least that their step is looked at for; tests/whole has them real."""
 
+import errno
 import json
 import os
 import pty
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from scripts.lib.setup.look_hosts import sudo_lines
+from scripts.lib.setup.state import StateError, read_state
 from scripts.lib.setup.steps import NAMES, as_root
 from tests.scripts.sync.test_sync_nodes import make_environment
 from tests.support.launch_helpers import PATIENCE_S, pids_of, wait_until
@@ -295,7 +297,15 @@ def test_what_cannot_be_is_refused_before_anything_is_asked(place, arguments, sa
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", '{"hosts": "mac0"}', '{"hosts": ["a", "b"], "x": 1}', '{"hosts": [1, 2]}'],
+    [
+        "",
+        "[]",
+        "{",
+        '{"hosts": "mac0"}',
+        '{"hosts": ["a", "b"], "x": 1}',
+        '{"hosts": [1, 2]}',
+        pytest.param("[" * 100_000, id="deep"),
+    ],
 )
 def test_a_record_that_is_damaged_is_said_and_hosts_replace_it(place, text):
     (place.root / "run").mkdir()
@@ -303,6 +313,33 @@ def test_a_record_that_is_damaged_is_said_and_hosts_replace_it(place, text):
     said = place.run("--dry-run", expect=2)
     assert "run/setup.json: not as it was written; remove it, and name the hosts" in said
     place.run("--dry-run", *HOSTS)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a named pipe"])
+@pytest.mark.parametrize("hosts", [(), HOSTS])
+def test_a_record_that_is_no_file_is_said_as_what_it_is(place, kind, hosts):
+    record = place.root / "run/setup.json"
+    record.parent.mkdir()
+    os.mkfifo(record) if kind == "a named pipe" else record.mkdir()
+    said = place.run("--dry-run", *hosts, expect=2)
+    assert f"run/setup.json is {kind}, no file; remove it, and name the hosts" in said
+    assert list(record.parent.iterdir()) == [record]
+
+
+def test_a_record_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    def denied(path, *more):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(StateError, match=r"setup\.json: Permission denied; make it yours, or"):
+        read_state(tmp_path)
+
+
+def test_a_hostfile_that_is_a_pipe_is_not_waited_for(place):
+    os.mkfifo(place.root / "pipe")
+    place.env["HOSTFILE"] = str(place.root / "pipe")
+    said = place.run("--yes", "--model", str(place.root / "models/Tiny"), *HOSTS, expect=3)
+    assert f"hostfile {place.root}/pipe is a named pipe, no file" in said
 
 
 def test_a_host_that_does_not_answer_is_no_matter_of_keys(place):

@@ -1,7 +1,9 @@
 """sync_nodes.sh over real ssh and rsync: what arrives, what stays, what is refused."""
 
+import errno
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.lib.sync import checkout, environment
+from scripts.lib.sync import checkout, environment, sync_model
 from scripts.lib.sync.parallel import Failure, size_text
 from scripts.lib.sync.probe import Place, parse_facts
 from scripts.lib.sync.rsync import _follow, explain, far_path
@@ -431,3 +433,31 @@ def test_sizes_for_people():
     assert [size_text(n) for n in (0, 999, 1500, 2.5e6, 7.1e11, 3e12)] == [
         "0 B", "999 B", "1.5 kB", "2.5 MB", "710 GB", "3 TB",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["sync_nodes.sh", "sync_nodes.sh --dry-run", "sync_model.sh ."])
+def test_a_checkout_in_which_nothing_can_be_written_is_a_sentence(tmp_path, verb):
+    """A traceback. A file in the way refuses root, too, whom no mode keeps out."""
+    for name in ("scripts", "server"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "run").write_text("in the way")
+    script, *more = verb.split()
+    env = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(
+        [tmp_path / "scripts" / script, *more, "mac1"],
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert done.stderr.startswith(f"{script}: {tmp_path}/run/sync: ")
+    assert f"{script} keeps a lock in {tmp_path}/run/sync" in done.stderr
+
+
+def test_a_folder_for_models_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch, capsys):
+    """Whatever of ours cannot be written after the lock was had."""
+
+    def denied(*arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", "/models/.token")
+
+    monkeypatch.setattr(sync_model, "choose_source", denied)
+    assert sync_model.main([str(tmp_path), "127.0.0.1"]) == 3
+    assert capsys.readouterr().err == "sync_model.sh: /models/.token: Permission denied\n"
