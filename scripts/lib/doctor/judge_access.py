@@ -6,7 +6,7 @@ from scripts.lib.doctor.cluster import Cluster
 from scripts.lib.doctor.facts import HostFacts
 from scripts.lib.doctor.findings import FAIL, PASS, WARN, Finding, Fix
 from scripts.lib.hosts.hostfile import find_problems
-from scripts.lib.hosts.on_hosts import LOCAL_HOST
+from scripts.lib.hosts.on_hosts import KEY_CHANGED, LOCAL_HOST, forget_key
 
 AWAY = "wake or start {host}; see that it is on the network: ping {host}"
 # What ssh says, and what somebody does about it.
@@ -18,10 +18,6 @@ SSH_WORDS = (
         "and lets keys in a moment later)",
     ),
     ("Host key verification failed", "ssh {host}, compare the fingerprint, answer yes"),
-    (
-        "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "if that Mac was set up anew: ssh-keygen -R {host}, then ssh {host} once",
-    ),
     (
         "Could not resolve",
         "correct the name in the hostfile, or add a Host {host} to ~/.ssh/config, or take the name "
@@ -116,6 +112,8 @@ def _noisy(facts: HostFacts) -> Finding:
 
 def _unreachable(facts: HostFacts) -> Finding:
     words = next((fix for sign, fix in SSH_WORDS if sign in facts.trouble), "ssh -v {host} true")
+    if KEY_CHANGED in facts.trouble:
+        words = forget_key(facts.host)
     symptom = "a rank ends with exit code 255 and shows nothing; the others wait for it"
     if facts.host == LOCAL_HOST:
         words, symptom = "see that /bin/sh runs here", "no rank starts"

@@ -18,7 +18,19 @@ from scripts.lib.hosts import reach
 from scripts.lib.hosts.reach import LOCAL_HOST
 
 UNREACHABLE = 255  # ssh's own exit code
+# Its last line is that of a host which nobody has been to, too: Host key verification failed.
+KEY_CHANGED = "REMOTE HOST IDENTIFICATION HAS CHANGED"
 SSH_OPTIONS = tuple(reach.SSH_OPTIONS.split())
+
+
+def forget_key(host: str) -> str:
+    """What somebody does of whose host the key has changed."""
+    name = host.rpartition("@")[2]
+    return (
+        "compare the fingerprint with its own, which ssh-keygen -lf "
+        "/etc/ssh/ssh_host_ed25519_key.pub says there; if it is right, as when that Mac was set up "
+        f"anew: ssh-keygen -R {name}, then ssh {host} once"
+    )
 
 
 @dataclass(frozen=True)
@@ -40,10 +52,17 @@ class Answer:
         return self.code == UNREACHABLE and self.host != LOCAL_HOST
 
     @property
+    def key_changed(self) -> bool:
+        """ssh knows the host by another key: its user has to judge, and no key of ours helps."""
+        return self.unreachable and KEY_CHANGED in self.errors
+
+    @property
     def reason(self) -> str:
         """Why it failed, in a few words: the last line it wrote to stderr, or its exit code."""
         if self.timed_out:
             return f"no answer within {self.seconds:.0f} s"
+        if self.key_changed:
+            return f"{KEY_CHANGED}: its key is another than that in known_hosts"
         lines = [line.strip() for line in self.errors.splitlines() if line.strip()]
         return lines[-1] if lines else f"exit code {self.code}"
 

@@ -6,7 +6,7 @@ from scripts.lib.cabling.advice import advise
 from scripts.lib.cabling.make_hostfile import survey
 from scripts.lib.cabling.plan import make_plan
 from scripts.lib.hosts.hostfile import Hostfile, find_problems
-from scripts.lib.hosts.on_hosts import run_on_hosts
+from scripts.lib.hosts.on_hosts import forget_key, run_on_hosts
 from scripts.lib.setup.look import HOLDS, NEEDED, NOT_HERE, STUCK, Look, failures, lines
 from scripts.lib.setup.site import RING_HOSTFILE, Site
 from scripts.lib.sync import checkout
@@ -23,7 +23,10 @@ def ssh(site: Site) -> Look:
     wrong, lost = [], False
     for answer in answers:
         host = answer.host
-        if answer.unreachable and re.search("denied|host key", answer.errors, re.I):
+        if answer.key_changed:
+            lost = True
+            wrong.append(f"{host}: {answer.reason}; {forget_key(host)}")
+        elif answer.unreachable and re.search("denied|host key", answer.errors, re.I):
             keyless[host] = ()
             wrong.append(f"{host}: {answer.reason}")
         elif answer.code != 0:

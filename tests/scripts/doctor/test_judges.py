@@ -9,6 +9,7 @@ from scripts.lib.doctor import checks, judge_memory, judge_model, judge_software
 from scripts.lib.doctor.facts import HostFacts
 from scripts.lib.doctor.findings import FAIL, WARN
 from scripts.lib.doctor.mac_text import Firewall, parse_firewall
+from scripts.lib.hosts.on_hosts import KEY_CHANGED
 from tests.support.machines import BINARY, Macs
 from tests.support.wiring import Wiring, mesh
 
@@ -35,6 +36,7 @@ def changed(cluster, host: str, **facts):
         ("alex@studio-2: Permission denied (publickey).", "ssh-copy-id studio-2"),
         ("alex@studio-2: Permission denied (password).", "FileVault on? Then no key helps"),
         ("Host key verification failed.", "ssh studio-2, compare the fingerprint"),
+        (f"{KEY_CHANGED}: its key is another", "anew: ssh-keygen -R studio-2, then ssh studio-2"),
         ("ssh: Could not resolve hostname studio-2: unknown", "Host studio-2 to ~/.ssh/config"),
         ("ssh: connect to host studio-2 port 22: Connection refused", "turn on Remote Login"),
         ("ssh: Could not resolve hostname studio-2: unknown", "scutil --get LocalHostName"),

@@ -33,6 +33,11 @@ SSH = """
 echo "ssh $*" >>"$CALLS"
 while [ "${1#-}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done
 [ ! -e "$STATE/refused" ] || { echo "$1: Permission denied (publickey)." >&2; exit 255; }
+[ ! -e "$STATE/changed" ] || {
+  echo "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @" >&2
+  echo "Host key verification failed." >&2
+  exit 255
+}
 [ ! -e "$STATE/down" ] || { echo "ssh: connect to host $1: Connection refused" >&2; exit 255; }
 shift
 exec bash -c "$*"
@@ -350,6 +355,16 @@ def test_a_host_that_does_not_answer_is_no_matter_of_keys(place):
     said = place.run("--yes", "--model", "org/name", *HOSTS, expect=1)
     assert "ssh-copy-id asks for a password there, and here is no terminal to ask at" in said
     assert place.called() == []
+
+
+def test_a_host_key_that_has_changed_is_no_matter_of_passwords(place):
+    """It was taken for a host that nobody has been to, for which there is ssh-copy-id."""
+    (place.state / "changed").touch()
+    said = place.run("--yes", "--model", "org/name", *HOSTS, expect=1)
+    assert "bjorn@mac1: REMOTE HOST IDENTIFICATION HAS CHANGED: " in said
+    assert "compare the fingerprint" in said
+    assert "ssh-keygen -R mac1, then ssh bjorn@mac1 once" in said
+    assert "ssh-copy-id" not in said and place.called() == []
 
 
 def test_two_at_a_time_are_refused(place):
