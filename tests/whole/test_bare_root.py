@@ -50,7 +50,7 @@ scripts/stop_openai_cluster_server.sh; echo "STOP $?"
 start
 kill -KILL "$(sed -n 1p run/$HTTP_PORT/supervisor.pid)"
 DRAIN_TIMEOUT=0 scripts/stop_openai_cluster_server.sh; echo "STOP $?"
-echo "LEFT $(cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c -e '[-]-run-id')"
+echo "LEFT $(cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c -e "[-]-run-dir $PWD/run")"
 """
 
 
