@@ -11,6 +11,7 @@ from server.scheduler.speculation import Speculation
 from server.scheduler.step_costs import StepCosts
 from server.startup.loading import load_shard
 from server.wire.link import Link
+from tests.models.served import serve
 from tests.support.desk import Desk, choices, ids_of, ticket
 from tests.support.drafting import Knows
 from tests.support.tiny_models import VOCAB, tiny_llama
@@ -234,3 +235,19 @@ def test_what_rank_0_drafts_by_itself_changes_nothing_and_is_right_where_a_text_
     assert desk.run(*ask_all()) == right
     seen = speculation.look()
     assert seen.right > 50 and seen.right <= seen.drafted and seen.steps > 5
+
+
+@pytest.mark.parametrize(("bits", "start"), [(8, 0), (8, 50)])
+def test_rows_whose_keys_and_values_are_in_fewer_bits(bits, start):
+    """No step goes beyond the token at which a row's caches change their kind."""
+    shard = serve("qwen3, heads of 64", kv_bits=bits, kv_bits_from=start)
+    prompts = [
+        [3 + i * (n + 3) % 90 for i in range(length)] for n, length in enumerate((40, 44, 70))
+    ]
+    asked = Asked(
+        shard,
+        *[lambda own=own: ticket(own, max_tokens=20, temperature=0) for own in prompts],
+    )
+    desk = asked.with_drafts()
+    asked.check(desk.got)
+    assert sum(event.drafted for events in desk.got for event in events if isinstance(event, Token))

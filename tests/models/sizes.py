@@ -269,6 +269,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     # Of 64 values a head, so that they can be quantised.
     "llama, heads of 64": ("llama", {"head_dim": 64}),
     "gemma3_text, heads of 64": ("gemma3_text", {"head_dim": 64}),
+    "qwen3, heads of 64": ("qwen3", {"head_dim": 64}),
     "qwen3_next, heads of 64": ("qwen3_next", {"head_dim": 64}),
     "gpt_oss, heads of 64": ("gpt_oss", {"head_dim": 64}),
     "gemma3_text, a window of 512": ("gemma3_text", {"sliding_window": 512}),
