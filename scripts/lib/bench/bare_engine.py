@@ -89,7 +89,7 @@ def run(
 
     if ready.link.rank == 0:
         # No news but how to take the next turn, by the clock, as from the scheduler.
-        chooser = ChoosesForAll(rows.__getitem__, lambda: [0, 0, pace.tokens, int(slow)], fail)
+        chooser = ChoosesForAll(rows.__getitem__, lambda: [0, 0, pace.tokens, int(slow), 0], fail)
     else:
         chooser = Follows()
     engine = ready.engine(chooser)
