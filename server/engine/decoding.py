@@ -138,10 +138,7 @@ class Decoding:
         # Nothing is done with them before this has seen that they are whole.
         tokens, header = shared.read()
         newest = [[token] for token in tokens]
-        step_s = (step.over or time.monotonic()) - step.launched if step.launched else 0.0
-        waiting = {row: own for row, own in zip(rows, newest, strict=True) if not row.ahead}
-        for row in rows:
-            row.ahead = False
+        step_s, waiting = step.seconds, _waiting(rows, newest)
         if hold:
             self.step = Step(Phase.PLANNED, inputs=dict(zip(rows, tokens, strict=True)))
         elif not goes_on:
@@ -166,7 +163,7 @@ class Decoding:
         shared = self._sampling.share(mine, drafts)
         mx.async_eval(shared.sealed.total)
         tokens, behind = shared.read()
-        step_s = (step.over or time.monotonic()) - step.launched if step.launched else 0.0
+        step_s = step.seconds
         newest = split(tokens, offered)
         told = self._sampling.drafts(behind[Header.SIZE :], len(rows))
         plan = Step(Phase.PLANNED, width=1)
@@ -177,9 +174,7 @@ class Decoding:
             plan.inputs[row] = own[-1]
             if fits := _before_stop(told[i][: max(0, left[i] - len(own) - 1)], row.stops):
                 plan.drafts[row] = fits
-        waiting = {row: own for row, own in zip(rows, newest, strict=True) if not row.ahead}
-        for row in rows:
-            row.ahead = False
+        waiting = _waiting(rows, newest)
         self.step = plan
         decoded = self._hand_out(waiting, step.drafts)
         error = None if late or self.step is None else self._try(self.launch)
@@ -240,8 +235,7 @@ class Decoding:
         self._rest()
         apart: list[mx.array] = []
         if self._ways.rows_apart:
-            for row in rows:
-                row.caches = next_caches(self._ways.quantised, row.caches)
+            self._quantise(rows)
             # Handed to MLX one by one: in a pipeline nothing else orders what ranks receive.
             apart = [
                 model(inputs[i : i + 1, None], cache=row.caches)[:, -1, :]
@@ -265,8 +259,7 @@ class Decoding:
         texts = [[token, *own] for token, own in zip(inputs, drafts, strict=True)]
         apart: list[mx.array] = []
         if self._ways.rows_apart:
-            for row in rows:
-                row.caches = next_caches(self._ways.quantised, row.caches)
+            self._quantise(rows)
             apart = [
                 self.model(mx.array([text]), cache=row.caches)[0]
                 for text, row in zip(texts, rows, strict=True)
@@ -285,6 +278,11 @@ class Decoding:
         behind = {row: own for row, own in zip(rows, drafts, strict=True) if own}
         self.step = Step(Phase.BUILT, rows, [mine], drafts=behind, parts=parts)
 
+    def _quantise(self, rows: list[Row]) -> None:
+        """Rows apart have their caches as they are for their next tokens; the batch sees to its."""
+        for row in rows:
+            row.caches = next_caches(self._ways.quantised, row.caches)
+
     def _bearable(self, drafts: dict[Row, Drafts]) -> list[Drafts]:
         """The drafts that the next step has, by row; empty where no row has any."""
         if (quantised := self._ways.quantised) is not None:
@@ -302,11 +300,9 @@ class Decoding:
             can = set()
         else:
             can = self.caches.spread(wanted)
-        return (
-            [drafts.get(row, ()) if i in can else () for i, row in enumerate(self.rows)]
-            if can
-            else []
-        )
+        if not can:
+            return []
+        return [drafts.get(row, ()) if i in can else () for i, row in enumerate(self.rows)]
 
     def _rest(self) -> None:
         """A step without drafts. After many of them rows share arrays again."""
@@ -351,6 +347,14 @@ class Decoding:
                 decoded.append(Decoded(row, token, finish, caches, right, wrong if last else 0))
         self.leave(finished)
         return decoded
+
+
+def _waiting(rows: list[Row], newest: list[list[int]]) -> dict[Row, list[int]]:
+    """The newest tokens of those that wait for them; the others have had theirs already."""
+    waiting = {row: own for row, own in zip(rows, newest, strict=True) if not row.ahead}
+    for row in rows:
+        row.ahead = False
+    return waiting
 
 
 def _before_stop(drafts: Drafts, stops: Collection[int]) -> Drafts:

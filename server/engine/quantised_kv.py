@@ -33,10 +33,6 @@ class Quantised:
     def __str__(self) -> str:
         return f"{self.bits} bits" + (f" from {self.start} tokens on" if self.start else "")
 
-    def due(self, length: int) -> bool:
-        """Whether a row of so many tokens is quantised, for what comes after them."""
-        return length >= self.start and bool(self.layers)
-
     def within(self, length: int, size: int) -> int:
         """How many of the next tokens may be computed at once."""
         return size if length >= self.start else min(size, self.start - length)

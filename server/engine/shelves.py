@@ -69,6 +69,13 @@ class Shelf:
         lengths = [newcomer.length, *(seat.length for seat in self.held)]
         return are_alike(min(lengths), max(lengths), slack)
 
+    def take(self, newcomer: Seat) -> None:
+        """Gives it an empty row, or one more."""
+        if None in self.seats:
+            self.seats[self.seats.index(None)] = newcomer
+        else:
+            self.seats.append(newcomer)
+
 
 @dataclass(frozen=True)
 class Put:
@@ -154,10 +161,7 @@ class Shelves:
         chosen: dict[int, list[int]] = {}
         for newcomer, seat in enumerate(seats):
             shelf = self._choose(seat)
-            if None in shelf.seats:
-                shelf.seats[shelf.seats.index(None)] = seat
-            else:
-                shelf.seats.append(seat)
+            shelf.take(seat)
             chosen.setdefault(self.shelves.index(shelf), []).append(newcomer)
         moves: list[Move] = []
         for number, newcomers in chosen.items():
@@ -190,10 +194,7 @@ class Shelves:
             self.shelves.append(Shelf([], 0, 0, 0, seat.quantised))
         seat.alone = alone
         shelf = self.shelves[-1] if alone else self._choose(seat)
-        if None in shelf.seats:
-            shelf.seats[shelf.seats.index(None)] = seat
-        else:
-            shelf.seats.append(seat)
+        shelf.take(seat)
         return moves + self._place(shelf, [(0, seat)], [seat.length])
 
     def open_all(self) -> list[int]:

@@ -3,6 +3,7 @@
 Used by decoding.py, on the main thread of every rank.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -69,6 +70,11 @@ class Step:
     parts: list[list[mx.array]] = field(default_factory=list)
     launched: float = 0.0  # when MLX had it; 0 as long as nobody waits for it
     over: float = 0.0  # when it was over, if that was seen
+
+    @property
+    def seconds(self) -> float:
+        """From handing it to MLX to its tokens, which are there now; 0 if nobody waits for it."""
+        return (self.over or time.monotonic()) - self.launched if self.launched else 0.0
 
     def of(self, rows: list[Row]) -> mx.array:
         """This rank's part of the tokens of these rows, which are in the step's order."""

@@ -7,8 +7,8 @@ from server.observe.account import Answering
 from server.observe.histogram import Histogram, Snapshot
 
 WHOLE = (0.1, 0.3, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 240, 480, 960, 1920, 7680)  # seconds
-# Seconds a token, as recorder.GAPS has them for each.
-EACH = (0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10, 40)
+# Seconds a token.
+GAPS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10, 40)
 TOKENS = tuple(step * 10**power for power in range(6) for step in (1, 2, 5)) + (10**6,)
 CHOICES = (1, 2, 5, 10, 20, 50, 100)
 
@@ -35,7 +35,7 @@ HISTOGRAMS = {
         WHOLE, "Both: from the ranks' beginning on a finished choice to its last token. As vLLM's.",
     ),
     "request_time_per_output_token_seconds": (
-        EACH, "Decode time of a finished choice over its tokens after the first. As vLLM's.",
+        GAPS, "Decode time of a finished choice over its tokens after the first. As vLLM's.",
     ),
 }  # fmt: skip
 

@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterable
 
 from server.observe.account import ANSWERED, Account, Timed
-from server.observe.finished import WHOLE, Finished
+from server.observe.finished import GAPS, WHOLE, Finished
 from server.observe.histogram import Histogram, Snapshot
 from server.observe.usage import Tokens, Usage, Usages
 
 # Seconds, for what takes from an instant to minutes.
 WAITS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
-GAPS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10, 40)
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024)
 TINY = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1, 10)
 

@@ -244,11 +244,9 @@ class DiskEntries:
 
     def _open_to(self, owner: str, long: bool | None = None) -> list[PrefixTree]:
         """long: only those of long texts, or of short ones."""
-        return [
-            tree
-            for (one, kind), tree in self._trees.items()
-            if one in (owner, EVERYBODY) and long in (None, kind)
-        ]
+        kinds = (True, False) if long is None else (long,)
+        keys = [(one, kind) for one in {owner, EVERYBODY} for kind in kinds]
+        return [self._trees[key] for key in keys if key in self._trees]
 
     def _tree(self, entry: Entry) -> PrefixTree:
         key = entry.owner, self._precision.is_long(len(entry.tokens))

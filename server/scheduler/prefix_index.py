@@ -298,7 +298,8 @@ class PrefixIndex:
         return length, number
 
     def _seen_by(self, owner: str) -> list[PrefixTree]:
-        return [tree for (one, _), tree in self._trees.items() if one in (owner, EVERYBODY)]
+        keys = [(one, long) for one in {owner, EVERYBODY} for long in (True, False)]
+        return [self._trees[key] for key in keys if key in self._trees]
 
     def _key(self, entry: Entry) -> tuple[str, bool]:
         return entry.owner, self.cuttable and self._precision.is_long(len(entry.tokens))

@@ -40,9 +40,8 @@ STAGE = "proving batches"
 # rounding makes of them, within these bounds. Weights of 32 bits leave nothing to rounding.
 NOISES, FAR_LEAST, FAR_MOST = 5, 0.005, 0.3
 
-BITS_FROM = (
-    8  # tokens from which on they are while it is proven: so some rows get there as they decode
-)
+# Tokens from which on they are while it is proven: so some rows get there as they decode.
+BITS_FROM = 8
 
 # The best first. The last one computes what mlx-lm does for a prompt alone.
 # Keys and values in fewer bits (KV_BITS) go with shelves, and with rows that are computed apart.

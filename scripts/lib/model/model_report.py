@@ -112,11 +112,10 @@ def kv_of(
 
 
 def _kv(rows: Sequence[RowBytes]) -> list[dict]:
+    # whole_token_bytes: of a request that is too short for fewer bits.
     return [
         {"request_bytes": row.fixed, "token_bytes": row.token}
-        | (
-            {"whole_token_bytes": row.whole} if row.whole else {}
-        )  # of one that is too short for bits
+        | ({"whole_token_bytes": row.whole} if row.whole else {})
         for row in rows
     ]
 
