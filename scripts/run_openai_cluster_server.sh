@@ -187,6 +187,7 @@ main() {
   choose_model
   [ -z "$DRY_RUN" ] || show_settings
   check_model
+  check_other_models
   hand_over_keys
 
   tell_fast_synch

@@ -1,4 +1,4 @@
-"""The cluster server: one OpenAI-compatible endpoint on rank 0, one model over all ranks.
+"""The cluster server: one OpenAI-compatible endpoint on rank 0, models over all ranks.
 
 The folders are the stages of a request, in the order in which it meets them. On rank 0's threads:
 

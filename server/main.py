@@ -198,11 +198,12 @@ def _live(
         meet(link, os.environ, run_id, tell_pair)
     with watchdog.within(settings.handshake_timeout, NOT_JOINED, SLOW_RANK):
         met = rank.greet(settings, link, status, tell)
-    ready = rank.prepare(settings, link, met, status, tell)
-    watchdog.follow(settings.stall_timeout, ready.times)
+    maker = rank.Maker(settings, link, met, status)
+    ready = maker.first(tell)
+    watchdog.follow(settings.stall_timeout, maker.times)
     if link.rank == 0:
-        return rank.lead(ready, line, app, status, watchdog, warm)
-    return rank.follow(ready, status, watchdog)
+        return rank.Leads(maker, ready, line, app, status).serve(ready, watchdog, warm)
+    return rank.Worker(maker, ready, status).serve(watchdog)
 
 
 def _explain(error: Exception) -> tuple[int, str]:

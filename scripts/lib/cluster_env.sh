@@ -122,10 +122,14 @@ check_hosts() {
   [ "$status" = 0 ] || exit "$status"
 }
 
-# choose_model: MODEL_DIR, or the demo model for --local. Sets MODEL_DIR (absolute) and MODEL_ID.
+# choose_model: MODEL_DIR, the first of MODELS and MODELS_DIR, or the demo model for --local. Sets
+# MODEL_DIR (absolute) and MODEL_ID, and OTHER_MODELS: the folders of the others, one a line.
+OTHER_MODELS=''
 choose_model() {
   local folder status=0
-  if [ -n "${MODEL_DIR-}" ]; then
+  if [ -n "${MODELS-}${MODELS_DIR-}" ]; then
+    choose_models
+  elif [ -n "${MODEL_DIR-}" ]; then
     MODEL_DIR=$(absolute_path "$MODEL_DIR")
     # Here or on another host: only what is here can be looked at.
     if [ -d "$MODEL_DIR" ]; then
@@ -152,6 +156,36 @@ choose_model() {
     # The folder's name, which need not be one.
     ask_python lib.settings.settings valid MODEL_ID "$MODEL_ID" || die 2 "$ANSWER; set MODEL_ID"
   fi
+}
+
+# choose_models: the same where there are several. Looked at where rank 0 will read them.
+choose_models() {
+  local command told name folder first=1
+  [ -z "${MODEL_DIR-}" ] || MODEL_DIR=$(absolute_path "$MODEL_DIR")
+  [ -z "${MODELS_DIR-}" ] || MODELS_DIR=$(absolute_path "$MODELS_DIR")
+  export MODELS MODELS_DIR
+  command=("$PY" "$ROOT/scripts/lib/module.py" lib.model.list_models "${MODEL_DIR-}" "${MODEL_ID-}"
+    "${MODELS-}" "${MODELS_DIR-}")
+  told=$(on_host "$RANK0" "$(quote "${command[@]}")") ||
+    die 2 "the models could not be listed on $RANK0 (rank 0)"
+  while IFS=$'\t' read -r name folder; do
+    if [ -n "$first" ]; then
+      MODEL_ID=$name MODEL_DIR=$folder first=
+    else
+      OTHER_MODELS=$OTHER_MODELS${OTHER_MODELS:+$'\n'}$folder
+    fi
+  done <<<"$told"
+}
+
+# check_other_models: tells which of them will not be loaded; the server can do without.
+check_other_models() {
+  local folder first=$MODEL_DIR
+  while IFS= read -r folder; do
+    [ -n "$folder" ] || continue
+    MODEL_DIR=$folder
+    (check_model) || warn "$folder cannot be served: requests for it will be refused"
+  done <<<"$OTHER_MODELS"
+  MODEL_DIR=$first
 }
 
 # check_model: the model can be split over these ranks. Looked at where rank 0 will read it.

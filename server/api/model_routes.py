@@ -22,6 +22,7 @@ from server.api.dialects import tokenize as tokenize_api
 from server.api.dialects.kept_responses import KeptResponses
 from server.api.embedding import Embedding, embed
 from server.api.lanes import Lanes
+from server.api.models import Model, Models, willing_to_wait
 from server.api.notes import noting
 from server.api.requests import check_vocabulary, parse_json
 from server.api.responder import Tell, answer
@@ -29,7 +30,6 @@ from server.observe.account import Texts
 from server.observe.phases import ENDING, LOADING, OK
 from server.observe.status import Status
 from server.protocol.client import Client
-from server.protocol.embedding_kind import UNKNOWN, EmbeddingKind
 from server.protocol.errors import context_exceeded, unavailable, wrong
 from server.protocol.pieces import Dialect, TextOut
 from server.protocol.requests import (
@@ -38,32 +38,21 @@ from server.protocol.requests import (
     Common,
     CompletionRequest,
     Places,
-    Sampling,
     Served,
 )
 from server.protocol.settings import Settings
+from server.scheduler.catalog import FIRST
 from server.scheduler.queue import Line, Ticket
 from server.text.following import Following
 from server.text.generation import Choice, Generation
 from server.text.infill import Suffix
-from server.text.prompts import Prompts, check_length, count_chars
+from server.text.prompts import check_length, count_chars
 from server.transport.http_server import Exchange
 from server.transport.places import neighbourhood
 
 LOADING_RETRY_S = 30.0  # the most that anybody is told to wait while the model loads
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Model:
-    """What the routes need once the model is loaded. context: tokens of prompt plus answer."""
-
-    prompts: Prompts
-    context: int
-    sampling: Sampling
-    fingerprint: str
-    embeddings: EmbeddingKind = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -79,23 +68,25 @@ class Job:
 
 
 class ModelRoutes:
-    """Handlers by name. None of them answers before the model is loaded."""
+    """Handlers by name. None of them answers before the first model is loaded."""
 
-    def __init__(self, settings: Settings, status: Status, line: Line, kept: KeptResponses) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        status: Status,
+        line: Line,
+        kept: KeptResponses,
+        models: Models,
+    ) -> None:
         self._kept = kept
+        self._models = models
         self._settings = settings
         self._status = status
         self._line = line
         self._lanes = Lanes(line.max_running + line.max_waiting)
-        self._model: Model | None = None
-
-    def model_loaded(self, model: Model) -> None:
-        """From now on this is what answers."""
-        self._model = model
 
     def chat(self, exchange: Exchange) -> None:
-        model, served = self._ready()
-        with self._reading(exchange) as (body, client):
+        with self._reading(exchange) as (body, client, model, served):
             request = chat_api.parse(body, served)
             ids, places = self._conversation(model, request, client)
         dialect = chat_api.ChatDialect(*self._frame(model, request.common, 1))
@@ -103,8 +94,7 @@ class ModelRoutes:
         self._converse(exchange, model, request, ids, places, dialect, client, tell)
 
     def completions(self, exchange: Exchange) -> None:
-        model, served = self._ready()
-        with self._reading(exchange) as (body, client):
+        with self._reading(exchange) as (body, client, model, served):
             request = completions_api.parse(body, served)
             self._check_prompts(model, request)
             common, suffix = request.common, None
@@ -122,9 +112,8 @@ class ModelRoutes:
         self._generate(exchange, model, common, jobs, dialect, "prompt", client)
 
     def responses(self, exchange: Exchange) -> None:
-        model, served = self._ready()
         kept = self._kept.of(exchange.account.key)
-        with self._reading(exchange) as (body, client):
+        with self._reading(exchange) as (body, client, model, served):
             request, echo = responses_api.parse(body, served, kept)
             if echo.left_out:
                 left_out = ", ".join(echo.left_out)
@@ -139,45 +128,40 @@ class ModelRoutes:
         self._converse(exchange, model, request, ids, places, dialect, client)
 
     def messages(self, exchange: Exchange) -> None:
-        model, served = self._ready()
-        with self._reading(exchange) as (body, client):
+        with self._reading(exchange) as (body, client, model, served):
             request, echo = messages_api.parse(body, served)
             ids, places = self._conversation(model, request, client)
         dialect = messages_api.MessagesDialect(echo, len(ids))
         self._converse(exchange, model, request, ids, places, dialect, client)
 
     def embeddings(self, exchange: Exchange) -> None:
-        model, served = self._ready()
-        with self._reading(exchange) as (body, client):
+        with self._reading(exchange) as (body, client, model, served):
             request = embeddings_api.parse(body, served, model.embeddings)
             self._line.check_room(1)
             inputs = embeddings_api.token_ids(request.inputs, model.prompts, model.context, client)
         client.look()
         if self._settings.log_prompts:
             exchange.account.texts = Texts(list(map(model.prompts.decode, inputs)))
-        ticket = Ticket([], 0, Common(), inputs=inputs)
+        ticket = Ticket([], 0, Common(), model=model.number, inputs=inputs)
         self._line.admit([ticket])
         following = Following.of(client, [ticket], self._line)
         write = partial(embeddings_api.write, request=request)
-        name = self._status.start.model_id
         embed(
             exchange,
             Embedding(ticket, following, write),
             self._status.record,
-            lambda written, tokens: embeddings_api.answer(written, name, tokens),
+            lambda written, tokens: embeddings_api.answer(written, model.name, tokens),
         )
 
     def count_tokens(self, exchange: Exchange) -> None:
-        model, served = self._ready()
-        with self._reading(exchange) as (body, client):
+        with self._reading(exchange) as (body, client, model, served):
             request = messages_api.parse_count(body, served)
             _check_conversation(request, model)
             ids = model.prompts.from_chat(request, context=model.context, client=client)
         exchange.send_json(200, messages_api.count(len(ids)))
 
     def tokenize(self, exchange: Exchange) -> None:
-        model, served = self._ready()
-        with self._reading(exchange) as (body, client):
+        with self._reading(exchange) as (body, client, model, served):
             request = tokenize_api.parse_tokenize(body, served)
             if not isinstance(request.source, str):
                 _check_conversation(request.source, model)
@@ -185,21 +169,35 @@ class ModelRoutes:
         exchange.send_json(200, answer)
 
     def detokenize(self, exchange: Exchange) -> None:
-        model, served = self._ready()
-        with self._reading(exchange) as (body, _):
+        with self._reading(exchange) as (body, _, model, served):
             ids = tokenize_api.parse_detokenize(body, served, model.prompts.vocab, model.context)
             answer = tokenize_api.detokenize(ids, model.prompts)
         exchange.send_json(200, answer)
 
     @contextlib.contextmanager
-    def _reading(self, exchange: Exchange) -> Iterator[tuple[dict[str, Any], Client]]:
-        """The body, and the client that sent it, while there is a turn to make tokens of it. What
-        is costly belongs in here; what waits for others than this lane does not."""
+    def _reading(
+        self, exchange: Exchange
+    ) -> Iterator[tuple[dict[str, Any], Client, Model, Served]]:
+        """The body, the client that sent it and the model that it is for, while there is a turn to
+        make tokens of it. What is costly belongs in here; what waits for others than this lane does
+        not."""
+        self._check_serving()
         raw = exchange.read_body()
         client = self._client(exchange)
         request = f"{exchange.request_id} {exchange.account.route}"
-        with self._lanes.enter(len(raw), client), noting(request):
-            yield parse_json(raw), client
+        patience = willing_to_wait(exchange.headers.get("Prefer"))
+        while True:
+            with self._lanes.enter(len(raw), client), noting(request):
+                body = parse_json(raw)
+                asked = body.get("model")
+                number = self._models.place(asked if isinstance(asked, str) else None)
+                # Who names none of ours, or nothing, hears so from whoever reads the fields.
+                number = FIRST if number is None else number
+                if (model := self._models.ready(number, patience)) is not None:
+                    yield body, client, model, self._models.served(number)
+                    return
+            del body  # what it holds is many times its bytes
+            self._models.wait_for(number, client, patience)
 
     def _conversation(
         self, model: Model, request: ChatRequest, client: Client
@@ -296,6 +294,7 @@ class ModelRoutes:
                     grammar=job.constraint,
                     places=job.places,
                     owner=exchange.account.owner if self._settings.keys_apart else "",
+                    model=model.number,
                     events=tickets[0].events if tickets else None,
                 )
                 if n == 0:
@@ -336,7 +335,7 @@ class ModelRoutes:
 
     def _frame(self, model: Model, common: Common, prompts: int) -> tuple:
         return (
-            self._status.start.model_id,
+            model.name,
             model.fingerprint,
             prompts * common.n,
             common.logprobs is not None,
@@ -354,19 +353,17 @@ class ModelRoutes:
             total=total,
             end=started + total,
             gone=exchange.client_gone,
-            serving=self._ready,
+            serving=self._check_serving,
         )
 
-    def _ready(self) -> tuple[Model, Served]:
-        state, model = self._status.state, self._model
-        if state.phase == LOADING or model is None:
+    def _check_serving(self) -> None:
+        """Raises ApiError 503 unless the server does."""
+        state = self._status.state
+        if state.phase == LOADING or not self._models.begun:
             raise unavailable(f"The model is loading: {state.detail}.", "loading", self._patience())
         if state.phase != OK:
             why = f": {state.detail}" if state.phase in ENDING else ""
             raise unavailable(f"The server is {state.phase}{why}.", state.phase)
-        return model, Served(
-            self._status.start.model_id, self._settings.model_aliases, model.sampling
-        )
 
     def _patience(self) -> float:
         """Seconds to come back after, while the model loads: as long again as that has taken.

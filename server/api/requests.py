@@ -128,7 +128,9 @@ BIASES = table(
 
 MODEL: Fields = {
     "model": Field(
-        TEXT, "The served model's id or one of MODEL_ALIASES; absent means the same. Others: 404."
+        TEXT,
+        "A served model's id, or one of MODEL_ALIASES, which mean the first; as absent does. "
+        "Others: 404.",
     )
 }
 SAMPLING: Fields = {
@@ -184,7 +186,7 @@ def check_model(asked: Mapping[str, Any], served: Served) -> None:
     """Absent means the served model; a name that is not its is a 404. It is never looked up."""
     model = asked.get("model")
     if model is not None and not served.knows(model):
-        raise model_not_found(model, served.model_id)
+        raise model_not_found(model, (served.model_id, *served.others))
 
 
 def common_of(asked: Mapping[str, Any], served: Served, **own: Any) -> Common:

@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 from server.api.dialects import messages
 from server.api.dialects.embeddings import tell_kind
 from server.api.dialects.kept_responses import KeptResponses
-from server.api.model_routes import Model, ModelRoutes
+from server.api.model_routes import ModelRoutes
+from server.api.models import Model, Models
 from server.api.openapi.document import describe
 from server.observe.account import UNREADABLE, Account
 from server.observe.cluster_state import describe_cluster
@@ -21,10 +22,10 @@ from server.observe.health import describe_health
 from server.observe.metrics import Metrics
 from server.observe.phases import OK
 from server.observe.status import Status
-from server.protocol.embedding_kind import EmbeddingKind
 from server.protocol.errors import ApiError, bad_request, model_not_found, stopped
-from server.protocol.requests import ANY_MODEL, Served
+from server.protocol.requests import ANY_MODEL
 from server.protocol.settings import Settings
+from server.scheduler.catalog import Catalog
 from server.scheduler.queue import Line
 from server.transport.auth import check_key, may_stop
 from server.transport.cors import cross_origin
@@ -43,7 +44,8 @@ BARE = ("/", "/health", "/queue", "/cluster", "/metrics", "/openapi.json")
 
 
 class App:
-    """Answers requests. on_closed hears of each that is over: the request log's."""
+    """Answers requests. on_closed hears of each that is over: the request log's. catalog: the
+    models that are served, and how each stands."""
 
     def __init__(
         self,
@@ -63,8 +65,15 @@ class App:
         self._page = Page()
         self._metrics = Metrics(settings, status)
         self._kept = KeptResponses(settings.responses_kept)
-        self._embeddings: EmbeddingKind | None = None  # until the model is loaded
-        self._with_model = with_model = ModelRoutes(settings, status, line, self._kept)
+        self.catalog = Catalog(
+            [one.name for one in settings.models],
+            settings.pinned,
+            line.max_running + line.max_waiting,
+            line.arrived.set,
+        )
+        self.models = Models(self.catalog, settings.model_aliases)
+        with_model = ModelRoutes(settings, status, line, self._kept, self.models)
+        self._with_model = with_model
         self._routes: dict[str, dict[str, Callable[[Exchange], None]]] = {
             "/": {"GET": self._send_page},
             "/health": {"GET": self._health},
@@ -83,10 +92,9 @@ class App:
             "/openapi.json": {"GET": self._openapi},
         }
 
-    def model_loaded(self, model: Model) -> None:
-        """From now on this is what answers."""
-        self._embeddings = model.embeddings
-        self._with_model.model_loaded(model)
+    def model_loaded(self, model: Model, number: int = 0) -> None:
+        """From now on this is what answers, for the model at that place of the list."""
+        self.models.loaded(model, number)
 
     def __call__(self, exchange: Exchange) -> None:
         """Routes one request. Raises ApiError for the transport to render."""
@@ -200,7 +208,10 @@ class App:
 
     def _cluster(self, exchange: Exchange) -> None:
         body = describe_cluster(
-            self._settings, self._status, lambda other: self._may_stop(exchange, other)
+            self._settings,
+            self._status,
+            lambda other: self._may_stop(exchange, other),
+            self.catalog.describe(),
         )
         exchange.send_json(200, body, {"Cache-Control": "no-store"})
 
@@ -236,31 +247,36 @@ class App:
         exchange.send_body(200, content_type, data)
 
     def _openapi(self, exchange: Exchange) -> None:
-        exchange.send_json(200, describe(self._status.start.model_id))
+        exchange.send_json(200, describe(*(one.name for one in self.catalog.models)))
 
-    def _card(self, name: str) -> dict[str, Any]:
-        """name: the model's own, or one of its aliases."""
-        view = self._status.look()
+    def _card(self, name: str, number: int) -> dict[str, Any]:
+        """name: the model's own, or one of the first one's aliases."""
+        one = self.catalog.models[number]
         return {
             "id": name,
             "object": "model",
-            "created": int(view.start.at),
+            "created": int(self._status.start.at),
             "owned_by": "mlx-cluster",
-            "root": view.start.model_id,
-            "max_model_len": view.capacity.context or None,
-            "embeddings": tell_kind(self._embeddings),
+            "root": one.name,
+            "max_model_len": one.context or None,
+            "loaded": one.loaded,
+            "size_bytes": one.bytes or None,
+            "embeddings": tell_kind(self.models.embeddings(number)),
         }
 
     def _models(self, exchange: Exchange) -> None:
-        others = [name for name in self._settings.model_aliases if name != ANY_MODEL]
-        names = dict.fromkeys([self._status.start.model_id, *others])
-        exchange.send_json(200, {"object": "list", "data": [self._card(name) for name in names]})
+        first, *others = [one.name for one in self.catalog.models]
+        aliases = [name for name in self._settings.model_aliases if name != ANY_MODEL]
+        names = dict.fromkeys([first, *aliases], 0)
+        names |= {name: number for number, name in enumerate(others, 1)}
+        cards = [self._card(name, number) for name, number in names.items()]
+        exchange.send_json(200, {"object": "list", "data": cards})
 
     def _one_model(self, exchange: Exchange, name: str) -> None:
-        served = Served(self._status.start.model_id, self._settings.model_aliases)
-        if not served.knows(name):
-            raise model_not_found(name, served.model_id)
-        exchange.send_json(200, self._card(name))
+        number = self.models.place(name)
+        if number is None:
+            raise model_not_found(name, [one.name for one in self.catalog.models])
+        exchange.send_json(200, self._card(name, number))
 
     def _one_response(self, exchange: Exchange, id: str) -> None:
         exchange.send_json(200, self._kept.of(exchange.account.key).response(id))

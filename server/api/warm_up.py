@@ -10,7 +10,7 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 
-from server.api.model_routes import Model
+from server.api.models import Model
 from server.api.warm_files import Warm
 from server.protocol.client import SERVER
 from server.protocol.errors import ApiError

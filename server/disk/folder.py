@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -62,55 +63,95 @@ class Found:
     label: bytes = b""
 
 
-class Folder:
-    """This rank's, for one maker. limit: bytes, of all makers. Raises Unusable."""
+class Lock:
+    """Of a rank's folder, held as long as any of its makers' is open in this process."""
 
-    def __init__(self, root: Path, rank: int, maker: str, limit: int) -> None:
+    def __init__(self) -> None:
+        self._holds = 0
+        self._file = -1
+        self._mutex = threading.Lock()  # a folder is closed by a disk's thread
+
+    def take(self, path: Path, again: bool = False) -> None:
+        """Once more. again: the file that is held is gone. Raises OSError, and BlockingIOError for
+        one that another process holds."""
+        with self._mutex:
+            if self._holds and not again:
+                self._holds += 1
+                return
+            self._close()
+            file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+            try:
+                _flock(file)
+            except BaseException:
+                os.close(file)
+                raise
+            self._file, self._holds = file, self._holds + (not again)
+
+    def let_go(self) -> None:
+        with self._mutex:
+            self._holds -= 1
+            if not self._holds:
+                self._close()
+
+    def _close(self) -> None:
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+
+def _flock(file: int) -> None:
+    until = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(POLL_S)
+
+
+class Folder:
+    """This rank's, for one maker. limit: bytes, of all makers. lock: what other makers' in this
+    process hold, too. Raises Unusable."""
+
+    def __init__(
+        self, root: Path, rank: int, maker: str, limit: int, lock: Lock | None = None
+    ) -> None:
         self._limit = limit
+        self._lock = lock or Lock()
         self._rank = root / f"rank-{rank}"
         self.maker = maker
         self.path = self._rank / maker
         self.places: dict[str, Place] = {}  # of what all ranks have, by name
-        self._lock: int | None = None
         self._make()
+        self._open = True
 
-    def _make(self) -> None:
+    def _make(self, again: bool = False) -> None:
         try:
             for path in (self._rank.parent, self._rank, self.path):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in (self._rank, self.path):
                 path.chmod(0o700)
-            self._lock = os.open(self._rank / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-            self._take_lock()
+            self._lock.take(self._rank / "lock", again)
+        except BlockingIOError:
+            raise Unusable(f"{self._rank} is in use by another server") from None
         except OSError as error:
             raise Unusable(f"{self._rank}: {error.strerror or error}") from None
-
-    def _take_lock(self) -> None:
-        until = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    self.close()
-                    raise Unusable(f"{self._rank} is in use by another server") from None
-            time.sleep(POLL_S)
 
     def make_again(self) -> None:
         """If somebody has taken it away. Raises OSError."""
         if self.path.is_dir():
             return
         log.warning("prefixes on disk: %s is gone, and is made again", self.path)
-        self.close()
         try:
-            self._make()
+            self._make(again=True)
         except Unusable as error:
             raise OSError(str(error)) from None
 
     def close(self) -> None:
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
+        if self._open:
+            self._open = False
+            self._lock.let_go()
 
     def scan(self, labels: bool) -> dict[str, Found]:
         """The whole files, by name, the last used ones if they are too many; the others are cleared

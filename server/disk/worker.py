@@ -52,12 +52,16 @@ class Worker:
         self.busy = False  # written by the main thread
         self._considerate = considerate
         self._began = 0.0
-        self._queue: queue.SimpleQueue[tuple[Job, Callable[[], None]]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Job, Callable[[], None]] | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def do(self, job: Job, work: Callable[[], None]) -> None:
         """Has it done after all that was asked for before."""
         self._queue.put((job, work))
+
+    def end(self) -> None:
+        """The thread, after what was asked for before."""
+        self._queue.put(None)
 
     def pause(self, job: Job) -> None:
         """Between two pieces of a job. Raises Abandoned."""
@@ -69,7 +73,11 @@ class Worker:
 
     def _run(self) -> None:
         while True:
-            job, work = self._queue.get()
+            asked = self._queue.get()
+            if asked is None:
+                return
+            job, work = asked
+            del asked
             self._began = time.monotonic()
             state = State.FAILED
             try:

@@ -58,8 +58,8 @@ class Engine:
         self._alike = model.alike
         self._chooser = chooser
         self._prefill_step = prefill_step
-        self._pace = prefill_step
-        self._late = False
+        self._pace, self._late = prefill_step, False
+        self.beside = 0  # rows of other models that decode: they wait for this one's chunks, too
         self._eos, step = frozenset(eos), Step(link, chooser)
         self.prompts = Prompts(model, step, most=max_batch, full=prefill_step)
         self.decoding = Decoding(model, step, slack=slack)
@@ -258,7 +258,7 @@ class Engine:
 
     def _chunk(self) -> int:
         """Tokens of prompts to compute in this turn."""
-        decoding, waiting = self.decoding.live, self.prompts.newcomers
+        decoding, waiting = self.decoding.live + self.beside, self.prompts.newcomers
         if not decoding:
             return self._prefill_step
         # Where more wait than decode, those who decode bear more: else a burst of newcomers would

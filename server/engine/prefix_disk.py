@@ -114,6 +114,14 @@ class PrefixDisk:
                 self._forget(names)
         return ()
 
+    def close(self) -> None:
+        """The model is unloaded: what is under way is given up."""
+        for number in list(self._jobs):
+            self._abandon(self._jobs.pop(number))
+        self._writer.do(Job("closing"), self._folder.close)
+        self._writer.end()
+        self._reader.end()
+
     def advance(self, busy: bool) -> None:
         """Takes over what has been read. busy: somebody decodes or waits for a prompt, and bears
         little of it a turn."""

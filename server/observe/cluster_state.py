@@ -5,7 +5,7 @@ mlx.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,16 +20,21 @@ from server.protocol.settings import Settings
 
 
 def describe_cluster(
-    settings: Settings, status: Status, may_stop: Callable[[Account], bool]
+    settings: Settings,
+    status: Status,
+    may_stop: Callable[[Account], bool],
+    models: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Everything that is known now. Sizes in bytes, times in seconds; t and now: Unix time.
-    may_stop: whether whoever asks may end that request."""
+    may_stop: whether whoever asks may end that request. models: those that are served, as they
+    stand."""
     now, view = time.time(), status.look()
     ranks, load, link = view.ranks, view.load, view.link
     return {
         "status": view.state.phase,
         "detail": _detail(view),
         "model": view.start.model_id,
+        "models": list(models),
         "run_id": view.start.run_id,
         "uptime_s": round(now - view.start.at, 1),
         "now": round(now, 3),

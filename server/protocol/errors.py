@@ -5,10 +5,12 @@ Shapes and codes follow OpenAI's: {"error": {"message", "type", "param", "code"}
 
 import math
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 from server.protocol.printable import printable
 
+NAMES_SHOWN = 8  # of models
 NAME_CHARS = 120  # of a field's name in an error: some hold a key that the client has chosen
 
 
@@ -69,11 +71,13 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return ApiError(400, message, param=param, code=code)
 
 
-def model_not_found(asked: str, served: str) -> ApiError:
-    """404 for a model that is not the one being served."""
+def model_not_found(asked: str, served: Sequence[str]) -> ApiError:
+    """404 for a model that is not one of those being served."""
+    names = ", ".join(map(repr, served[:NAMES_SHOWN]))
+    more = f" and {len(served) - NAMES_SHOWN} more" if len(served) > NAMES_SHOWN else ""
     return ApiError(
         404,
-        f"The model {show(asked, 100)} does not exist; this server serves {served!r}.",
+        f"The model {show(asked, 100)} does not exist; this server serves {names}{more}.",
         param="model",
         code="model_not_found",
     )

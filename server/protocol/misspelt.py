@@ -14,7 +14,7 @@ from collections.abc import Iterable
 LONG = 16  # characters of a name in which two slips are still no coincidence
 # A slip away from ours, and of others: TensorBoard, make, web servers, web frameworks.
 FOREIGN = frozenset(
-    ("LOGDIR", "APIKEY", "PYTHON2", "PYTHON3", "HTTPS_PORT", "HTTP_PORTS", "ALLOWED_HOST")
+    ("LOGDIR", "APIKEY", "PYTHON2", "PYTHON3", "HTTPS_PORT", "HTTP_PORTS", "ALLOWED_HOST", "MODEL")
 )
 
 

@@ -128,11 +128,12 @@ class CompletionRequest:
 @dataclass(frozen=True)
 class Served:
     """What requests are checked against: the model's names and its default sampling. aliases: "*"
-    among them stands for any."""
+    among them stands for any. others: that are served, too, and are not meant."""
 
     model_id: str
     aliases: tuple[str, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
+    others: tuple[str, ...] = ()
 
     def knows(self, name: str) -> bool:
         """Whether a client that asks for this model means the one that is served."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from server.protocol.misspelt import complaint, find_misspelt
+from server.protocol.model_list import ServedModel, list_models
 from server.protocol.requests import NOT_TEMPLATE_VARIABLES
 from server.protocol.setting import SettingError, parse
 from server.protocol.settings_table import BY_NAME, RANK, TABLE
@@ -31,6 +32,11 @@ class Settings:
 
     model_dir: Path
     model_id: str
+    models: tuple[ServedModel, ...]  # all that are served; the first is MODEL_DIR's
+    models_dir: str | None
+    models_gb: float | None  # 10^9 bytes a rank for weights; None: what leaves room for caches
+    pinned: tuple[str, ...]
+    idle_unload: float  # seconds; 0: never
     model_aliases: tuple[str, ...]  # other names of it; "*": any
     chat_template_kwargs: dict[str, Any]  # where a request does not say otherwise
     parallel: str  # "auto" | "tensor" | "pipeline"
@@ -93,8 +99,17 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
         for setting in TABLE
         if setting.read_by(RANK)
     }
-    values["model_dir"] = _folder(env.get("MODEL_DIR", "").strip())
-    values["model_id"] = values["model_id"] or values["model_dir"].name
+    text, several = env.get("MODEL_DIR", "").strip(), values["models"] or values["models_dir"]
+    first = None
+    if text or not several:
+        folder = _folder(text)
+        first = ServedModel(values["model_id"] or folder.name, folder)
+    values["models"] = list_models(first, values["models"], values["models_dir"])
+    values["model_dir"], values["model_id"] = values["models"][0].folder, values["models"][0].name
+    for name in values["pinned"]:
+        if not any(name == one.name for one in values["models"]):
+            names = ", ".join(one.name for one in values["models"])
+            raise SettingError(f"PINNED={name!r}: must be of the models: {names}")
     values["chat_template_kwargs"] = _variables(values["chat_template_kwargs"])
     values["log_dir"] = Path(values["log_dir"]) if values["log_dir"] else None
     for name, meant in find_misspelt(env, BY_NAME).items():

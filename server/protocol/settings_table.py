@@ -45,6 +45,32 @@ TABLE = (
         allowed="names of up to 200 letters, digits and any of ._:/@+-[], or *",
     ),
     Setting(
+        "MODELS", "words",
+        "More models behind the same endpoint, loaded when they are asked for: NAME=FOLDER each,"
+        " commas or blanks between, the same on every host",
+        (*SERVER, DOCTOR), otherwise="none",
+        pattern=r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}=[/~].*",
+        allowed="NAME=/FOLDER, where the name has up to 200 letters, digits and any of ._:/@+-",
+    ),
+    Setting(
+        "MODELS_DIR", "path", "The same for every folder below it that is a model",
+        (*SERVER, DOCTOR), otherwise="none",
+    ),
+    Setting(
+        "MODELS_GB", "decimal",
+        "Memory of each rank for the weights of all models that are loaded, in GB (10^9 bytes)",
+        SERVER, most=100_000, unit="GB", otherwise="what leaves each some memory for KV caches",
+    ),
+    Setting(
+        "PINNED", "words", "Models that are never unloaded, commas or blanks between", SERVER,
+        otherwise="none", allowed="names of models",
+    ),
+    Setting(
+        "IDLE_UNLOAD", "decimal",
+        "Seconds without requests after which a model is unloaded that is not pinned; 0: never",
+        SERVER, 0, least=0, most=YEAR_S, unit="seconds",
+    ),
+    Setting(
         "CHAT_TEMPLATE_KWARGS", "text", "Variables of the chat template for requests without them",
         SERVER, otherwise="none", pattern=r"\{.*\}", allowed="a JSON object",
     ),

@@ -52,6 +52,10 @@ class KvBudget:
         """The longest prompt plus answer that fits when nothing else runs."""
         return self.precision.fits(max(0, self.capacity - self.row_cost)) // STEP * STEP
 
+    def rest(self, wanted: int) -> int:
+        """Tokens that are left for kept prefixes, where rows want so many."""
+        return self.capacity - wanted
+
     def cost(self, lengths: Iterable[int]) -> int:
         """Tokens' worth of memory that a batch with rows of these lengths takes."""
         lengths = list(lengths)

@@ -2,11 +2,25 @@
 
 from collections.abc import Iterable
 
-from server.observe.views import PrefixUse
+from server.observe.views import DraftUse, Load, PrefixUse
 from server.scheduler.disk_index import DiskIndex
 from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import PrefixIndex
 from server.scheduler.running import Running
+
+
+def load_of(
+    running: int,
+    held: int,
+    paused: int,
+    kv_used: int,
+    prefixes: PrefixUse,
+    drafts: DraftUse,
+    slot_free_s: float,
+) -> Load:
+    """One model's. held: tickets that wait or run."""
+    waiting = max(0, held - running)
+    return Load(running, waiting, paused, kv_used, prefixes, drafts, slot_free_s)
 
 
 def prefix_use(prefixes: PrefixIndex, disk: DiskIndex) -> PrefixUse:

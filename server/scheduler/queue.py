@@ -24,8 +24,9 @@ class Ticket:
     prompt: token ids. max_tokens: limit on generated tokens, already clamped to the context.
     score_prompt: asks for the prompt's log-probabilities. grammar: a compiled server.grammar
     Grammar, or None. places: where others may part from the prompt. owner: who may go on from what
-    is kept of it. Several choices of one request share `events`, and say by `choice` whose event it
-    is; those of one prompt are `followers` of the first, whose prefill they share.
+    is kept of it. model: its place in the list of models. Several choices of one request share
+    `events`, and say by `choice` whose event it is; those of one prompt are `followers` of the
+    first, whose prefill they share.
 
     inputs: a request for embeddings has these in the place of a prompt, and one ticket for all of
     them. While one of them is on the ranks it has a ticket of its own, which is `of` the request's.
@@ -44,6 +45,7 @@ class Ticket:
         grammar: Any = None,
         places: Places = NOWHERE,
         owner: str = "",
+        model: int = 0,
         events: "queue.SimpleQueue[tuple[int, Event]] | None" = None,
         inputs: Sequence[list[int]] = (),
     ) -> None:
@@ -58,6 +60,7 @@ class Ticket:
         self.owner = owner
         self.inputs = inputs
         self.of: Ticket | None = None
+        self.model = model
         self.followers: list[Ticket] = []
         self.accepted = time.monotonic()
         # By the engine's side, for the record: times as accepted's, 0 until then.
@@ -65,6 +68,11 @@ class Ticket:
         self.cached = 0  # tokens of the prompt that need not be computed
         self.cancelled = threading.Event()
         self.events = queue.SimpleQueue() if events is None else events
+
+    @property
+    def longest(self) -> int:
+        """Tokens that its longest row may come to."""
+        return max(map(len, self.inputs), default=len(self.prompt) + self.max_tokens)
 
     def input(self, place: int) -> "Ticket":
         """The ticket of one of the inputs."""

@@ -14,27 +14,24 @@ import logging
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 
 from server.engine.turn import Turn
 from server.observe.status import Status
-from server.observe.views import Load
 from server.protocol.errors import engine_failed
-from server.protocol.events import Embedded, Failed, Prefilled, Scored, Token
+from server.protocol.events import Embedded, Failed, Prefilled, Token
 from server.protocol.failures import is_shared
-from server.protocol.requests import Common, Sampling
 from server.sampling.row_state import Row
 from server.scheduler.canary_clock import CanaryClock
 from server.scheduler.disk_index import DiskIndex
-from server.scheduler.embeddings import Embeddings
+from server.scheduler.embeddings import GREEDY, Embeddings
 from server.scheduler.kv_budget import KvBudget
-from server.scheduler.load import prefix_use, slot_free_s
+from server.scheduler.load import load_of, prefix_use, slot_free_s
 from server.scheduler.naps import Naps
 from server.scheduler.pacing import SMOOTHING, PrefillPace
 from server.scheduler.prefix_index import Plan, PrefixIndex
 from server.scheduler.queue import Line, Ticket
-from server.scheduler.running import Running
+from server.scheduler.running import Running, submit_of
 from server.scheduler.speculation import Speculation
 from server.scheduler.waiting import Waiting
 from server.wire.messages import Cancel, Cut, Evict, Message, Settled, Shutdown, Submit
@@ -132,10 +129,7 @@ class Scheduler:
                 one.row.read_prompt_scores()  # of this chunk; all at once would stop the ranks
             if isinstance(event, Token):
                 record.token(one.ticket, now)
-                if not one.generated and (scores := one.row.take_prompt_scores()):
-                    one.ticket.put(Scored(scores))
-                event = replace(event, score=one.row.take_score())
-                one.take(event.id)
+                event = one.take(event)
                 if event.finish is not None:
                     count = len(one.generated)
                     self._answer_tokens += SMOOTHING * (count - self._answer_tokens)
@@ -156,7 +150,7 @@ class Scheduler:
         if uid not in self._running:
             return  # its client has left meanwhile
         if uid not in self._broken:
-            self._fail(uid, f"The engine refused the request: {error}")
+            self._tell(self._running[uid].ticket, f"The engine refused the request: {error}")
         self._forget(uid)
 
     def distrust(self, entries: Iterable[int]) -> None:
@@ -185,7 +179,7 @@ class Scheduler:
         blocks until most of it is computed: what comes after waits for the step. Not with a
         grammar: rank 0 has that row's step begin, alone, before it looks for what is allowed.
         """
-        return self._slow and not any(one.ticket.grammar for one in self._running.values())
+        return self._slow and not self.constrained
 
     def drafts(self) -> int:
         """For how many drafts there shall be room behind the header after the next one."""
@@ -194,6 +188,38 @@ class Scheduler:
     def nap(self, ms: int) -> None:
         """Naps, but looks up when a ticket arrives."""
         self._line.arrived.wait(ms / 1000)
+
+    # What the dispatcher asks of it, beside other models.
+
+    @property
+    def running(self) -> int:
+        """Requests on the ranks."""
+        return len(self._running)
+
+    @property
+    def constrained(self) -> bool:
+        """Whether one of them has a grammar."""
+        return any(one.ticket.grammar for one in self._running.values())
+
+    @property
+    def wanted(self) -> int:
+        """Tokens of KV memory that they are likely to need."""
+        return self._budget.cost(self._reserve(one) for one in self._running.values())
+
+    @property
+    def kept(self) -> int:
+        """Tokens of it that kept prefixes take."""
+        return self._prefixes.used + self._disk.reserved
+
+    @property
+    def starved(self) -> float:
+        """The uid of the first that waits for memory; infinite: none does."""
+        return min(self._embeddings.short, self._first_short)
+
+    @property
+    def flushed(self) -> bool:
+        """Whether all is on disk that should be and can be in a few seconds."""
+        return self._disk.flushed
 
     # What the engine's sampler asks of it.
 
@@ -204,42 +230,32 @@ class Scheduler:
         the next, and asks for each of them: what it makes of this stand-in is read by nobody.
         """
         one = self._running.get(uid)
-        if one is None:
-            return Row(Common(sampling=Sampling(temperature=0)), [], self._vocab)
-        return one.row
+        return Row(GREEDY, [], self._vocab) if one is None else one.row
 
     def failed(self, row: Row, error: Exception) -> None:
         """Sampling failed for one row: that request ends with an error, the others go on."""
         for uid, one in self._running.items():
             if one.row is row and uid not in self._broken:
-                self._fail(uid, f"Sampling failed: {error}")
+                self._tell(one.ticket, f"Sampling failed: {error}")
                 self._broken.add(uid)
 
     def _fresh(self, ticket: Ticket) -> Running | None:
         """None for one that cannot begin, which has its answer then."""
         try:
-            row = Row(
-                ticket.common,
-                ticket.prompt,
-                self._vocab,
-                self._eos,
-                choice=ticket.choice,
-                grammar=ticket.grammar,
-            )
+            one = Running.begin(ticket, self._vocab, self._eos)
         except Exception as error:
             if not is_shared(error):
                 raise
             self._end(ticket, f"Sampling failed: {error}")
             return None
-        row.guess = self.speculation.guess(ticket.common, ticket.prompt)
-        return Running(ticket, row, [])
+        one.row.guess = self.speculation.guess(ticket.common, ticket.prompt)
+        return one
 
     def _line_up(self, group: list[Running]) -> None:
         """A newcomer waits for its turn, or first for what the disks have of its prompt."""
         ticket, job = group[0].ticket, 0
         if not ticket.score_prompt and len(self._disk.entries):
-            running = self._budget.cost(self._reserve(one) for one in self._running.values())
-            room = min(self._prefixes.room, self._budget.capacity - running)
+            room = min(self._prefixes.room, self._budget.rest(self.wanted))
             held = self._prefixes.held(ticket.prompt, ticket.owner)
             number = partial(self._prefixes.promise, ticket.owner)
             job = self._disk.fetch(ticket.prompt, held, room, number, ticket.owner)
@@ -307,8 +323,7 @@ class Scheduler:
         return self._decoding < self._line.max_running and self._fit(one)
 
     def _fit(self, one: Running) -> bool:
-        lengths = [self._reserve(r) for r in (*self._running.values(), one)]
-        if not self._budget.holds(lengths):
+        if not self._budget.holds(self._reserve(r) for r in (*self._running.values(), one)):
             return False
         self._running[one.ticket.uid] = one
         self._status.record.started(one.ticket.of or one.ticket, time.monotonic())
@@ -320,54 +335,39 @@ class Scheduler:
 
     def _embed(self) -> list[Message]:
         """Inputs to embed, while memory lasts; but who waits for it longer comes first."""
-        short = self._waiting and self._decoding < self._line.max_running
-        before = self._waiting.first()[0].ticket.uid if short else math.inf
-        return list(self._embeddings.start(self._fit, before))
+        return list(self._embeddings.start(self._fit, self._first_short))
+
+    @property
+    def _first_short(self) -> float:
+        """The uid of the first that waits to decode though there is a slot."""
+        free = self._decoding < self._line.max_running
+        return self._waiting.first()[0].ticket.uid if self._waiting and free else math.inf
 
     def _submit(self, started: list[Running]) -> Submit:
-        first, *others = started
-        ticket, common = first.ticket, first.ticket.common
-        prompt = [*ticket.prompt, *first.generated]
+        first, ticket = started[0], started[0].ticket
+        prompt = first.tokens
         score = ticket.score_prompt and not first.generated
         plan = Plan() if score else self._prefixes.plan(prompt, ticket.places, ticket.owner)
         self._disk.use(prompt, ticket.owner)
         if not first.generated:
             ticket.cached = plan.length
-        return Submit(
-            ticket.uid,
-            prompt,
-            first.left,
-            common.ignore_eos,
-            common.stop_token_ids,
-            forks=tuple(one.ticket.uid for one in others),
-            score=score,
-            reuse=(plan.entry, plan.length) if plan.length else (),
-            keep=plan.keep,
-            store=plan.store,
-            draws=tuple(draw for one in started if (draw := one.row.draw(one.ticket.uid))),
-        )
+        return submit_of(started, plan, score)
 
     def _make_room(self) -> list[Message]:
         """Gives up kept prefixes for which running requests need the memory."""
-        running = self._running.values()
-        wanted = self._budget.cost(self._reserve(one) for one in running)
+        wanted = self.wanted
         if wanted + self._disk.reserved > self._budget.capacity:
             self._disk.give_way()
-        free = self._budget.capacity - wanted - self._disk.reserved
+        free = self._budget.rest(wanted) - self._disk.reserved
         room = self._prefixes.make_room(max(0, free))
         self._disk.gone([*room.drop, *(entry for entry, _ in room.cut)])
-        messages: list[Message] = [Cut(entry, length) for entry, length in room.cut]
-        if room.drop:
-            messages.append(Evict(room.drop))
-        return messages
+        cut = [Cut(entry, length) for entry, length in room.cut]
+        return [*cut, Evict(room.drop)] if room.drop else cut
 
     def _reserve(self, one: Running) -> int:
         """Tokens of cache that a request is likely to need."""
         likely = max(LIKELY_LEAST, 1.5 * self._answer_tokens - len(one.generated))
         return one.length + min(one.left, int(likely))
-
-    def _fail(self, uid: int, reason: str) -> None:
-        self._tell(self._running[uid].ticket, reason)
 
     def _end(self, ticket: Ticket, reason: str) -> None:
         """For one that is not on the ranks."""
@@ -387,14 +387,13 @@ class Scheduler:
     def _count(self) -> None:
         """Shows what there is now."""
         running = list(self._running.values())
-        requests = self._decoding + self._embeddings.running
-        load = Load(
-            running=requests,
-            waiting=max(0, self._line.held() - requests),
-            paused=self._waiting.paused(),
-            kv_used=self._budget.cost(one.length for one in running),
-            prefixes=prefix_use(self._prefixes, self._disk),
-            drafts=self.speculation.look(),
-            slot_free_s=slot_free_s(running, self._answer_tokens, self._pace),
+        load = load_of(
+            self._decoding + self._embeddings.running,
+            self._line.held(),
+            self._waiting.paused(),
+            self._budget.cost(one.length for one in running),
+            prefix_use(self._prefixes, self._disk),
+            self.speculation.look(),
+            slot_free_s(running, self._answer_tokens, self._pace),
         )
         self._status.publish(load)

@@ -13,6 +13,9 @@ class Spectator:
     def compose(self) -> list[Message]:
         return []
 
+    def not_loaded(self, number: int, reason: str) -> None:
+        pass
+
     def deliver(self, turn: Turn) -> None:
         pass
 

@@ -10,7 +10,7 @@ import platform
 import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,16 @@ from server.protocol.settings import Settings
 from server.wire.link import Link
 
 PACKAGES = ("mlx", "mlx-lm", "transformers")
+
+
+@dataclass(frozen=True)
+class Met:
+    """What the handshake tells: the name of what all have the same, how many ranks this machine
+    has, and the bytes that each rank may use."""
+
+    system: str
+    ranks_here: int
+    memories: list[int | None]
 
 
 class Mismatch(Exception):
@@ -74,9 +84,26 @@ def introduce(settings: Settings, link: Link) -> dict[str, Any]:
             "KV_BITS": settings.kv_bits,
             "KV_BITS_FROM": settings.kv_bits_from,
             "PREFIX_DISK_GB": settings.prefix_disk_gb,
+            **_others(settings),
             **{f"model file {name}": value for name, value in files.items()},
         },
     }
+
+
+def _others(settings: Settings) -> dict[str, str]:
+    """Which more models there are. Their files are compared when they are loaded."""
+    names = [f"{one.name}={one.folder}" for one in settings.models[1:]]
+    return {"MODELS": ", ".join(names)} if names else {}
+
+
+def compare_files(model: str, files: dict[str, str], link: Link) -> None:
+    """The same for the files of one more model. Raises Mismatch, on every rank alike."""
+    mine = {
+        "rank": link.rank,
+        "host": socket.gethostname(),
+        "same": {f"file {name} of {model}": value for name, value in files.items()},
+    }
+    compare([json.loads(data) for data in link.gather_bytes(json.dumps(mine).encode())])
 
 
 def shake_hands(mine: dict[str, Any], link: Link) -> tuple[Member, ...]:

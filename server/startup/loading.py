@@ -9,7 +9,7 @@ once.
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,31 +24,32 @@ from server.observe.fleet import Loaded
 from server.protocol.embedding_kind import EmbeddingKind
 from server.protocol.failures import SHARED
 from server.protocol.requests import Sampling
+from server.startup.agreement import Found
 from server.startup.arrangement import GENERIC_PIPELINE, PIPELINE, Arrangement
 from server.startup.batching import Wrong, prove_ways
 from server.startup.embedding_kind import embedding_kind
 from server.startup.handshake import Mismatch
+from server.startup.piece_pace import WHOLE, AllAtOnce, Pace, at_once
 from server.startup.splitting import Indivisible, load_split
 from server.startup.tokenizer import load as load_tokenizer
 from server.wire.link import Link
 from server.wire.link_speed import Sums, counting_sums
 from server.wire.seal import Garbled
 
-PIECE_BYTES = 2**30
 NO_METAL = "No Metal back-end"  # MLX's words
 UNIT = 1024  # bytes, in which the ranks tell each other how far they are: an int32 reaches 2 TB
 
 log = logging.getLogger(__name__)
 
 
-class Unloadable(Exception):
+class Unloadable(Found):
     """The model cannot be served as asked. Restarting would not help."""
 
 
 @dataclass(frozen=True)
 class Shard:
     """This rank's part. last: the same model, for prompts; vocab: size of the logits' last axis;
-    context: tokens; hidden: values of one token between two layers."""
+    context: tokens; hidden: values of one token between two layers; weights: bytes."""
 
     model: Any
     last: LastLogits
@@ -60,6 +61,7 @@ class Shard:
     sampling: Sampling
     arrangement: Arrangement
     embeddings: EmbeddingKind
+    weights: int = 0
 
 
 def load_shard(
@@ -78,31 +80,65 @@ def load_shard(
     may be run for its tokenizer. memories: bytes that each rank may use, as far as they are known.
     bits, bits_from: of keys and values, as prove_ways() has them.
     Raises Unloadable, and Mismatch."""
+    pieces = load_pieces(
+        model_dir, parallel, link, context_max, progress, on_loaded, trust, memories, bits,
+        bits_from,
+    )  # fmt: skip
+    return at_once(pieces)
+
+
+def load_pieces(
+    model_dir: Path,
+    parallel: str,
+    link: Link,
+    context_max: int | None,
+    progress: Callable[[str], None],
+    on_loaded: Callable[[tuple[Loaded, ...]], None] = lambda loaded: None,
+    trust: bool = False,
+    memories: Sequence[int | None] = (),
+    bits: int = 0,
+    bits_from: int = 0,
+    pace: Pace | None = None,
+) -> Generator[None, None, Shard]:
+    """The same, as a generator that gives way between pieces. pace: how large they are, and what
+    becomes of a failure that one rank has alone."""
+    pace = pace or AllAtOnce()
     with _or_unloadable(f"{model_dir} cannot be loaded"):
         part = load_split(model_dir, parallel, link, memories, progress)
         model, config = part.model, part.config
-    with _or_unloadable(f"the tokenizer of {model_dir} cannot be loaded"):
-        tokenizer = load_tokenizer(model_dir, config, trust)
+    yield
+    tokenizer: Any = None
+
+    def read_tokenizer() -> None:
+        nonlocal tokenizer
+        with _or_unloadable(f"the tokenizer of {model_dir} cannot be loaded"):
+            tokenizer = load_tokenizer(model_dir, config, trust)
+
+    pace.attempt(link, read_tokenizer)
+    yield
     splits = []
     with _or_unloadable("the model cannot be split"):
         heads = put_heads(model)
         if link.size > 1:
             splits = split_heads(heads, link)
-    for loaded in _evaluate(model, link):
+    for loaded in _evaluate(model, link, pace):
         on_loaded(loaded)
         progress(f"loading: {_describe(loaded)}")
+        yield
     progress(f"loaded: {_describe(loaded)}")
     progress("first forward pass")
     kind = config.get("model_type")
     with counting_sums() as sums, _or_unloadable(f"{kind} cannot be computed on this machine"):
         logits = model(mx.zeros((1, 1), dtype=mx.int32))  # as yet nothing is sent or computed
     mx.eval(logits)
+    yield
     last = LastLogits(model, heads)
     last.alike = part.arrangement.kind not in (PIPELINE, GENERIC_PIPELINE)
     with _or_unloadable("this model cannot be served", SHARED):
         if not last.prove(link):
             log.warning("no output projection found: prompts compute logits of all their tokens")
         prove_ways(last, logits.shape[-1], link, progress, bits, bits_from)
+    yield
     for head in splits:
         progress("timing the output projection")
         head.tune()
@@ -119,6 +155,7 @@ def load_shard(
         sampling=default_sampling(model_dir),
         arrangement=part.arrangement,
         embeddings=embedding_kind(model_dir, config, last.hidden),
+        weights=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
     )
 
 
@@ -184,28 +221,33 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _evaluate(model: Any, link: Link) -> Iterator[tuple[Loaded, ...]]:
+def _evaluate(model: Any, link: Link, pace: Pace) -> Iterator[tuple[Loaded, ...]]:
     """Brings the weights into memory; yields how far all ranks are, after each piece.
 
-    The ranks hold unequal shares, in pipelines above all, but take the same number of pieces.
+    The ranks hold unequal shares, in pipelines above all, but take the same pieces: of each one's
+    share the part that rank 0 tells with the piece before, in millionths.
     """
     weights = [array for _, array in tree_flatten(model.parameters())]
     total = sum(array.nbytes for array in weights)
     totals = [int(data) for data in link.gather_bytes(str(total).encode())]
     yield tuple(Loaded(0, theirs) for theirs in totals)
-    pieces = max(1, -(-max(totals) // PIECE_BYTES))
     done = at = 0
-    for n in range(1, pieces + 1):
+    until = pace.first(max(totals))
+    while True:
         piece = []
-        while at < len(weights) and (done < total * n // pieces or n == pieces):
+        while at < len(weights) and (done < total * until // WHOLE or until == WHOLE):
             piece.append(weights[at])
             done += weights[at].nbytes
             at += 1
-        mx.eval(piece)
-        mine = [0] * link.size
+        pace.evaluate(link, piece)
+        mine = [0] * (link.size + 1)
         mine[link.rank] = done // UNIT
-        everywhere = link.sum(mx.array(mine, dtype=mx.int32)).tolist()
+        mine[-1] = 0 if link.rank else pace.next(until, max(totals))
+        *everywhere, following = link.sum(mx.array(mine, dtype=mx.int32)).tolist()
         yield tuple(
-            Loaded(theirs if n == pieces else min(kilobytes * UNIT, theirs), theirs)
+            Loaded(theirs if until == WHOLE else min(kilobytes * UNIT, theirs), theirs)
             for kilobytes, theirs in zip(everywhere, totals, strict=True)
         )
+        if until == WHOLE:
+            return
+        until = following

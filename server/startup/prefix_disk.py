@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from server.disk.entry_file import MAGIC
-from server.disk.folder import Folder, Found, Unusable
+from server.disk.folder import Folder, Found, Lock, Unusable
 from server.engine.kept_caches import PLAIN, WORDS, Apart, Unkeepable
 from server.engine.prefix_disk import PrefixDisk
 from server.protocol.fingerprint import fingerprint, fingerprint_files
@@ -44,14 +44,22 @@ class Opened:
     problem: str = ""  # why there is none
 
 
-def open_disk(settings: Settings, link: Link, shard: Shard, tell: Callable[[str], None]) -> Opened:
-    """All ranks together."""
+def open_disk(
+    settings: Settings,
+    link: Link,
+    shard: Shard,
+    tell: Callable[[str], None],
+    model_dir: Path | None = None,
+    lock: Lock | None = None,
+) -> Opened:
+    """All ranks together. model_dir: of another model than the first; lock: what the folders of
+    other models hold, too."""
     folder, found, problem = None, {}, ""
     try:
         Apart(make_prompt_cache(shard.model), 0, 1)  # or every attempt to write would fail
-        maker = name_maker(settings.model_dir, link, shard)
+        maker = name_maker(model_dir or settings.model_dir, link, shard)
         limit = int(settings.prefix_disk_gb * 1e9)
-        folder = Folder(_root(settings), link.rank, maker, limit)
+        folder = Folder(_root(settings), link.rank, maker, limit, lock)
         tell("looking at the prefixes on disk")
         found = folder.scan(labels=link.rank == 0)
     except (Unusable, Unkeepable, OSError) as error:

@@ -1,12 +1,13 @@
 """How a forward pass grows with its tokens, measured at each start: what drafts would cost.
 
-Runs on the main thread of every rank, once the model is proven. A dense model reads its weights for
+Runs on the main thread of every rank, once a model is proven. A dense model reads its weights for
 one token or for eight, and takes about as long; a mixture of experts reads more of them for each
 token more. Seconds at most, as each size is computed a few times and a slow one ends it.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import mlx.core as mx
@@ -21,13 +22,16 @@ MOST_S = 1.0  # of one size: larger ones would hold up the start, and no draft p
 
 def measure_curve(
     model: Any, link: Link, progress: Callable[[str], None]
-) -> list[tuple[int, float]]:
+) -> Generator[None, None, list[tuple[int, float]]]:
     """(tokens, seconds), ascending, two of them at least. Every rank calls it; rank 0's clock
-    counts for all."""
+    counts for all. Gives way after each pass: other models may be serving."""
     curve: list[tuple[int, float]] = []
     for tokens in SIZES:
         progress("measuring decode steps")
-        best = min(_time(model, link, tokens) for _ in range(1 + REPEATS))
+        best = math.inf
+        for _ in range(1 + REPEATS):
+            best = min(best, _time(model, link, tokens))
+            yield
         (micros,) = link.share_ints([min(int(best * 1e6), 2**30)])
         # A larger pass that seems to be faster was measured in a quieter moment.
         seconds = max([micros / 1e6, 1e-6, *(before for _, before in curve)])

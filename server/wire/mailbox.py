@@ -96,6 +96,10 @@ class Mailbox:
         self._drafts = drafts
         self._bundle = b""  # announced, and not yet delivered
 
+    def allow(self, most: int) -> None:
+        """From now on a bundle may have so many bytes: other models are loaded."""
+        self._most = most
+
     def header(self) -> list[int]:
         """Rank 0's header for a step, as int32 values; puts what is waiting into a bundle."""
         messages = self._compose()

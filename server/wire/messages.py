@@ -147,6 +147,28 @@ class Settled:
 
 
 @dataclass(frozen=True)
+class To:
+    """What follows in this bundle is about this model, by its place in the list of all that are
+    served. What no To comes before is about the first."""
+
+    model: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """Begin to load a model. Sent only while none is being loaded."""
+
+    model: int
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Let go of a model, which has nothing to do, and of all that is kept for it."""
+
+    model: int
+
+
+@dataclass(frozen=True)
 class Canary:
     """Prove again that all ranks compute the same. Sent only while nothing runs."""
 
@@ -164,7 +186,7 @@ class Shutdown:
 
 
 OnDisk = Store | Restore | Settle | Abandon | Forget
-Message = Submit | Cancel | Cut | Evict | OnDisk | Canary | Beat | Shutdown
+Message = Submit | Cancel | Cut | Evict | OnDisk | To | Load | Unload | Canary | Beat | Shutdown
 _KINDS = {kind.__name__: kind for kind in get_args(Message)}
 
 

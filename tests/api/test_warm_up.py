@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from server.api.model_routes import Model
+from server.api.models import Model
 from server.api.warm_files import Warm
 from server.api.warm_up import WarmUp
 from server.protocol.errors import engine_failed, unavailable

@@ -4,6 +4,7 @@ import mlx.core as mx
 import pytest
 
 from server.loop import turn
+from server.residents import Resident, Residents
 from server.startup.loading import load_shard
 from server.wire.link import Link
 from tests.support.desk import Desk, choices, ticket
@@ -118,7 +119,8 @@ def test_many_prefixes_are_cut_at_once_and_their_memory_is_free_without_another_
         index.shared, index.shared_used = 20, 10**6
     desk.scheduler._prefixes.room = 100
     desk.line.stopping = None  # the end of the run before
-    turn(desk.engine, desk.mailbox, desk.scheduler, lambda tell: None, lambda stage: None)
+    residents = Residents(Resident(desk.engine, desk.scheduler, lambda tell: None))
+    turn(residents, desk.mailbox, desk.scheduler, lambda stage: None)
     assert list(desk.engine.prefixes.lengths().values()) == [20] * 4
     monkeypatch.undo()
     mx.synchronize()

@@ -12,6 +12,7 @@ from server.engine.row import Row
 from server.loop import turn
 from server.protocol.events import Failed, Token
 from server.protocol.failures import Refused, is_shared
+from server.residents import Resident, Residents
 from server.sampling.choosers import Follows
 from server.scheduler.spectator import Spectator
 from server.startup.loading import load_shard
@@ -104,7 +105,8 @@ class Noted(Spectator):
 
 def carry_out(engine: Engine, *messages) -> Noted:
     noted = Noted()
-    turn(engine, Given(list(messages)), noted, lambda tell: None, lambda stage: None)
+    residents = Residents(Resident(engine, noted, lambda tell: None))
+    turn(residents, Given(list(messages)), noted, lambda stage: None)
     return noted
 
 

@@ -31,7 +31,7 @@ WRITERS = {
     "DiskUse": "scheduler/disk_index.py",
     "DraftUse": "scheduler/speculation.py",
     "PrefixUse": "scheduler/load.py",
-    "Load": "scheduler/scheduler.py",
+    "Load": "scheduler/load.py",
     "View": "observe/status.py",
 }
 

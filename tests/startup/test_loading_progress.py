@@ -9,10 +9,11 @@ pytest.importorskip("mlx.core")
 
 import mlx.core as mx
 
-import server.startup.loading as loading
+import server.startup.piece_pace as piece_pace
 from server.observe.fleet import Loaded
 from server.observe.status import Status
 from server.startup.loading import _describe, _evaluate, load_shard
+from server.startup.piece_pace import AllAtOnce
 from server.startup.stages import Stages
 from server.wire.link import Link
 from tests.support.tiny_models import tiny_llama
@@ -33,7 +34,7 @@ class OneOfTwo:
     def sum(self, values: mx.array) -> mx.array:
         self.sums += 1
         mine = values.tolist()
-        return mx.array([mine[0], max(0, mine[0] - self.lag)])
+        return mx.array([mine[0], max(0, mine[0] - self.lag), mine[-1]])
 
 
 def model(*kilobytes: int):
@@ -43,8 +44,8 @@ def model(*kilobytes: int):
 
 
 def progress(monkeypatch, sizes, theirs, piece, lag=0) -> list[tuple[Loaded, ...]]:
-    monkeypatch.setattr(loading, "PIECE_BYTES", piece * 1024)
-    return list(_evaluate(model(*sizes), OneOfTwo(theirs * 1024, lag)))
+    monkeypatch.setattr(piece_pace, "PIECE_BYTES", piece * 1024)
+    return list(_evaluate(model(*sizes), OneOfTwo(theirs * 1024, lag), AllAtOnce()))
 
 
 def test_the_pieces_add_up_to_all_weights(monkeypatch):

@@ -7,7 +7,7 @@ import time
 import openai
 import pytest
 
-from server.api.model_routes import Model
+from server.api.models import Model
 from server.api.routes import App
 from server.observe.status import Status
 from server.observe.views import Capacity

@@ -11,6 +11,7 @@ from server.observe.status import Status
 from server.protocol.events import Event, Failed, Token
 from server.protocol.requests import Common, Sampling
 from server.protocol.row_lengths import SLACK, Precision
+from server.residents import Resident, Residents
 from server.sampling.choosers import ChoosesForAll
 from server.scheduler.disk_index import DiskIndex
 from server.scheduler.kv_budget import KvBudget
@@ -108,9 +109,8 @@ class Desk:
             if not self.line.held() and self.line.stopping is None:
                 self.line.stop("done")
 
-        run_lockstep(
-            self.engine, self.mailbox, self.scheduler, lambda tell: None, progress, disk=self.disk
-        )
+        resident = Resident(self.engine, self.scheduler, lambda tell: None, self.disk)
+        run_lockstep(Residents(resident), self.mailbox, self.scheduler, progress)
         queues = {one.uid: all_events(one) for one in tickets}
         return [
             [event for choice, event in queues[first.uid] if choice == one.choice]

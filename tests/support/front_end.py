@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from server.api.model_routes import Model
+from server.api.models import Model
 from server.api.routes import App
 from server.observe.account import Account
 from server.observe.recorder import Recorder

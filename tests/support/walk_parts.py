@@ -21,6 +21,7 @@ from server.loop import turn
 from server.observe.status import Status
 from server.protocol.events import Event, Failed, Scored, Token
 from server.protocol.requests import Common, Sampling
+from server.residents import Resident, Residents
 from server.sampling.choosers import ChoosesForAll
 from server.scheduler.kv_budget import KvBudget
 from server.scheduler.prefix_index import PrefixIndex
@@ -226,10 +227,8 @@ class Rank:
         self.disk = None
 
     def turn(self) -> None:
-        turn(
-            self.engine, self._mailbox, self._scheduler, self._canary, lambda stage: None,
-            disk=self.disk,
-        )  # fmt: skip
+        resident = Resident(self.engine, self._scheduler, self._canary, self.disk)
+        turn(Residents(resident), self._mailbox, self._scheduler, lambda stage: None)
 
     def _canary(self, progress) -> None:
         assert not self.engine.busy, "a canary while something runs"

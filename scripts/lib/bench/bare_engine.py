@@ -22,7 +22,8 @@ from server.observe.status import Status
 from server.protocol.events import Token
 from server.protocol.requests import Common, Sampling
 from server.protocol.settings import read_settings
-from server.rank import Ready, greet, prepare
+from server.rank import greet
+from server.ready import Maker, Ready
 from server.sampling.choosers import ChoosesForAll, Follows
 from server.sampling.row_state import Row
 from server.scheduler.pacing import PrefillPace
@@ -48,7 +49,7 @@ def main() -> None:
     status = Status(settings.model_id, arguments.run_id)
     meet(link, os.environ, arguments.run_id)
     met = greet(settings, link, status, lambda stage: None)
-    ready = prepare(settings, link, met, status, lambda stage: None)
+    ready = Maker(settings, link, met, status).first(lambda stage: None)
     if rank == 0:
         (arguments.run_dir / "ready").touch()
     # Kept from one order to the next, as the server's is.
@@ -62,7 +63,7 @@ def main() -> None:
             time.sleep(NAP_S)
             continue
         seen = number
-        tokens, seconds = run(ready, pace, *shape)
+        tokens, seconds = run(ready, link.rank, pace, *shape)
         if rank == 0:
             written = arguments.run_dir / "result.part"
             written.write_text(json.dumps({"tokens": tokens, "seconds": seconds}))
@@ -79,7 +80,13 @@ def read_order(run_dir: Path) -> list[int] | None:
 
 
 def run(
-    ready: Ready, pace: PrefillPace, clients: int, requests: int, prompt: int, output: int
+    ready: Ready,
+    rank: int,
+    pace: PrefillPace,
+    clients: int,
+    requests: int,
+    prompt: int,
+    output: int,
 ) -> tuple[int, float]:
     """Generated tokens and seconds. Every rank calls it alike."""
     rows: dict[int, Row] = {}
@@ -87,7 +94,7 @@ def run(
     def fail(row: Row, error: Exception) -> None:
         raise error
 
-    if ready.link.rank == 0:
+    if rank == 0:
         # No news but how to take the next turn, by the clock, as from the scheduler.
         chooser = ChoosesForAll(rows.__getitem__, lambda: [0, 0, pace.tokens, int(slow), 0], fail)
     else:

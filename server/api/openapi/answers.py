@@ -152,12 +152,14 @@ def _openai_schemas() -> dict[str, Schema]:
             created=integer(0),
             owned_by=string(),
             root=note(string(), "The served model's own name, of which `id` may be an alias."),
-            max_model_len=optional(integer(1)),
+            max_model_len=note(optional(integer(1)), "Null until the model was loaded."),
+            loaded=note(boolean(), "Else the next request for it waits until it is."),
+            size_bytes=note(optional(integer(1)), "Of its weights, on all ranks."),
             embeddings=note(
                 optional(
                     told(dimensions=integer(1), pooling=enum("last_token"), trained=boolean())
                 ),
-                "null: the model gives none. trained: it was made for them.",
+                "null: the model gives none, or was not loaded yet. trained: it was made for them.",
             ),
         ),
         "Models": told(object=enum("list"), data=array(ref("Model"))),

@@ -35,6 +35,20 @@ def cluster_schema() -> Schema:
         loaded_bytes=note(size, "Of the rank's weights; null before it begins to load."),
         total_bytes=size,
     )
+    model = told(
+        id=string(),
+        state=enum("unloaded", "loading", "loaded", "leaving"),
+        why=note(string(), "Why it is so: what it makes room for, why it could not be loaded."),
+        pinned=boolean(),
+        size_bytes=note(size, "Of its weights, on all ranks; null if it could not be looked at."),
+        context=note(optional(integer(1)), "Tokens; null until it was loaded."),
+        loaded_share=note(number(0), "Of its weights, while it is being loaded."),
+        loads=note(count, "How often it has been loaded since the start."),
+        parallel=note(optional(string()), "This and what follows: null until it was loaded."),
+        batching=optional(string()),
+        kv_precision=optional(string()),
+        drafts=optional(string()),
+    )
     point = told(
         t=seconds,
         generated_tokens_per_s=seconds,
@@ -47,6 +61,7 @@ def cluster_schema() -> Schema:
         status=enum(*PHASES),
         detail=string(),
         model=string(),
+        models=array(model),
         run_id=string(),
         uptime_s=seconds,
         now=note(seconds, "Unix time, as are all `t`."),

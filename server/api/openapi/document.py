@@ -17,14 +17,14 @@ BODY_ERRORS = (401, 404, 411, 413, 415)
 ENGINE_ERRORS = (429, 504)
 
 
-def describe(model_id: str) -> dict[str, Any]:
-    """The description of a server that serves this model."""
+def describe(*models: str) -> dict[str, Any]:
+    """The description of a server that serves these models."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "MLX cluster server",
             "version": "1",
-            "description": "OpenAI's API, and two others, over one model on a cluster of ranks. "
+            "description": "OpenAI's API, and two others, over models on a cluster of ranks. "
             "Every path answers with and without /v1. HEAD works where GET does, OPTIONS "
             "everywhere.",
         },
@@ -32,7 +32,7 @@ def describe(model_id: str) -> dict[str, Any]:
         "security": [{"bearer": []}, {"key": []}, {}],
         "paths": _paths(),
         "components": {
-            "schemas": request_schemas(model_id) | answer_schemas(),
+            "schemas": request_schemas(*models) | answer_schemas(),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -60,10 +60,10 @@ def _paths() -> dict[str, Any]:
         "/queue": {"get": _get("How many requests wait and run", "Queue")},
         "/cluster": {"get": _get("The whole cluster at a glance", "Cluster")},
         "/metrics": {"get": metrics},
-        "/models": {"get": _get("The served model, as a list", "Models")},
+        "/models": {"get": _get("The served models", "Models")},
         "/models/{model}": {
             "parameters": [model],
-            "get": _get("The served model", "Model", errors=(401, 404)),
+            "get": _get("One of them", "Model", errors=(401, 404)),
         },
         "/chat/completions": {
             "post": _post("Continues a conversation", "ChatRequest", "ChatCompletion", "ChatChunk")

@@ -36,16 +36,16 @@ PARTS: tuple[Kind, ...] = (
 )
 
 
-def request_schemas(model_id: str) -> dict[str, Schema]:
+def request_schemas(*models: str) -> dict[str, Schema]:
     """All schemas of requests, by the name of the component."""
     schemas = {kind.name: kind.schema for kind in (*BODIES, *PARTS)}
-    return schemas | {kind.name: _serving(kind.schema, model_id) for kind in BODIES}
+    return schemas | {kind.name: _serving(kind.schema, models) for kind in BODIES}
 
 
-def _serving(schema: Schema, model_id: str) -> Schema:
-    """The schema of a body, with the model that this server has."""
+def _serving(schema: Schema, models: tuple[str, ...]) -> Schema:
+    """The schema of a body, with the models that this server has."""
     if "anyOf" in schema:
-        return schema | {"anyOf": [_serving(one, model_id) for one in schema["anyOf"]]}
+        return schema | {"anyOf": [_serving(one, models) for one in schema["anyOf"]]}
     properties = dict(schema["properties"])
-    properties["model"] = {**properties["model"], "enum": [model_id, None]}
+    properties["model"] = {**properties["model"], "enum": [*models, None]}
     return schema | {"properties": properties}

@@ -1,0 +1,65 @@
+"""Models that a rank holds: what goes is gone, with its memory, before the next one comes."""
+
+import weakref
+
+from server.loop import turn
+from server.residents import Resident, Residents
+from server.scheduler.spectator import Spectator
+from server.wire.mailbox import Header
+from server.wire.messages import Load, Message, Unload
+
+
+class Prefixes:
+    def compute(self) -> None:
+        pass
+
+
+class Decoding:
+    live = 0
+
+
+class Engine:
+    """That has nothing to do."""
+
+    busy = prefilling = False
+
+    def __init__(self) -> None:
+        self.prefixes, self.decoding, self.steered = Prefixes(), Decoding(), 0
+
+    def steer(self, header: Header) -> None:
+        self.steered += 1
+
+
+class Post:
+    """A mailbox with a bundle for each turn."""
+
+    def __init__(self, *bundles: list[Message]) -> None:
+        self._bundles = list(bundles)
+
+    def meet(self) -> Header:
+        return Header()
+
+    def receive(self, header: Header) -> list[Message]:
+        return self._bundles.pop(0)
+
+
+def a_resident() -> Resident:
+    return Resident(Engine(), Spectator(), lambda tell: None)
+
+
+def test_a_model_is_gone_before_the_one_that_it_makes_room_for_is_begun():
+    first = a_resident()
+    gone, seen = weakref.ref(first.engine), []
+
+    def load(number: int):
+        seen.append((number, gone() is None))
+        yield
+        return a_resident()
+
+    residents = Residents(first, load)
+    del first
+    post = Post([], [Unload(0), Load(1)], [], [])
+    for _ in range(4):
+        turn(residents, post, Spectator(), lambda stage: None)
+    assert seen == [(1, True)]
+    assert residents[1].engine.steered

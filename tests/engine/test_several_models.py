@@ -1,0 +1,93 @@
+"""Rank 0 of one with several models, whole but for its socket: loads, switches, refusals."""
+
+import gc
+import threading
+
+import mlx.core as mx
+
+from server.protocol.events import Failed
+from tests.support.house import DEADLINE_S, House
+
+
+def test_models_take_turns_and_say_what_they_always_say(tmp_path):
+    def act(house: House) -> None:
+        right = {name: house.ask(name) for name in "abc"}
+        assert all(len(ids) == 6 for ids in right.values())
+        assert sorted(house.states().values()) == ["loaded", "loaded", "unloaded"]
+        tickets = [(name, house.begin(name)) for name in "abcbacbca"]
+        assert all(house.end(ticket) == right[name] for name, ticket in tickets)
+
+    House(tmp_path).run(act)
+
+
+def test_two_models_that_fit_run_beside_each_other(tmp_path):
+    def act(house: House) -> None:
+        alone = {name: house.ask(name, tokens=40, prompt=range(9, 99)) for name in "ab"}
+        tickets = [(n, house.begin(n, tokens=40, prompt=range(9, 99))) for n in "abab"]
+        assert all(house.end(ticket) == alone[name] for name, ticket in tickets)
+        assert [one.loads for one in house.app.catalog.models] == [1, 1, 0]
+
+    House(tmp_path).run(act)
+
+
+def test_after_many_switches_no_more_memory_is_used_than_after_the_first(tmp_path):
+    used = []
+
+    def act(house: House) -> None:
+        for name in "bcbcbcbcbcbcbcbcbcbc":
+            house.ask(name)
+            used.append(mx.get_active_memory())
+
+    House(tmp_path, MODELS_GB="0.0018", PINNED="").run(act)
+    gc.collect()
+    assert max(used[10:]) <= max(used[:6]) + 2**16
+
+
+def test_what_cannot_be_loaded_is_refused_with_the_reason_and_the_others_go_on(tmp_path):
+    def act(house: House) -> None:
+        right = house.ask("a")
+        (house.folders["b"] / "model.safetensors").write_bytes(b"broken")
+        running = house.begin("a", tokens=100)
+        refused = house.ask("b")
+        assert isinstance(refused, Failed) and refused.error.status == 503
+        assert "cannot be loaded" in refused.error.message
+        assert len(house.end(running)) == 100
+        assert house.ask("a") == right and house.states()["b"] == "unloaded"
+
+    House(tmp_path).run(act)
+
+
+def test_a_pinned_model_stays_and_who_has_no_room_beside_it_hears_so(tmp_path):
+    def act(house: House) -> None:
+        house.ask("b")
+        refused = house.ask("c")
+        assert "MODELS_GB" in refused.error.message
+        assert house.states() == {"a": "loaded", "b": "loaded", "c": "unloaded"}
+
+    House(tmp_path, PINNED="a,b").run(act)
+
+
+def test_who_leaves_while_a_model_is_on_its_way_frees_the_place(tmp_path):
+    def act(house: House) -> None:
+        long = house.begin("a", tokens=200)
+        gone = house.begin("b")
+        house.line.cancel(gone)
+        house.end(long)
+        house.ask("a")
+        assert house.line.held() == 0
+
+    House(tmp_path).run(act)
+
+
+def test_a_model_that_nobody_uses_goes_and_comes_again(tmp_path):
+    def act(house: House) -> None:
+        right = house.ask("a")
+        end = threading.Event()
+        for _ in range(DEADLINE_S * 20):
+            if house.states()["a"] == "unloaded":
+                break
+            end.wait(0.05)
+        assert house.states()["a"] == "unloaded"
+        assert house.ask("a") == right
+
+    House(tmp_path, IDLE_UNLOAD="0.2").run(act)

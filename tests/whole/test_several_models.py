@@ -1,0 +1,119 @@
+"""Several models on the same two ranks: loaded when asked for, and unloaded for each other."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.tiny_models import tiny_llama
+
+pytestmark = pytest.mark.ranks
+
+CONTEXT = 512
+# Each rank has half of a, of b some 0.8 MB and of c as much: a and one of the others fit.
+MODELS_GB = "0.0012"
+
+
+@pytest.fixture
+def several(tmp_path):
+    """Starts two ranks with three models, of which two fit."""
+    made = []
+
+    def start(**settings) -> Cluster:
+        folders = {
+            "a": tiny_llama(tmp_path / "a", context=CONTEXT),
+            "b": tiny_llama(tmp_path / "b", context=CONTEXT, hidden=128, seed=1),
+            "c": tiny_llama(tmp_path / "c", context=CONTEXT, hidden=128, seed=2),
+        }
+        named = ",".join(f"{name}={folders[name]}" for name in "bc")
+        env = {"MODEL_ID": "a", "MODELS": named, "MODELS_GB": MODELS_GB, "MAX_BATCH": 4}
+        one = Cluster(2, folders["a"], tmp_path / "run", env | settings)
+        made.append(one)
+        one.wait_ready()
+        return one
+
+    yield start
+    for one in made:
+        one.end()
+
+
+def ask(one: Cluster, model: str, tokens: int = 8) -> str:
+    body = {"model": model, "prompt": "Once upon", "max_tokens": tokens, "temperature": 0,
+            "ignore_eos": True}  # fmt: skip
+    status, answer = one.post("/v1/completions", body)
+    assert status == 200, answer
+    assert answer["model"] == model
+    return answer["choices"][0]["text"]
+
+
+def states(one: Cluster) -> dict[str, str]:
+    return {card["id"]: card["state"] for card in one.get("/cluster")[1]["models"]}
+
+
+def test_models_come_and_go_and_say_the_same_each_time(several):
+    one = several()
+    cards = one.get("/v1/models")[1]["data"]
+    assert [(c["id"], c["loaded"]) for c in cards] == [("a", True), ("b", False), ("c", False)]
+    right = {name: ask(one, name) for name in "abc"}
+    assert len(set(right.values())) == 3
+    # b was used last but one, so c came in the place of a, which was used before it.
+    assert sorted(states(one).values()) == ["loaded", "loaded", "unloaded"]
+    used = []
+    for name in "abcabcacbcb":
+        assert ask(one, name) == right[name]
+        one.wait_idle()
+        used.append(max(rank["memory_used_bytes"] for rank in one.get("/cluster")[1]["ranks"]))
+    assert max(used[-4:]) < max(used[:4]) + 2**20, "nothing of those that have gone is left"
+    with ThreadPoolExecutor(6) as pool:  # more than there are slots, of models that do not fit
+        answers = list(pool.map(lambda name: (name, ask(one, name, 8)), "abcabcabc"))
+    assert all(text == right[name] for name, text in answers)
+    assert one.post("/v1/completions", {"model": "d", "prompt": "x"})[0] == 404
+    events = " ".join(event["text"] for event in one.get("/cluster")[1]["events"])
+    assert "makes room for" in events
+
+
+def test_who_does_not_want_to_wait_is_told_and_the_model_comes(several):
+    one = several()
+    body = json.dumps({"model": "b", "prompt": "x", "max_tokens": 2}).encode()
+    import urllib.error
+    import urllib.request
+
+    request = urllib.request.Request(f"{one.url}/v1/completions", body, {"Prefer": "wait=0"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    assert caught.value.code == 503 and int(caught.value.headers["Retry-After"]) > 0
+    assert json.load(caught.value)["error"]["code"] == "model_not_loaded"
+    one.wait_for(lambda: states(one)["b"] == "loaded")
+
+
+def test_a_model_that_differs_on_a_rank_is_dropped_by_all_and_the_others_go_on(several, tmp_path):
+    one = several()
+    # Both ranks read one folder here: it changes between one's look and the other's no more than
+    # it can be read at all.
+    (tmp_path / "b" / "model.safetensors").write_bytes(b"broken")
+    right = ask(one, "a")
+    asking = threading.Thread(target=lambda: [ask(one, "a", 60) for _ in range(3)])
+    asking.start()
+    status, answer = one.post("/v1/completions", {"model": "b", "prompt": "x"})
+    assert status == 503 and answer["error"]["code"] == "not_loaded", answer
+    asking.join()
+    assert ask(one, "a") == right
+    card = next(c for c in one.get("/cluster")[1]["models"] if c["id"] == "b")
+    assert card["state"] == "unloaded" and "b" in card["why"]
+
+
+def test_a_pinned_model_stays_and_what_has_no_room_beside_it_is_refused(several):
+    one = several(PINNED="a,b", IDLE_UNLOAD="0.1")
+    ask(one, "b")
+    status, answer = one.post("/v1/completions", {"model": "c", "prompt": "x"})
+    assert status == 503 and "MODELS_GB" in answer["error"]["message"], answer
+    assert states(one) == {"a": "loaded", "b": "loaded", "c": "unloaded"}
+
+
+def test_a_model_that_nobody_uses_goes_and_comes_again(several):
+    one = several(IDLE_UNLOAD="0.5")
+    right = ask(one, "a")
+    one.wait_for(lambda: states(one)["a"] == "unloaded")
+    assert ask(one, "a") == right
