@@ -1,5 +1,7 @@
 """Requests for embeddings among others: whose inputs are on the ranks, and how they end."""
 
+import math
+
 import numpy as np
 
 from server.engine.turn import Turn
@@ -151,8 +153,10 @@ def test_memory_is_waited_for_in_order_on_both_sides():
     desk = Desk(max_running=4, capacity=1024)
     (first,) = desk.admit(prompt=[1] * 500, max_tokens=10)
     desk.compose()
-    ask(desk, 600)
+    waits = ask(desk, 600)
+    assert desk.scheduler.starved == math.inf
     assert not desk.compose()
+    assert desk.scheduler.starved == waits.uid
     (second,) = desk.admit(prompt=[1] * 5, max_tokens=10)
     assert not desk.compose()  # the input is first, and the younger prompt does not overtake it
     desk.line.cancel(first)
@@ -161,6 +165,7 @@ def test_memory_is_waited_for_in_order_on_both_sides():
     (third,) = desk.admit(prompt=[1] * 700, max_tokens=10)
     ask(desk, 3)
     assert not desk.compose()  # and the younger input not the prompt
+    assert desk.scheduler.starved == third.uid
     desk.line.cancel(second)
     over(desk, embeds(sent))
     assert [len(m.prompt) for m in desk.compose() if isinstance(m, Submit)] == [700, 3]

@@ -1,5 +1,8 @@
 """One memory for the caches of several models."""
 
+from fractions import Fraction
+
+from server.protocol.row_lengths import Precision
 from server.scheduler.kv_budget import KvBudget
 from server.scheduler.kv_pool import KvPool, KvShare, Need, RankPart, RankRoom
 
@@ -57,3 +60,15 @@ def test_rows_of_one_model_leave_the_others_less_and_a_lone_row_always_fits():
     taken, alone = 0.5, False
     assert share.capacity == 512
     assert share.holds([512]) and not share.holds([513]) and share.holds([])
+
+
+def test_rows_too_short_for_fewer_bits_cost_what_they_do():
+    def bits(start: int) -> Need:
+        return Need((RankPart(1000, 0, 10, 25),) * 2, 10_000, start=start)
+
+    one = pool()
+    one.add(1, bits(1024))
+    assert one.budget(0).precision == Precision()
+    assert one.budget(1).precision == Precision(1024, Fraction(5, 2))
+    assert bits(1024).least == [40_960] * 2, "a row of 4,096 tokens is long"
+    assert bits(8192).least == [102_400] * 2
