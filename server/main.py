@@ -199,11 +199,13 @@ def _live(
     with watchdog.within(settings.handshake_timeout, NOT_JOINED, SLOW_RANK):
         met = rank.greet(settings, link, status, tell)
     maker = rank.Maker(settings, link, met, status)
-    ready = maker.first(tell)
-    watchdog.follow(settings.stall_timeout, maker.times)
     if link.rank == 0:
-        return rank.Leads(maker, ready, line, app, status).serve(ready, watchdog, warm)
-    return rank.Worker(maker, ready, status).serve(watchdog)
+        leads = rank.Leads(maker, maker.first(tell), line, app, status)
+        watchdog.follow(settings.stall_timeout, maker.times)
+        return leads.serve(watchdog, warm)
+    worker = rank.Worker(maker, maker.first(tell), status)
+    watchdog.follow(settings.stall_timeout, maker.times)
+    return worker.serve(watchdog)
 
 
 def _explain(error: Exception) -> tuple[int, str]:

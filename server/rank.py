@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from server.api.models import Model
@@ -62,12 +61,14 @@ def greet(settings: Settings, link: Link, status: Status, tell: Callable[[str], 
 
 
 class Leads:
-    """Rank 0: decides, and answers. ready: the model that is loaded."""
+    """Rank 0: decides, and answers. ready: the model that is loaded; it may go, so nobody else may
+    keep this."""
 
     def __init__(self, maker: Maker, ready: Ready, line: Line, app: App, status: Status) -> None:
         settings, link = maker.settings, maker.link
         self._maker, self._settings, self._app, self._status = maker, settings, app, status
-        self._line = line
+        self._line, self._prefixes = line, ready.prefixes
+        self._arrangement = ready.shard.arrangement
         needs = {FIRST: (ready.need, 0)}
         for number, one in enumerate(expect(settings, link.size, maker.met.memories)):
             parts = tuple(RankPart(share, 0, 0) for share in one.shares)
@@ -94,16 +95,15 @@ class Leads:
         )
         self._residents = Residents(self._seat(ready), self._load, self._let_go)
 
-    def serve(self, ready: Ready, watchdog: Watchdog, warm: tuple[Warm, ...]) -> str:
+    def serve(self, watchdog: Watchdog, warm: tuple[Warm, ...]) -> str:
         """Until told to stop; returns the reason. warm: what to compute first."""
         self._watchdog = watchdog
         settings, status = self._settings, self._status
         owner = EVERYBODY if settings.keys_apart else ""
         model = self._app.models[FIRST]
-        fits = ready.prefixes.fits
+        fits, serve = self._prefixes.fits, self._tell_ready
         warming = WarmUp(warm, model, self._line, status.phases.stage, owner, fits).run
-        serve = partial(self._tell_ready, ready)
-        if warm and ready.prefixes.room:
+        if warm and self._prefixes.room:
             before = settings.prefix_warm_when == "before"
             steps = [warming, serve] if before else [serve, warming]
             threading.Thread(target=_each, args=steps, name="warm", daemon=True).start()
@@ -209,7 +209,7 @@ class Leads:
         self._dispatcher.unloaded()
         self._mailbox.allow(self._maker.bundle_most)
 
-    def _tell_ready(self, ready: Ready) -> None:
+    def _tell_ready(self) -> None:
         self._status.phases.serve()
         start = self._status.start
         self._status.note(f"ready after {time.time() - start.at:.0f} s")
@@ -217,13 +217,13 @@ class Leads:
             "ready: %s on %d ranks (%s), http port %d",
             start.model_id,
             self._maker.link.size,
-            ready.shard.arrangement,
+            self._arrangement,
             self._settings.http_port,
         )
 
 
 class Worker:
-    """Any other rank: computes."""
+    """Any other rank: computes. ready: as Leads has it."""
 
     def __init__(self, maker: Maker, ready: Ready, status: Status) -> None:
         self._maker, self._status, self._spectator = maker, status, Spectator()

@@ -2,10 +2,14 @@
 
 import gc
 import threading
+import weakref
 
 import mlx.core as mx
+import pytest
 
+from server import ready
 from server.protocol.events import Failed
+from server.startup.piece_pace import at_once
 from tests.support.house import DEADLINE_S, House
 
 
@@ -41,6 +45,28 @@ def test_after_many_switches_no_more_memory_is_used_than_after_the_first(tmp_pat
     House(tmp_path, MODELS_GB="0.0018", PINNED="").run(act)
     gc.collect()
     assert max(used[10:]) <= max(used[:6]) + 2**16
+
+
+def test_of_a_model_that_goes_nothing_is_left(tmp_path):
+    """Also of the first, and before what it makes room for is begun."""
+    models, left = [], []
+    load = ready.load_pieces
+
+    def loading(*arguments):
+        left.append(sum(model() is not None for model in models))
+        shard = yield from load(*arguments)
+        models.append(weakref.ref(shard.model))
+        return shard
+
+    def act(house: House) -> None:
+        for name in "bcabca":
+            house.ask(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ready, "load_pieces", loading)
+        patch.setattr(ready, "load_shard", lambda *arguments: at_once(loading(*arguments)))
+        House(tmp_path, MODELS_GB="0.0018", SPECULATE="auto").run(act)
+    assert left == [0] * 7
 
 
 def test_what_cannot_be_loaded_is_refused_with_the_reason_and_the_others_go_on(tmp_path):

@@ -43,8 +43,7 @@ class House:
 
     def run(self, act) -> None:
         maker = Maker(self.settings, Link(mx.distributed.init()), Met("fp", 1, [None]), self.status)
-        ready = maker.first(lambda stage: None)
-        leads = Leads(maker, ready, self.line, self.app, self.status)
+        leads = Leads(maker, maker.first(lambda stage: None), self.line, self.app, self.status)
         failed = []
 
         def acting() -> None:
@@ -56,7 +55,7 @@ class House:
 
         thread = threading.Thread(target=acting)
         thread.start()
-        leads.serve(ready, Watchdog(DEADLINE_S, lambda reason: None), ())
+        leads.serve(Watchdog(DEADLINE_S, lambda reason: None), ())
         thread.join()
         if failed:
             raise failed[0]
