@@ -32,7 +32,7 @@ from server.scheduler.kv_pool import KvPool, KvShare, Need
 from server.scheduler.naps import Naps
 from server.scheduler.queue import Line, Ticket
 from server.scheduler.scheduler import Scheduler
-from server.scheduler.seen import Seen, together
+from server.scheduler.seen import Seen, past_of, together
 from server.wire.messages import Canary, Message, Shutdown, To, Unload
 from server.wire.messages import Load as LoadModel
 
@@ -72,7 +72,8 @@ class Dispatcher:
         self._idle_s = idle_s
         self._on_context = on_context
         self._seats: dict[int, Seat] = {}
-        self._loads: dict[int, Load] = {}  # of all models that were loaded, by what is known last
+        self._loads: dict[int, Load] = {}  # of the models that are loaded
+        self._past = Load()  # what was counted of those that have gone
         self._queues: dict[int, deque[Ticket]] = {n: deque() for n in range(len(catalog.models))}
         self._loading: int | None = None
         self._leaving: dict[int, str] = {}  # with the reason
@@ -141,6 +142,8 @@ class Dispatcher:
             messages += said
         if self._line.stopping is not None and self._may_stop():
             messages.append(Shutdown(self._line.stopping))
+        if not self._seats:
+            self._show()  # as no scheduler does
         if messages:
             self._naps.begin_again()
         return messages
@@ -265,6 +268,7 @@ class Dispatcher:
 
     def _unload(self, number: int, why: str) -> list[Message]:
         del self._seats[number]
+        self._past = past_of(together([self._loads.pop(number)], self._past))
         self._leaving.pop(number, None)
         self._tell(f"{self._catalog.models[number].name} is unloaded: {why}")
         self._catalog.note(number, state=UNLOADED, why=why, share=0.0)
@@ -378,8 +382,10 @@ class Dispatcher:
         self._status.note(text)
 
     def _count(self, number: int, load: Load) -> None:
-        """Shows what there is now of all models."""
         self._loads[number] = load
-        if len(self._catalog.models) > 1:
-            load = together(list(self._loads.values()), self._line.held())
-        self._status.publish(load)
+        self._show()
+
+    def _show(self) -> None:
+        """What there is now of all models, and was."""
+        loads = list(self._loads.values())
+        self._status.publish(together(loads, self._past, self._line.held()))

@@ -3,11 +3,12 @@
 On rank 0's main thread. Imports no mlx.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from server.observe.status import Status
-from server.observe.views import DraftUse, Load, PrefixUse
+from server.observe.views import Load, PrefixUse
 
 SUMS = ("entries", "tokens", "hit_tokens", "miss_tokens", "evicted_tokens")
 
@@ -20,30 +21,35 @@ class Seen:
         self.publish = on_load
 
 
-def together(loads: Sequence[Load], held: int) -> Load:
-    """The loads of all models as one. held: tickets in the line. Tokens are of several models, so
-    their sum is no more than a hint."""
-    running = sum(load.running for load in loads)
+def together(loads: Sequence[Load], past: Load, held: int = 0) -> Load:
+    """The loads of all models as one. past: of those that have gone; held: tickets in the line.
+    Tokens are of several models, so their sum is no more than a hint."""
+    every, running = [*loads, past], sum(load.running for load in loads)
     return replace(
-        loads[0],
+        past,
         running=running,
         waiting=max(0, held - running),
         paused=sum(load.paused for load in loads),
         kv_used=sum(load.kv_used for load in loads),
-        prefixes=_added([load.prefixes for load in loads]),
-        drafts=_added_drafts([load.drafts for load in loads]),
-        slot_free_s=min(load.slot_free_s for load in loads),
+        prefixes=_added([load.prefixes for load in every]),
+        drafts=_summed([load.drafts for load in every], vars(past.drafts)),
+        slot_free_s=min((load.slot_free_s for load in loads), default=past.slot_free_s),
     )
 
 
+def past_of(load: Load) -> Load:
+    """What stays of it when its model goes: what was counted so far."""
+    disk = replace(load.prefixes.disk, entries=0, bytes=0)
+    prefixes = replace(load.prefixes, entries=0, tokens=0, disk=disk)
+    return replace(Load(), prefixes=prefixes, drafts=load.drafts)
+
+
 def _added(uses: Sequence[PrefixUse]) -> PrefixUse:
-    total = {name: sum(getattr(use, name) for use in uses) for name in SUMS}
     disks = [use.disk for use in uses]
-    disk = {name: sum(getattr(one, name) for one in disks) for name in vars(disks[0])}
-    disk["limit_bytes"] = max(one.limit_bytes for one in disks)  # of all models
-    return replace(uses[0], **total, disk=replace(disks[0], **disk))
+    limit = max(one.limit_bytes for one in disks)  # of all models
+    disk = replace(_summed(disks, vars(disks[0])), limit_bytes=limit)
+    return replace(_summed(uses, SUMS), disk=disk)
 
 
-def _added_drafts(uses: Sequence[DraftUse]) -> DraftUse:
-    total = {name: sum(getattr(use, name) for use in uses) for name in vars(uses[0])}
-    return replace(uses[0], **total)
+def _summed(uses: Sequence[Any], names: Iterable[str]) -> Any:
+    return replace(uses[0], **{name: sum(getattr(use, name) for use in uses) for name in names})
