@@ -194,6 +194,7 @@ class ModelRoutes:
                 # Who names none of ours, or nothing, hears so from whoever reads the fields.
                 number = FIRST if number is None else number
                 if (model := self._models.ready(number, patience)) is not None:
+                    exchange.account.model = model.name
                     yield body, client, model, self._models.served(number)
                     return
             del body  # what it holds is many times its bytes

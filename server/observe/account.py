@@ -82,7 +82,7 @@ class Texts:
 @dataclass
 class Account:
     """One request. route is a pattern, never what the client wrote; key is a label, never a key;
-    owner says who has it, and is in no log.
+    owner says who has it, and is in no log; model: whose answer it asks for, once that is known.
 
     code: the status line that was sent, if any. left: the client went away before it had all.
     """
@@ -92,6 +92,7 @@ class Account:
     route: str = ""
     key: str | None = None
     owner: str = ""
+    model: str = ""
     code: int | None = None
     error: ApiError | None = None
     left: bool = False

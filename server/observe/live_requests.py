@@ -36,6 +36,7 @@ def _describe(
         "id": account.request_id,
         "key": None if account.key is None else shown(account.key),
         "route": account.route,
+        "model": account.model or None,
         "stream": account.stream,
         "phase": _phase(generation),
         "age_s": round(now - account.started, 2),

@@ -15,8 +15,8 @@ from server.observe.rotating_file import RotatingFile
 
 
 class RequestLog:
-    """model_id: what is served. max_bytes: of a part of the file; 0 is no limit. on_drop: hears of
-    each line that is lost."""
+    """model_id: of requests of which no model is known. max_bytes: of a part of the file; 0 is no
+    limit. on_drop: hears of each line that is lost."""
 
     def __init__(
         self, path: Path, model_id: str, max_bytes: int, on_drop: Callable[[], None]
@@ -46,7 +46,7 @@ def describe(account: Account, model_id: str) -> dict[str, Any]:
         "key": account.key,
         "method": account.method,
         "route": account.route,
-        "model": model_id,
+        "model": account.model or model_id,
         "outcome": account.outcome,
         "status": account.code,
         "error": account.error and (account.error.code or account.error.type),

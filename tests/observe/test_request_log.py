@@ -10,7 +10,7 @@ import pytest
 
 from server.observe.account import Account
 from server.observe.recorder import Recorder
-from server.observe.request_log import RequestLog
+from server.observe.request_log import RequestLog, describe
 from server.observe.rotating_file import KEPT
 from server.protocol.errors import engine_failed
 from server.protocol.events import Failed, Token
@@ -241,3 +241,8 @@ def test_settings_of_the_log(tmp_path):
     for name, value in (("LOG_PROMPTS", "yes"), ("LOG_MAX_MB", "-1")):
         with pytest.raises(SettingError, match=name):
             read_settings(env | {name: value})
+
+
+def test_the_model_is_the_one_that_was_asked_as_far_as_it_is_known():
+    assert describe(Account("req_1", model="b"), "a")["model"] == "b"
+    assert describe(Account("req_2"), "a")["model"] == "a"

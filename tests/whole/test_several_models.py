@@ -48,6 +48,13 @@ def ask(one: Cluster, model: str, tokens: int = 8) -> str:
     return answer["choices"][0]["text"]
 
 
+def embed(one: Cluster, model: str) -> list[list[float]]:
+    status, answer = one.post("/v1/embeddings", {"model": model, "input": ["a text", "b"]})
+    assert status == 200, answer
+    assert answer["model"] == model
+    return [item["embedding"] for item in answer["data"]]
+
+
 def states(one: Cluster) -> dict[str, str]:
     return {card["id"]: card["state"] for card in one.get("/cluster")[1]["models"]}
 
@@ -72,6 +79,26 @@ def test_models_come_and_go_and_say_the_same_each_time(several):
     assert one.post("/v1/completions", {"model": "d", "prompt": "x"})[0] == 404
     events = " ".join(event["text"] for event in one.get("/cluster")[1]["events"])
     assert "makes room for" in events
+
+
+def test_each_of_them_embeds_and_is_drafted_for_as_it_can(several):
+    one = several(SPECULATE="auto", KV_BITS="8")
+    sizes = {"a": 64, "b": 128, "c": 128}
+    right = {name: embed(one, name) for name in "abc"}
+    assert {name: len(vectors[0]) for name, vectors in right.items()} == sizes
+    cards = {card["id"]: card for card in one.get("/v1/models")[1]["data"]}
+    assert {name: card["embeddings"]["dimensions"] for name, card in cards.items()} == sizes
+    texts = {name: ask(one, name, 40) for name in "abc"}
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(ask, one, name, 40) for name in "abcabc"]
+        embedded = [pool.submit(embed, one, name) for name in "cab"]
+        assert [one.result() for one in asked] == [texts[name] for name in "abcabc"]
+        for name, found in zip("cab", embedded, strict=True):
+            for mine, theirs in zip(found.result(), right[name], strict=True):
+                assert mine == pytest.approx(theirs, abs=1e-4)
+    shown = one.get("/cluster")[1]["models"]
+    assert all(model["drafts"] == "of any row" for model in shown)
+    assert all(model["kv_precision"].startswith("full: ") for model in shown)
 
 
 def test_who_does_not_want_to_wait_is_told_and_the_model_comes(several):

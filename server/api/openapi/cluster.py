@@ -164,6 +164,7 @@ def cluster_schema() -> Schema:
                     id=note(string(), "As the answer's `x-request-id`."),
                     key=note(optional(string()), "The label of its API key."),
                     route=string(),
+                    model=optional(string()),
                     stream=boolean(),
                     phase=enum(*LIVE_PHASES),
                     age_s=seconds,
