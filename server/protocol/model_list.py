@@ -30,11 +30,14 @@ class ServedModel:
 def list_models(
     first: ServedModel | None, named: tuple[str, ...], folder: str | None
 ) -> tuple[ServedModel, ...]:
-    """first: MODEL_DIR's; named: words of MODELS; folder: MODELS_DIR. Raises SettingError."""
+    """first: MODEL_DIR's; named: words of MODELS; folder: MODELS_DIR. What is named twice alike
+    counts once. Raises SettingError."""
     found = [] if first is None else [first]
     for word in named:
         name, _, path = word.partition("=")
         one = ServedModel(name, _resolved("MODELS", word, Path(path).expanduser()))
+        if any((name, one.folder) == (other.name, other.folder.resolve()) for other in found):
+            continue  # the scripts name the first of them in MODEL_DIR, too
         if any(name == other.name for other in found):
             raise SettingError(f"MODELS={word!r}: must have another name; {name!r} is taken")
         found.append(one)

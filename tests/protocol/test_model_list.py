@@ -32,6 +32,16 @@ def test_models_come_behind_the_first_in_their_order(tmp_path):
     assert (settings.model_id, settings.model_dir) == ("small", b)
 
 
+def test_the_first_may_be_named_by_model_dir_as_the_scripts_do(tmp_path):
+    a, b, top = folder(tmp_path / "a"), folder(tmp_path / "b"), tmp_path / "top"
+    folder(top / "OWNER/C")
+    all_of_them = {"MODELS": f"x={a},y={b}", "MODELS_DIR": top}
+    for env in (all_of_them, {"MODELS": f"x={a}"}, {"MODELS_DIR": top}):
+        told = read_settings({name: str(value) for name, value in env.items()})
+        first = {"MODEL_DIR": told.model_dir, "MODEL_ID": told.model_id}
+        assert names(**env, **first) == [one.name for one in told.models]
+
+
 def test_every_folder_below_that_is_a_model_is_one(tmp_path):
     top = tmp_path / "top"
     for name in ("OWNER/B", "OWNER/A", "C", ".hidden/D", "too/far/down/E"):

@@ -67,7 +67,12 @@ def test_every_setting_that_the_server_reads_reaches_the_ranks(names, tmp_path):
     """A setting known to the server alone would be lost on remote hosts, and only there."""
     key_file = tmp_path / "keys"
     key_file.write_text("key\n")
+    below = tmp_path / "several" / "one"
+    below.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (below / name).write_text("{}")
     special = TEXTS | {"MODEL_DIR": str(tmp_path), "API_KEY_FILE": str(key_file)}
+    special |= {"MODELS": f"other={below}", "MODELS_DIR": str(below.parent)}
     settings = {name: special.get(name, "64") for name in names - APART}
     done = dry_run(tmp_path, **settings)
     assert done.returncode == 0, done.stderr
