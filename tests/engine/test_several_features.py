@@ -106,3 +106,16 @@ def test_each_model_is_drafted_for_in_its_own_turns_and_no_answer_is_another(tmp
 
     House(tmp_path / "off").run(plain)
     House(tmp_path / "on", SPECULATE="auto", MODELS_GB="0.1").run(act)
+
+
+def test_all_of_them_keep_prefixes_on_one_disk_and_find_them_when_they_come_again(tmp_path):
+    def act(house: House) -> None:
+        right = {name: house.ask(name, prompt=range(200)) for name in "abc"}
+        house.until(lambda: house.status.load.prefixes.disk.written_bytes > 0)
+        for name in "cabcab":
+            assert house.ask(name, prompt=range(200)) == right[name]
+        assert "no prefixes on disk" not in notes(house)
+        assert house.status.load.prefixes.disk.hit_tokens > 0
+
+    disk = {"PREFIX_DISK_GB": "0.1", "PREFIX_DISK_DIR": str(tmp_path / "disk")}
+    House(tmp_path, MODELS_GB="0.0018", **disk).run(act)
