@@ -50,7 +50,11 @@ scripts/stop_openai_cluster_server.sh; echo "STOP $?"
 start
 kill -KILL "$(sed -n 1p run/$HTTP_PORT/supervisor.pid)"
 DRAIN_TIMEOUT=0 scripts/stop_openai_cluster_server.sh; echo "STOP $?"
-echo "LEFT $(cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c -e "[-]-run-dir $PWD/run")"
+left() { cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c -e "[-]-run-dir $PWD/run"; }
+# Ranks without a supervisor leave by themselves, and their launcher a moment after them.
+tries=0
+while [ "$(left)" != 0 ] && [ "$tries" -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+echo "LEFT $(left)"
 """
 
 
