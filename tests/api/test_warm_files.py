@@ -127,7 +127,7 @@ def test_rank_0_ends_before_it_starts_anything(write, tmp_path, rank):
     done = subprocess.run(
         [sys.executable, ROOT / "server" / "openai_cluster_server.py"],
         env=os.environ | settings | {"PYTHONPATH": str(tmp_path), "PREFIX_WARM": file},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == CONFIG, done.stderr
     last = done.stderr.splitlines()[-1]

@@ -86,7 +86,7 @@ def test_choices_whose_client_leaves_after_their_prefix_was_given_up_disturb_nob
 
 def computed(cluster: Cluster) -> float:
     """Tokens of prompts, since the start."""
-    with urllib.request.urlopen(f"{cluster.url}/metrics", timeout=60) as answer:
+    with urllib.request.urlopen(f"{cluster.url}/metrics", timeout=240) as answer:
         text = answer.read().decode()
     return float(re.search(r"^mlx_cluster_prefill_tokens_total\S* (\S+)$", text, re.M)[1])
 

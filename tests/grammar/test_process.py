@@ -20,7 +20,7 @@ from server.protocol.requests import Format
 from tests.support.paths import ROOT
 from tests.support.tiny_models import VOCAB, write_byte_tokenizer
 
-GUARD_S = 60.0
+GUARD_S = 240.0
 EASY = write_grammar(Format("regex", "ab+"))
 SLOW = write_grammar(
     Format(

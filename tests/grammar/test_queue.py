@@ -17,7 +17,7 @@ from server.grammar.queue import (
 from server.protocol.client import SERVER, Client, ClientGone
 from server.protocol.errors import ApiError, engine_failed
 
-GUARD_S = 30.0  # against a hang; nothing here waits for it
+GUARD_S = 240.0  # against a hang; nothing here waits for it
 
 
 class Waiter(threading.Thread):

@@ -69,7 +69,7 @@ def test_a_rank_with_too_low_a_limit_ends_in_words(tmp_path):
     drop = "setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource" * (os.getuid() == 0)
     done = subprocess.run(
         [*drop.split(), "bash", "-c", 'ulimit -n 1024 && exec "$@"', "-", sys.executable, ENTRY],
-        env=os.environ | {"MODEL_DIR": str(tmp_path)}, capture_output=True, text=True, timeout=60,
+        env=os.environ | {"MODEL_DIR": str(tmp_path)}, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == CONFIG, done.stderr
     (line,) = done.stderr.splitlines()

@@ -32,7 +32,7 @@ def families(cluster, tmp_path):
     """What /metrics of one rank tells, after a request."""
     server = cluster(1, tiny_llama(tmp_path / "tiny"))
     server.chat("hello", max_tokens=5)
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=240) as answer:
         return list(text_string_to_metric_families(answer.read().decode()))
 
 

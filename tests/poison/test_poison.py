@@ -47,7 +47,7 @@ class Served:
 
     def _ask(self) -> str:
         # Through the chat template: that way leads through every part that a case may hurt.
-        status, answer = self.cluster.post("/v1/chat/completions", GOOD, timeout=60)
+        status, answer = self.cluster.post("/v1/chat/completions", GOOD, timeout=240)
         assert status == 200, (answer, self.cluster.log()[-5000:])
         assert answer["usage"]["completion_tokens"] == GOOD["max_tokens"]
         return answer["choices"][0]["message"]["content"]

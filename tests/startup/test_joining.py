@@ -208,7 +208,7 @@ def test_a_package_that_is_missing_is_told_and_not_looked_for_again(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "server" / "openai_cluster_server.py"],
         env=os.environ | settings | {"PYTHONPATH": str(tmp_path)},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == CONFIG, done.stderr
     last = done.stderr.splitlines()[-1]

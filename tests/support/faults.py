@@ -353,7 +353,7 @@ class Server:
 
     def prefilled(self) -> int:
         """Tokens of prompts that were computed so far."""
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=240)
         link.request("GET", "/metrics")
         text = link.getresponse().read().decode()
         link.close()

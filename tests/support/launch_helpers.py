@@ -22,7 +22,7 @@ REPO = ROOT
 LIB = REPO / "scripts" / "lib"
 MODULE = [str(LIB / "module.py")]
 STUB_RANK = REPO / "tests" / "support" / "stub_rank.py"
-PATIENCE_S = 60.0  # Deadlines are for tests that would hang, not for slow machines.
+PATIENCE_S = 240.0  # Deadlines are for tests that would hang, not for slow machines.
 
 
 def wait_until(condition: Callable[[], object], what: str = "") -> object:

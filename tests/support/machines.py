@@ -355,7 +355,7 @@ def healthy(plan: Plan, wiring: Wiring, name: str) -> dict[str, tuple[str, int] 
 
 
 def _answer(host: str, command: list[str], text: str) -> Answer:
-    ran = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(command, input=text, capture_output=True, text=True, timeout=240)
     return Answer(host, ran.returncode, ran.stdout, ran.stderr, 0.0)
 
 

@@ -53,7 +53,7 @@ class Server(StubRanks):
 
 
 def finish(supervisor: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = supervisor.communicate(timeout=60)
+    out, err = supervisor.communicate(timeout=240)
     return supervisor.returncode, out.decode(), err.decode()
 
 

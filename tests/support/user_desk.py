@@ -65,5 +65,5 @@ def ask(port: int) -> str:
         f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode()
     )
     request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=240) as answer:
         return json.load(answer)["choices"][0]["text"]

@@ -84,7 +84,7 @@ def leave(cluster: Cluster, chance: random.Random) -> None:
     if chance.random() < 0.5:
         ask["seed"] = chance.randrange(2**63)
     data = request("POST", "/v1/completions", json.dumps(ask))
-    with socket.create_connection(("127.0.0.1", cluster.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", cluster.port), timeout=240) as connection:
         if how == "half sent":
             connection.sendall(data[: chance.randrange(len(data))])
         else:

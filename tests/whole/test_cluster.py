@@ -234,7 +234,7 @@ def test_sigterm_finishes_what_runs_and_refuses_what_comes(cluster, tiny_model):
     one.wait_for(lambda: one.get("/health")[1].get("status") == "draining")
     request = urllib.request.Request(one.url + "/v1/completions", b'{"prompt":"x"}')
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=30)
+        urllib.request.urlopen(request, timeout=240)
     assert refused.value.code == 503 and int(refused.value.headers["Retry-After"]) >= 1
     received = b""
     while chunk := running.recv(65536):

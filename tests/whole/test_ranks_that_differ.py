@@ -50,7 +50,7 @@ def run_two_ranks_by_hand(
             )  # fmt: skip
         )
     try:
-        output = [rank.communicate(timeout=90)[0] for rank in ranks]
+        output = [rank.communicate(timeout=240)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

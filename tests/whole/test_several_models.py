@@ -109,7 +109,7 @@ def test_who_does_not_want_to_wait_is_told_and_the_model_comes(several):
 
     request = urllib.request.Request(f"{one.url}/v1/completions", body, {"Prefer": "wait=0"})
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=60)
+        urllib.request.urlopen(request, timeout=240)
     assert caught.value.code == 503 and int(caught.value.headers["Retry-After"]) > 0
     assert json.load(caught.value)["error"]["code"] == "model_not_loaded"
     one.wait_for(lambda: states(one)["b"] == "loaded")

@@ -45,11 +45,11 @@ from scripts.lib.cabling.survey import (
     read_facts,
 )
 from scripts.lib.hosts.hostfile import (
-    SSH_NAME,
     HostfileError,
     find_problems,
     parse_hostfile,
     read_hostfile,
+    ssh_name_problem,
 )
 from scripts.lib.hosts.on_hosts import Answer, run_on_hosts
 from scripts.lib.verbs import shared
@@ -216,8 +216,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     if len(hosts) < 2:
         reader.error("name two hosts or more, rank 0 first")
     for host in hosts:
-        if not SSH_NAME.fullmatch(host):
-            reader.error(f"host {host!r}: not a name that ssh takes")
+        if problem := ssh_name_problem(host):
+            reader.error(f"host {host!r}: {problem}")
         if hosts.count(host) > 1:
             reader.error(f"host {host!r} is named {hosts.count(host)} times: name each Mac once")
     if problem := no_file(options.output):

@@ -25,11 +25,12 @@ from scripts.lib.doctor.plan import Plan
 from scripts.lib.doctor.probe import look_for_ranks
 from scripts.lib.doctor.processes import living_processes
 from scripts.lib.hosts.hostfile import (
-    SSH_NAME,
     Hostfile,
     HostfileError,
     choose_backend,
+    is_address,
     read_hostfile,
+    ssh_name_problem,
 )
 from scripts.lib.hosts.on_hosts import LOCAL_HOST, Answer, command_for
 from server.protocol.domains import MOST
@@ -76,8 +77,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
         hostfile, name = None, ""
         ranks = tuple(dict.fromkeys(options.named))
         for host in ranks:
-            if not SSH_NAME.fullmatch(host):
-                stop(2, f"{host!r}: not a name that ssh takes")
+            if problem := ssh_name_problem(host):
+                stop(2, f"{host!r}: {problem}")
         # Nobody has said what they will talk over; Macs have come for RDMA.
         backend = options.backend or ("jaccl" if sys.platform == "darwin" else "ring")
         addresses = ()
@@ -87,9 +88,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         ranks = tuple(host.ssh for host in hostfile.hosts)
         backend = options.backend or choose_backend(hostfile)
         # What a template leaves to be filled in is no address to try.
-        addresses = tuple(
-            tuple(ip for ip in host.ips if SSH_NAME.fullmatch(ip)) for host in hostfile.hosts
-        )
+        addresses = tuple(tuple(ip for ip in host.ips if is_address(ip)) for host in hostfile.hosts)
     wanted = options.check or checks.NAMES
     for check in wanted:
         if check not in checks.NAMES:
@@ -100,7 +99,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     asked = [host for host in dict.fromkeys(ranks) if not options.host or host in options.host]
     return Plan(
         ranks=ranks,
-        asked=tuple(asked) if all(map(SSH_NAME.fullmatch, ranks)) else (),
+        asked=() if any(map(ssh_name_problem, ranks)) else tuple(asked),
         checks=frozenset(wanted),
         backend=backend,
         local=bool(options.local),

@@ -4,7 +4,7 @@ import posixpath
 import shlex
 from dataclasses import dataclass, field
 
-from scripts.lib.hosts.hostfile import SSH_NAME, Hostfile
+from scripts.lib.hosts.hostfile import Hostfile, ssh_name_problem
 from server.protocol.domains import MOST
 
 
@@ -64,8 +64,7 @@ class Plan:
         """The command that writes this hostfile anew from the cabling."""
         kind = {"jaccl-ring": ["--topology ring"], "ring": ["--ring-tcp"]}.get(self.backend, [])
         place = [f"--output {shlex.quote(self.hostfile_name)}", "--force"] * bool(self.hostfile)
-        named = all(map(SSH_NAME.fullmatch, self.hosts))
-        hosts = self.hosts if named else ("HOST...",)
+        hosts = ("HOST...",) if any(map(ssh_name_problem, self.hosts)) else self.hosts
         return " ".join(["scripts/make_hostfile.sh", *kind, *place, *hosts])
 
     @property

@@ -16,12 +16,13 @@ Exit codes: 0 fine, 1 the file is wrong, 2 usage, 3 no such file.
 """
 
 import argparse
+import difflib
 import ipaddress
 import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,10 @@ from scripts.lib.verbs.file_kind import no_file
 BACKENDS = ("jaccl", "jaccl-ring", "ring")
 
 # ssh takes a name that begins with a dash as an option, and the scripts read names line by line.
-SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@%-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@%-]*")
+KEYS = ("hosts", "backend", "envs")
+HOST_KEYS = ("ssh", "ips", "rdma")
+LIKE = 0.6  # how alike a key that we don't know is to one that was meant
 ENV_ENTRY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\n]*")
 PLACEHOLDER = re.compile(r"<[^<>]*>")  # how the templates mark what must be filled in
 
@@ -76,7 +80,9 @@ def parse_hostfile(text: str) -> Hostfile:
     something else than was meant.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_no_key_twice)
+    except HostfileError:
+        raise
     except ValueError as error:
         raise HostfileError(f"is not JSON: {error}") from None
     except RecursionError:
@@ -87,11 +93,27 @@ def parse_hostfile(text: str) -> Hostfile:
         raise HostfileError("has a value that is nested too deeply") from None
 
 
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of two with one name JSON keeps the last, and nobody sees that the first is gone."""
+    for key, times in Counter(key for key, _ in pairs).items():
+        if times > 1:
+            raise HostfileError(f'"{key}" stands {times} times in one object')
+    return dict(pairs)
+
+
+def _check_keys(name: str, data: dict[str, object], known: Sequence[str]) -> None:
+    """What mlx.launch does not read is the writer's affair, but for what was meant to be read."""
+    for key in data:
+        if key not in known and (meant := difflib.get_close_matches(key.lower(), known, 1, LIKE)):
+            raise HostfileError(f'{name}"{key}" is not read: "{meant[0]}" is meant')
+
+
 def _parse(data: object) -> Hostfile:
     if isinstance(data, list):
         data = {"hosts": data}
     if not isinstance(data, dict) or not isinstance(data.get("hosts"), list):
         raise HostfileError('must be a list of hosts, or an object with a list "hosts"')
+    _check_keys("", data, KEYS)
     if not data["hosts"]:
         raise HostfileError("lists no hosts")
     backend = data.get("backend", "")
@@ -111,6 +133,7 @@ def _parse_host(rank: int, data: object) -> Host:
     if not isinstance(ssh, str) or not ssh:
         raise HostfileError(f'rank {rank}: "ssh" is {ssh!r}: must be the name to ssh to')
     name = f"rank {rank} ({ssh})"
+    _check_keys(f"{name}: ", data, HOST_KEYS)
     row = data.get("rdma", [])
     if not isinstance(row, list):
         raise HostfileError(f'{name}: "rdma" is {row!r}: must be a list with an entry a rank')
@@ -141,6 +164,24 @@ def choose_backend(hostfile: Hostfile) -> str:
     if hostfile.backend:
         return hostfile.backend
     return "jaccl" if any(host.rdma for host in hostfile.hosts) else "ring"
+
+
+def ssh_name_problem(name: str) -> str:
+    """What is wrong with NAME or USER@NAME as what a host is reached by; "": nothing."""
+    if not _NAME.fullmatch(name):
+        return "not a name that ssh takes"
+    host = name.rpartition("@")[2]
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            return "a port has its place in ~/.ssh/config, not in the name"
+    return ""
+
+
+def is_address(text: str) -> bool:
+    """Whether it may be an address, or a name in its place; a template's mark is none."""
+    return _NAME.fullmatch(text) is not None
 
 
 def host_name(ssh: str) -> str:
@@ -180,12 +221,12 @@ def _check_names(hostfile: Hostfile) -> Iterator[str]:
         name = _label(hostfile, rank)
         if PLACEHOLDER.search(host.ssh):
             yield f'{name}: "ssh" is still the template\'s {host.ssh!r}: put in the ssh name'
-        elif not SSH_NAME.fullmatch(host.ssh):
-            yield f'{name}: "ssh" is {host.ssh!r}: not a name that ssh takes'
+        elif problem := ssh_name_problem(host.ssh):
+            yield f'{name}: "ssh" is {host.ssh!r}: {problem}'
         for ip in host.ips:
             if PLACEHOLDER.search(ip):
                 yield f'{name}: "ips" still has the template\'s {ip!r}: put in the address'
-            elif not SSH_NAME.fullmatch(ip):
+            elif not is_address(ip):
                 yield f'{name}: "ips" has {ip!r}: not an address'
         for device in _devices(host):
             if PLACEHOLDER.search(device):
@@ -293,7 +334,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hostfile.py", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("command", choices=("hosts", "backend", "rank0", "rows", "envs", "check"))
     parser.add_argument("file", type=Path)
-    parser.add_argument("--backend", default="", choices=("", *BACKENDS), help="check for this one")
+    parser.add_argument("--backend", default="", help="check for this one")
     options = parser.parse_args(arguments)
     try:
         hostfile = read_hostfile(options.file)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scripts.lib.hosts.find_hostfile import NoHostfile, find_hostfile
-from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, read_hostfile
+from scripts.lib.hosts.hostfile import HostfileError, read_hostfile, ssh_name_problem
 from scripts.lib.hosts.on_hosts import LOCAL_HOST
 from scripts.lib.hosts.reach import MOST_RANKS
 from scripts.lib.model.hub_repo import REPO
@@ -46,8 +46,8 @@ def hosts(text: str) -> list[str]:
     """ssh names, commas between."""
     names = text.split(",")
     for name in names:
-        if not SSH_NAME.fullmatch(name):
-            raise shared.wrong(name, "a name that ssh takes")
+        if problem := ssh_name_problem(name):
+            raise shared.wrong(name, f"a name that ssh takes: {problem}")
     if len(names) > MOST_RANKS:
         raise shared.wrong(text, f"{MOST_RANKS} hosts at most")
     return names
@@ -168,8 +168,8 @@ def choose_machines(options: argparse.Namespace, settings: Mapping[str, Found], 
     except (OSError, HostfileError) as error:
         raise Stopped(f"{path}: {error}", MISSING) from error
     for name in names:
-        if not SSH_NAME.fullmatch(name):
-            raise Stopped(f"{path}: '{name}': not a name that ssh takes", MISSING)
+        if problem := ssh_name_problem(name):
+            raise Stopped(f"{path}: '{name}': {problem}", MISSING)
     return hosts_memory.asked(list(dict.fromkeys(names)), python)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scripts.lib.hosts.hostfile import SSH_NAME, host_name
+from scripts.lib.hosts.hostfile import host_name, ssh_name_problem
 from scripts.lib.hosts.our_process import read_lines
 from scripts.lib.hosts.reach import MOST_RANKS
 from scripts.lib.settings.kept_settings import Found, SettingError, first_key
@@ -149,8 +149,8 @@ def check_hosts(reader: Parser, hosts: Sequence[str]) -> None:
     if not hosts:
         reader.error("HOST is missing: ssh names of all Macs, rank 0 first")
     for host in hosts:
-        if not SSH_NAME.fullmatch(host):
-            reader.error(f"HOST '{host}': not a name that ssh takes")
+        if problem := ssh_name_problem(host):
+            reader.error(f"HOST '{host}': {problem}")
     names = list(map(host_name, hosts))
     if twice := [host for host in hosts if names.count(host_name(host)) > 1]:
         reader.error(f"HOST {' and '.join(twice)}: name each host once")

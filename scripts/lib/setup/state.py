@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from scripts.lib.hosts.hostfile import SSH_NAME
+from scripts.lib.hosts.hostfile import ssh_name_problem
 from scripts.lib.verbs.file_kind import no_file, write_whole
 
 FILE = "run/setup.json"
@@ -37,7 +37,7 @@ def read_state(root: Path) -> State:
     try:
         told = json.loads(path.read_text("utf-8"))
         state = replace(State(**told), hosts=tuple(told["hosts"]))
-        right = isinstance(told["hosts"], list) and all(map(SSH_NAME.fullmatch, state.hosts))
+        right = isinstance(told["hosts"], list) and not any(map(ssh_name_problem, state.hosts))
         if not right or {type(state.model), type(state.measured)} != {str}:
             raise TypeError
     except FileNotFoundError:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts.lib.hosts.find_hostfile import NoHostfile, find_hostfile, local_hostfiles
-from scripts.lib.hosts.hostfile import SSH_NAME, HostfileError, read_hostfile
+from scripts.lib.hosts.hostfile import HostfileError, read_hostfile, ssh_name_problem
 from scripts.lib.settings.interpreter import NoInterpreter, rank_python
 from scripts.lib.verbs.exit_codes import FAILED, MISSING, USAGE
 from scripts.lib.verbs.verb_settings import stop
@@ -40,8 +40,8 @@ def choose_targets(
     A matrix that is still wrong is no reason not to copy.
     """
     for host in named:
-        if not SSH_NAME.fullmatch(host):
-            stop(program, f"'{host}': not a name that ssh takes", USAGE)
+        if problem := ssh_name_problem(host):
+            stop(program, f"'{host}': {problem}", USAGE)
     if named and not hostfile and not local_hostfiles(root):
         return list(dict.fromkeys(named)), None
     if named and not hostfile:
@@ -56,6 +56,6 @@ def choose_targets(
     except (OSError, HostfileError) as error:
         stop(program, f"{path}: {error}", FAILED)
     for host in hosts:
-        if not SSH_NAME.fullmatch(host):
-            stop(program, f"{path}: '{host}': not a name that ssh takes", FAILED)
+        if problem := ssh_name_problem(host):
+            stop(program, f"{path}: '{host}': {problem}", FAILED)
     return list(dict.fromkeys(hosts)), path

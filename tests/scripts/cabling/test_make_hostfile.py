@@ -34,7 +34,7 @@ class Macs:
     def make(self, *arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [SCRIPT, "--output", self.output, *arguments],
-            capture_output=True, text=True, env=self.env, timeout=60,
+            capture_output=True, text=True, env=self.env, timeout=240,
         )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def cluster(tmp_path):
 def run_there(question: Question, place: int = 0) -> Answer:
     """As sshd would: a POSIX shell that reads the question on its stdin."""
     done = subprocess.run(
-        ["/bin/sh", "-s", str(place)], input=question.stdin, capture_output=True, timeout=60
+        ["/bin/sh", "-s", str(place)], input=question.stdin, capture_output=True, timeout=240
     )
     return Answer("studio-1", done.returncode, done.stdout.decode(), done.stderr.decode(), 0.1)
 

@@ -132,6 +132,33 @@ def test_a_file_that_cannot_be_understood_is_refused_by_name_and_value(text, mes
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"ssh": "mac0", "ips": ["10.0.0.1"], "ips": []}]', '"ips" stands 2 times in one object'),
+        ('{"hosts": [], "hosts": [{"ssh": "mac0"}]}', '"hosts" stands 2 times in one object'),
+        ('[{"ssh": "mac0", "rmda": [null]}]', 'rank 0 (mac0): "rmda" is not read: "rdma" is meant'),
+        ('[{"ssh": "mac0", "ip": ["10.0.0.1"]}]', '"ip" is not read: "ips" is meant'),
+        ('[{"ssh": "mac0", "RDMA": [null]}]', '"RDMA" is not read: "rdma" is meant'),
+        ('{"hosts": [{"ssh": "mac0"}], "env": ["A=1"]}', '"env" is not read: "envs" is meant'),
+    ],
+)
+def test_a_key_that_would_be_passed_over_in_silence_is_told(text, message):
+    with pytest.raises(hostfile.HostfileError) as error:
+        hostfile.parse_hostfile(text)
+    assert message in str(error.value)
+
+
+def test_notes_of_the_writers_own_are_left_alone():
+    notes = {"_comment": "rack 3", "hosts": [{"ssh": "mac0", "chip": "M3 Ultra", "serial": 1}]}
+    assert parse(notes).hosts[0].ssh == "mac0"
+
+
+@pytest.mark.parametrize("name", ["mac0", "bjorn@mac0", "fd00::1", "bjorn@fe80::1%en5", "10.0.0.1"])
+def test_names_that_ssh_takes(name):
+    assert hostfile.ssh_name_problem(name) == ""
+
+
 def broken(change) -> list[dict]:
     hosts = mesh(3)
     change(hosts)
@@ -175,6 +202,10 @@ def broken(change) -> list[dict]:
         (lambda h: h[1].update(ssh="-oProxyCommand=x"), "not a name that ssh takes"),
         (lambda h: h[1].update(ssh="mac1; reboot"), "not a name that ssh takes"),
         (lambda h: h[1].update(ssh="mac1\nmac9"), "not a name that ssh takes"),
+        (
+            lambda h: h[1].update(ssh="bjorn@mac1:2222"),
+            "'bjorn@mac1:2222': a port has its place in",
+        ),
     ],
 )
 def test_a_matrix_that_cannot_be_launched_is_told_by_host_and_value(change, message):
@@ -216,6 +247,12 @@ def test_a_mesh_file_is_checked_for_the_backend_that_will_be_launched():
     assert 'no "ips"' in problems(mesh(2), "ring")[0]
     assert problems(ring(4), "jaccl-ring") == []
     assert len(problems(ring(4), "jaccl")) == 2  # the two diagonals have no cable
+
+
+def test_a_backend_that_does_not_exist_is_told_in_words_by_every_command(tmp_path):
+    done = run("check", write(tmp_path, mesh(2)), "--backend", "nccl")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "\"backend\" is 'nccl': must be one of jaccl, jaccl-ring, ring" in done.stderr
 
 
 def test_unknown_backend_is_refused_with_those_that_work():

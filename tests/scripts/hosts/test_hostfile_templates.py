@@ -94,7 +94,7 @@ def test_mlx_launch_itself_gets_past_the_hostfile(template, tmp_path):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.stdout.count("started") == len(fill_in(template)["hosts"]), done.stderr

@@ -38,7 +38,7 @@ def stubs(tmp_path):
 
 
 def finish(launcher: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = launcher.communicate(timeout=60)
+    out, err = launcher.communicate(timeout=240)
     return launcher.returncode, out.decode(), err.decode()
 
 

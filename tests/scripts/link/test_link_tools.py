@@ -401,7 +401,7 @@ def end_after(body: str, stdin: bytes | None = None) -> subprocess.CompletedProc
     return subprocess.run(
         [sys.executable, "-c", program, ROOT],
         input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
-        capture_output=True, timeout=60,
+        capture_output=True, timeout=240,
     )  # fmt: skip
 
 

@@ -248,7 +248,7 @@ def test_interrupted_run_takes_its_half_made_folder_away(models_dir, sent, code)
     process = start(models_dir, "--format", "float32")
     wait_for(models_dir / ".demo-model.partial", process)
     process.send_signal(sent)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == code
     assert visible(models_dir) == []
     assert hidden(models_dir) == {".demo-model.lock", ".demo-model.download"}
@@ -258,13 +258,13 @@ def test_killed_conversion_leaves_nothing_that_looks_finished(models_dir):
     process = start(models_dir, "--format", "float32")
     wait_for(models_dir / ".demo-model.partial" / "model.safetensors", process)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert visible(models_dir) == []
     assert ".demo-model.partial" in hidden(models_dir)
 
     # The next run starts over with the wheel at hand, and tidies up. (4bit: the quicker one.)
     process = start(models_dir, "--format", "4bit")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "downloading" not in err
     assert visible(models_dir) == [f"{demo_model.NAME}-4bit"]

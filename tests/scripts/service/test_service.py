@@ -242,7 +242,7 @@ class Running:
         return self.notes.read_text().splitlines() if self.notes.exists() else []
 
     def finish(self) -> tuple[int, str]:
-        _, errors = self.process.communicate(timeout=60)
+        _, errors = self.process.communicate(timeout=240)
         return self.process.returncode, errors
 
 

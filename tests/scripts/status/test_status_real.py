@@ -52,7 +52,7 @@ class OnNodes(Server):
     def status(self) -> tuple[int, dict]:
         """The exit code and what status.sh says."""
         how = self.script("status.sh", "--json")
-        done = subprocess.run(**how, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(**how, capture_output=True, text=True, timeout=240)
         assert done.stderr == ""
         (server,) = json.loads(done.stdout)["servers"]
         return done.returncode, server

@@ -11,7 +11,7 @@ from tests.support.supervised import END_RANKS, start_rank
 
 def run_end_ranks(*arguments) -> subprocess.CompletedProcess:
     command = ["bash", END_RANKS, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def test_end_ranks_ends_ours_and_says_so(server):

@@ -524,7 +524,7 @@ def test_an_interrupted_run_ends_its_copies(site):
     )  # fmt: skip
     wait_until(lambda: any("rsync --server" in c for c in site.nodes["node-2"].commands()))
     os.killpg(process.pid, 15)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert (process.returncode != 0, out) == (True, "")
     assert "interrupted; run it again to go on" in err
 

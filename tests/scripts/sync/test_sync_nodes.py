@@ -445,7 +445,7 @@ def test_a_checkout_in_which_nothing_can_be_written_is_a_sentence(tmp_path, verb
     env = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(
         [tmp_path / "scripts" / script, *more, "mac1"],
-        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60,
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
     assert done.stderr.startswith(f"{script}: {tmp_path}/run/sync: ")
