@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from server.api.models import Model
@@ -19,6 +20,7 @@ from server.loop import run_lockstep
 from server.observe.status import Status
 from server.observe.views import Capacity, Formats
 from server.protocol.fingerprint import fingerprint
+from server.protocol.row_lengths import Precision
 from server.protocol.settings import Settings
 from server.ready import DRAFTS, Maker, Ready
 from server.residents import FIRST, Pieces, Resident, Residents
@@ -41,7 +43,7 @@ from server.startup.expected import expect
 from server.startup.handshake import Met, introduce, rank_memories, shake_hands
 from server.text.calls.formats import NONE
 from server.text.markup import known_of
-from server.text.prompts import TokenizerPrompts
+from server.text.prompts import Prompts, TokenizerPrompts
 from server.text.template_quirks import quirks_of
 from server.wire.heartbeat import Heartbeat
 from server.wire.link import Link
@@ -58,6 +60,15 @@ def greet(settings: Settings, link: Link, status: Status, tell: Callable[[str], 
     status.fleet.join(members)
     here = sum(member.host == members[link.rank].host for member in members)
     return Met("fp_" + fingerprint(introduction["same"]), here, rank_memories(members))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What rank 0 has of a model, made of its files. disk: entries there, where any are kept."""
+
+    prompts: Prompts
+    formats: Formats
+    disk: DiskEntries | None
 
 
 class Leads:
@@ -93,7 +104,7 @@ class Leads:
             maker.bundle_most,
             lambda: self._residents.drafts(),  # which are not there yet
         )
-        self._residents = Residents(self._seat(ready), self._load, self._let_go)
+        self._residents = Residents(self._seat(ready, self._make(ready)), self._load, self._let_go)
 
     def serve(self, watchdog: Watchdog, warm: tuple[Warm, ...]) -> str:
         """Until told to stop; returns the reason. warm: what to compute first."""
@@ -133,11 +144,29 @@ class Leads:
             catalog.note(number, share=done / max(1, total))
 
         ready = yield from self._maker.another(
-            number, tell, lambda: self._residents.busy, on_loaded
+            number, tell, lambda: self._residents.decoding, on_loaded
         )
-        return self._seat(ready)
+        beside: list[Beside] = []
+        self._maker.agree(ready, lambda: beside.append(self._make(ready)))
+        return self._seat(ready, beside[0])
 
-    def _seat(self, ready: Ready) -> Resident:
+    def _make(self, ready: Ready) -> Beside:
+        """What depends on the model's files, and may fail at them."""
+        shard, settings = ready.shard, self._settings
+        prompts = self._app.models.prompts(ready.number, ready.system)
+        if prompts is None:
+            prompts = TokenizerPrompts(
+                shard.tokenizer,
+                shard.vocab,
+                template_kwargs=settings.chat_template_kwargs,
+                find_places=ready.prefixes.wants_places,
+            )
+            threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
+        precision = self._maker.pool.budget(ready.number).precision
+        disk = _load_entries(ready, settings, self._maker.link.size, precision)
+        return Beside(prompts, tell_formats(shard.tokenizer), disk)
+
+    def _seat(self, ready: Ready, beside: Beside) -> Resident:
         """All that rank 0 has of a model beside its shard."""
         shard, settings, number = ready.shard, self._settings, ready.number
         eos = tuple(sorted(shard.tokenizer.eos_token_ids))
@@ -155,25 +184,15 @@ class Leads:
                 ready.prefixes,
                 eos,
                 settings.canary_interval,
-                _index_disk(ready, settings, self._maker.link.size, share),
+                _index_disk(ready, beside.disk, share),
                 speculation,
             )
 
         self._dispatcher.learn(number, ready.need)
         scheduler = self._dispatcher.seat(number, shard.context, schedule)
-        prompts = self._app.models.prompts(number, ready.system)
-        if prompts is None:
-            prompts = TokenizerPrompts(
-                shard.tokenizer,
-                shard.vocab,
-                template_kwargs=settings.chat_template_kwargs,
-                find_places=ready.prefixes.wants_places,
-            )
-            threading.Thread(target=prompts.warm, name="grammars", daemon=True).start()
-        formats = tell_formats(shard.tokenizer)
         budget = self._maker.pool.budget(number)
         context = min(shard.context, budget.reach)
-        model = Model(prompts, context, shard.sampling, ready.system, shard.embeddings)
+        model = Model(beside.prompts, context, shard.sampling, ready.system, shard.embeddings)
         self._app.model_loaded(model, number)
         ways = shard.last.ways
         self._app.catalog.note(
@@ -184,7 +203,7 @@ class Leads:
             drafts=ready.drafts,
         )
         if number == FIRST:
-            self._status.publish(formats)
+            self._status.publish(beside.formats)
             self._status.publish(
                 Capacity(
                     context,
@@ -252,7 +271,10 @@ class Worker:
         )
 
     def _load(self, number: int) -> Pieces:
-        ready = yield from self._maker.another(number, self._watchdog.progress, lambda: False)
+        ready = yield from self._maker.another(
+            number, self._watchdog.progress, lambda: self._residents.decoding
+        )
+        self._maker.agree(ready, lambda: None)  # what rank 0 makes beside it
         self._mailbox.allow(self._maker.bundle_most)
         return self._seat(ready)
 
@@ -269,18 +291,28 @@ def _resident(engine: Any, scheduler: Scheduler | Spectator, ready: Ready) -> Re
     return Resident(engine, scheduler, ready.canary, ready.opened.disk)
 
 
-def _index_disk(ready: Ready, settings: Settings, ranks: int, share: KvShare) -> DiskIndex:
-    """Rank 0's, of what all ranks have on their disks."""
+def _load_entries(
+    ready: Ready, settings: Settings, ranks: int, precision: Precision
+) -> DiskEntries | None:
+    """What all ranks have on their disks; None where nothing is kept there."""
     opened = ready.opened
     if opened.disk is None:
-        return DiskIndex()
+        return None
     limit = int(settings.prefix_disk_gb * 1e9) // KIB
-    entries = DiskEntries(limit, ranks, ready.prefixes.cuttable, share.precision)
+    entries = DiskEntries(limit, ranks, ready.prefixes.cuttable, precision)
     entries.load(
         OnEveryDisk(*entry, opened.found[entry[0]].label, opened.found[entry[0]].used)
         for entry in opened.entries
     )
     opened.found.clear()  # the labels are many tokens
+    return entries
+
+
+def _index_disk(ready: Ready, entries: DiskEntries | None, share: KvShare) -> DiskIndex:
+    """Rank 0's, of what all ranks have on their disks."""
+    opened = ready.opened
+    if entries is None:
+        return DiskIndex()
     return DiskIndex(
         entries,
         ready.memories,

@@ -19,6 +19,7 @@ from server.engine.rows_apart import Ways
 from server.lifecycle.turn_times import TurnTimes
 from server.observe.fleet import Loaded
 from server.observe.status import Status
+from server.protocol.failures import is_shared
 from server.protocol.fingerprint import fingerprint, fingerprint_files
 from server.protocol.model_list import ServedModel
 from server.protocol.settings import Settings, bits_of
@@ -27,14 +28,16 @@ from server.sampling.choosers import Chooser
 from server.scheduler.embeddings import IN_FLIGHT
 from server.scheduler.kv_budget import KvBudget, RankMemory
 from server.scheduler.kv_pool import KvPool, Need, RankPart, RankRoom
+from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import PrefixIndex
-from server.startup.canary import check_link
+from server.startup.agreement import agree
+from server.startup.canary import Others, check_link
 from server.startup.handshake import Met, Mismatch, compare_files
 from server.startup.loading import Shard, Unloadable, load_pieces, load_shard
-from server.startup.piece_pace import Considerate, Failed, at_once
+from server.startup.piece_pace import Considerate, Failed, Pace, at_once
 from server.startup.prefix_disk import Opened, open_disk
 from server.startup.proof import Proof
-from server.startup.step_curve import measure_curve
+from server.startup.step_curve import MOST_S, measure_curve
 from server.wire.link import Link
 from server.wire.mailbox import bundle_bytes_most
 
@@ -89,6 +92,7 @@ class Maker:
         self.settings, self.link, self.met = settings, link, met
         self.pool: KvPool | None = None  # when the first is loaded
         self.times = TurnTimes(settings.stall_timeout)
+        self._proven = 0  # numbers in the longest message that the link was tried with
         self._status = status
         self._lock = Lock()  # of the folder for prefixes on disk, which all models share
 
@@ -120,7 +124,7 @@ class Maker:
         tell("waiting for all ranks to load")
         link.share_ints([0])
         tell("checking the link")
-        check_link(link, self._longest(shard))
+        self._check_link(shard)
         tell("measuring the KV cache")
         ranks = self._measure(shard)
         need = need_of(shard, ranks)
@@ -136,35 +140,52 @@ class Maker:
                 f"{budget.capacity} tokens; set KV_BUDGET_GB, or use a smaller model or more ranks"
             )
         memories = [part.memory(one.caches) for part, one in zip(need.parts, ranks, strict=True)]
-        ready = self._prove(FIRST, shard, need, budget, ranks, memories, self.met.system, tell)
-        return at_once(self._with_curve(ready, tell))
+        proving = self._prove(FIRST, shard, need, budget, ranks, memories, self.met.system, tell)
+        return at_once(proving)
 
     def another(
         self,
         number: int,
         tell: Tell,
-        waits: Callable[[], bool],
+        decoding: Callable[[], int],
         on_loaded: Callable[[tuple[Loaded, ...]], None] = lambda loaded: None,
     ) -> Generator[None, None, Ready]:
-        """One more, piece by piece. waits: whether somebody does meanwhile. Raises NotLoaded, on
-        every rank alike, and leaves nothing of it then."""
+        """One more, piece by piece. decoding: rows of other models that wait for each piece, the
+        same on every rank. Raises NotLoaded, on every rank alike, and leaves nothing of it then."""
         try:
-            return (yield from self._another(number, tell, waits, on_loaded))
+            return (yield from self._another(number, tell, decoding, on_loaded))
         except (Failed, Mismatch, Unloadable) as error:
             self.pool.remove(number)
             raise NotLoaded(str(error)) from None
+        except Exception as error:
+            # By the rule of failures: what comes from the model's files all ranks have.
+            if not is_shared(error):
+                raise
+            log.error("a model cannot be loaded", exc_info=error)
+            self.pool.remove(number)
+            raise NotLoaded(f"{type(error).__name__}: {error}") from None
+
+    def agree(self, ready: Ready, act: Callable[[], object]) -> None:
+        """What one rank alone does for a model that all have made ready. Raises NotLoaded, on every
+        rank alike, and leaves nothing of it then."""
+        if wrong := agree(self.link, act, Exception):
+            if ready.opened.disk is not None:
+                ready.opened.disk.close()
+            self.pool.remove(ready.number)
+            raise NotLoaded(wrong)
 
     def _another(
         self,
         number: int,
         tell: Tell,
-        waits: Callable[[], bool],
+        decoding: Callable[[], int],
         on_loaded: Callable[[tuple[Loaded, ...]], None],
     ) -> Generator[None, None, Ready]:
         settings, link = self.settings, self.link
-        model = settings.models[number]
-        files = self._compare_files(model)
-        yield
+        model, pause_s = settings.models[number], settings.prefill_pause_ms / 1000
+        pace = Considerate(pause_s, lambda: decoding() > 0)
+        tell("comparing files")
+        files = yield from self._compare_files(model, pace)
         shard = yield from load_pieces(
             model.folder,
             settings.parallel,
@@ -176,7 +197,7 @@ class Maker:
             self.met.memories,
             bits_of(settings.kv_bits),
             settings.kv_bits_from,
-            Considerate(settings.prefill_pause_ms / 1000, waits),
+            pace,
         )
         self._note(shard, model.name)
         yield
@@ -185,14 +206,19 @@ class Maker:
         if misfit := self.pool.misfit(need):
             raise Unloadable(misfit)
         self.pool.add(number, need)
+        tell("checking the link")
+        self._check_link(shard)
+        yield
         budget = self.pool.budget(number)
         memories = [
             part.memory(caches) for caches, part in zip(self.pool.caches(), need.parts, strict=True)
         ]
         system = "fp_" + fingerprint(self.met.system, files)
-        ready = self._prove(number, shard, need, budget, ranks, memories, system, tell)
-        yield
-        return (yield from self._with_curve(ready, tell))
+        others = Others(decoding, PrefillPace(pause_s, settings.prefill_step))
+        proving = self._prove(
+            number, shard, need, budget, ranks, memories, system, tell, others, pace
+        )
+        return (yield from proving)
 
     def let_go(self, number: int) -> None:
         """Of a model that is unloaded."""
@@ -209,21 +235,43 @@ class Maker:
         if ways.unfit:
             tell(f"{of}keys and values are whole, KV_BITS is not used: {ways.unfit}")
 
-    def _with_curve(self, ready: Ready, tell: Tell) -> Generator[None, None, Ready]:
+    def _with_curve(
+        self, ready: Ready, tell: Tell, others: Others | None
+    ) -> Generator[None, None, Ready]:
         """The same, with what drafts would cost."""
         if ready.drafts not in DRAFTS:
             return ready
-        curve = yield from measure_curve(ready.shard.model, self.link, tell)
+        # The next size takes twice as long at most.
+        bearable_s = self.settings.prefill_pause_ms / 2000
+        curve = yield from measure_curve(
+            ready.shard.model,
+            self.link,
+            tell,
+            lambda: bearable_s if others is not None and others.decoding() else MOST_S,
+        )
         return replace(ready, curve=tuple(curve))
 
-    def _compare_files(self, model: ServedModel) -> dict[str, str]:
+    def _compare_files(
+        self, model: ServedModel, pace: Considerate
+    ) -> Generator[None, None, dict[str, str]]:
         """Before any is read: ranks whose files differ would compute nonsense."""
-        try:
-            files = fingerprint_files(model.folder)
-        except OSError as error:
-            files = {f"(rank {self.link.rank})": f"unreadable: {error}"}
+        files: dict[str, str] = {}
+
+        def look() -> None:
+            try:
+                files.update(fingerprint_files(model.folder))
+            except OSError as error:
+                files[f"(rank {self.link.rank})"] = f"unreadable: {error}"
+
+        yield from pace.aside(self.link, look)
         compare_files(model.name, files, self.link)
         return files
+
+    def _check_link(self, shard: Shard) -> None:
+        """With a message as long as any of a model, unless it has carried such a one."""
+        if (longest := self._longest(shard)) > self._proven:
+            check_link(self.link, longest)
+            self._proven = longest
 
     def _longest(self, shard: Shard) -> int:
         """Numbers in the longest message of a model."""
@@ -256,7 +304,9 @@ class Maker:
         memories: list[RankMemory],
         system: str,
         tell: Tell,
-    ) -> Ready:
+        others: Others | None = None,
+        pace: Pace | None = None,
+    ) -> Generator[None, None, Ready]:
         settings, link, model = self.settings, self.link, self.settings.models[number]
         mine = ranks[link.rank]
         log.info(
@@ -272,27 +322,39 @@ class Maker:
         prefixes = PrefixIndex(
             kept if reuse else 0, reuse == REUSE_CUT, budget.row_cost, budget.precision
         )
-        opened = self._open_disk(model, shard, prefixes, tell)
+        opened = yield from self._open_disk(model, shard, prefixes, tell, pace)
         engine = partial(_make_engine, settings, link, shard)
         longest = self._longest(shard)
-        proof = Proof(engine, settings, link, shard, longest, self._status, self.times.observe)
-        tell("canary")
-        try:
-            proof.run(tell)
-        except Mismatch:
-            if opened.disk is not None:
-                opened.disk.close()
-            raise
+        agreed = number == FIRST and settings.restarts > 0  # the same ranks, on the same prompt
+        proof = Proof(
+            engine, settings, link, shard, longest, self._status, self.times.observe, agreed
+        )
         row = RowBytes(mine.fixed, mine.token, mine.whole)
         drafts = may_draft(settings.speculate, shard.last.ways, prefixes.cuttable)
-        return Ready(
+        ready = Ready(
             number, model, shard, need, row, memories, prefixes, opened, system, drafts, engine,
             proof.run,
         )  # fmt: skip
+        tell("canary")
+        try:
+            if others is None:
+                proof.run(tell)
+            else:
+                yield from proof.by_pieces(tell, others)
+            return (yield from self._with_curve(ready, tell, others))
+        except Exception:
+            if opened.disk is not None:
+                opened.disk.close()
+            raise
 
     def _open_disk(
-        self, model: ServedModel, shard: Shard, prefixes: PrefixIndex, tell: Tell
-    ) -> Opened:
+        self,
+        model: ServedModel,
+        shard: Shard,
+        prefixes: PrefixIndex,
+        tell: Tell,
+        pace: Pace | None,
+    ) -> Generator[None, None, Opened]:
         """Where prefixes are kept over a restart."""
         settings, link = self.settings, self.link
         if not settings.prefix_disk_gb:
@@ -300,7 +362,9 @@ class Maker:
         opened = Opened(problem="none are kept in memory, for this model or PREFIX_CACHE_PERCENT 0")
         if prefixes.room:
             tell("opening the prefixes on disk")
-            opened = open_disk(settings, link, shard, tell, model.folder, self._lock)
+            opened = yield from open_disk(
+                settings, link, shard, tell, model.folder, self._lock, pace
+            )
         if opened.problem and not link.rank:
             log.warning("no prefixes on disk: %s", opened.problem)
             self._status.note(f"no prefixes on disk: {opened.problem}")

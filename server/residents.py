@@ -72,6 +72,11 @@ class Residents:
         return any(one.engine.busy for one in self)
 
     @property
+    def decoding(self) -> int:
+        """Rows that wait for whatever comes between two steps."""
+        return sum(one.engine.decoding.live for one in self)
+
+    @property
     def loading(self) -> bool:
         return self._loading is not None
 

@@ -10,6 +10,7 @@ on the model, the machines and the link: it is measured.
 import copy
 import math
 import time
+from collections.abc import Iterator
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -38,8 +39,9 @@ class SplitProjection:
         self._width, self._type = x.shape[-1], x.dtype
         return self._split(x) if x.size <= self.rows * self._width else self._whole(x)
 
-    def tune(self) -> None:
-        """Measures. Every rank calls it, after a forward pass; rank 0's clock decides for all."""
+    def tune(self) -> Iterator[None]:
+        """Measures. Every rank calls it, after a forward pass; rank 0's clock decides for all.
+        Gives way between the sizes."""
         if not self._width:
             return
         rows, pays = 1, True
@@ -49,6 +51,7 @@ class SplitProjection:
             if pays:
                 self.rows = rows
             rows *= 4
+            yield
 
     def _split(self, x: mx.array) -> mx.array:
         return gather_last_axis(self._part(x), self._link.group)

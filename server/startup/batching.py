@@ -14,9 +14,9 @@ as equal.
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -31,7 +31,7 @@ from server.engine.prefix_store import NO_REUSE
 from server.engine.quantised_kv import CANNOT, Quantised, fits
 from server.engine.rows_apart import TOGETHER, Ways, is_unused
 from server.engine.shelved_kv import is_latent
-from server.startup.agreement import Found, agree
+from server.startup.agreement import Found, agree, agree_by_pieces
 from server.startup.batching_script import CHUNK, SLACK, USED, Script, far, rotating
 from server.wire.link import Link
 
@@ -68,16 +68,17 @@ def prove_ways(
     progress: Callable[[str], None],
     bits: int = 0,
     bits_from: int = 0,
-) -> Ways:
+) -> Generator[None, None, Ways]:
     """The fastest right way, which is last.ways from now on. bits, bits_from: as KV_BITS and
-    KV_BITS_FROM have them; 0: all. Every rank calls it. Raises Wrong, on every rank, where there is
-    none."""
+    KV_BITS_FROM have them; 0: all. Every rank calls it. Gives way after each pass of the model,
+    none of which has more tokens than a short chunk of prompts. Raises Wrong, on every rank, where
+    there is none."""
     progress(STAGE)
     script = Script.of(last.model, vocab, link)
     unused, windows, latent = _look_at_layers(last.model)
     latent = script.of_any(latent)
     most = FAR_LEAST if _is_exact(last.model) else FAR_MOST
-    whole, noise = _look_at_cuts(script, windows, most, link)
+    whole, noise = yield from _look_at_cuts(script, windows, most, link)
     if whole:
         log.warning("what this model answers depends on where its prompts are cut: %s", whole)
     put_attention(last.model)
@@ -86,11 +87,8 @@ def prove_ways(
         unfit = "its answer depends on where a prompt is cut" if whole else ""
         quantised, unfit = (None, unfit) if unfit else _look_at_bits(last.model, bits, link)
     if quantised is not None:
-        _, fewer_noise = _look_at_cuts(script, windows, FAR_MOST, link, quantised)
-    alone = {
-        one: cache(partial(script.alone, chunk=CHUNK if whole else None, quantised=one))
-        for one in (None, quantised)
-    }
+        _, fewer_noise = yield from _look_at_cuts(script, windows, FAR_MOST, link, quantised)
+    alone = {one: _Alone(script, CHUNK if whole else None, one) for one in (None, quantised)}
     limits = {None: min(most, max(FAR_LEAST, NOISES * noise))}
     if quantised is not None:
         limits[quantised] = min(FAR_MOST, max(FAR_LEAST, NOISES * fewer_noise))
@@ -101,9 +99,8 @@ def prove_ways(
             continue  # there is nothing that could be longer than a row's own
         put_by_shelf(last.model, way.by_shelf)
         last.ways = found(way, quantised=fewer)
-        wrong = agree(
-            link, partial(_try, last, script, link, alone[fewer], limits[fewer], progress)
-        )
+        trying = _try(last, script, link, alone[fewer], limits[fewer], progress)
+        wrong = yield from agree_by_pieces(link, trying)
         if not wrong:
             if fewer is not None:
                 last.ways = replace(last.ways, quantised=replace(fewer, start=bits_from))
@@ -148,14 +145,28 @@ def _look_at_bits(model: Any, bits: int, link: Link) -> tuple[Quantised | None, 
     return Quantised(bits, BITS_FROM, layers), ""
 
 
+class _Alone:
+    """What the model computes for one prompt alone, by uid: once."""
+
+    def __init__(self, script: Script, chunk: int | None, quantised: Quantised | None) -> None:
+        self._script, self._chunk, self._quantised = script, chunk, quantised
+        self._found: dict[tuple[int, bool], list[mx.array]] = {}
+
+    def __call__(self, uid: int, begun: bool) -> Generator[None, None, list[mx.array]]:
+        key = uid, begun
+        if key not in self._found:
+            self._found[key] = yield from self._script.alone(*key, self._chunk, self._quantised)
+        return self._found[key]
+
+
 def _try(
     last: LastLogits,
     script: Script,
     link: Link,
-    alone: Callable[[int, bool], list[mx.array]],
+    alone: _Alone,
     limit: float,
     progress: Callable[[str], None],
-) -> None:
+) -> Iterator[None]:
     """Whether all get what they get alone. Raises Wrong, or what the model raises."""
     progress(STAGE)
     if not last.ways.rows_apart:
@@ -163,11 +174,12 @@ def _try(
         if wrong:
             raise Wrong(wrong)
     reuse = script.reuse(last.ways)
-    logits = script.play(last, reuse)
+    logits = yield from script.play(last, reuse)
     for uid, answer in script.answers.items():
         progress(STAGE)
         goes_on = uid == 1 or (uid == 5 and reuse != NO_REUSE)
-        for place, right in enumerate(alone(uid, goes_on)):
+        rights = yield from alone(uid, goes_on)
+        for place, right in enumerate(rights):
             off = far(logits[uid, place], right)
             # Written so that NaN fails too.
             if not off <= limit:
@@ -236,11 +248,13 @@ def _look_at_cuts(
     most: float,
     link: Link,
     quantised: Quantised | None = None,
-) -> tuple[str, float]:
+) -> Generator[None, None, tuple[str, float]]:
     """What speaks against cutting prompts anywhere, or ""; and how far logits come apart by it."""
     text, places = script.prompts[1] + script.answers[1][:-1], len(script.answers[1])
-    straight = script.alone(1, True, quantised=quantised)
-    cut = script.in_pieces([text[:USED], text[USED:]], places, begun=True, quantised=quantised)
+    straight = yield from script.alone(1, True, quantised=quantised)
+    cut = yield from script.in_pieces(
+        [text[:USED], text[USED:]], places, begun=True, quantised=quantised
+    )
     noise = max(far(one, other) for one, other in zip(cut, straight, strict=True))
 
     def judge() -> None:

@@ -8,7 +8,7 @@ every way of computing has the same texts, and only logits have to be compared.
 import copy
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,22 +128,24 @@ class Script:
         begun: bool,
         chunk: int | None = None,
         quantised: Quantised | None = None,
-    ) -> list[mx.array]:
+    ) -> Generator[None, None, list[mx.array]]:
         """The logits that the answer's tokens are chosen from, by the model itself. begun: the
         prompt goes on from the text before. chunk: None for the prompt at once; else it is computed
         in chunks, and its last token by itself."""
         prompt, answer = self.prompts[uid], self.answers[uid]
         if chunk is None and uid != 1:
             # Where texts may be cut anywhere, which the first one shows, one pass says all.
-            return self.in_pieces(
-                [prompt + answer[:-1]], len(answer), begun=begun, quantised=quantised
+            return (
+                yield from self.in_pieces(
+                    [prompt + answer[:-1]], len(answer), begun=begun, quantised=quantised
+                )
             )
         pieces = [prompt]
         if chunk is not None:
             cuts = [*range(0, len(prompt) - 1, chunk), len(prompt) - 1, len(prompt)]
             pieces = [prompt[a:b] for a, b in itertools.pairwise(cuts)]
         pieces += [[token] for token in answer[:-1]]
-        return self.in_pieces(pieces, len(answer), begun=begun, quantised=quantised)
+        return (yield from self.in_pieces(pieces, len(answer), begun=begun, quantised=quantised))
 
     def in_pieces(
         self,
@@ -152,8 +154,8 @@ class Script:
         *,
         begun: bool,
         quantised: Quantised | None = None,
-    ) -> list[mx.array]:
-        """The logits of the last places of a text."""
+    ) -> Generator[None, None, list[mx.array]]:
+        """The logits of the last places of a text. Gives way after each piece."""
         cache = copy.deepcopy(self.begun) if begun else make_prompt_cache(self.model)
         found: list[mx.array] = []
         if quantised is not None:
@@ -166,10 +168,13 @@ class Script:
             cache = next_caches(quantised, cache)
             found += list(self.model(mx.array([piece]), cache=cache)[0, -places:])
             mx.eval(found, [layer.state for layer in cache])
+            yield
         return found[-places:]
 
-    def play(self, last: LastLogits, reuse: int) -> dict[tuple[int, int], mx.array]:
-        """All of it on an engine: logits by uid and place."""
+    def play(
+        self, last: LastLogits, reuse: int
+    ) -> Generator[None, None, dict[tuple[int, int], mx.array]]:
+        """All of it on an engine: logits by uid and place. Gives way after each turn of it."""
         chooser = Dictates(self.link.rank == 0, self.answers)
         engine = Engine(
             last, self.link, chooser, max_batch=8, prefill_step=CHUNK, eos=[], slack=SLACK
@@ -189,16 +194,16 @@ class Script:
         )  # fmt: skip
         submit(2, self.prompts[2])
         submit(3, self.prompts[3])
-        _step(engine)
+        yield from _step(engine)
         submit(4, self.prompts[4])  # beside a prompt that is begun
         while (1, 0) not in chooser.logits:
-            _step(engine)
+            yield from _step(engine)
         if reuse:
             submit(5, before + self.prompts[5], reuse=(ENTRY, self.before + USED))
         else:
             submit(5, self.prompts[5])
         while engine.busy:
-            _step(engine)
+            yield from _step(engine)
         return chooser.logits
 
 
@@ -207,10 +212,11 @@ def _of_all(link: Link, numbers: list[int]) -> list[list[int]]:
     return [json.loads(data) for data in link.gather_bytes(json.dumps(numbers).encode())]
 
 
-def _step(engine: Engine) -> None:
+def _step(engine: Engine) -> Iterator[None]:
     """One turn. Raises what the engine would end requests for."""
     for _, error in engine.step().refused:
         raise error
+    yield
 
 
 def rotating(caches: Sequence[Any]) -> Iterator[RotatingKVCache]:

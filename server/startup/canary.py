@@ -7,7 +7,9 @@ have judged rank 0's tokens.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Protocol
 
 import mlx.core as mx
 
@@ -62,24 +64,49 @@ class EachJudges:
         return [logits]
 
 
+class Pace(Protocol):
+    """scheduler.pacing.PrefillPace."""
+
+    tokens: int
+
+    def observe(self, computed: int, chunk_s: float, step_s: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Others:
+    """Who waits for each turn of a canary. decoding: their rows, the same on every rank; pace: how
+    large the chunks may be that they bear, of which rank 0's counts."""
+
+    decoding: Callable[[], int]
+    pace: Pace
+
+
 def check_model(
     make_engine: Callable[[EachJudges], Engine],
     link: Link,
     prompt: list[int],
     progress: Callable[[str], None],
     observe: Callable[[Turn], None] = lambda turn: None,
-) -> list[int]:
-    """Generates from prompt on all ranks; returns the tokens. observe hears of every turn. Raises
-    Mismatch if a rank would have chosen clearly otherwise."""
+    others: Others | None = None,
+) -> Generator[None, None, list[int]]:
+    """Generates from prompt on all ranks; returns the tokens. observe hears of every turn. Gives
+    way after each turn. Raises Mismatch if a rank would have chosen clearly otherwise."""
     judge = EachJudges(leads=link.rank == 0)
     engine = make_engine(judge)
     engine.submit(Submit(UID, prompt, TOKENS, ignore_eos=True))
     tokens: list[int] = []
     while engine.busy:
         progress("canary")
+        if others is not None:
+            engine.beside = others.decoding()
+            (chunk,) = link.share_ints([others.pace.tokens])
+            engine.steer(Header(chunk=chunk))
         turn = engine.step()
         observe(turn)
+        if others is not None:
+            others.pace.observe(turn.computed, turn.chunk_s, turn.step_s)
         tokens += [event.id for _, event in turn.events if isinstance(event, Token)]
+        yield
     gaps = [
         (mx.max(logits) - logits[0, token]).item()
         for logits, token in zip(judge.logits, tokens, strict=False)

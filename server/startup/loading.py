@@ -22,14 +22,14 @@ from server.engine.last_logits import LastLogits, put_heads
 from server.engine.split_head import split_heads
 from server.observe.fleet import Loaded
 from server.protocol.embedding_kind import EmbeddingKind
-from server.protocol.failures import SHARED
+from server.protocol.failures import is_shared
 from server.protocol.requests import Sampling
 from server.startup.agreement import Found
 from server.startup.arrangement import GENERIC_PIPELINE, PIPELINE, Arrangement
 from server.startup.batching import Wrong, prove_ways
 from server.startup.embedding_kind import embedding_kind
 from server.startup.handshake import Mismatch
-from server.startup.piece_pace import WHOLE, AllAtOnce, Pace, at_once
+from server.startup.piece_pace import WHOLE, AllAtOnce, Failed, Pace, at_once
 from server.startup.splitting import Indivisible, load_split
 from server.startup.tokenizer import load as load_tokenizer
 from server.wire.link import Link
@@ -103,8 +103,11 @@ def load_pieces(
     """The same, as a generator that gives way between pieces. pace: how large they are, and what
     becomes of a failure that one rank has alone."""
     pace = pace or AllAtOnce()
-    with _or_unloadable(f"{model_dir} cannot be loaded"):
-        part = load_split(model_dir, parallel, link, memories, progress)
+    # At the start whatever stands against the model ends the ranks, and each says what it met.
+    # Later a failure in the midst of collectives is the model's only if all ranks have it.
+    catches = is_shared if pace.local else _whatever
+    with _or_unloadable(f"{model_dir} cannot be loaded", catches):
+        part = yield from load_split(model_dir, parallel, link, memories, progress, pace)
         model, config = part.model, part.config
     yield
     tokenizer: Any = None
@@ -114,13 +117,17 @@ def load_pieces(
         with _or_unloadable(f"the tokenizer of {model_dir} cannot be loaded"):
             tokenizer = load_tokenizer(model_dir, config, trust)
 
-    pace.attempt(link, read_tokenizer)
-    yield
-    splits = []
-    with _or_unloadable("the model cannot be split"):
-        heads = put_heads(model)
-        if link.size > 1:
-            splits = split_heads(heads, link)
+    progress("reading the tokenizer")
+    yield from pace.aside(link, read_tokenizer)
+    splits, heads = [], []
+
+    def put() -> None:
+        with _or_unloadable("the model cannot be split"):
+            heads.extend(put_heads(model))
+            if link.size > 1:
+                splits.extend(split_heads(heads, link))
+
+    pace.attempt(link, put)
     for loaded in _evaluate(model, link, pace):
         on_loaded(loaded)
         progress(f"loading: {_describe(loaded)}")
@@ -128,20 +135,28 @@ def load_pieces(
     progress(f"loaded: {_describe(loaded)}")
     progress("first forward pass")
     kind = config.get("model_type")
-    with counting_sums() as sums, _or_unloadable(f"{kind} cannot be computed on this machine"):
-        logits = model(mx.zeros((1, 1), dtype=mx.int32))  # as yet nothing is sent or computed
+    made = []
+
+    def pass_once() -> None:
+        with _or_unloadable(f"{kind} cannot be computed on this machine"):
+            made.append(model(mx.zeros((1, 1), dtype=mx.int32)))  # nothing is sent or computed yet
+
+    with counting_sums() as sums:
+        pace.attempt(link, pass_once)
+    (logits,) = made
     mx.eval(logits)
     yield
     last = LastLogits(model, heads)
     last.alike = part.arrangement.kind not in (PIPELINE, GENERIC_PIPELINE)
-    with _or_unloadable("this model cannot be served", SHARED):
+    with _or_unloadable("this model cannot be served", is_shared):
         if not last.prove(link):
             log.warning("no output projection found: prompts compute logits of all their tokens")
-        prove_ways(last, logits.shape[-1], link, progress, bits, bits_from)
+        yield
+        yield from prove_ways(last, logits.shape[-1], link, progress, bits, bits_from)
     yield
     for head in splits:
         progress("timing the output projection")
-        head.tune()
+        yield from head.tune()
     if splits:
         log.info("output projection: split up to %d rows", max(head.rows for head in splits))
     return Shard(
@@ -159,15 +174,22 @@ def load_pieces(
     )
 
 
+def _whatever(error: Exception) -> bool:
+    return True
+
+
 @contextmanager
-def _or_unloadable(what: str, kinds: type | tuple[type, ...] = Exception) -> Iterator[None]:
+def _or_unloadable(what: str, catches: Callable[[Exception], bool] = _whatever) -> Iterator[None]:
     """Whatever stands against a model comes from its files, or from what was made for other
-    machines: the next start would meet it again, and a traceback helps nobody."""
+    machines: the next start would meet it again, and a traceback helps nobody. catches: which
+    errors are of that kind."""
     try:
         yield
-    except (Unloadable, Mismatch, Garbled):
+    except (Unloadable, Mismatch, Garbled, Failed):
         raise
-    except kinds as error:
+    except Exception as error:
+        if not catches(error):
+            raise
         ours = isinstance(error, Wrong | Indivisible)
         said = str(error) if ours else f"{type(error).__name__}: {error}"
         if NO_METAL in said:

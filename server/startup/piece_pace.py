@@ -6,12 +6,12 @@ prompt does; and what one rank fails at, all are told, so that they go on withou
 """
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import mlx.core as mx
 
-from server.startup.agreement import agree
+from server.startup.agreement import Local, agree, agree_aside
 from server.wire.link import Link
 
 WHOLE = 1_000_000  # millionths
@@ -39,10 +39,16 @@ class Failed(Exception):
 
 
 class Pace(Protocol):
-    """What loading asks. Parts are millionths of a rank's weights."""
+    """What loading asks. Parts are millionths of a rank's weights. local: what a rank may fail at
+    alone, in what is agreed on, without being ended by it."""
 
-    def attempt(self, link: Link, act: Callable[[], None]) -> None:
+    local: Local
+
+    def attempt(self, link: Link, act: Callable[[], object]) -> None:
         """Something that every rank does by itself."""
+
+    def aside(self, link: Link, act: Callable[[], object]) -> Iterator[None]:
+        """The same, which takes long and does not touch MLX."""
 
     def evaluate(self, link: Link, piece: Sequence[mx.array]) -> None:
         """Brings arrays into memory."""
@@ -59,8 +65,14 @@ class Pace(Protocol):
 class AllAtOnce:
     """At the start."""
 
-    def attempt(self, link: Link, act: Callable[[], None]) -> None:
+    local: Local = ()
+
+    def attempt(self, link: Link, act: Callable[[], object]) -> None:
         act()
+
+    def aside(self, link: Link, act: Callable[[], object]) -> Iterator[None]:
+        act()
+        yield
 
     def evaluate(self, link: Link, piece: Sequence[mx.array]) -> None:
         mx.eval(piece)
@@ -74,8 +86,10 @@ class AllAtOnce:
 
 
 class Considerate:
-    """While the ranks serve. pause_s: seconds that a piece may take while waits() says that
-    somebody does. Raises Failed."""
+    """While the ranks serve. pause_s: seconds that a piece may take while waits() says, on every
+    rank alike, that somebody does. Raises Failed."""
+
+    local: Local = Exception
 
     def __init__(self, pause_s: float, waits: Callable[[], bool]) -> None:
         self._pause_s = pause_s
@@ -83,8 +97,12 @@ class Considerate:
         self._bytes = float(FIRST_BYTES)
         self._took_s = 0.0
 
-    def attempt(self, link: Link, act: Callable[[], None]) -> None:
+    def attempt(self, link: Link, act: Callable[[], object]) -> None:
         if wrong := agree(link, act, Exception):
+            raise Failed(wrong)
+
+    def aside(self, link: Link, act: Callable[[], object]) -> Iterator[None]:
+        if wrong := (yield from agree_aside(link, act, self._waits)):
             raise Failed(wrong)
 
     def evaluate(self, link: Link, piece: Sequence[mx.array]) -> None:

@@ -7,7 +7,7 @@ folder that one rank cannot use turns it off for all: a line in the log, and all
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -25,9 +25,10 @@ from server.engine.prefix_disk import PrefixDisk
 from server.protocol.fingerprint import fingerprint, fingerprint_files
 from server.protocol.settings import Settings
 from server.startup.loading import Shard
+from server.startup.piece_pace import AllAtOnce, Pace
 from server.wire.link import Link
 
-SUMS_TOGETHER = 64  # arrays
+SUMS_TOGETHER, SUMMED_BYTES = 64, 2**29  # arrays, and of how many bytes: between two turns
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +52,30 @@ def open_disk(
     tell: Callable[[str], None],
     model_dir: Path | None = None,
     lock: Lock | None = None,
-) -> Opened:
+    pace: Pace | None = None,
+) -> Generator[None, None, Opened]:
     """All ranks together. model_dir: of another model than the first; lock: what the folders of
-    other models hold, too."""
-    folder, found, problem = None, {}, ""
-    try:
-        Apart(make_prompt_cache(shard.model), 0, 1)  # or every attempt to write would fail
-        maker = name_maker(model_dir or settings.model_dir, link, shard)
-        limit = int(settings.prefix_disk_gb * 1e9)
-        folder = Folder(_root(settings), link.rank, maker, limit, lock)
-        tell("looking at the prefixes on disk")
-        found = folder.scan(labels=link.rank == 0)
-    except (Unusable, Unkeepable, OSError) as error:
-        problem = str(error)
+    other models hold, too. Gives way in between; pace: as load_pieces() has it."""
+    pace = pace or AllAtOnce()
+    folder: Folder | None = None
+    found: dict[str, Found] = {}
+    problem = ""
+    totals = yield from sums(shard.model, link)
+    caches = make_prompt_cache(shard.model)
+
+    def look() -> None:
+        nonlocal folder, found, problem
+        try:
+            Apart(caches, 0, 1)  # or every attempt to write would fail
+            maker = name_maker(model_dir or settings.model_dir, link, shard, totals)
+            limit = int(settings.prefix_disk_gb * 1e9)
+            folder = Folder(_root(settings), link.rank, maker, limit, lock)
+            found = folder.scan(labels=link.rank == 0)
+        except (Unusable, Unkeepable, OSError) as error:
+            problem = str(error)
+
+    tell("looking at the prefixes on disk")
+    yield from pace.aside(link, look)
     rows = [(n, f.place.base, f.place.start, f.place.end, f.kib) for n, f in found.items()]
     mine = json.dumps({"problem": problem, "entries": rows}).encode()
     told = [json.loads(data) for data in link.gather_bytes(mine)]
@@ -75,11 +87,15 @@ def open_disk(
     entries = on_all([one["entries"] for one in told])
     names = {name for name, *_ in entries}
     folder.places = {name: found[name].place for name in names}
-    try:
-        folder.remove(found.keys() - names)
-        folder.make_room()
-    except OSError as error:
-        log.warning("prefixes on disk: what nobody needs stays: %s", error)
+
+    def clear() -> None:
+        try:
+            folder.remove(found.keys() - names)
+            folder.make_room()
+        except OSError as error:
+            log.warning("prefixes on disk: what nobody needs stays: %s", error)
+
+    yield from pace.aside(link, clear)
     log.info(
         "prefixes on disk: %d are whole on all ranks, %d here were not; in %s",
         len(names), len(found) - len(names), folder.path,
@@ -102,30 +118,47 @@ def on_all(ranks: list[list[list]]) -> tuple[tuple[str, str, int, int, tuple[int
     )
 
 
-def name_maker(model_dir: Path, link: Link, shard: Shard) -> str:
-    """Of all that a kept cache depends on but for its text: who has the same may use it."""
+def name_maker(model_dir: Path, link: Link, shard: Shard, totals: list[tuple]) -> str:
+    """Of all that a kept cache depends on but for its text: who has the same may use it. totals: of
+    its weights, as sums() has them."""
     caches = [
         (type(c).__name__, {k: v for k, v in vars(c).items() if type(v) in PLAIN})
         for c in make_prompt_cache(shard.model)
     ]
     return fingerprint(
         MAGIC.decode(), link.rank, link.size, str(shard.arrangement), version("mlx-lm"),
-        fingerprint_files(model_dir), list(map(str, sums(shard.model))), caches,
+        fingerprint_files(model_dir), list(map(str, totals)), caches,
         *([str(shard.last.ways.quantised)] if shard.last.ways.quantised else []),
     )  # fmt: skip
 
 
-def sums(model: Any) -> Iterable[tuple]:
+def sums(model: Any, link: Link) -> Generator[None, None, list[tuple]]:
     """Of each array of weights its name, shape, type, and the sum of its words: a model that was
     trained on has the same names and sizes, and other numbers. Sums of whole numbers come out the
-    same in any order."""
-    weights = [(name, array) for name, array in tree_flatten(model.parameters())]
-    for at in range(0, len(weights), SUMS_TOGETHER):
-        some = weights[at : at + SUMS_TOGETHER]
+    same in any order. Gives way after some, on every rank as often."""
+    parts = list(_in_parts(tree_flatten(model.parameters())))
+    count = max(map(int, link.gather_bytes(str(len(parts)).encode())))
+    found: list[tuple] = []
+    for some in [*parts, *[[]] * (count - len(parts))]:
         totals = [mx.sum(array.view(WORDS[array.dtype.size])) for _, array in some]
         mx.eval(totals)
-        for (name, array), total in zip(some, totals, strict=True):
-            yield name, array.shape, str(array.dtype), total.item()
+        found += [
+            (name, array.shape, str(array.dtype), total.item())
+            for (name, array), total in zip(some, totals, strict=True)
+        ]
+        yield
+    return found
+
+
+def _in_parts(weights: list[tuple[str, mx.array]]) -> Iterator[list[tuple[str, mx.array]]]:
+    some: list[tuple[str, mx.array]] = []
+    for one in weights:
+        some.append(one)
+        if len(some) == SUMS_TOGETHER or sum(array.nbytes for _, array in some) >= SUMMED_BYTES:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def _root(settings: Settings) -> Path:

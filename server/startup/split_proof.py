@@ -7,7 +7,7 @@ That reads these layers' weights once more, and gives them up again.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager
 
 import mlx.core as mx
@@ -39,8 +39,9 @@ def compare(
     firsts: Iterable[int],
     cut: bool,
     agree: Agree,
-) -> str:
-    """What is wrong with a split, "" for nothing. Every rank calls it, and all hear the same.
+) -> Generator[None, None, str]:
+    """What is wrong with a split, "" for nothing. Every rank calls it, and all hear the same. Gives
+    way after each pass.
 
     whole: makes the model once more, lazily. leave: leaves layers out of the split one for a while.
     firsts: layers that must not be left out. cut: its layers are cut; else they are whole, each on
@@ -49,6 +50,7 @@ def compare(
     alone = _Alone(firsts, cut)
     wrong = agree(lambda: alone.compute(whole()))
     mx.clear_cache()
+    yield
     if wrong:
         return wrong
     there = [layer for n, layer in enumerate(split.layers) if n not in alone.left_out]
@@ -63,6 +65,7 @@ def compare(
             wrong = agree(lambda: found.extend(_logits(split)))
             for logits in () if wrong else found:
                 mx.eval(logits)
+                yield
     finally:
         for layer, its in before:
             layer.update(its)

@@ -8,7 +8,7 @@ the next. No weights are read but those that the proof of a generic split needs.
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from server.startup.agreement import agree
+from server.startup.agreement import Local, agree
 from server.startup.arrangement import (
     GENERIC_PIPELINE,
     GENERIC_TENSOR,
@@ -34,6 +34,7 @@ from server.startup.generic_tensor import split_layers
 from server.startup.handshake import Mismatch
 from server.startup.layer_chain import Chain, leave_out, replaced
 from server.startup.mlx_lm_source import find_architecture, mlx_lm_folder
+from server.startup.piece_pace import AllAtOnce, Pace
 from server.startup.split_proof import STAGE, compare
 from server.startup.tensor_sizes import sizes_of
 from server.startup.trunk import load_lazy
@@ -62,22 +63,33 @@ def load_split(
     link: Link,
     memories: Sequence[int | None],
     progress: Callable[[str], None],
-) -> Split:
+    pace: Pace | None = None,
+) -> Generator[None, None, Split]:
     """Every rank calls it, and gets the same arrangement. memories: bytes that each rank may use.
+    Gives way between its parts. pace: as load_pieces() has it.
 
     Raises Indivisible; Mismatch where the ranks decide differently; and what load_model() raises.
     """
+    pace, lazy = pace or AllAtOnce(), []
+
+    def load() -> None:
+        lazy[:] = load_lazy(folder)
+
     if link.size == 1:
-        return Split(*load_lazy(folder), Arrangement(WHOLE))
-    found = _decide(folder, parallel, link, memories)
+        pace.attempt(link, load)
+        return Split(*lazy, Arrangement(WHOLE))
+    found = _decide(folder, parallel, link, memories, pace)
     said = [f"{one.kind}: {reason}" for one in found for reason in one.reasons]
     tried = []
     while (one := choose([one for one in found if one not in tried])) is not None:
         tried.append(one)
-        model, config = load_lazy(folder)
+        pace.attempt(link, load)
+        model, config = lazy
+        yield
         progress(f"splitting: {one.kind}")
-        way = _Way(folder, model, config, one, memories)
-        wrong = way.take(link, progress)
+        way = _Way(folder, model, config, one, memories, pace.local)
+        wrong = yield from way.take(link, progress)
+        yield
         if not wrong:
             one = way.arrangement
             log.info("how it is split: %s", one)
@@ -90,20 +102,26 @@ def load_split(
 
 
 def _decide(
-    folder: Path, parallel: str, link: Link, memories: Sequence[int | None]
+    folder: Path, parallel: str, link: Link, memories: Sequence[int | None], pace: Pace
 ) -> tuple[Arrangement, ...]:
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    package = mlx_lm_folder()
-    architecture = find_architecture(config, package) if package else None
-    if architecture is None:
-        raise ValueError(f"mlx-lm does not know model_type {config.get('model_type')!r}")
-    found = arrangements(config, read_weights(folder), link.size, memories, architecture, parallel)
+    found: list[Arrangement] = []
+
+    def decide() -> None:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        package = mlx_lm_folder()
+        architecture = find_architecture(config, package) if package else None
+        if architecture is None:
+            raise ValueError(f"mlx-lm does not know model_type {config.get('model_type')!r}")
+        weights = read_weights(folder)
+        found[:] = arrangements(config, weights, link.size, memories, architecture, parallel)
+
+    pace.attempt(link, decide)
     mine = "; ".join(f"{one}{' (no)' * bool(one.reasons)}" for one in found)
     theirs = [data.decode() for data in link.gather_bytes(mine.encode())]
     for rank, other in enumerate(theirs):
         if other != theirs[0]:
             raise Mismatch(f"rank {rank} would split the model as {other}, rank 0 as {theirs[0]}")
-    return found
+    return tuple(found)
 
 
 @dataclass
@@ -116,11 +134,12 @@ class _Way:
     config: dict[str, Any]
     arrangement: Arrangement
     memories: Sequence[int | None]
+    local: Local = ()
 
-    def take(self, link: Link, progress: Callable[[str], None]) -> str:
+    def take(self, link: Link, progress: Callable[[str], None]) -> Generator[None, None, str]:
         """Splits the model in place; what is wrong with that, "" for nothing."""
         made: list[Stage] = []
-        wrong = agree(link, lambda: made.extend(self._split(link.group)))
+        wrong = agree(link, lambda: made.extend(self._split(link.group)), self.local)
         if wrong or self.arrangement.kind not in (GENERIC_TENSOR, GENERIC_PIPELINE):
             return wrong
         progress(STAGE)
@@ -128,13 +147,15 @@ class _Way:
         if made:
             leave, firsts = made[0].leave, made[0].firsts()
             self.arrangement = replace(self.arrangement, layers=made[0].dealt)
-        return compare(
-            self.model,
-            lambda: load_lazy(self.folder)[0],
-            leave,
-            firsts,
-            not made,
-            partial(agree, link),
+        return (
+            yield from compare(
+                self.model,
+                lambda: load_lazy(self.folder)[0],
+                leave,
+                firsts,
+                not made,
+                partial(agree, link, local=self.local),
+            )
         )
 
     def _split(self, group: mx.distributed.Group) -> Iterator[Stage]:

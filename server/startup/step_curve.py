@@ -21,10 +21,14 @@ MOST_S = 1.0  # of one size: larger ones would hold up the start, and no draft p
 
 
 def measure_curve(
-    model: Any, link: Link, progress: Callable[[str], None]
+    model: Any,
+    link: Link,
+    progress: Callable[[str], None],
+    bearable_s: Callable[[], float] = lambda: MOST_S,
 ) -> Generator[None, None, list[tuple[int, float]]]:
     """(tokens, seconds), ascending, two of them at least. Every rank calls it; rank 0's clock
-    counts for all. Gives way after each pass: other models may be serving."""
+    counts for all. Gives way after each pass: other models may be serving. bearable_s: seconds of
+    one pass, beyond which no larger is tried; the same on every rank."""
     curve: list[tuple[int, float]] = []
     for tokens in SIZES:
         progress("measuring decode steps")
@@ -36,7 +40,7 @@ def measure_curve(
         # A larger pass that seems to be faster was measured in a quieter moment.
         seconds = max([micros / 1e6, 1e-6, *(before for _, before in curve)])
         curve.append((tokens, seconds))
-        if seconds > MOST_S and len(curve) > 1:
+        if seconds > bearable_s() and len(curve) > 1:
             break
     return curve
 
@@ -46,6 +50,7 @@ def _time(model: Any, link: Link, tokens: int) -> float:
     caches = make_prompt_cache(model)
     text = mx.array([[i * 7919 % 97 for i in range(1, tokens + 1)]])
     link.share_ints([0])
+    mx.synchronize()  # a step of another model may be on its way
     began = time.perf_counter()
     logits = model(text, cache=caches)
     mx.eval(logits, [cache.state for cache in caches])

@@ -19,6 +19,7 @@ from server.scheduler.disk_entries import LEAST, DiskEntries, OnEveryDisk
 from server.scheduler.disk_index import KIB, DiskIndex, Rank0
 from server.scheduler.kv_budget import RankMemory
 from server.startup import prefix_disk
+from server.startup.piece_pace import at_once
 from server.wire.link import Link
 from tests.models.served import serve
 from tests.support.desk import Desk, choices, precision_of, ticket
@@ -77,7 +78,7 @@ def starter(folder: Path, model_dir: Path, shard):
             prefix_disk_dir=str(folder), prefix_disk_gb=gb, model_dir=model_dir
         )
         link = Link(mx.distributed.init())
-        opened = prefix_disk.open_disk(settings, link, made, lambda stage: None)
+        opened = at_once(prefix_disk.open_disk(settings, link, made, lambda stage: None))
         assert not opened.problem
         held.append(opened)
         cuttable = reuse_kind(made.model) == REUSE_CUT
@@ -308,7 +309,8 @@ def test_a_folder_in_use_by_another_server_is_left_alone(restart, tmp_path, llam
     settings = SimpleNamespace(
         prefix_disk_dir=str(tmp_path / "kept"), prefix_disk_gb=GB, model_dir=tmp_path
     )
-    opened = prefix_disk.open_disk(settings, Link(mx.distributed.init()), llama, lambda s: None)
+    link = Link(mx.distributed.init())
+    opened = at_once(prefix_disk.open_disk(settings, link, llama, lambda stage: None))
     assert opened.disk is None
     assert "is in use by another server" in opened.problem
 
@@ -360,5 +362,6 @@ def test_what_is_kept_in_other_bits_is_not_found(tmp_path):
     for bits, length in ((0, 0), (8, 0), (4, 0), (8, 500)):
         shard = serve("llama, heads of 64", kv_bits=bits, kv_bits_from=length)
         shard.arrangement = "whole"
-        names.add(prefix_disk.name_maker(tmp_path, link, shard))
+        totals = at_once(prefix_disk.sums(shard.model, link))
+        names.add(prefix_disk.name_maker(tmp_path, link, shard, totals))
     assert len(names) == 4

@@ -137,7 +137,7 @@ def test_it_is_split_for_as_many_rows_as_pay(times, rows, monkeypatch):
     model = LAYERS["embedding"]()
     head = used(split(model, link_of(0)), model)
     monkeypatch.setattr(head, "_time", lambda x: times.pop(x.shape[0]))
-    head.tune()
+    list(head.tune())
     assert head.rows == rows
 
 
@@ -149,7 +149,7 @@ def test_rank_0s_clock_decides_for_all(monkeypatch):
     link.share_ints = lambda values: next(told)
     head = used(split(model, link), model)
     monkeypatch.setattr(head, "_time", lambda x: (1.0, 5.0))
-    head.tune()
+    list(head.tune())
     assert head.rows == 4
 
 
@@ -159,7 +159,7 @@ def test_a_projection_that_no_forward_pass_used_is_not_timed(monkeypatch):
     used(heads, model)
     (unused,) = (head for head in heads if not head._width)
     monkeypatch.setattr(unused, "_time", None)
-    unused.tune()
+    list(unused.tune())
     assert unused.rows == 0
 
 

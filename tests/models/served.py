@@ -12,6 +12,7 @@ from server.engine.prefix_store import REUSE_CUT, reuse_kind
 from server.protocol.events import Scored
 from server.scheduler.queue import Ticket
 from server.startup.batching import prove_ways
+from server.startup.piece_pace import at_once
 from server.wire.link import Link
 from tests.models.architectures import build, quantize
 from tests.support.desk import Desk, choices, ids_of, ticket
@@ -33,7 +34,7 @@ def serve(
     last, link = LastLogits(model, put_heads(model)), Link(mx.distributed.init())
     last.prove(link)
     vocab = model(mx.zeros((1, 1), dtype=mx.int32)).shape[-1]
-    prove_ways(last, vocab, link, lambda stage: None, kv_bits, kv_bits_from)
+    at_once(prove_ways(last, vocab, link, lambda stage: None, kv_bits, kv_bits_from))
     return SimpleNamespace(model=model, last=last, vocab=vocab)
 
 

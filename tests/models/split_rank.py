@@ -18,6 +18,7 @@ from server.engine.last_logits import LastLogits, put_heads
 from server.startup import mlx_lm_source, split_proof
 from server.startup.batching import prove_ways
 from server.startup.loading import NO_METAL
+from server.startup.piece_pace import at_once
 from server.startup.splitting import load_split
 from server.wire.link import Link
 from tests.models.architectures import write
@@ -61,7 +62,7 @@ def try_one(
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), name, bits=bits)
         try:
-            split = load_split(path, parallel, link, memories, lambda stage: None)
+            split = at_once(load_split(path, parallel, link, memories, lambda stage: None))
         except ValueError as error:
             return {"refused": str(error)}
         model = split.model
@@ -71,7 +72,7 @@ def try_one(
         try:
             last.prove(link)
             # Batches of unequal prompts, joins and leaves, as the engine computes them here.
-            ways = prove_ways(last, 264, link, lambda stage: None)
+            ways = at_once(prove_ways(last, 264, link, lambda stage: None))
             text = greedy(model)
         except ValueError as error:
             return {"wrong": str(error)}

@@ -13,6 +13,7 @@ from server.engine.last_logits import LastLogits, put_heads
 from server.engine.prefix_store import NO_REUSE, REUSE_CUT, REUSE_WHOLE, reuse_kind
 from server.engine.rows_apart import Ways
 from server.startup.batching import Wrong, prove_ways
+from server.startup.piece_pace import at_once
 from server.wire.link import Link
 from tests.models.architectures import build
 from tests.models.served import check_all
@@ -167,7 +168,7 @@ def link() -> Link:
 
 def prove(model, through=None) -> LastLogits:
     last = LastLogits(model, put_heads(model))
-    prove_ways(last, VOCAB, through or link(), lambda stage: None)
+    at_once(prove_ways(last, VOCAB, through or link(), lambda stage: None))
     return last
 
 

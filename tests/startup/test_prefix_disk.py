@@ -9,7 +9,8 @@ import pytest
 from server.disk.folder import Unusable
 from server.engine.rows_apart import Ways
 from server.startup import prefix_disk
-from server.startup.prefix_disk import name_maker, on_all, open_disk
+from server.startup.piece_pace import at_once
+from server.startup.prefix_disk import name_maker, on_all, open_disk, sums
 from tests.support.linked import on_links
 from tests.support.small_models import small_llama
 
@@ -53,24 +54,31 @@ def shard_of(model, arrangement: str = "tensor"):
     return SimpleNamespace(model=model, last=last, arrangement=arrangement)
 
 
+def open_now(settings, link):
+    return at_once(open_disk(settings, link, shard_of(small_llama()), lambda stage: None))
+
+
 def test_a_folder_is_of_one_model_rank_and_split(tmp_path):
     def link(rank: int = 0, size: int = 2):
-        return SimpleNamespace(rank=rank, size=size)
+        return SimpleNamespace(rank=rank, size=size, gather_bytes=lambda data: [data] * size)
+
+    def name(link, shard) -> str:
+        return name_maker(tmp_path, link, shard, at_once(sums(shard.model, link)))
 
     mx.random.seed(1)
     model = small_llama()
-    maker = name_maker(tmp_path, link(), shard_of(model))
-    assert name_maker(tmp_path, link(), shard_of(model)) == maker
+    maker = name(link(), shard_of(model))
+    assert name(link(), shard_of(model)) == maker
     others = [
-        name_maker(tmp_path, link(1), shard_of(model)),
-        name_maker(tmp_path, link(size=4), shard_of(model)),
-        name_maker(tmp_path, link(), shard_of(model, "pipeline")),
+        name(link(1), shard_of(model)),
+        name(link(size=4), shard_of(model)),
+        name(link(), shard_of(model, "pipeline")),
     ]
     (tmp_path / "tokenizer.json").write_text("{}")
-    others.append(name_maker(tmp_path, link(), shard_of(model)))
+    others.append(name(link(), shard_of(model)))
     weight = model.model.layers[1].mlp.up_proj.weight
     weight[3, 5] = weight[3, 5] + 1e-3  # as little as training can change
-    others.append(name_maker(tmp_path, link(), shard_of(model)))
+    others.append(name(link(), shard_of(model)))
     assert len({maker, *others}) == 6
 
 
@@ -81,7 +89,7 @@ def test_one_rank_that_cannot_turns_it_off_for_all(tmp_path):
     )
 
     def life(link):
-        opened = open_disk(settings, link, shard_of(small_llama()), lambda stage: None)
+        opened = open_now(settings, link)
         return opened.disk, opened.problem
 
     (disk, problem), other = on_links(2, life)
@@ -102,9 +110,7 @@ def test_caches_that_cannot_be_kept_turn_it_off(tmp_path, monkeypatch):
     settings = SimpleNamespace(
         prefix_disk_dir=str(tmp_path), prefix_disk_gb=1.0, model_dir=tmp_path
     )
-    (opened,) = on_links(
-        1, lambda link: open_disk(settings, link, shard_of(small_llama()), lambda stage: None)
-    )
+    (opened,) = on_links(1, lambda link: open_now(settings, link))
     assert (opened.disk, opened.problem) == (None, "rank 0: object in a cache of this model")
 
 

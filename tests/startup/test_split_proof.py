@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from server.startup import split_proof
 from server.startup.layer_chain import leave_out, replaced
+from server.startup.piece_pace import at_once
 from server.startup.split_proof import compare
 from tests.models.architectures import build
 
@@ -28,7 +29,7 @@ def verdict(split, name="gemma3_text", cut=True, whole=None):
     def leave(chain, numbers):
         return replaced([(split.layers[n], leave_out(chain, n)) for n in numbers])
 
-    return compare(split, whole or (lambda: build(name)), leave, (), cut, agree)
+    return at_once(compare(split, whole or (lambda: build(name)), leave, (), cut, agree))
 
 
 def half(model):
@@ -112,6 +113,7 @@ def test_a_large_model_whose_layers_are_no_chain_cannot_be_proven(monkeypatch):
 def test_in_a_pipeline_layers_are_compared_as_they_are():
     split = half(build("gemma3_text"))
     whole = lambda: half(build("gemma3_text"))  # noqa: E731
-    assert compare(split, whole, lambda *_: nullcontext(), (), False, agree) == ""
+    assert at_once(compare(split, whole, lambda *_: nullcontext(), (), False, agree)) == ""
     split.layers[0].mlp.up_proj.weight *= -1
-    assert "one rank alone" in compare(split, whole, lambda *_: nullcontext(), (), False, agree)
+    said = at_once(compare(split, whole, lambda *_: nullcontext(), (), False, agree))
+    assert "one rank alone" in said

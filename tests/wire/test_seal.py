@@ -397,24 +397,29 @@ def test_a_link_that_spoils_long_sums_is_named_on_every_rank():
 
 
 @pytest.mark.parametrize(
-    ("restarts", "agreed", "expected"),
-    [(0, False, Mismatch), (1, False, Garbled), (0, True, Garbled)],
+    ("before", "agreed", "expected"),
+    [(False, False, Mismatch), (True, False, Garbled), (False, True, Garbled)],
 )
 def test_ranks_that_agreed_before_and_do_not_now_have_a_bad_link(
-    monkeypatch, restarts, agreed, expected
+    monkeypatch, before, agreed, expected
 ):
     """A wrong sum in the canary of a restart, or between requests, used to end the service for
     good, as a model that cannot be served."""
 
     def disagree(*arguments):
         raise Mismatch("rank 1 does not agree with rank 0")
+        yield
 
-    settings = read_settings({"MODEL_DIR": "/", "SUPERVISOR_RESTARTS": str(restarts)})
+    def agree(*arguments):
+        yield
+        return [1, 2]
+
+    settings = read_settings({"MODEL_DIR": "/"})
     shard = SimpleNamespace(context=1000, vocab=VOCAB, sums=None)
     link = SimpleNamespace(size=1)
-    canary = Proof(None, settings, link, shard, 1, Status("m", "run"), lambda turn: None)
+    canary = Proof(None, settings, link, shard, 1, Status("m", "run"), lambda turn: None, before)
     if agreed:
-        monkeypatch.setattr(proof, "check_model", lambda *arguments: [1, 2])
+        monkeypatch.setattr(proof, "check_model", agree)
         canary.run(lambda stage: None)
     monkeypatch.setattr(proof, "check_model", disagree)
     with pytest.raises(expected, match="rank 1 does not agree with rank 0") as caught:
