@@ -8,6 +8,9 @@ a file that is named for a fault and for it:
   mute-N    rank N joins, and falls silent with all its threads, where the file is there
   raise-N   rank N raises in its next step, and takes the file away: once
   load-N    rank N stays at the beginning of loading, as long as the file is there
+  piece-N   rank N stays before each piece of another model's weights, as long as the file is there
+  memory-N  rank N has no memory for its next piece of them, and the file is taken away: once
+  elsewhere-N  "FOLDER=OTHER": rank N has the files of the other folder where a model should be
   coin-N    rank N tosses a coin, each step, for whether MLX is slow to take one
   eager-N   rank N drafts whatever a step costs
   garble-N  "KIND: HOW", a kind of sealed message (wire/link.py) or any, and one of SPOILT below:
@@ -25,6 +28,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -135,6 +139,45 @@ def garble(file: Path, module: ModuleType) -> None:
     link.sum = spoilt_sum
 
 
+def starve(stays: Path, fails: Path, module: ModuleType) -> None:
+    """Of pieces of weights."""
+    pace = module.Considerate
+    evaluate, attempt = pace.evaluate, pace.attempt
+
+    def fail() -> None:
+        raise RuntimeError("[malloc] Unable to allocate 123 bytes, says the test")
+
+    def starved(self, link, piece):
+        stay(stays)
+        lacks = fails.exists()
+        if lacks:
+            fails.unlink()
+            self.attempt = lambda link, act: attempt(self, link, fail)
+        return evaluate(self, link, piece)
+
+    pace.evaluate = starved
+
+
+def lead_elsewhere(file: Path, module: ModuleType) -> None:
+    right = module.Maker.another
+
+    def another(self, number, *arguments):
+        if file.exists():
+            place, other = map(Path, file.read_text().split("="))
+            models = [
+                replace(one, folder=other) if one.folder == place else one
+                for one in self.settings.models
+            ]
+            before, self.settings = self.settings, replace(self.settings, models=tuple(models))
+            try:
+                return (yield from right(self, number, *arguments))
+            finally:
+                self.settings = before
+        return (yield from right(self, number, *arguments))
+
+    module.Maker.another = another
+
+
 class Coin:
     """A limit that any number is over half of the time."""
 
@@ -164,6 +207,10 @@ def put_in_faults(folder: Path, rank: str) -> None:
             module, "load_shard", lambda: stay(folder / f"load-{rank}")
         ),
     }
+    changes["server.startup.piece_pace"] = lambda module: starve(
+        folder / f"piece-{rank}", folder / f"memory-{rank}", module
+    )
+    changes["server.ready"] = lambda module: lead_elsewhere(folder / f"elsewhere-{rank}", module)
     if (folder / f"coin-{rank}").exists():
         changes["server.scheduler.scheduler"] = lambda module: setattr(module, "SLOW_S", Coin())
     if (folder / f"eager-{rank}").exists():

@@ -1,0 +1,150 @@
+"""Models that cannot be loaded, and faults while one is on its way, on two real ranks: who waits
+for it is told, and the others go on."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.fault_checks import assert_served_again, assert_told, start
+from tests.support.faults import FAULT_SITE, Client, wait_for
+from tests.support.tiny_models import tiny_llama
+from tests.whole.test_several_models import CONTEXT, ask, states
+
+pytestmark = pytest.mark.ranks
+
+NAMES = ("memory", "other", "twin", "list", "kind", "cut")
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Two ranks with a model and those of NAMES, which all fit."""
+    made: list[Cluster] = []
+
+    def make(*names: str, **settings) -> Cluster:
+        folder, faults = tmp_path / "a", tmp_path / "faults"
+        faults.mkdir()
+        tiny_llama(folder, context=CONTEXT)
+        named = [
+            f"{name}={tiny_llama(tmp_path / name, context=CONTEXT, seed=seed)}"
+            for seed, name in enumerate(names, 1)
+        ]
+        env = {
+            "MODEL_ID": "a", "MODELS": ",".join(named), "MAX_BATCH": 4,
+            "PYTHONPATH": str(FAULT_SITE), "FAULT_DIR": str(faults),
+        }  # fmt: skip
+        made.append(Cluster(2, folder, tmp_path / "run", env | settings))
+        made[-1].wait_ready()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+def refusal(one: Cluster, model: str) -> str:
+    status, answer = one.post("/v1/completions", {"model": model, "prompt": "x"})
+    assert (status, answer["error"]["code"]) == (503, "not_loaded"), answer
+    assert states(one)[model] == "unloaded"
+    return answer["error"]["message"]
+
+
+def test_whatever_keeps_a_model_from_being_loaded_the_others_go_on(cluster, tmp_path):
+    one = cluster(*NAMES, "good")
+    faults = tmp_path / "faults"
+    right = ask(one, "a", 60)
+    asking, texts = threading.Event(), []
+
+    def go_on_asking() -> None:
+        while not asking.is_set():
+            texts.append(ask(one, "a", 60))
+
+    thread = threading.Thread(target=go_on_asking)
+    thread.start()
+    try:
+        (faults / "memory-1").touch()
+        assert "rank 1: RuntimeError: [malloc] Unable to allocate" in refusal(one, "memory")
+        # Another size, which the files' headers show; and other numbers, which the canary does.
+        tiny_llama(tmp_path / "elsewhere", context=CONTEXT, hidden=128)
+        (faults / "elsewhere-1").write_text(f"{tmp_path / 'other'}={tmp_path / 'elsewhere'}")
+        assert "rank 1" in (said := refusal(one, "other")) and "config.json of other" in said
+        tiny_llama(tmp_path / "unlike", context=CONTEXT, seed=9)
+        (faults / "elsewhere-1").write_text(f"{tmp_path / 'twin'}={tmp_path / 'unlike'}")
+        assert "rank" in refusal(one, "twin")
+        (faults / "elsewhere-1").unlink()
+        (tmp_path / "list" / "config.json").write_text("[]")
+        refusal(one, "list")
+        config = tmp_path / "kind" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "odd"}))
+        assert "odd" in refusal(one, "kind")
+        weights = tmp_path / "cut" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-4000])
+        assert "model.safetensors" in refusal(one, "cut") or "exceeding the size" in one.log()
+        # What was there before is what is there now; and what is whole can be loaded.
+        assert ask(one, "good") and states(one)["good"] == "loaded"
+    finally:
+        asking.set()
+        thread.join()
+    assert len(texts) > 1 and set(texts) == {right}
+    assert one.get("/health")[0] == 200
+    assert "start: pid" in one.log() and one.log().count("start: pid") == 2, "no rank is new"
+
+
+def test_a_client_that_leaves_while_its_model_comes_leaves_nothing_behind(cluster, tmp_path):
+    one = cluster("b")
+    hold = tmp_path / "faults" / "piece-1"
+    hold.touch()
+    left = one.open_stream(model="b")
+    one.wait_for(lambda: states(one)["b"] == "loading")
+    left.close()
+    hold.unlink()
+    one.wait_for(lambda: states(one)["b"] == "loaded")
+    one.wait_idle()
+    assert ask(one, "b") and one.get("/health")[0] == 200
+
+
+def test_a_server_that_is_told_to_end_in_mid_load_ends_in_good_order(cluster, tmp_path):
+    one = cluster("b")
+    hold = tmp_path / "faults" / "piece-1"
+    hold.touch()
+    waiting = Client(one.port, {"model": "b", "prompt": "x", "max_tokens": 4})
+    one.wait_for(lambda: states(one)["b"] == "loading")
+    one.launcher.send_signal(signal.SIGTERM)
+    waiting.join(60)
+    assert waiting.outcome == "503" and waiting.error["code"] == "draining", waiting.error
+    hold.unlink()
+    assert one.launcher.wait(60) == 0, one.log()
+
+
+def test_a_rank_that_is_killed_in_mid_load_is_told_to_who_waits_and_all_comes_again(
+    server, tmp_path
+):
+    other = tiny_llama(tmp_path / "b", context=CONTEXT, seed=3)
+    one = server(MODELS=f"b={other}")
+    hold = one.fault_dir / "piece-1"
+    start(one)
+    hold.touch()
+    body = {"prompt": "x", "max_tokens": 4, "temperature": 0, "ignore_eos": True}
+    held = [
+        Client(one.port, body | {"model": "b"}),
+        Client(one.port, body | {"model": "b"}, stream=True),
+        Client(one.port, body | {"prompt": [5, 6, 7], "max_tokens": 60_000}, stream=True),
+    ]
+    wait_for(lambda: _state(one, "b") == "loading" and held[2].text, "the load, and an answer")
+    struck = time.monotonic()
+    os.kill(one.rank(1), signal.SIGKILL)
+    assert_told(held)
+    hold.unlink()
+    assert_served_again(one, struck, "rank 1 on 127.0.0.1 exited with code 137")
+    again = Client(one.port, body | {"model": "b"})
+    again.join(60)
+    assert again.outcome == "answered", again.error
+    assert _state(one, "b") == "loaded"
+
+
+def _state(one, model: str) -> str:
+    return {card["id"]: card["state"] for card in one.get("/cluster")[1]["models"]}[model]
