@@ -79,6 +79,8 @@ class Leads:
         settings, link = maker.settings, maker.link
         self._maker, self._settings, self._app, self._status = maker, settings, app, status
         self._line, self._prefixes = line, ready.prefixes
+        self._on_disk: dict[int, DiskEntries] = {}  # of the models that are loaded
+        self._disks: list[DiskEntries] = []  # the same, as they share the disks
         self._arrangement = ready.shard.arrangement
         needs = {FIRST: (ready.need, 0)}
         for number, one in enumerate(expect(settings, link.size, maker.met.memories)):
@@ -188,6 +190,9 @@ class Leads:
                 speculation,
             )
 
+        if beside.disk is not None:
+            beside.disk.join(self._disks)
+            self._on_disk[number] = beside.disk
         self._dispatcher.learn(number, ready.need)
         scheduler = self._dispatcher.seat(number, shard.context, schedule)
         budget = self._maker.pool.budget(number)
@@ -224,6 +229,8 @@ class Leads:
         return _resident(engine, scheduler, ready)
 
     def _let_go(self, number: int) -> None:
+        if (entries := self._on_disk.pop(number, None)) is not None:
+            entries.leave()
         self._maker.let_go(number)
         self._dispatcher.unloaded()
         self._mailbox.allow(self._maker.bundle_most)

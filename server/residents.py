@@ -89,6 +89,7 @@ class Residents:
         """Whose turn it is: of those with work the one after the last; without any, the first that
         is here."""
         order = sorted(self._here, key=lambda number: (number <= self._last, number))
+        before = self._last
         for number in order:
             if self._here[number].engine.busy:
                 self._last = number
@@ -99,6 +100,7 @@ class Residents:
         others = sum(one.engine.decoding.live for n, one in self._here.items() if n != number)
         self._turn = self._here[number]
         self._turn.engine.beside = others
+        self._turn.engine.interrupted = number != before or self.loading
         return self._turn
 
     def drafts(self) -> int:

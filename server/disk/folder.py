@@ -64,9 +64,11 @@ class Found:
 
 
 class Lock:
-    """Of a rank's folder, held as long as any of its makers' is open in this process."""
+    """Of a rank's folder, held as long as any of its makers' is open in this process. open: those
+    that are."""
 
     def __init__(self) -> None:
+        self.open: frozenset[Path] = frozenset()  # replaced under the mutex, read without
         self._holds = 0
         self._file = -1
         self._mutex = threading.Lock()  # a folder is closed by a disk's thread
@@ -87,8 +89,18 @@ class Lock:
                 raise
             self._file, self._holds = file, self._holds + (not again)
 
-    def let_go(self) -> None:
+    def enter(self, maker: Path) -> bool:
+        """Whether nobody had it open; from now on somebody has."""
         with self._mutex:
+            if maker in self.open:
+                return False
+            self.open |= {maker}
+            return True
+
+    def let_go(self, maker: Path | None) -> None:
+        """Of a maker that is closed; None: it was not opened."""
+        with self._mutex:
+            self.open -= {maker}
             self._holds -= 1
             if not self._holds:
                 self._close()
@@ -124,6 +136,12 @@ class Folder:
         self.path = self._rank / maker
         self.places: dict[str, Place] = {}  # of what all ranks have, by name
         self._make()
+        until = time.monotonic() + LOCK_WAIT_S  # for a disk's thread to close what has just gone
+        while not self._lock.enter(self.path):
+            if time.monotonic() > until:
+                self._lock.let_go(None)
+                raise Unusable(f"{self.path} is in use by a model of the same files")
+            time.sleep(POLL_S)
         self._open = True
 
     def _make(self, again: bool = False) -> None:
@@ -151,7 +169,7 @@ class Folder:
     def close(self) -> None:
         if self._open:
             self._open = False
-            self._lock.let_go()
+            self._lock.let_go(self.path)
 
     def scan(self, labels: bool) -> dict[str, Found]:
         """The whole files, by name, the last used ones if they are too many; the others are cleared
@@ -188,11 +206,13 @@ class Folder:
         return Found(place, -(-stat.st_size // KIB), stat.st_mtime, label)
 
     def make_room(self, more: int = 0) -> None:
-        """Clears away what other models have kept, the last used longest, until that and our own
-        and so many bytes more are within the limit. Raises OSError."""
-        others = [path for path in self._rank.iterdir() if MAKER.fullmatch(path.name)]
-        sizes = {path: list(_files(path)) for path in others if path.is_dir()}
-        own = sum(size for size, _ in sizes.pop(self.path, ()))
+        """Clears away what models have kept that are not loaded, the last used longest, until that
+        and what is in use and so many bytes more are within the limit. What goes of loaded ones is
+        rank 0's to say. Raises OSError."""
+        makers = [path for path in self._rank.iterdir() if MAKER.fullmatch(path.name)]
+        sizes = {path: list(_files(path)) for path in makers if path.is_dir()}
+        loaded = [sizes.pop(path, ()) for path in {self.path, *self._lock.open}]
+        own = sum(size for files in loaded for size, _ in files)
         for path in sorted(sizes, key=lambda path: max((t for _, t in sizes[path]), default=0)):
             if own + more + sum(size for some in sizes.values() for size, _ in some) <= self._limit:
                 return

@@ -60,6 +60,7 @@ class Engine:
         self._prefill_step = prefill_step
         self._pace, self._late = prefill_step, False
         self.beside = 0  # rows of other models that decode: they wait for this one's chunks, too
+        self.interrupted = False  # others had turns since this one's last
         self._eos, step = frozenset(eos), Step(link, chooser)
         self.prompts = Prompts(model, step, most=max_batch, full=prefill_step)
         self.decoding = Decoding(model, step, slack=slack)
@@ -242,6 +243,7 @@ class Engine:
             header=Header.of(step.header),
             width=step.width,
             refused=self._tell_failed(),
+            interrupted=self.interrupted,
         )
 
     def _note(self, rows: list[Decoded], events: list, kept: list) -> None:

@@ -21,7 +21,8 @@ class Scoring:
 class Turn:
     """What a chunk of prompts did, a decode step, or both: (uid, event) pairs, and which entries of
     prefixes are now kept with which tokens. 0 and None where there was no such part. refused: the
-    requests that failed on every rank alike, and that none holds any more."""
+    requests that failed on every rank alike, and that none holds any more. interrupted: other
+    models had turns since this one's last, so step_s has theirs in it."""
 
     events: list[tuple[int, Token | Prefilled | Embedded]]
     kept: list[tuple[int, list[int]]]
@@ -32,3 +33,4 @@ class Turn:
     header: Header | None = None  # that came with a step
     width: int = 0  # places a row of that step, where the one before it was over when it was made
     refused: Sequence[tuple[int, Exception]] = ()
+    interrupted: bool = False

@@ -10,7 +10,7 @@ base.
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,8 @@ class DiskEntries:
         self.limit = limit
         self._cuttable = cuttable
         self._precision = precision
+        self.pinned: Callable[[], Iterable[Entry]] = tuple  # what is being read, or gone on from
+        self._beside = [self]
         self._entries: dict[int, Entry] = {}
         self._names: dict[str, Entry] = {}
         self._trees: dict[tuple[str, bool], PrefixTree] = {}  # by owner, and whether they are long
@@ -83,6 +85,17 @@ class DiskEntries:
         self.kib = [0] * ranks
         self.evicted_kib = 0
         self.forgotten: list[str] = []  # names to delete, of what is not here any more
+
+    def join(self, beside: "list[DiskEntries]") -> None:
+        """From now on the limit is for all of these, of other models on the same disks."""
+        beside.append(self)
+        self._beside = beside
+        self.make_room([0] * len(self.kib))
+
+    def leave(self) -> None:
+        """The model goes; its files stay until somebody needs the room."""
+        self._beside.remove(self)
+        self._beside = [self]
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -160,21 +173,31 @@ class DiskEntries:
         pinned: must stay."""
         if max(needs, default=0) > self.limit or tokens > MOST_TOKENS:
             return False
-        stay = {entry.number for entry in pinned}
+        stay = {*pinned, *(entry for one in self._beside for entry in one.pinned())}
         while (
-            any(have + need > self.limit for have, need in zip(self.kib, needs, strict=True))
+            (full := self._is_full(needs))
             or len(self._entries) > MOST_ENTRIES
             or self._tokens + tokens > MOST_TOKENS
         ):
-            ends = [e for e in self._entries.values() if not e.children and e.number not in stay]
+            ends = [
+                (entry, one)
+                for one in (self._beside if full else [self])
+                for entry in one._entries.values()
+                if not entry.children and entry not in stay
+            ]
             if not ends:
                 return False
             # Some at a time: to look through all of them for each would take long for thousands.
-            ends.sort(key=lambda entry: entry.used)
-            for entry in ends[: max(1, len(ends) // 16)]:
-                self._take_out(entry)
-                self.evicted_kib += max(entry.kib)
+            ends.sort(key=lambda end: end[0].used)
+            for entry, one in ends[: max(1, len(ends) // 16)]:
+                one._take_out(entry)
+                one.evicted_kib += max(entry.kib)
         return True
+
+    def _is_full(self, needs: Sequence[int]) -> bool:
+        """Of any rank's disk, with so many KiB more of each."""
+        used = map(sum, zip(*(one.kib for one in self._beside), needs, strict=True))
+        return any(kib > self.limit for kib in used)
 
     def doom(self, entry: Entry) -> list[Entry]:
         """Takes out all that has a file in common with an entry; returns them."""

@@ -84,6 +84,7 @@ class DiskIndex:
         precision: Precision = WHOLE,
     ) -> None:
         self.entries = DiskEntries(0, 0, cuttable=True) if entries is None else entries
+        self.entries.pinned = self._pinned
         self._costs = costs
         self._mine = mine
         self._entry_cost = entry_cost
@@ -105,6 +106,7 @@ class DiskIndex:
         """The ranks keep this in memory now, as entry number."""
         if self._costs and len(tokens) >= LEAST:
             self._wanted[number] = (np.asarray(tokens, dtype=np.int32), owner)
+            self._flush_until = None  # what is new has its time, too
 
     def gone(self, numbers: Iterable[int]) -> None:
         """The ranks are to drop these entries from memory, or parts of them."""
@@ -197,12 +199,15 @@ class DiskIndex:
 
     @property
     def flushed(self) -> bool:
-        """Before a stop: whether all is written that can be in a few seconds."""
+        """Before a stop, or before the model goes: whether all is written that can be in a few
+        seconds from when it was first asked about."""
         now = self._clock()
+        if not self._writing() and not (self._wanted and now >= self._store_at):
+            self._flush_until = None
+            return True
         if self._flush_until is None:
             self._flush_until = now + FLUSH_S
-        more = self._writing() or (self._wanted and now >= self._store_at)
-        return not more or now > self._flush_until
+        return now > self._flush_until
 
     def give_way(self) -> None:
         """Running requests need the memory that jobs hold."""
@@ -248,6 +253,9 @@ class DiskIndex:
 
     # Its own.
 
+    def _pinned(self) -> list[Entry]:
+        return [task.entry for task in self._tasks.values() if task.entry is not None]
+
     def _cost(self, tokens: int) -> int:
         """Of an entry in memory, in tokens."""
         return self._precision.cost(tokens) + self._entry_cost
@@ -261,8 +269,7 @@ class DiskIndex:
             if not holds(number) or name in self.entries or length - serves < LEAST:
                 continue
             needs = [c.of(length - start, length, self._precision) // KIB for c in self._costs]
-            pinned = [task.entry for task in self._tasks.values() if task.entry is not None]
-            if not self.entries.make_room(needs, length, [base, *pinned] if base else pinned):
+            if not self.entries.make_room(needs, length, [base] if base else []):
                 continue
             if self._mine.labels is not None:
                 self._mine.labels[name] = label_of(owner, tokens[start:])

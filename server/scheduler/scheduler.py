@@ -112,7 +112,8 @@ class Scheduler:
         record = self._status.record
         record.turn(len(turn.events), turn.computed, turn.chunk_s, turn.step_s)
         self._status.fleet.hear()
-        self._pace.observe(turn.computed, turn.chunk_s, turn.step_s)
+        step_s = 0.0 if turn.interrupted else turn.step_s
+        self._pace.observe(turn.computed, turn.chunk_s, step_s)
         self._disk.observe(turn.computed, turn.chunk_s)
         self.speculation.observe(turn, now)
         if turn.header is not None:

@@ -68,7 +68,9 @@ class Speculation:
         self.steps += turn.width > 1
         self.right += sum(token.drafted for token in tokens)
         self.drafted += sum(token.drafted + token.wrong for token in tokens)
-        if self._last is not None and rows:
+        if self._last is not None and rows and turn.interrupted:
+            self._costs.pass_over(rows, turn.width)
+        elif self._last is not None and rows:
             self._costs.observe(rows, turn.width, now - self._last)
         self._last = now
 

@@ -24,19 +24,23 @@ class StepCosts:
         self._sizes = [tokens for tokens, _ in curve]
         self._seconds = [seconds for _, seconds in curve]
         self._off: dict[tuple[int, int], float] = {}  # measured, as a part of what is expected
-        self.measured: dict[int, int] = {}  # steps made ahead, by rows
+        self.measured: dict[int, int] = {}  # steps made ahead, by rows, if their time told or not
 
     def observe(self, rows: int, width: int, seconds: float) -> None:
         """A step has taken so long, from the tokens before it to its own."""
         key, expected = (rows, width), self._expected(rows, width)
         before = self._off.get(key, self._off.get((rows, AHEAD), 1.0))
-        if width == AHEAD and not self.measured.get(rows):
+        if width == AHEAD and key not in self._off:
             before = seconds / expected  # what is expected is a forward pass and no more
         now = min(seconds / expected, OUTLIER * before)
         for other, off in self._off.items():
             if other[1] != AHEAD:
                 self._off[other] += FADE * (self._ahead(other[0]) - off)
         self._off[key] = before + WEIGHT * (now - before)
+        self.pass_over(rows, width)
+
+    def pass_over(self, rows: int, width: int) -> None:
+        """A step whose time is not its own: what is known has to do."""
         if width == AHEAD:
             self.measured[rows] = self.measured.get(rows, 0) + 1
 

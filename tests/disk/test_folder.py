@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from server.disk.entry_file import Broken, Part, Span, Stored, write_part
-from server.disk.folder import Folder, Place, Unusable
+from server.disk.folder import Folder, Lock, Place, Unusable
 
 MINE, OTHER, THIRD = "0" * 16, "1" * 16, "2" * 16
 
@@ -77,6 +77,33 @@ def test_other_models_give_way_the_last_used_longest_and_nothing_else_does(tmp_p
     assert not (tmp_path / "rank-0" / THIRD).exists()
     assert (tmp_path / "rank-0" / "pictures" / "a.kept").exists()
     assert (mine.path / "a.kept").exists()
+
+
+def test_what_a_model_that_is_loaded_keeps_is_not_cleared_away_for_another(tmp_path):
+    """It was deleted whole, as that of a model of other days, while rank 0 still counted on it."""
+    lock = Lock()
+    mine = Folder(tmp_path, 0, MINE, 10, lock)
+    loaded = Folder(tmp_path, 0, OTHER, 10, lock)
+    write(loaded, "a")
+    gone = Folder(tmp_path, 0, THIRD, 10, lock)
+    write(gone, "b")
+    gone.close()
+    mine.make_room(1000)
+    assert (loaded.path / "a.kept").exists() and not gone.path.exists()
+    loaded.close()
+    mine.make_room(1000)
+    assert not loaded.path.exists()
+
+
+def test_two_models_of_the_same_files_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("server.disk.folder.LOCK_WAIT_S", 0)
+    lock = Lock()
+    first = Folder(tmp_path, 0, MINE, 10, lock)
+    with pytest.raises(Unusable, match="same files"):
+        Folder(tmp_path, 0, MINE, 10, lock)
+    first.close()
+    Folder(tmp_path, 0, MINE, 10, lock).close()
+    Folder(tmp_path, 0, OTHER, 10).close()  # and nobody holds the lock
 
 
 def test_a_text_is_read_from_the_files_that_have_it(tmp_path):

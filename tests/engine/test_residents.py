@@ -63,3 +63,20 @@ def test_a_model_is_gone_before_the_one_that_it_makes_room_for_is_begun():
         turn(residents, post, Spectator(), lambda stage: None)
     assert seen == [(1, True)]
     assert residents[1].engine.steered
+
+
+def test_an_engine_knows_whether_others_had_turns_since_its_last():
+    first, second = a_resident(), a_resident()
+    residents = Residents(first, lambda number: iter(()))
+    residents._here[1] = second
+    first.engine.busy = True
+    seen = []
+    for busy in (False, False, True, True, True, False, False):
+        second.engine.busy = busy
+        one = residents.next()
+        seen.append((one is first, one.engine.interrupted))
+    alone, first_again = (True, False), (True, True)
+    assert seen == [alone, alone, (False, True), first_again, (False, True), first_again, alone]
+    residents.load(2)
+    residents.next()
+    assert first.engine.interrupted, "a piece of a model comes between"

@@ -208,3 +208,38 @@ def test_a_long_text_on_disk_serves_no_beginning_that_is_short():
     put(some, long)
     assert found(some, longer(long[:500], 2, 400)) == 0
     assert found(some, longer(long[:700], 2, 400)) == 700
+
+
+def test_entries_of_several_models_have_one_limit_and_the_oldest_of_all_goes():
+    beside: list[DiskEntries] = []
+    one, other = entries(limit=100), entries(limit=100)
+    one.join(beside)
+    other.join(beside)
+    for seed in range(5):
+        put(one, text(seed, 200))
+    for seed in range(4):
+        put(other, text(seed, 200))
+    for age, entry in enumerate([*one._entries.values(), *other._entries.values()]):
+        entry.used = age
+    assert other.make_room([10, 10])
+    assert not one.forgotten, "90 and 10 fit"
+    assert other.make_room([20, 20])
+    assert len(one.forgotten) == 1 and not other.forgotten
+    oldest = next(iter(one._entries.values()))
+    one.pinned = lambda: [oldest]
+    assert other.make_room([30, 30]) and len(one.forgotten) == 2
+    assert oldest.name not in one.forgotten
+    one.leave()
+    assert other.make_room([60, 60]) and not other.forgotten
+    assert one.make_room([60, 60])
+
+
+def test_who_joins_full_disks_has_room_made_for_what_it_brings():
+    beside: list[DiskEntries] = []
+    one, other = entries(limit=100), entries(limit=100)
+    for some in (one, other):
+        for seed in range(8):
+            put(some, text(seed, 200))
+    one.join(beside)
+    other.join(beside)
+    assert sum(some.kib[0] for some in beside) <= 100

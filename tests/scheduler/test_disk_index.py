@@ -241,6 +241,25 @@ def test_a_stop_waits_for_what_is_written_and_not_for_ever():
     assert slow.index.flushed
 
 
+def test_what_comes_after_a_reprieve_has_its_time_to_be_written():
+    """A model that was to go and stayed was taken for flushed ever after, whatever it had to
+    write."""
+    desk = Desk()
+    desk.keep(1, text(1, 300))
+    assert not desk.index.flushed
+    desk.now += FLUSH_S + 1
+    assert desk.index.flushed
+    desk.keep(2, text(2, 300))
+    assert not desk.index.flushed
+    for _ in range(2):
+        (store,) = desk.compose()
+        desk.settle(store.job)
+    assert desk.index.flushed
+    desk.now += 100
+    desk.keep(3, text(3, 300))
+    assert not desk.index.flushed
+
+
 def test_what_is_used_is_noted_for_the_next_start():
     desk, prompt = Desk(), text(1, 300)
     first = desk.write(1, prompt).name

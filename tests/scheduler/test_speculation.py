@@ -241,3 +241,17 @@ def test_a_request_that_wants_none_gets_none():
     row = SimpleNamespace(guess=None, constrained=False, looks_ahead=True)
     assert speculation.room([row]) == 0
     assert speculation.draft([Wanting(row, [5], 1, 9)], 60) == [[]]
+
+
+def test_a_step_in_which_another_model_had_its_turn_says_nothing_of_what_steps_cost():
+    """It was taken for a slow one, and drafts were made or left out by it."""
+    costs = StepCosts(DENSE)
+    speculation = Speculation(costs)
+    now = 0.0
+    for interrupted in (True, True, False, True, False):
+        token = Token(1, None)
+        turn = Turn([(1, token)], [], step_s=0.03, header=Header(), interrupted=interrupted)
+        now += 0.9 if interrupted else 0.03
+        speculation.observe(turn, now)
+    assert costs.of(1, AHEAD) == pytest.approx(0.03)
+    assert costs.measured == {1: 4}, "or models that are always beside others had no drafts"
