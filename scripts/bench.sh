@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Measure tokens per second of a model split over the ranks, without the server.
 #
-# Usage: bench.sh [--local N | --hostfile FILE] [--model DIR] [--parallel KIND]
+# Usage: bench.sh [--local N | --hostfile FILE] [--model MODEL] [--parallel KIND]
 #                 [--env NAME=VALUE]... [--dry-run] [--help] [ARGUMENT...]
 #
 #   --local N         N ranks on this machine (1 to 8). Makes .venv and gets the demo model
 #                     if it must. Without it: the hosts of HOSTFILE.
 #   --hostfile FILE   HOSTFILE: the hosts of the cluster.
-#   --model DIR       MODEL_DIR: folder of an MLX model, the same path on every host.
+#   --model MODEL     MODEL_DIR: folder of an MLX model, the same path on every host; or the name
+#                     of one of MODELS and MODELS_DIR. Without it the one that is loaded first.
 #   --parallel KIND   PARALLEL: auto, tensor or pipeline.
 #   --env NAME=VALUE  One more variable for every rank. May be repeated.
 #   --dry-run         Print what would be run, and run nothing.
@@ -25,19 +26,53 @@ set -euo pipefail
 # shellcheck source=scripts/lib/cluster_env.sh
 . "$ROOT/scripts/lib/cluster_env.sh"
 
-LOCAL=''
+LOCAL='' WANTED=''
 MORE_OPTIONS=lib.bench.tps_options
 LOCAL_MAX_TOKENS=128 # a CPU is slow
 
+take_model() {
+  WANTED=$1
+}
+
+# is_folder MODEL: rather than a name; it need not be here.
+is_folder() {
+  case $1 in /* | ./* | ../*) return 0 ;; esac
+  [ -d "$1" ]
+}
+
+# choose_wanted: sets MODEL_DIR to the folder of the model that --model names.
+choose_wanted() {
+  local name folder names=$MODEL_ID
+  [ "$WANTED" != "$MODEL_ID" ] || return 0
+  while IFS=$'\t' read -r name folder; do
+    [ "$name" != "$WANTED" ] || {
+      MODEL_DIR=$folder
+      return 0
+    }
+    names="$names${name:+, }$name"
+  done <<<"$OTHER_MODELS"
+  die 2 "--model '$WANTED': must be a folder, or one of $names"
+}
+
 main() {
+  local alone=''
   read_options "$@"
+  if [ -n "$WANTED" ] && is_folder "$WANTED"; then
+    GIVEN+=(--model "MODEL_DIR=$WANTED")
+    WANTED='' alone=1
+  fi
   check_settings
+  [ -z "$alone" ] || unset MODELS MODELS_DIR MODEL_ID
+  if [ -n "$WANTED" ] && [ -z "${MODELS-}${MODELS_DIR-}" ]; then
+    MODEL_DIR=$WANTED WANTED=
+  fi
   choose_python
   choose_hosts
   check_devices_free
   check_hosts
   prepare_python
   choose_model
+  [ -z "$WANTED" ] || choose_wanted
   check_model
 
   tell_fast_synch

@@ -123,7 +123,7 @@ check_key_file() {
 # Every path from the root: the service begins elsewhere.
 make_absolute() {
   local name
-  for name in MODEL_DIR LOG_DIR HOSTFILE CLUSTER_ENV; do
+  for name in MODEL_DIR MODELS_DIR LOG_DIR HOSTFILE CLUSTER_ENV; do
     [ -z "${!name-}" ] || printf -v "$name" '%s' "$(absolute_path "${!name}")"
   done
   [ -z "${PYTHON-}" ] || PYTHON=$PY

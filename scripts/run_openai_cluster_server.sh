@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start the OpenAI server: one model, split over the ranks of a cluster or of this machine.
+# Start the OpenAI server: models, split over the ranks of a cluster or of this machine.
 #
 # Usage: run_openai_cluster_server.sh [--local N | --hostfile FILE] [--port P] [--detach]
 #                                     [--no-restart] [--env NAME=VALUE]... [--dry-run] [--help]
@@ -14,6 +14,9 @@
 #   --env NAME=VALUE  One more variable for every rank. May be repeated. Others can read it
 #                     in ps, so no secrets.
 #   --dry-run         Print the settings and what would be run, and run nothing.
+#
+# MODEL_DIR is the model, or the first of several: MODELS and MODELS_DIR name more, which are loaded
+# when requests name them. Without MODEL_DIR the first of those is.
 #
 # Settings come from the environment, or are kept in cluster.env in the checkout, which every script
 # reads (template: hostfiles/cluster.env.template). --env may name them, too, and wins over both.
@@ -157,7 +160,7 @@ tell_next() {
   [ -z "$KEY_SOURCE" ] || key=" -H \"Authorization: Bearer $KEY_SOURCE\""
   cat <<TEXT
 
-$MODEL_ID is served by $RANKS rank(s) at $URL. Try:
+$MODEL_ID is served by $RANKS rank(s) at $URL$(tell_others). Try:
 
   curl -s $URL/v1/models$key
 
@@ -170,6 +173,18 @@ Page:  $URL/ in a browser shows the ranks, and lets you chat
 Log:   $LOG
 Stop:  $(stop_command)
 TEXT
+}
+
+SHOWN_MODELS=5
+
+# The others, for behind the first.
+tell_others() {
+  local count
+  [ -n "$OTHER_MODELS" ] || return 0
+  count=$(printf '%s\n' "$OTHER_MODELS" | grep -c .)
+  printf ', and when a request names it: %s' "$(printf '%s\n' "$OTHER_MODELS" |
+    awk -F '\t' -v most="$SHOWN_MODELS" 'NR <= most { printf "%s%s", (NR > 1 ? ", " : ""), $1 }')"
+  [ "$count" -le "$SHOWN_MODELS" ] || printf ' and %s more' "$((count - SHOWN_MODELS))"
 }
 
 main() {
@@ -216,7 +231,7 @@ main() {
     exit 0
   fi
   mkdir -p "$LOG_DIR"
-  log "starting $MODEL_ID on $RANKS rank(s) over $BACKEND, port $HTTP_PORT"
+  log "starting $MODEL_ID on $RANKS rank(s) over $BACKEND, port $HTTP_PORT$(tell_others)"
   if [ -z "$DETACH" ]; then
     exec "${command[@]}"
   fi

@@ -28,7 +28,8 @@
 #   --list         Print the checks.
 #   --dry-run      Print what would be run on the hosts, and run nothing there.
 #
-# Set what you will launch with. Without MODEL_DIR there is no check of the model and of memory.
+# Set what you will launch with. Without MODEL_DIR, MODELS or MODELS_DIR there is no check of models
+# and of memory.
 #
 # Exit codes: 0 nothing failed (there may be warnings), 1 something did, 2 usage, 3 a tool or
 # the hostfile is missing.
@@ -105,6 +106,11 @@ choose_place() {
     [ -z "${BACKEND-}" ] || PLACE+=(--backend "$BACKEND")
   fi
   [ -z "${MODEL_DIR-}" ] || PLACE+=(--model-dir "$(absolute_path "${MODEL_DIR%/}")")
+  [ -z "${MODEL_ID-}" ] || PLACE+=(--model-id "$MODEL_ID")
+  [ -z "${MODELS-}" ] || PLACE+=(--models "$MODELS")
+  [ -z "${MODELS_DIR-}" ] || PLACE+=(--models-dir "$(absolute_path "${MODELS_DIR%/}")")
+  [ -z "${MODELS_GB-}" ] || PLACE+=(--models-gb "$MODELS_GB")
+  [ -z "${PINNED-}" ] || PLACE+=(--pinned "$PINNED")
   [ "${TRUST_REMOTE_CODE:-0}" = 0 ] || PLACE+=(--trust-remote-code)
   [ -z "${KV_BUDGET_GB-}" ] || PLACE+=(--kv-budget-gb "$KV_BUDGET_GB")
   [ -z "${KV_BITS-}" ] || PLACE+=(--kv-bits "$KV_BITS")

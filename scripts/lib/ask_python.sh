@@ -80,10 +80,14 @@ option() {
     --env) EXTRA_ENV+=("$2") ;;
     --port) GIVEN+=("$1" "HTTP_PORT=$2") ;;
     --hostfile) GIVEN+=("$1" "HOSTFILE=$2") ;;
-    --model) GIVEN+=("$1" "MODEL_DIR=$2") ;;
+    --model) take_model "$2" ;;
     --parallel) GIVEN+=("$1" "PARALLEL=$2") ;;
     *) take_option "$@" ;;
   esac
+}
+
+take_model() {
+  GIVEN+=(--model "MODEL_DIR=$1")
 }
 
 word() {

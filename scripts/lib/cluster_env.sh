@@ -123,7 +123,7 @@ check_hosts() {
 }
 
 # choose_model: MODEL_DIR, the first of MODELS and MODELS_DIR, or the demo model for --local. Sets
-# MODEL_DIR (absolute) and MODEL_ID, and OTHER_MODELS: the folders of the others, one a line.
+# MODEL_DIR (absolute) and MODEL_ID, and OTHER_MODELS: name, tab and folder of the others, one a line.
 OTHER_MODELS=''
 choose_model() {
   local folder status=0
@@ -160,32 +160,55 @@ choose_model() {
 
 # choose_models: the same where there are several. Looked at where rank 0 will read them.
 choose_models() {
-  local command told name folder first=1
+  local command mark name folder status=0 first=1
   [ -z "${MODEL_DIR-}" ] || MODEL_DIR=$(absolute_path "$MODEL_DIR")
   [ -z "${MODELS_DIR-}" ] || MODELS_DIR=$(absolute_path "$MODELS_DIR")
   export MODELS MODELS_DIR
-  command=("$PY" "$ROOT/scripts/lib/module.py" lib.model.list_models "${MODEL_DIR-}" "${MODEL_ID-}"
-    "${MODELS-}" "${MODELS_DIR-}")
-  told=$(on_host "$RANK0" "$(quote "${command[@]}")") ||
-    die 2 "the models could not be listed on $RANK0 (rank 0)"
-  while IFS=$'\t' read -r name folder; do
+  command=("${MODEL_DIR-}" "${MODEL_ID-}" "${MODELS-}" "${MODELS_DIR-}" "${PINNED-}")
+  if [ "$RANK0" = 127.0.0.1 ]; then
+    ask_python lib.model.list_models "${command[@]}" || status=$?
+  elif [ -n "$DRY_RUN" ]; then # no host is asked
+    ask_python lib.model.list_models --unseen "${command[@]}" || status=$?
+  else
+    command=("$PY" "$ROOT/scripts/lib/module.py" lib.model.list_models "${command[@]}")
+    ANSWER=$(on_host "$RANK0" "$(quote "${command[@]}")") || status=$?
+  fi
+  [ "$status" != 127 ] || no_python
+  while IFS=$'\t' read -r mark name folder; do
+    case $mark in
+      wrong) die 2 "$name" ;;
+      model) ;;
+      *) continue ;; # a profile may print what it likes
+    esac
     if [ -n "$first" ]; then
       MODEL_ID=$name MODEL_DIR=$folder first=
     else
-      OTHER_MODELS=$OTHER_MODELS${OTHER_MODELS:+$'\n'}$folder
+      OTHER_MODELS=$OTHER_MODELS${OTHER_MODELS:+$'\n'}$name$'\t'$folder
     fi
-  done <<<"$told"
+  done <<<"$ANSWER"
+  [ "$status$first" = 0 ] || die 1 "the models could not be listed on $RANK0 (rank 0)"
 }
 
-# check_other_models: tells which of them will not be loaded; the server can do without.
+# check_other_models: tells which of them cannot be served; the server can do without.
 check_other_models() {
-  local folder first=$MODEL_DIR
-  while IFS= read -r folder; do
-    [ -n "$folder" ] || continue
-    MODEL_DIR=$folder
-    (check_model) || warn "$folder cannot be served: requests for it will be refused"
-  done <<<"$OTHER_MODELS"
-  MODEL_DIR=$first
+  local command
+  [ -n "$OTHER_MODELS${MODELS_DIR-}" ] || return 0
+  look_up PARALLEL
+  command=("$PY" "$ROOT/scripts/lib/module.py" lib.model.check_models "$RANKS" --parallel
+    "${PARALLEL:-$DEFAULT}" "$MODEL_DIR" "$MODEL_ID" "${MODELS-}" "${MODELS_DIR-}" "${PINNED-}")
+  [ "${TRUST_REMOTE_CODE:-0}" = 0 ] || command+=(--trust-remote-code)
+  on_rank0 "${command[@]}" || die 1 "the models could not be looked at on $RANK0 (rank 0)"
+}
+
+# on_rank0 COMMAND...: as run does, where rank 0 will be.
+on_rank0() {
+  local command
+  command=("$@")
+  [ "$RANK0" = 127.0.0.1 ] || {
+    host_command "$RANK0" "$(quote "${command[@]}")"
+    command=("${HOST_COMMAND[@]}")
+  }
+  run "${command[@]}"
 }
 
 # check_model: the model can be split over these ranks. Looked at where rank 0 will read it.
@@ -194,11 +217,8 @@ check_model() {
   look_up PARALLEL
   command=("$PY" "$ROOT/scripts/lib/module.py" lib.model.check_model "$MODEL_DIR" "$RANKS" --parallel
     "${PARALLEL:-$DEFAULT}")
-  [ "$RANK0" = 127.0.0.1 ] || {
-    host_command "$RANK0" "$(quote "${command[@]}")"
-    command=("${HOST_COMMAND[@]}")
-  }
-  run "${command[@]}" || die "$(($? == 3 ? 3 : 1))" "the model was not accepted on $RANK0 (rank 0)"
+  [ "${TRUST_REMOTE_CODE:-0}" = 0 ] || command+=(--trust-remote-code)
+  on_rank0 "${command[@]}" || die "$(($? == 3 ? 3 : 1))" "the model was not accepted on $RANK0 (rank 0)"
 }
 
 # check_devices_free: JACCL gives a device to one job; a second one fails, or hangs both.

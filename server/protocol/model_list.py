@@ -7,24 +7,43 @@ that name none.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.protocol.setting import SettingError
 
+UNFINISHED = ".partial"  # how the name of a copy ends until it is whole
+HUB = "models--"  # how folders of the hub's cache begin: models--OWNER--NAME
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 DEEP = 3  # folders below MODELS_DIR: OWNER/NAME is two
 MODELS_MOST = 256
 LOOKED_AT_MOST = 20_000  # folders
 
+Found = "tuple[list[ServedModel], list[tuple[Path, str]]]"
+
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that may be loaded."""
+    """A model that may be loaded. folder: as it was told, from the root: links on the way may lead
+    elsewhere on other hosts."""
 
     name: str
     folder: Path
+
+    @property
+    def place(self) -> str:
+        """The same for every way to this folder."""
+        return os.path.realpath(self.folder)
+
+
+@dataclass(frozen=True)
+class Below:
+    """What is below MODELS_DIR. models: by name; others: folders that are none, and why."""
+
+    models: tuple[ServedModel, ...]
+    others: tuple[tuple[Path, str], ...]
 
 
 def list_models(
@@ -35,28 +54,27 @@ def list_models(
     found = [] if first is None else [first]
     for word in named:
         name, _, path = word.partition("=")
-        one = ServedModel(name, _resolved("MODELS", word, Path(path).expanduser()))
-        if any((name, one.folder) == (other.name, other.folder.resolve()) for other in found):
+        one = ServedModel(name, _absolute("MODELS", word, path))
+        if any((name, one.place) == (other.name, other.place) for other in found):
             continue  # the scripts name the first of them in MODEL_DIR, too
         if any(name == other.name for other in found):
             raise SettingError(f"MODELS={word!r}: must have another name; {name!r} is taken")
         found.append(one)
     if folder:
-        top = _resolved("MODELS_DIR", folder, Path(folder))
+        top = _absolute("MODELS_DIR", folder, folder)
         if is_model(top):
             raise SettingError(
                 f"MODELS_DIR={folder!r}: must be a folder of models; it is one: set MODEL_DIR"
             )
-        for path in find_models(top):
-            name = path.relative_to(top).as_posix()
-            if any(path.resolve() == other.folder for other in found):
+        for one in look_below(top).models:
+            if any(one.place == other.place for other in found):
                 continue
-            if not NAME.fullmatch(name) or any(name == other.name for other in found):
+            if not NAME.fullmatch(one.name) or any(one.name == other.name for other in found):
                 raise SettingError(
-                    f"MODELS_DIR={folder!r}: {name!r} must be a name that no other model has, of "
-                    "up to 200 letters, digits and any of ._:/@+-; name it in MODELS"
+                    f"MODELS_DIR={folder!r}: {one.name!r} must be a name that no other model has, "
+                    "of up to 200 letters, digits and any of ._:/@+-; name it in MODELS"
                 )
-            found.append(ServedModel(name, path.resolve()))
+            found.append(one)
         if not found:
             raise SettingError(f"MODELS_DIR={folder!r}: must have models below it; there is none")
     if len(found) > MODELS_MOST:
@@ -66,44 +84,94 @@ def list_models(
     return tuple(found)
 
 
-def find_models(top: Path) -> list[Path]:
-    """The folders below it that are models, by name. None is looked for within another."""
-    found, level, seen = [], [top], 0
-    for _ in range(DEEP):
-        inner = []
-        for folder in level:
-            for path in _folders(folder):
-                seen += 1
-                if seen > LOOKED_AT_MOST:
-                    raise SettingError(
-                        f"MODELS_DIR={str(top)!r}: must be a folder of models; it has more than "
-                        f"{LOOKED_AT_MOST} folders"
-                    )
-                (found if is_model(path) else inner).append(path)
-        level = inner
-    return sorted(found)
+def look_below(top: Path) -> Below:
+    """No model is looked for within another, and none in hidden folders. Of several ways to one
+    folder the one without links gives the name. Raises SettingError where there is too much."""
+    seen = 0
+
+    def look(folder: Path, deep: int) -> Found:
+        nonlocal seen
+        models, others = [], []
+        for path in _folders(folder):
+            seen += 1
+            if seen > LOOKED_AT_MOST:
+                raise SettingError(
+                    f"MODELS_DIR={str(top)!r}: must be a folder of models; it has more than "
+                    f"{LOOKED_AT_MOST} folders"
+                )
+            version = _of_hub(path)
+            if is_model(version or path):
+                called = path if version is None else path.parent / _name_at_hub(path)
+                models.append(ServedModel(called.relative_to(top).as_posix(), version or path))
+                continue
+            closed = deep == DEEP or path.name.startswith(HUB) or path.name.endswith(UNFINISHED)
+            inner = ([], []) if closed else look(path, deep + 1)
+            models += inner[0]
+            others += inner[1] if inner[0] else [(path, _why_none(version or path))]
+        return models, others
+
+    models, others = look(top, 1)
+    real, by_place = os.path.realpath(top), {}
+
+    def way(one: ServedModel) -> tuple[bool, int, str]:
+        inner = one.folder.relative_to(top)
+        return one.place != os.path.join(real, inner), len(inner.parts), one.name
+
+    for one in sorted(models, key=way):
+        by_place.setdefault(one.place, one)
+    found = sorted(by_place.values(), key=lambda one: one.name)
+    return Below(tuple(found), tuple(others))
 
 
 def is_model(folder: Path) -> bool:
     """Whether it has what a model cannot be without."""
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    whole = os.path.isfile(folder / "config.json") and _has_weights(folder)
+    return whole and not folder.name.endswith(UNFINISHED)
+
+
+def _why_none(folder: Path) -> str:
+    """Why it is no model."""
+    if folder.name.endswith(UNFINISHED):
+        return "it is an unfinished copy"
+    config, weights = os.path.isfile(folder / "config.json"), _has_weights(folder)
+    if config == weights:
+        return "there is no model in it"
+    return "it has no model*.safetensors" if config else "it has no config.json"
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("model*.safetensors"))
+
+
+def _name_at_hub(folder: Path) -> str:
+    return folder.name[len(HUB) :].replace("--", "/", 1)
+
+
+def _of_hub(folder: Path) -> Path | None:
+    """Of a repo in the hub's cache the version that its main branch names, else the only one."""
+    if not folder.name.startswith(HUB):
+        return None
+    versions = _folders(folder / "snapshots")
+    try:
+        commit = (folder / "refs/main").read_text("utf-8").strip()
+    except (OSError, ValueError):
+        commit = ""
+    named = [path for path in versions if path.name == commit]
+    return next(iter(named or (versions if len(versions) == 1 else [])), None)
 
 
 def _folders(folder: Path) -> list[Path]:
     try:
-        inner = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        return [path for path in inner if path.is_dir()]
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:
         return []  # one that cannot be read is no model
+    return [path for path in paths if os.path.isdir(path)]
 
 
-def _resolved(setting: str, text: str, path: Path) -> Path:
-    try:
-        resolved, problem = path.resolve(), ""
-        if not resolved.is_dir():
-            problem = "no such folder"
-    except (OSError, RuntimeError) as error:
-        problem = str(error)
-    if problem:
+def _absolute(setting: str, text: str, path: str) -> Path:
+    if not os.path.isdir(path):
+        problem = "no such folder"
+        if re.search(r"[,\s][^\s,=/]+=", path):  # of a list, taken for a part of the path
+            problem += "; each of the list must be NAME=/FOLDER"
         raise SettingError(f"{setting}={text!r}: must lead to a folder; {problem}")
-    return resolved
+    return Path(os.path.abspath(path))

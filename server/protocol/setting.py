@@ -19,6 +19,10 @@ MOST_CHARACTERS = 32_768  # of any value; the system itself bounds the environme
 WHOLE = re.compile(r"0|[1-9][0-9]{0,14}")
 DECIMAL = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,9})?([eE]\+?[0-9]{1,2})?")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Where an entry of folders ends: a path may hold blanks and commas, but not what begins another.
+NEXT_FOLDER = re.compile(r"[,\s]+(?=[^\s,=]+=[/~])")
+
+LISTS = ("words", "folders", "keys")  # kinds whose values are tuples
 
 Value = "int | float | bool | str | tuple[str, ...] | None"
 
@@ -32,7 +36,8 @@ class Setting:
     """One row. Without a default a number that is 0 means the same as none at all.
 
     kind: whole, decimal, choice, switch (0 or 1), text, path, program (a name or a path), words
-    (commas or blanks between), keys (commas between), or free (any text; of ours, not the user's).
+    (commas or blanks between), folders (the same, NAME=/FOLDER each), keys (commas between), or
+    free (any text; of ours, not the user's).
     """
 
     name: str
@@ -63,8 +68,8 @@ class Setting:
 def parse(setting: Setting, text: str) -> Value:
     """What the text says: None or the default if it is empty. Raises SettingError.
 
-    whole: int; decimal: float; switch: bool; words and keys: a tuple; anything else: str. It looks
-    at the text alone: whether a path leads anywhere is for those who go there.
+    whole: int; decimal: float; switch: bool; words, folders and keys: a tuple; anything else: str.
+    It looks at the text alone: whether a path leads anywhere is for those who go there.
     """
     if setting.kind == "free":
         return text.strip()
@@ -73,7 +78,7 @@ def parse(setting: Setting, text: str) -> Value:
         return _default(setting)
     if len(text) > MOST_CHARACTERS:
         raise _wrong(setting, text[:100] + "...", f"at most {MOST_CHARACTERS} characters")
-    if CONTROL.search(text) and not (setting.kind in ("words", "keys") and "\0" not in text):
+    if CONTROL.search(text) and not (setting.kind in LISTS and "\0" not in text):
         raise _wrong(setting, text, "one line, without control characters")
     if setting.kind in ("whole", "decimal"):
         return _number(setting, text)
@@ -88,6 +93,8 @@ def parse(setting: Setting, text: str) -> Value:
             if setting.pattern and not re.fullmatch(setting.pattern, word):
                 raise _wrong(setting, word, allowed(setting))
         return words
+    if setting.kind == "folders":
+        return _folders(setting, text)
     if setting.kind == "keys":
         return _keys(setting, text)
     if setting.kind == "path":
@@ -140,7 +147,7 @@ def number(value: float) -> str:
 
 
 def _default(setting: Setting) -> Value:
-    if setting.kind in ("words", "keys"):
+    if setting.kind in LISTS:
         return ()
     if setting.kind == "switch":
         return bool(setting.default)
@@ -160,6 +167,16 @@ def _number(setting: Setting, text: str) -> int | float | None:
     if not setting.least <= value <= setting.most:
         raise _wrong(setting, text, allowed(setting))
     return None if value == 0 and setting.default is None else value
+
+
+def _folders(setting: Setting, text: str) -> tuple[str, ...]:
+    entries = []
+    for entry in NEXT_FOLDER.split(text.strip(", \t\r\n")):
+        if CONTROL.search(entry) or not re.fullmatch(setting.pattern, entry):
+            raise _wrong(setting, entry, allowed(setting))
+        name, _, path = entry.partition("=")
+        entries.append(f"{name}={os.path.expanduser(path)}")  # as whoever starts it, on every host
+    return tuple(entries)
 
 
 def _keys(setting: Setting, text: str) -> tuple[str, ...]:

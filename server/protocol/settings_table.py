@@ -31,11 +31,12 @@ DEFAULT_HOSTFILE = "hostfiles/m3-ultra-jaccl.local.json"  # in the checkout
 TABLE = (
     Setting(
         "MODEL_DIR", "path", "Folder of an MLX model, the same path on every host",
-        (*SERVER, BENCH, BENCH_LINK, DOCTOR, SETUP),
+        (*SERVER, BENCH, BENCH_LINK, DOCTOR, SYNC_MODEL, SETUP),
         otherwise="the demo model with --local, else needed",
     ),
     Setting(
-        "MODEL_ID", "text", "Its name in the API", (*SERVER, SETUP), otherwise="the folder's name",
+        "MODEL_ID", "text", "Its name in the API", (*SERVER, BENCH, DOCTOR, SYNC_MODEL, SETUP),
+        otherwise="the folder's name",
         pattern=r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{0,199}",
         allowed="up to 200 letters, digits, spaces and any of ._:/@+-",
     ),
@@ -45,25 +46,28 @@ TABLE = (
         allowed="names of up to 200 letters, digits and any of ._:/@+-[], or *",
     ),
     Setting(
-        "MODELS", "words",
+        "MODELS", "folders",
         "More models behind the same endpoint, loaded when they are asked for: NAME=FOLDER each,"
         " commas or blanks between, the same on every host",
-        (*SERVER, DOCTOR), otherwise="none",
+        (*SERVER, BENCH, DOCTOR, SYNC_MODEL, SETUP), otherwise="none",
         pattern=r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}=[/~].*",
         allowed="NAME=/FOLDER, where the name has up to 200 letters, digits and any of ._:/@+-",
     ),
     Setting(
-        "MODELS_DIR", "path", "The same for every folder below it that is a model",
-        (*SERVER, DOCTOR), otherwise="none",
+        "MODELS_DIR", "path",
+        "The same for every folder below it that is a model, up to three deep, by its path from"
+        " there",
+        (*SERVER, BENCH, DOCTOR, SYNC_MODEL, SETUP), otherwise="none",
     ),
     Setting(
         "MODELS_GB", "decimal",
         "Memory of each rank for the weights of all models that are loaded, in GB (10^9 bytes)",
-        SERVER, most=100_000, unit="GB", otherwise="what leaves each some memory for KV caches",
+        (*SERVER, DOCTOR), most=100_000, unit="GB",
+        otherwise="what leaves each some memory for KV caches",
     ),
     Setting(
-        "PINNED", "words", "Models that are never unloaded, commas or blanks between", SERVER,
-        otherwise="none", allowed="names of models",
+        "PINNED", "words", "Models that are never unloaded, commas or blanks between",
+        (*SERVER, DOCTOR), otherwise="none", allowed="names of models",
     ),
     Setting(
         "IDLE_UNLOAD", "decimal",

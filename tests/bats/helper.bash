@@ -30,7 +30,7 @@ make_checkout() {
   unset LD_PRELOAD PYTHON ENV_NAME CONDA_EXE HOSTFILE MODEL_DIR MODEL_ID API_KEY API_KEY_FILE
   unset BACKEND PARALLEL HTTP_HOST HTTP_PORT LOG_DIR LOG_LEVEL LOG_MAX_MB CLUSTER_PORT MLX_METAL_FAST_SYNCH
   unset CLUSTER_ENV DRAIN_TIMEOUT STALL_TIMEOUT LOAD_TIMEOUT JOIN_TIMEOUT REQ_TIMEOUT QUEUE_MAX MAX_BATCH
-  unset OPENBLAS_CORETYPE OPENBLAS_NUM_THREADS
+  unset OPENBLAS_CORETYPE OPENBLAS_NUM_THREADS MODELS MODELS_DIR MODELS_GB PINNED IDLE_UNLOAD
   # Not the port of a server that the developer may have running.
   export HTTP_PORT=18431
   RUN_DIR=$CHECKOUT/run/$HTTP_PORT
@@ -61,7 +61,7 @@ stub_python() {
   stub fakepython <<'STUB'
 case $1:$2 in # -c CODE, or module.py lib.FOLDER.MODULE
   -c:*) exit 0 ;;
-  */module.py:*.hostfile) exec "$REAL_PYTHON" "$@" ;;
+  */module.py:*.hostfile | */module.py:*.list_models) exec "$REAL_PYTHON" "$@" ;;
   */module.py:*.demo_model)
     echo "converting" >&2
     mkdir -p "$3/Demo-1B" && echo "progress" && echo "$3/Demo-1B"

@@ -233,3 +233,17 @@ STUB
   says "--link was not begun"
   [ "${output#*link check:}" = "$output" ]
 }
+
+@test "each of several models is looked at where the ranks will be" {
+  for name in one two; do
+    mkdir -p "$BATS_TEST_TMPDIR/my models/$name"
+    echo '{}' >"$BATS_TEST_TMPDIR/my models/$name/config.json"
+    : >"$BATS_TEST_TMPDIR/my models/$name/model.safetensors"
+  done
+  cd "$BATS_TEST_TMPDIR"
+  MODEL_ID=x MODELS="a=$BATS_TEST_TMPDIR/my models/one" MODELS_DIR='my models' PINNED=two MODELS_GB=3 \
+    run "$VERIFY" --local 2 --check models --dry-run
+  [ "$status" -eq 0 ]
+  says "lib.model.check_models 2 --parallel auto --json '' x 'a=$BATS_TEST_TMPDIR/my models/one' '$BATS_TEST_TMPDIR/my models' two"
+  says "127.0.0.1 /bin/ls '$BATS_TEST_TMPDIR/my models/one'"
+}

@@ -10,7 +10,8 @@ from server.protocol.domains import COUNT
 
 PACKAGES = ("mlx", "mlx-lm", "transformers", "huggingface-hub", "llguidance", "prometheus-client")
 
-PYTHON_NAMES = ("versions", "mlx", "check_model", "formats")  # asked of the ranks' interpreter
+# Asked of the ranks' interpreter.
+PYTHON_NAMES = ("versions", "mlx", "check_model", "formats", "check_models")
 
 # Each: argv, and how many seconds it may take.
 Command = tuple[list[str], float]
@@ -119,12 +120,15 @@ def python_commands(plan: Plan) -> dict[str, Command]:
         "versions": ([plan.python, "-c", VERSIONS, ",".join(PACKAGES)], 20),
         "mlx": ([plan.python, "-c", MLX], 30),
     }
+    module = [plan.python, f"{plan.checkout}/scripts/lib/module.py"]
+    ranks, trust = str(len(plan.ranks)), ["--trust-remote-code"] * plan.trust_remote_code
+    if plan.several:
+        options = ["--parallel", plan.parallel, "--json", *trust]
+        argv = [*module, "lib.model.check_models", ranks, *options, *plan.listed]
+        commands["check_models"] = (argv, 45)
     if plan.model_dir is not None:
-        script = [f"{plan.checkout}/scripts/lib/module.py", "lib.model.check_model"]
-        options = ["--parallel", plan.parallel, "--json", "--kv-bits", plan.kv_bits]
-        if plan.trust_remote_code:
-            options.append("--trust-remote-code")
-        argv = [plan.python, *script, plan.model_dir, str(len(plan.ranks)), *options]
+        options = ["--parallel", plan.parallel, "--json", "--kv-bits", plan.kv_bits, *trust]
+        argv = [*module, "lib.model.check_model", plan.model_dir, ranks, *options]
         commands["check_model"] = (argv, 30)
         commands["formats"] = ([*argv, "--full"], 45)  # which imports mlx, and may hang there
     return commands

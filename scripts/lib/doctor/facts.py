@@ -64,6 +64,7 @@ class HostFacts:
     gpu_limit: int | None = None
     split: dict[str, Any] | None = None
     full: dict[str, Any] | None = None  # the same with what needs mlx: formats, KV cache
+    models: dict[str, Any] | None = None  # what check_models.py tells
     macos: tuple[str, str] | None = None
     distribution: str = ""
     memory: int | None = None
@@ -209,6 +210,7 @@ def _python_facts(texts: Mapping[str, str], commands: Mapping[str, Any]) -> dict
         facts["evaluated"] = said.get("sum") == 6
     facts["split"] = _json(mac_text.last_line([texts.get("check_model", "")])) or None
     facts["full"] = _json(mac_text.last_line([texts.get("formats", "")])) or None
+    facts["models"] = _json(mac_text.last_line([texts.get("check_models", "")])) or None
     return facts
 
 

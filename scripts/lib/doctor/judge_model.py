@@ -40,8 +40,8 @@ def model(cluster: Cluster) -> Iterator[Finding]:
     """Every host has the whole model, with the same content."""
     folder = cluster.plan.model_dir
     if folder is None:
-        words = "MODEL_DIR is not set"
-        if cluster.plan.local:
+        words = "see models" if cluster.plan.several else "MODEL_DIR is not set"
+        if cluster.plan.local and not cluster.plan.several:
             words += ": the first start makes the demo model"
         for facts in cluster.reached:
             yield Finding("model", facts.host, SKIP, words)

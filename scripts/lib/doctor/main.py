@@ -33,8 +33,10 @@ from scripts.lib.hosts.hostfile import (
     ssh_name_problem,
 )
 from scripts.lib.hosts.on_hosts import LOCAL_HOST, Answer, command_for
+from scripts.lib.model.list_models import SOME_MODEL, read_list
 from server.protocol.domains import MOST
 from server.protocol.fingerprint import code_fingerprint
+from server.protocol.setting import SettingError
 
 PROGRAM = "verify_cluster.sh"
 PINGS_AT_LEAST_S = 8.0
@@ -50,7 +52,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hostfile", type=Path)
     parser.add_argument("--local", type=int, default=0)
     parser.add_argument("--named", action="append", default=[])
-    parser.add_argument("--model-dir")
+    parser.add_argument("--model-dir", default="")
+    for option in ("--model-id", "--models", "--models-dir", "--pinned"):
+        parser.add_argument(option, default="")
+    parser.add_argument("--models-gb", type=float)
     parser.add_argument("--parallel", default="auto")
     parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--kv-budget-gb", type=float)
@@ -96,6 +101,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     for host in options.host:
         if host not in ranks:
             stop(2, f"--host {host}: must be one of {', '.join(dict.fromkeys(ranks))}")
+    listed = options.model_dir, options.model_id, options.models, options.models_dir, options.pinned
     asked = [host for host in dict.fromkeys(ranks) if not options.host or host in options.host]
     return Plan(
         ranks=ranks,
@@ -110,7 +116,9 @@ def make_plan(options: argparse.Namespace) -> Plan:
         addresses=addresses,
         hostfile=hostfile,
         hostfile_name=name,
-        model_dir=options.model_dir,
+        model_dir=first_model(listed),
+        listed=listed,
+        models_gb=options.models_gb,
         parallel=options.parallel,
         trust_remote_code=options.trust_remote_code,
         kv_budget_gb=options.kv_budget_gb,
@@ -123,6 +131,18 @@ def make_plan(options: argparse.Namespace) -> Plan:
         code=own_code(options.checkout),
         deadline_s=options.deadline,
     )
+
+
+def first_model(listed: Sequence[str]) -> str | None:
+    """The folder of the one that is loaded at the start; None where it cannot be told from here."""
+    model_dir, _, models, models_dir, _ = listed
+    if model_dir or not (models or models_dir):
+        return model_dir or None
+    try:
+        first = read_list(listed, unseen=True)[0]
+    except SettingError:
+        return None  # which the hosts tell
+    return None if first.name == SOME_MODEL else str(first.folder)
 
 
 def hostfile_of(path: Path) -> Hostfile:

@@ -17,7 +17,9 @@ class Plan:
     where rank i can be reached by the other ranks, first the one used most.
     hostfile_name: its path, from the checkout if it is in there.
     cluster_ports[i]: the TCP ports on which rank i listens for the others. python, checkout and
-    model_dir are the same absolute paths on every host. pins: package to version as pinned.
+    model_dir are the same absolute paths on every host. listed: MODEL_DIR, MODEL_ID, MODELS,
+    MODELS_DIR and PINNED as they are set; model_dir is the first of these, where that is known.
+    pins: package to version as pinned.
     """
 
     ranks: tuple[str, ...]
@@ -33,6 +35,8 @@ class Plan:
     hostfile: Hostfile | None = None
     hostfile_name: str = ""
     model_dir: str | None = None
+    listed: tuple[str, ...] = ("",) * 5
+    models_gb: float | None = None
     parallel: str = "auto"
     trust_remote_code: bool = False
     kv_budget_gb: float | None = None
@@ -44,6 +48,15 @@ class Plan:
     pins: dict[str, str] = field(default_factory=dict)
     code: str | None = None
     deadline_s: float = 60.0
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one model may be served."""
+        return bool(self.listed[2] or self.listed[3])
+
+    @property
+    def pinned(self) -> frozenset[str]:
+        return frozenset(self.listed[4].split(","))
 
     @property
     def rdma(self) -> bool:
@@ -71,7 +84,8 @@ class Plan:
     def folders(self) -> dict[str, str]:
         """The folders that every rank has to read, by what is in them."""
         found = {"checkout": self.checkout, "python": posixpath.dirname(self.python)}
-        return found | ({"model": self.model_dir} if self.model_dir else {})
+        more = {"model": self.model_dir, "models": self.listed[3]}
+        return found | {name: path for name, path in more.items() if path}
 
     def ranks_on(self, host: str) -> list[int]:
         return [rank for rank, name in enumerate(self.ranks) if name == host]

@@ -21,8 +21,8 @@ from scripts.lib.setup.site import Site
 # What the doctor cannot say before the hostfile is there, and the copies.
 LATER = (
     "hostfile", "python", "versions", "checkout", "compute", "wheel", "model", "heads", "formats",
-    "memory", "even", "ports", "gid", "bridge", "ends", "speed", "cabling", "queues", "address",
-    "path", "firewall",
+    "models", "memory", "even", "ports", "gid", "bridge", "ends", "speed", "cabling", "queues",
+    "address", "path", "firewall",
 )  # fmt: skip
 KEY = "~/.ssh/id_ed25519"
 

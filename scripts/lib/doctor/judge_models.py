@@ -1,0 +1,154 @@
+"""Every model of MODELS and MODELS_DIR: the same everywhere, to be served, and fitting. Pure.
+
+What each host says of its list is check_models.py's. A model that cannot be loaded is refused when
+it is asked for, and the others are served: so that is a warning, as what is one model's alone.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from scripts.lib.doctor.cluster import Cluster
+from scripts.lib.doctor.facts import HostFacts
+from scripts.lib.doctor.findings import (
+    FAIL,
+    PASS,
+    SKIP,
+    WARN,
+    Finding,
+    Fix,
+    gigabytes,
+    listed,
+    most_common,
+)
+from scripts.lib.doctor.judge_memory import limit
+
+SHOWN = 3  # of each kind
+REFUSED = 'requests for it get a 503 with code "not_loaded" and the reason'
+
+Model = Mapping[str, Any]  # as check_models.py tells it
+
+
+def models(cluster: Cluster) -> Iterator[Finding]:
+    """For each host what is most wrong there; all of it, where several things are."""
+    told = [facts for facts in cluster.reached if _list_of(facts)]
+    usual = most_common(_list_of(facts) for facts in told)
+    for facts in cluster.reached:
+        if facts.models is None:
+            yield Finding("models", facts.host, SKIP, facts.why("check_models") or "see python")
+        elif "error" in facts.models:
+            words = facts.models["error"]
+            symptom = "the rank ends at once, with exit code 78 and these words"
+            yield Finding("models", facts.host, FAIL, words, symptom, _sync(cluster, facts.host))
+        elif _list_of(facts) != usual:
+            words = _other_list(_list_of(facts), usual)
+            symptom = 'exit code 78 with "the ranks differ: MODELS"'
+            yield Finding("models", facts.host, FAIL, words, symptom, _sync(cluster, facts.host))
+        elif differ := list(_differences(facts, told)):
+            words = _some(differ)
+            yield Finding("models", facts.host, FAIL, words, REFUSED, _sync(cluster, facts.host))
+        else:
+            yield _judge_each(cluster, facts)
+
+
+def _list_of(facts: HostFacts) -> tuple[tuple[str, str], ...]:
+    every = (facts.models or {}).get("models", ())
+    return tuple((one["name"], one["folder"]) for one in every)
+
+
+def _other_list(here: tuple[tuple[str, str], ...], usual: tuple[tuple[str, str], ...]) -> str:
+    words = []
+    if lacks := [name for name, _ in set(usual) - set(here)]:
+        words.append(f"it lacks {_some(sorted(lacks))}")
+    if alone := [f"{name} ({folder})" for name, folder in set(here) - set(usual)]:
+        words.append(f"it alone has {_some(sorted(alone))}")
+    return "; ".join(words) or "its models have another order"
+
+
+def _differences(facts: HostFacts, told: list[HostFacts]) -> Iterator[str]:
+    """Models whose files are not what most hosts have."""
+    for place, one in enumerate(facts.models["models"]):
+        every = [
+            other.models["models"][place]
+            for other in told
+            if _list_of(other) == _list_of(facts) and "error" not in other.models
+        ]
+        # One that a host cannot read is as different as it can be; one that none can is not.
+        usual = most_common(_content(model) for model in every)
+        if _content(one) == usual:
+            continue
+        names = sorted(
+            {name for name, _ in set(usual or ()) ^ set(_content(one) or ())}
+        ) or one["reasons"]  # fmt: skip
+        yield f"{one['name']}: {_some(names)} is not what the others have"
+
+
+def _content(model: Model) -> tuple[tuple[str, str], ...] | None:
+    return tuple(sorted(model["files"].items())) if "files" in model else None
+
+
+def _judge_each(cluster: Cluster, facts: HostFacts) -> Finding:
+    """Of a list that is as everywhere."""
+    every = facts.models["models"]
+    refused = [f"{one['name']}: {'; '.join(one['reasons'])}" for one in every if one["reasons"]]
+    verdict, close = _room(cluster, facts, [one for one in every if not one["reasons"]])
+    if refused or close:
+        words = _some([*refused, *close], "; ")
+        fix = Fix(
+            "leave it out, or take another; where memory is short: fewer PINNED, a smaller model "
+            "or quantisation, more ranks, or a higher MODELS_GB"
+        )
+        return Finding("models", facts.host, verdict, words, REFUSED, fix)
+    words = f"{len(every)} models, of which each fits beside those that are pinned"
+    if others := facts.models["others"]:
+        no_models = [f"{folder}: {why}" for folder, why in others]
+        words += f"; no models: {_some(no_models, '; ')}"
+    return Finding("models", facts.host, PASS, words)
+
+
+def _room(cluster: Cluster, facts: HostFacts, usable: list[Model]) -> tuple[str, list[str]]:
+    """What does not fit on this host: weights of what is pinned and of one more, and what loading
+    it takes at its peak."""
+    ranks = cluster.plan.ranks_on(facts.host)
+    most = limit(facts)
+    if cluster.plan.models_gb:
+        most = min(most or float("inf"), cluster.plan.models_gb * 1e9 * len(ranks))
+    if not most:
+        return WARN, []
+
+    def weights(model: Model) -> int:
+        return sum(model["weights"][rank] for rank in ranks)
+
+    def peak(model: Model) -> int:
+        return model["peak"] * len(ranks)
+
+    pinned = [one for one in usable if one["name"] in cluster.plan.pinned]
+    held = sum(map(weights, pinned))
+    names = listed(one["name"] for one in pinned)
+    if held + max(map(peak, pinned), default=0) > most:
+        return FAIL, [f"{names} (PINNED) take {gigabytes(held)} of {gigabytes(most)}"]
+    beside = f" beside {names} (PINNED, {gigabytes(held)})" if pinned else ""
+    return WARN, [
+        f"{one['name']} takes {gigabytes(weights(one))}{beside}, and there are {gigabytes(most)}"
+        for one in usable
+        if one not in pinned and weights(one) + peak(one) + held > most
+    ]
+
+
+def _sync(cluster: Cluster, host: str) -> Fix:
+    if cluster.plan.local or host == cluster.plan.rank0:
+        return Fix(
+            "set MODELS and MODELS_DIR to folders that are there; rank 0 is the one that the "
+            "others get theirs from"
+        )
+    return Fix(
+        "copies all of them from rank 0, as far as they differ, and checks every byte; what is "
+        "there alone is for you to move away",
+        command=shlex.join(["scripts/sync_model.sh", "--all", host]),
+        here=True,
+    )
+
+
+def _some(words: list[str], between: str = ", ") -> str:
+    more = f"{between}{len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return between.join(words[:SHOWN]) + more
