@@ -18,6 +18,9 @@
 #   GPU limit    iogpu.wired_limit_mb of the host; (default): nothing was set. Macs only
 #   host memory  used and all
 #   beat         since when rank 0 has not heard of it
+# Of several models it shows those that are loaded or on their way, and why others are not: what has no
+# reason has not been asked for, or left when nobody needed it.
+#
 # A rank's state is ok, loading, silent (no heartbeat), stopped (SIGSTOP), gone, awaited (while
 # all start), left over (from an earlier start), unknown (its host does not answer), or runs (when
 # rank 0 does not tell more). Lines with ! say what is wrong.

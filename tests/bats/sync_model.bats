@@ -102,3 +102,28 @@ setup() {
   [ "$status" -eq 3 ]
   says "no such file"
 }
+
+@test "--all takes the models of the settings, and a folder of models those below it" {
+  run "$SYNC" --all
+  [ "$status" -eq 2 ]
+  says "none of MODEL_DIR, MODELS and MODELS_DIR is set"
+  MODELS_DIR=/none run "$SYNC" --all
+  [ "$status" -eq 2 ]
+  says "MODELS_DIR='/none': must lead to a folder"
+  other="$BATS_TEST_TMPDIR/other disk, two/Big"
+  mkdir -p "${other%/*}"
+  cp -R "$MODEL" "$other"
+  MODEL_DIR=$MODEL MODELS="big=$other" run "$SYNC" --all --dry-run mac7
+  [ "$status" -eq 0 ]
+  says "+ cd $MODEL"
+  says "+ cd '$other'"
+  says "mac7:./"
+  run "$SYNC" --revision main --all
+  [ "$status" -eq 2 ]
+  cp -R "$MODEL" "${MODEL%/*}/Two"
+  run "$SYNC" --dry-run "${MODEL%/*}" mac7
+  says "+ cd $MODEL"
+  says "+ cd ${MODEL%/*}/Two"
+  run called "ssh "
+  [ "$status" -ne 0 ]
+}

@@ -55,6 +55,7 @@ def report(gathered: Gathered) -> dict[str, Any]:
         "parallel": body.get("parallel"),
         "backend": body.get("backend"),
         **_load(body),
+        "models": _models(body),
         "ranks": ranks,
         "hosts": [_host(facts, body, places) for facts in gathered.hosts.values()],
     }
@@ -143,6 +144,12 @@ def _load(body: Mapping[str, Any]) -> dict[str, Any]:
         "prompt_tokens_per_s": points[-1].get("prompt_tokens_per_s"),
         "ttft_p50_s": points[-1].get("ttft_p50_s"),
     }
+
+
+def _models(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """As GET /cluster has them; none where there is but one, or rank 0 did not say."""
+    told = [one for one in body.get("models") or () if isinstance(one, dict)]
+    return told if len(told) > 1 else []
 
 
 # -- ranks and hosts

@@ -7,6 +7,7 @@ from scripts.lib.status.judge import NOTHING
 
 GB = 1e9
 LINE_MOST = 160
+MODELS_MOST = 12  # of several, that have a line of their own
 HEAD = (
     "rank",
     "host",
@@ -38,6 +39,7 @@ def render_one(one: dict[str, Any]) -> str:
     if one["state"] != "ok":
         lines.append(f"  {one['detail']}")
     lines += [f"  {line}" for line in (_since(one), _load(one)) if line]
+    lines += [f"  {line}" for line in _models(one)]
     if one["last_failure"]:
         lines.append(f"  last failure: {one['last_failure']}")
     if one["state"] not in ("ok", "elsewhere") and one["last_line"]:
@@ -98,6 +100,26 @@ def _load(one: dict[str, Any]) -> str:
         used, limit = (size(disk.get(name, 0)) for name in ("bytes", "limit_bytes"))
         text += f", prefixes on disk {used} of {limit}, {disk.get('hit_tokens')} tokens read back"
     return text
+
+
+def _models(one: dict[str, Any]) -> list[str]:
+    """Those that are loaded, or of which there is something to say; then the others."""
+    lines, others = [], []
+    for model in one["models"]:
+        name, state, why = model.get("id"), model.get("state"), model.get("why")
+        if state == "unloaded" and not why or len(lines) == MODELS_MOST:
+            others.append(str(name))
+            continue
+        words = [f"loading {model.get('loaded_share', 0):.0%}" if state == "loading" else state]
+        if state != "unloaded" and model.get("size_bytes"):
+            words.append(size(model["size_bytes"]))
+        words += ["pinned"] * bool(model.get("pinned"))
+        why = f": {why}" if why and why != state else ""
+        lines.append(f"model {name}: {', '.join(map(str, words))}{why}")
+    if others:
+        more = f" and {len(others) - MODELS_MOST} more" if len(others) > MODELS_MOST else ""
+        lines.append(f"not loaded: {', '.join(others[:MODELS_MOST])}{more}")
+    return [line[:LINE_MOST] for line in lines]
 
 
 def _of(limit: Any) -> str:

@@ -44,6 +44,7 @@ def look(job: dict) -> dict:
         "final": sizes_in(folder),
         "partial": sizes_in(partial_of(folder)),
         "free": free_bytes(parent),
+        "disk": os.stat(parent).st_dev,
         "user": getpass.getuser(),
         "denied": "" if os.access(parent, os.W_OK | os.X_OK) else str(parent),
     }

@@ -15,13 +15,16 @@ import shlex
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from scripts.lib.hosts.on_hosts import LOCAL_HOST
 from scripts.lib.model.hub_errors import NotGiven
 from scripts.lib.model.hub_repo import REPO
+from scripts.lib.model.list_models import SETTINGS, read_list
 from scripts.lib.model.model_folder import folder_problems
 from scripts.lib.settings.interpreter import problem, succeeds
+from scripts.lib.settings.kept_settings import Found
 from scripts.lib.sync import checkout, hub
 from scripts.lib.sync.manifest import Item, cache_file, read_items
 from scripts.lib.sync.model_copy import COPY_OPTIONS, FAST_CIPHER, Job, serve
@@ -30,14 +33,39 @@ from scripts.lib.sync.parallel import Failure, Voice, alone, cannot, report, ser
 from scripts.lib.sync.probe import token_file
 from scripts.lib.sync.routes import read_hosts
 from scripts.lib.sync.rsync import end_all, rsync_command
+from scripts.lib.sync.several import Outcomes, by_host_and_model, serve_each
 from scripts.lib.sync.targets import choose_targets, need_python, need_tools
 from scripts.lib.verbs import shared
 from scripts.lib.verbs.exit_codes import MISSING
 from scripts.lib.verbs.header import help_of
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
+from server.protocol.model_list import is_model, look_below
+from server.protocol.setting import SettingError
 
 PROGRAM = "sync_model.sh"
+
+
+def choose_sources(options: argparse.Namespace, voice: Voice) -> dict[str, Path]:
+    """Folders of models here, by name. Raises Failure and NotGiven."""
+    if not options.all:
+        top = Path(os.path.abspath(options.model))
+        below = () if not top.is_dir() or is_model(top) else look_below(top).models
+        if not below:
+            return {top.name: choose_source(options, voice)}
+        if options.revision or options.to:
+            options.parser.error(f"{options.model} is a folder: --revision and --to are for repos")
+        options.listed = below
+    found = {}
+    for one in options.listed:
+        if problems := folder_problems(one.folder):
+            options.broken.append(one.name)
+            voice.say(f"{one.name} is left out, not a whole model: {'; '.join(problems)}")
+        else:
+            found[one.name] = one.folder
+    if not found:
+        raise Failure("none of them is a whole model")
+    return found
 
 
 def choose_source(options: argparse.Namespace, voice: Voice) -> Path:
@@ -111,6 +139,7 @@ def make_parser() -> Parser:
     shared.add(made, "--hostfile", "--dry-run")
     made.add_argument("--revision", type=shared.some)
     made.add_argument("--to", type=shared.some)
+    made.add_argument("--all", action="store_true")
     made.add_argument("model", nargs="?", metavar="MODEL")
     made.add_argument("hosts", nargs="*", metavar="HOST")
     return made
@@ -120,9 +149,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line and the settings; or the end of the program."""
     parser = make_parser()
     options = parser.parse_args(arguments)
-    if not options.model:
-        parser.error("MODEL is missing: must be the folder of a model, or a Hugging Face repo")
+    options.broken = []
+    if not options.model and not options.all:
+        parser.error(
+            "MODEL is missing: must be the folder of a model or of models, or a Hugging Face repo; "
+            "or --all"
+        )
     settings = read_settings(PROGRAM, options)
+    if options.all:
+        choose_all(parser, options, settings)
     options.root, options.timeout = ROOT, settings["SYNC_TIMEOUT"].value
     options.python = need_python(PROGRAM, os.environ | texts(settings))
     options.hosts, options.hostfile = choose_targets(
@@ -131,12 +166,31 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.hosts:
         need_tools(PROGRAM)
     options.parser = parser
-    if not os.path.isdir(options.model) and REPO.fullmatch(options.model) and not options.dry_run:
+    if (
+        not options.all
+        and not os.path.isdir(options.model)
+        and REPO.fullmatch(options.model)
+        and not options.dry_run
+    ):
         for name in ("HF_TOKEN", "HF_ENDPOINT"):  # which the hub's own package reads
             if settings[name].text:
                 os.environ[name] = settings[name].text
         be_able_to_download(options.python)
     return options
+
+
+def choose_all(parser: Parser, options: argparse.Namespace, settings: Mapping[str, Found]) -> None:
+    """--all: those that the settings name; so there is no MODEL, and all words are hosts."""
+    if options.revision or options.to:
+        parser.error("--all is of folders that are here: --revision and --to are for repos")
+    options.hosts = [options.model, *options.hosts] if options.model else options.hosts
+    listed = [settings[name].text if name in settings else "" for name in SETTINGS]
+    if not any(listed):
+        parser.error("--all: none of MODEL_DIR, MODELS and MODELS_DIR is set")
+    try:
+        options.listed = read_list(listed)
+    except SettingError as error:
+        stop(PROGRAM, str(error))
 
 
 def be_able_to_download(python: str) -> None:
@@ -160,9 +214,13 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             if not options.dry_run:
                 stack.enter_context(alone(state, PROGRAM))
-            folder = choose_source(options, voice)
-            items = [] if options.dry_run else read_source(options, folder, voice)
-            token = stack.enter_context(token_file(place_for_token(folder, state)))
+            folders = choose_sources(options, voice)
+            items = {
+                name: [] if options.dry_run else read_source(options, folder, voice)
+                for name, folder in folders.items()
+            }
+            places = {name: place_for_token(folder, state) for name, folder in folders.items()}
+            tokens = {place: stack.enter_context(token_file(place)) for place in {*places.values()}}
         except Failure as failure:
             voice.say(str(failure))
             return 1
@@ -176,29 +234,53 @@ def main(arguments: list[str] | None = None) -> int:
             voice.say("interrupted; run it again to go on")
             return 1
         if not hosts:
-            return report_alone(options, folder, voice)
-        job = Job(
-            folder, items, options.python, options.timeout, token, read_hosts(options.hostfile)
-        )
+            return report_alone(options, folders, voice)
+        cables = read_hosts(options.hostfile)
+        jobs = {
+            name: Job(
+                folder, items[name], options.python, options.timeout, tokens[places[name]], cables
+            )
+            for name, folder in folders.items()
+        }
         if options.dry_run:
-            show_commands(job, hosts)
+            for job in jobs.values():
+                show_commands(job, hosts)
             return 0
         try:
-            return report(
-                PROGRAM, serve_all(hosts, lambda host: serve(job, host, Voice(PROGRAM, host)))
-            )
+            return max(report(PROGRAM, serve_hosts(jobs, hosts)), report_broken(options, voice))
         except KeyboardInterrupt:
             end_all()
             voice.say("interrupted; run it again to go on")
             return 1
 
 
-def report_alone(options: argparse.Namespace, folder: Path, voice: Voice) -> int:
-    """No host and no hostfile: the model is here, and that is all."""
+def serve_hosts(jobs: Mapping[str, Job], hosts: list[str]) -> Outcomes:
+    """All at once; each its models one after the other."""
+    if len(jobs) == 1:
+        (job,) = jobs.values()
+        return serve_all(hosts, lambda host: serve(job, host, Voice(PROGRAM, host)))
+    each: dict[str, Outcomes] = {}
+
+    def serve_host(host: str) -> str:
+        each[host] = serve_each(jobs, host, Voice(PROGRAM, host))
+        return ""
+
+    return by_host_and_model(serve_all(hosts, serve_host), each)
+
+
+def report_broken(options: argparse.Namespace, voice: Voice) -> int:
+    if options.broken:
+        voice.say(f"left out: {', '.join(options.broken)}")
+    return 1 if options.broken else 0
+
+
+def report_alone(options: argparse.Namespace, folders: Mapping[str, Path], voice: Voice) -> int:
+    """No host and no hostfile: the models are here, and that is all."""
     if not options.dry_run:
         voice.say("no hostfile and no HOST: it is for this machine alone")
-        print(f"ok {LOCAL_HOST} {folder}")
-    return 0
+        for folder in folders.values():
+            print(f"ok {LOCAL_HOST} {folder}")
+    return report_broken(options, voice)
 
 
 def place_for_token(folder: Path, state: Path) -> Path:

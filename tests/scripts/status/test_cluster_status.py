@@ -521,3 +521,28 @@ def test_prefixes_on_disk_are_shown_where_there_are_any():
     text = render([report(gathered(Told(CLUSTER | {"prefix_cache": {"disk": disk}})))])
     assert "prefixes on disk 12.0 GB of 100.0 GB, 345 tokens read back" in text
     assert "on disk" not in render([report(gathered())])
+
+
+def test_several_models_are_shown_by_how_they_stand_and_why():
+    def model(name, state="unloaded", why="", **more):
+        return {"id": name, "state": state, "why": why, "pinned": False, "size_bytes": 9e9} | more
+
+    models = [
+        model("large", "loaded", "loaded", size_bytes=412 * 10**9),
+        model("small", "loaded", "loaded", pinned=True),
+        model("next", "loading", "loading", loaded_share=0.456),
+        model("other", "leaving", "makes room for next"),
+        model("broken", why="rank 1: config.json is missing"),
+        *(model(f"idle-{n:02}") for n in range(20)),
+    ]
+    one = report(gathered(Told(CLUSTER | {"models": models})))
+    assert (one["models"], one["well"]) == (models, True)
+    text = render([one])
+    assert "\n  model large: loaded, 412.0 GB\n  model small: loaded, 9.0 GB, pinned\n" in text
+    assert "\n  model next: loading 46%, 9.0 GB\n" in text
+    assert "\n  model other: leaving, 9.0 GB: makes room for next\n" in text
+    assert "\n  model broken: unloaded: rank 1: config.json is missing\n" in text
+    assert "\n  not loaded: idle-00, " in text and "idle-11 and 8 more\n" in text
+    # What is one server's only model is in its first line already.
+    text = render([report(gathered(Told(CLUSTER | {"models": models[:1]})))])
+    assert "model large" not in text

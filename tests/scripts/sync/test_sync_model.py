@@ -216,6 +216,34 @@ def test_one_bad_host_does_not_stop_the_others(site):
     assert done.stderr.splitlines()[-1] == "sync_model.sh: failed on node-2, node-3, node-gone"
 
 
+def test_several_models_arrive_one_after_the_other_if_there_is_room_for_all(site):
+    write_model(site.models / "ORG/One-4bit")
+    write_model(site.models / "Two")
+    (write_model(site.models / "Broken") / "tokenizer.json").unlink()
+    several = {"MODELS": f"two={site.models / 'Two'}", "MODELS_DIR": str(site.models)}
+    # Room for one of them.
+    site.nodes["node-2"].stub("df", "echo Filesystem; echo x 9 9 254000 9% /")
+    done = site.sync("--all", "node-2", "node-3", **several)
+    assert done.returncode == 1
+    said = lines(done)
+    assert said["node-2"].startswith("fail 260 MB free, and what is missing of 2 models needs")
+    assert not list(site.view("node-2").iterdir())
+    assert "node-3: model 2 of 2: ORG/One-4bit" in done.stderr
+    assert "Broken is left out, not a whole model" in done.stderr
+    wanted = {f"{top}/{name}": v for top in ("ORG/One-4bit", "Two") for name, v in FILES.items()}
+    assert contents(site.view("node-3")) == wanted
+    # A folder of models stands for those that are below.
+    (site.models / "Broken/tokenizer.json").write_text("{}")
+    done = site.sync(site.models, "node-3")
+    assert done.returncode == 0, done.stderr
+    texts = [line.split(None, 3) for line in done.stdout.splitlines()]
+    assert [(ok, host, name) for ok, host, name, _ in texts] == [
+        ("ok", "node-3", name) for name in ("Broken", "ORG/One-4bit", "Two")
+    ]
+    assert "4 MB of 4 MB copied" in texts[0][3], done.stdout
+    assert ["was there already" in text for *_, text in texts] == [False, True, True]
+
+
 # -- the hub
 
 
