@@ -10,7 +10,8 @@
 # the other scripts, which can be run by themselves. After a failure or Ctrl-C run it again.
 #
 #   --model MODEL  What to serve: the folder of an MLX model here, or a Hugging Face repo such as
-#                  mlx-community/Foo-4bit (MODEL_DIR, else that of the last time, else it asks).
+#                  mlx-community/Foo-4bit (MODEL_DIR, else that of the last time, else the first of
+#                  MODELS and MODELS_DIR, else it asks). What these name, too, is brought along.
 #   --ring-tcp     No RDMA: ranks over the ordinary network. So it is with hosts that are no Macs.
 #   --yes          Yes to every question. Needed where there is no terminal to ask at; sudo must not
 #                  ask for a password then.

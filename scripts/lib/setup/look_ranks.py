@@ -93,9 +93,10 @@ def model(site: Site) -> Look:
     folder = site.model_dir
     if not folder.is_dir():
         return Look(NEEDED, f"{folder} is not there")
-    told = script(site, "verify_cluster.sh", "--check", "model")
+    more = ["--check", "models"] if site.several else []
+    told = script(site, "verify_cluster.sh", "--check", "model", *more)
     if told.returncode == 0:
-        return Look(HOLDS, f"{folder} on every host")
+        return Look(HOLDS, f"{folder}{' and the others' * site.several} on every host")
     failed = [line for line in told.stdout.splitlines() if line.startswith("FAIL")]
     return Look(NEEDED, "\n".join(failed) or told.stderr.strip())
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from scripts.lib.hosts.hostfile import host_name, ssh_name_problem
 from scripts.lib.hosts.our_process import read_lines
 from scripts.lib.hosts.reach import MOST_RANKS
+from scripts.lib.model.list_models import read_list
 from scripts.lib.settings.kept_settings import Found, SettingError, first_key
 from scripts.lib.setup import look_hosts, steps
 from scripts.lib.setup.command import Command, run
@@ -34,6 +35,7 @@ from scripts.lib.verbs.file_kind import no_file
 from scripts.lib.verbs.header import help_of
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
+from server.protocol.model_list import ServedModel
 from server.protocol.settings_table import OF_USERS
 
 PROGRAM = "setup_cluster.sh"
@@ -75,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def go_on(*more: str) -> str:
         kept = settings["MODEL_DIR"].text or state.model
-        return str(taking_up(options, given, "" if site.model == kept else site.model, *more))
+        known = site.listed or site.model == kept
+        return str(taking_up(options, given, "" if known else site.model, *more))
 
     try:
         with alone(ROOT / checkout.STATE, PROGRAM):
@@ -83,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for step in walked:
                 current = step.name
                 walk(site, step, options)
-                write_state(ROOT, replace(state, model=site.model, measured=site.measured))
+                model = state.model if site.listed else site.model
+                write_state(ROOT, replace(state, model=model, measured=site.measured))
         command = steps.serve(site, None)[0]
         say(f"done; to serve this model later: {replace(command, env=given | command.env)}")
         return 0
@@ -174,8 +178,13 @@ def make_site(options: Namespace, state: State, settings: Mapping[str, Found]) -
     """With the settings, which children read for themselves, too."""
     need_tools(PROGRAM)
     named = settings["MODEL_DIR"].text
-    model = options.model or named or state.model
-    if model and (problem := model_problem(model)):
+    model, model_id = options.model or named or state.model, settings["MODEL_ID"].text
+    several = bool(settings["MODELS"].text or settings["MODELS_DIR"].text)
+    listed = several and not model
+    if listed:
+        first = first_listed(settings)
+        model, model_id = str(first.folder), first.name
+    elif model and (problem := model_problem(model)):
         whose = "MODEL_DIR" if named else "the model of the last time,"
         stop(PROGRAM, f"{whose} {problem}; name one with --model")
     if not model and not options.terminal and not options.dry_run:
@@ -189,7 +198,7 @@ def make_site(options: Namespace, state: State, settings: Mapping[str, Found]) -
         root=ROOT,
         hosts=state.hosts,
         model=model,
-        model_id=settings["MODEL_ID"].text,
+        model_id=model_id,
         ring_wanted=state.ring_tcp,
         python=need_python(PROGRAM, os.environ | texts(settings)),
         named_hostfile=settings["HOSTFILE"].text,
@@ -198,7 +207,17 @@ def make_site(options: Namespace, state: State, settings: Mapping[str, Found]) -
         measured=state.measured,
         at_terminal=options.terminal or (options.dry_run and not options.yes),
         systems={state.hosts[0]: system},
+        several=several,
+        listed=listed,
     )
+
+
+def first_listed(settings: Mapping[str, Found]) -> ServedModel:
+    """Of MODELS and MODELS_DIR; or the end of the program."""
+    try:
+        return read_list(["", "", settings["MODELS"].text, settings["MODELS_DIR"].text, ""])[0]
+    except SettingError as error:
+        stop(PROGRAM, str(error))
 
 
 def key_in(file: str) -> str:

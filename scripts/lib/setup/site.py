@@ -18,9 +18,11 @@ RING_HOSTFILE = "hostfiles/ring.local.json"  # of make_hostfile.sh --ring-tcp
 
 @dataclass
 class Site:
-    """model: a folder or a repo, "" until it is named. model_id: its name in the API, "" for the
-    folder's. python: the ranks' interpreter. named_hostfile: what HOSTFILE says. measured: what
-    the benchmark was last run for. systems: uname -s of each host, once ssh has told."""
+    """model: a folder or a repo, "" until it is named; the first that is loaded, where there are
+    several: MODELS and MODELS_DIR name more, which what we start reads for itself. listed: it is
+    one of these. model_id: its name in the API, "" for the folder's. python: the ranks'
+    interpreter. named_hostfile: what HOSTFILE says. measured: what the benchmark was last run for.
+    systems: uname -s of each host, once ssh has told."""
 
     root: Path
     hosts: tuple[str, ...]
@@ -34,6 +36,8 @@ class Site:
     measured: str
     at_terminal: bool
     systems: Mapping[str, str]
+    several: bool = False
+    listed: bool = False
 
     @property
     def ring_tcp(self) -> bool:
@@ -68,8 +72,9 @@ class Site:
     @property
     def settings(self) -> dict[str, str]:
         """What goes with every script that starts ranks."""
-        model = {"MODEL_DIR": self.short(self.model_dir)} if self.model_dir else {}
-        return self.hostfile_setting | model
+        if self.listed or not self.model_dir:
+            return self.hostfile_setting
+        return self.hostfile_setting | {"MODEL_DIR": self.short(self.model_dir)}
 
     @property
     def hostfile_setting(self) -> dict[str, str]:

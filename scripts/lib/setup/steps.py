@@ -108,6 +108,8 @@ def sync(site: Site, look: Look | None) -> list[Command]:
 
 def bring_model(site: Site, look: Look | None) -> list[Command]:
     there = site.model_dir and site.model_dir.is_dir()
+    if site.several and there:
+        return [script("sync_model.sh", "--all", *site.hosts, env=site.settings)]
     source = site.short(site.model_dir) if there else site.model or "MODEL"
     return [script("sync_model.sh", source, *site.hosts, env=site.hostfile_setting)]
 
@@ -169,7 +171,7 @@ STEPS = (
     Step("sync", "copy checkout and environment to every host", look_ranks.copies, sync),
     Step(
         "model",
-        "get the model, and copy it to every host",
+        "get the model, and copy it, and all others of the list, to every host",
         look_ranks.model,
         bring_model,
         needs_model=True,

@@ -249,6 +249,30 @@ def test_what_goes_on_has_the_settings_that_it_was_begun_with(place):
     )
 
 
+def test_models_of_the_list_are_brought_along_and_its_first_is_not_named_again(place):
+    """With MODEL_DIR, too, the first would have a second name, of its folder."""
+    folder = place.root / "models" / "top, all" / "One"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    place.env |= {"MODELS": f"small={folder}", "MODELS_DIR": str(folder.parent)}
+    said = place.run("--dry-run", *HOSTS)
+    assert "scripts/sync_model.sh --all mac0 bjorn@mac1\n" in said
+    assert "MODEL_DIR=" not in said
+    (place.state / "broken").touch()
+    said = place.run("--yes", *HOSTS, expect=1)
+    command = shlex.split(said.splitlines()[-1].partition("to go on: ")[2])
+    assert {f"MODELS=small={folder}", f"MODELS_DIR={folder.parent}"} <= set(command)
+    assert "--model" not in command
+    assert json.loads((place.root / "run/setup.json").read_text())["model"] == ""
+    # One that is named is the first, and the others are brought, too.
+    said = place.run("--dry-run", "--model", str(place.root / "models/Tiny"))
+    assert "MODEL_DIR=models/Tiny scripts/sync_model.sh --all mac0 bjorn@mac1\n" in said
+    place.env["MODELS"] = "small=/none"
+    said = place.run("--dry-run", expect=2)
+    assert "MODELS='small=/none': must lead to a folder" in said
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_model_that_is_gone_is_said_before_anything_is_done(place, kept):
     model = place.root / "models/Tiny"
