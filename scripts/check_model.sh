@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What a model would do on these hosts, before anybody downloads it.
+# What models would do on these hosts, before anybody downloads it.
 #
 # Usage: check_model.sh [--hosts HOST,HOST | --memory GB,GB] [--hostfile FILE] [--ranks N]
-#                       [--revision REVISION] [--json] [--help] MODEL
+#                       [--revision REVISION] [--json] [--help] MODEL...
 #
 # MODEL is the folder of a model, or a Hugging Face repo such as mlx-community/Foo-4bit, of which
 # only the small files are read, and the headers of the weights. Nothing is loaded or computed.
@@ -13,6 +13,9 @@
 # its chat template leaves out; whether its tokenizer needs code to be run. run, the doctor and
 # sync_model.sh refuse what this refuses.
 #
+# Of several, 8 at most, it also says which fit beside each other, with what loading the last takes
+# at its peak and caches of 4,096 tokens for each; those that do not can take turns.
+#
 #   --hosts HOST,...     Whose memory, rank 0 first (those of the hostfile; without one this machine)
 #   --memory GB,...      Macs with so much memory, that nobody need have. One number: any count
 #                        of such Macs.
@@ -20,7 +23,8 @@
 #   --ranks N            Judge this number of ranks (as many as hosts; without any, each)
 #   --revision REVISION  Branch, tag or commit of the repo (its main branch)
 #   --json               One JSON object on stdout in place of the text. Where there is nothing to
-#                        report, it has model, ok (false, or null: not known) and error.
+#                        report, it has model, ok (false, or null: not known) and error. Of
+#                        several models it has `models`, and in `together` the largest sets that fit.
 #
 # Settings: PARALLEL, TRUST_REMOTE_CODE, KV_BUDGET_GB, KV_BITS, KV_BITS_FROM and CONTEXT_MAX, as the run
 # script takes them; HF_TOKEN and HF_ENDPOINT for repos.

@@ -16,7 +16,13 @@ from tests.support.paths import ROOT
 KEY = "sesame"
 API = (ROOT / "docs/api.md").read_text(encoding="utf-8")
 RUN = [one for one in [*snippets(), *snippets(API)] if one.language in ("python", "bash")]
-FILLED = {"url": "http://127.0.0.1:1", "model": "org/model", "key": "k", "context": "4096"}
+FILLED = {
+    "url": "http://127.0.0.1:1",
+    "model": "org/model",
+    "small": "org/small",
+    "key": "k",
+    "context": "4096",
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +34,7 @@ def front_end(demo_model_dir):
 
 @pytest.mark.parametrize("one", RUN, ids=lambda one: one.client)
 def test_a_snippet_of_the_documentation_runs(front_end, one):
-    code = one.filled(url=front_end.root, model=MODEL, key=KEY, context="2048")
+    code = one.filled(url=front_end.root, model=MODEL, small=MODEL, key=KEY, context="2048")
     code = code.replace("http://127.0.0.1:8080", front_end.root).replace("KEY", KEY)
     if one.language == "python":
         command = [sys.executable, "-W", "error::SyntaxWarning", "-c", code]
@@ -60,7 +66,7 @@ def test_snippets_have_no_places_but_those_that_are_explained():
     for one in snippets():
         unknown = set(re.findall(r"\{([a-z_]+)\}", one.code)) - {*PLACES, "city"}
         assert not unknown, one.client
-        assert not re.search(r"\{(url|model|key|context)\}", one.filled(**FILLED))
+        assert not re.search(r"\{(url|model|small|key|context)\}", one.filled(**FILLED))
 
 
 def test_configurations_can_be_read_when_they_are_filled_in():

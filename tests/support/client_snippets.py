@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests.support.paths import ROOT
 
 TEXT = (ROOT / "docs/clients.md").read_text(encoding="utf-8")
-PLACES = ("url", "model", "key", "context")
+PLACES = ("url", "model", "small", "key", "context")
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Snippet:
     code: str
 
     def filled(self, **places: str) -> str:
-        """With the server's URL, the model, the key and the context in place."""
+        """With the server's URL, the models, the key and the context in place."""
         code = self.code
-        for name in PLACES:
-            code = code.replace(f"{{{name}}}", places[name])
+        for name, text in places.items():
+            code = code.replace(f"{{{name}}}", text)
         return code
 
 

@@ -28,6 +28,7 @@ from scripts.lib.verbs.verb_settings import ROOT, read_settings, stop, texts
 PROGRAM = "check_model.sh"
 NEEDED = "mlx_lm"
 MOST_GB = 100_000
+MODELS_MOST = 8  # of which every set is looked at
 
 
 def make_parser() -> Parser:
@@ -38,7 +39,7 @@ def make_parser() -> Parser:
     who.add_argument("--memory", type=gigabytes)
     made.add_argument("--ranks", type=shared.local)
     made.add_argument("--revision", type=shared.some)
-    made.add_argument("model", nargs="?", metavar="MODEL")
+    made.add_argument("models", nargs="*", metavar="MODEL")
     return made
 
 
@@ -77,7 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Stopped as error:
         if options.json:
             ok = False if error.code == FAILED else None  # else nobody knows
-            print(json.dumps({"model": options.model, "ok": ok, "error": str(error)}), flush=True)
+            model = options.models[0] if len(options.models) == 1 else options.models or None
+            print(json.dumps({"model": model, "ok": ok, "error": str(error)}), flush=True)
         if error.code == USAGE:
             parser.error(str(error))
         stop(PROGRAM, str(error), error.code)
@@ -85,19 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def tell(options: argparse.Namespace) -> int:
     """Prints the report; the exit code. Raises Stopped."""
-    if not options.model:
-        raise Stopped(
-            "MODEL is missing: must be the folder of a model, or a Hugging Face repo", USAGE
-        )
-    folder = Path(options.model)
-    if not folder.is_dir() and not REPO.fullmatch(options.model):
-        raise Stopped(
-            f"MODEL is {options.model!r}: neither a folder that is there nor a Hugging Face repo "
-            "(ORG/NAME)",
-            USAGE,
-        )
-    if folder.is_dir() and options.revision:
-        raise Stopped(f"{options.model} is a folder: --revision is for repos", USAGE)
+    check_models(options)
     settings = read_settings(PROGRAM, options)
     python = go_on_where_mlx_lm_is(texts(settings))
     for name in ("HF_TOKEN", "HF_ENDPOINT"):  # which the hub's own package reads as it is imported
@@ -108,30 +98,65 @@ def tell(options: argparse.Namespace) -> int:
     from scripts.lib.model.hub_errors import NotGiven
     from scripts.lib.model.hub_files import NoWeights
     from scripts.lib.model.model_report import examine, judged
+    from scripts.lib.model.together import as_text as together_as_text
+    from scripts.lib.model.together import judge_together
 
     machines = choose_machines(options, settings, python)
     ranks = options.ranks or (len(machines.names) if len(machines.names) > 1 else None)
-    with tempfile.TemporaryDirectory(prefix="check-model-") as scratch:
-        try:
-            report = examine(
-                options.model,
-                options.revision,
-                Path(scratch),
-                machines,
-                settings,
-                (ranks,) if options.ranks else (),
-            )
-        except NotGiven as error:
-            code = FAILED if isinstance(error, NoWeights) else MISSING
-            raise Stopped(str(error), code) from error
-    against = judged(report, ranks)
-    if options.json:
-        print(json.dumps(report | {"ok": not against, "reasons": against}))
+    reports, against = [], []
+    for model in options.models:
+        with tempfile.TemporaryDirectory(prefix="check-model-") as scratch:
+            try:
+                report = examine(
+                    model,
+                    options.revision,
+                    Path(scratch),
+                    machines,
+                    settings,
+                    (ranks,) if options.ranks else (),
+                )
+            except NotGiven as error:
+                code = FAILED if isinstance(error, NoWeights) else MISSING
+                raise Stopped(str(error), code) from error
+        reasons = judged(report, ranks)
+        reports.append(report | {"ok": not reasons, "reasons": reasons})
+        several = f"{model}: " if len(options.models) > 1 else ""
+        against += [f"{several}{reason}" for reason in reasons]
+        if not options.json:
+            print("\n" * (len(reports) > 1) + as_text(report), end="", flush=True)
+    if len(reports) == 1:
+        told = reports[0]
     else:
-        print(as_text(report), end="")
+        budget = settings["KV_BUDGET_GB"].value
+        beside = judge_together(reports, ranks or 1, int(budget * 1e9) if budget else None)
+        told = {"models": reports, "together": beside, "ok": not against, "reasons": against}
+        if not options.json:
+            print(together_as_text(beside), end="")
+    if options.json:
+        print(json.dumps(told))
     for reason in against:
         print(f"{PROGRAM}: {reason}", file=sys.stderr)
     return FAILED if against else DONE
+
+
+def check_models(options: argparse.Namespace) -> None:
+    """Raises Stopped."""
+    if not options.models:
+        raise Stopped(
+            "MODEL is missing: must be the folder of a model, or a Hugging Face repo", USAGE
+        )
+    if len(options.models) > MODELS_MOST:
+        raise Stopped(f"{len(options.models)} models: must be {MODELS_MOST} at most", USAGE)
+    for model in options.models:
+        folder = Path(model)
+        if not folder.is_dir() and not REPO.fullmatch(model):
+            raise Stopped(
+                f"MODEL is {model!r}: neither a folder that is there nor a Hugging Face repo "
+                "(ORG/NAME)",
+                USAGE,
+            )
+        if folder.is_dir() and options.revision:
+            raise Stopped(f"{model} is a folder: --revision is for repos", USAGE)
 
 
 def go_on_where_mlx_lm_is(environment: Mapping[str, str]) -> str:

@@ -52,6 +52,7 @@ def examine(
         "model_type": looked.config.get("model_type"),
         "architecture": looked.architecture.name if looked.architecture else None,
         "weights_bytes": total(weights),
+        "largest_weight_bytes": max((one.nbytes for one in weights.values()), default=0),
         "context": context,
         "tokenizer_code": None
         if code is None

@@ -67,6 +67,20 @@ def test_text_for_people_has_a_line_for_every_number_of_ranks(model):
     assert "no format is known: what it writes as a call reaches clients as text" in done.stdout
 
 
+def test_several_are_reported_one_by_one_and_beside_each_other(model, tmp_path):
+    other = tiny_llama(tmp_path / "my models, all", hidden=128)
+    told = report(model, other, "--memory", "16,16")
+    assert [one["model"] for one in told["models"]] == [str(model), str(other)]
+    assert told["ok"] and told["together"]["fit"] == [[str(model), str(other)]]
+    assert told["together"]["ranks"] == 2 and "model" not in told
+    done = check(model, other, "--memory", "16")
+    assert f"{model}: llama" in done.stdout and f"{other}: llama" in done.stdout
+    assert done.stdout.endswith("beside each other, on 1 rank(s):\n  all 2 of them fit\n")
+    done = check(model, "/none", "--json")
+    assert done.returncode == 2 and json.loads(done.stdout)["model"] == [str(model), "/none"]
+    assert "9 models: must be 8 at most" in check(*[model] * 9).stderr
+
+
 def test_it_agrees_with_what_the_server_measures(model):
     from mlx_lm.utils import load_model
 

@@ -1,0 +1,103 @@
+"""A small model beside the large one, on real ranks: the side requests of agents name it, as
+docs/clients.md has it, and the work goes to the large one."""
+
+import json
+import re
+
+import pytest
+
+from tests.agents.conftest import END
+from tests.agents.test_claude_code import claude_command, claude_environment
+from tests.agents.test_opencode import OFFLINE
+from tests.agents.test_two_ranks import CONTEXT, LAST_TURN
+from tests.support.agent_programs import program, run_agent
+from tests.support.client_snippets import snippet
+from tests.support.cluster import Cluster
+from tests.support.forcing_proxy import ForcingProxy
+from tests.support.tiny_models import tiny_llama
+
+pytestmark = pytest.mark.ranks
+
+SECTION = "A small model for side requests"
+LARGE, SMALL = "large", "small"
+SEARCH = {"description": "Look", "prompt": "Find add.py", "subagent_type": "Explore"}
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory):
+    """-> a cluster with both; not begun where the agent is missing."""
+    begun: list[Cluster] = []
+
+    def begin() -> Cluster:
+        if not begun:
+            folder = tmp_path_factory.mktemp("small")
+            folders = []
+            for name, hidden in ((LARGE, 128), (SMALL, 64)):
+                model = tiny_llama(folder / f"{name}, of two", context=CONTEXT, hidden=hidden)
+                path = model / "tokenizer_config.json"
+                config = json.loads(path.read_text()) | {"chat_template": LAST_TURN}
+                path.write_text(json.dumps(config))
+                folders.append(model)
+            env = {"MODEL_ID": LARGE, "MODELS": f"{SMALL}={folders[1]}", "PINNED": SMALL}
+            begun.append(Cluster(1, folders[0], folder / "run", env))
+            begun[0].wait_ready()
+        return begun[0]
+
+    yield begin
+    for one in begun:
+        one.end()
+
+
+@pytest.fixture
+def force(two_models):
+    """calls -> a ForcingProxy in front of the ranks."""
+    begun: list[ForcingProxy] = []
+
+    def begin(*calls) -> ForcingProxy:
+        begun.append(ForcingProxy(two_models().url, list(calls), END))
+        return begun[0]
+
+    yield begin
+    for one in begun:
+        one.close()
+
+
+def asked(proxy: ForcingProxy, says: str) -> set[str]:
+    """The models of the requests with this text."""
+    return {body["model"] for body in proxy.seen if says in json.dumps(body)}
+
+
+def test_claude_codes_searching_sub_agent_asks_the_small_one(
+    force, two_models, repository, tmp_path
+):
+    command = claude_command()
+    proxy = force(("Agent", SEARCH))
+    text = snippet(SECTION, "sh").filled(model=LARGE, small=SMALL)
+    told = claude_environment(proxy.root) | dict(re.findall(r"(ANTHROPIC_\w+)=(\S+)", text))
+    done = run_agent(command, repository, tmp_path / "home", **told)
+    assert done.returncode == 0 and END in done.stdout, done.stdout + done.stderr
+    assert not proxy.calls
+    first, search, *_, last = [body["model"] for body in proxy.seen]
+    assert (first, search, last) == (LARGE, SMALL, LARGE)
+    check_answered(two_models())
+
+
+def test_opencodes_title_asks_the_small_one(force, two_models, repository, tmp_path):
+    command = [program("opencode"), "run", "Mend add.py"]
+    proxy = force()
+    text = snippet(SECTION, "json").filled(
+        url=proxy.root, model=LARGE, small=SMALL, key="none", context=str(CONTEXT)
+    )
+    (repository / "opencode.json").write_text(text)
+    done = run_agent(command, repository, tmp_path / "home", **OFFLINE)
+    assert done.returncode == 0 and END in done.stdout, done.stdout + done.stderr
+    assert asked(proxy, "You are a title generator") == {SMALL}
+    assert {body["model"] for body in proxy.seen} == {LARGE, SMALL}
+    check_answered(two_models())
+
+
+def check_answered(cluster: Cluster) -> None:
+    """By both, in the same ranks."""
+    cards = {card["id"]: card for card in cluster.get("/cluster")[1]["models"]}
+    assert [cards[name]["state"] for name in (LARGE, SMALL)] == ["loaded", "loaded"]
+    assert cards[SMALL]["loads"] == 1
