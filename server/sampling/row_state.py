@@ -207,9 +207,10 @@ class Row(RandomState):
 
     def settle(self, drafts: Sequence[int], tokens: Sequence[int]) -> None:
         super().settle(drafts, tokens)
-        if self.logprobs is not None:
-            for _ in range(1 + len(drafts) - len(tokens)):
-                self.scores.pop()
+        # A row whose sampling has failed got tokens without them.
+        wrong = 1 + len(drafts) - len(tokens)
+        for _ in range(min(wrong, len(self.scores))):
+            self.scores.pop()
         if self._counts is not None and len(tokens) > 1:  # the first was noted
             self._counts = self._counts.at[mx.array(tokens[1:])].add(1.0)
         if self.constrained and self.drawn > self._shown:
