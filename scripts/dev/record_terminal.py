@@ -7,14 +7,18 @@ what the scripts print has changed.
 """
 
 import argparse
+import getpass
+import re
+import socket
 import subprocess
 import time
 from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAUSE_MOST_S = 1.5
-WIDTH_CHARS, CHAR_PX, LINE_PX, PAD_PX = 100, 8.4, 19, 14
+PORT = 8080  # of who sets none
+PAUSE_MOST_S = 1.0
+WIDTH_CHARS, CHAR_PX, LINE_PX, PAD_PX = 116, 8.4, 19, 14
 QUESTION = (
     '{"temperature": 0, "max_tokens": 32, "messages": '
     '[{"role": "user", "content": "What is the capital of France?"}]}'
@@ -25,12 +29,13 @@ Line = tuple[float, str, bool]  # seconds from the beginning, text, whether it w
 
 def commands(port: int) -> list[str]:
     """What is typed, in order."""
+    at = "" if port == PORT else f" --port {port}"
     return [
-        f"scripts/run_openai_cluster_server.sh --local 2 --detach --port {port}",
+        f"scripts/run_openai_cluster_server.sh --local 2 --detach{at}",
         f"curl -s http://127.0.0.1:{port}/v1/chat/completions -H 'Content-Type: application/json'"
         f" -d '{QUESTION}'",
-        f"scripts/status.sh --port {port}",
-        f"scripts/stop_openai_cluster_server.sh --port {port}",
+        f"scripts/status.sh{at}",
+        f"scripts/stop_openai_cluster_server.sh{at}",
     ]
 
 
@@ -58,6 +63,14 @@ def wrap(line: Line) -> list[Line]:
     return [(at, part, typed) for part in parts]
 
 
+def private(lines: list[Line]) -> list[str]:
+    """What the lines tell of the machine and of who uses it."""
+    told = "\n".join(text for _, text, _ in lines)
+    names = {socket.gethostname(), getpass.getuser(), str(Path.home())}
+    found = {name for name in names if re.search(rf"\b{re.escape(name)}\b", told)}
+    return sorted(found | set(re.findall(r"(?<![\w.:/~-])/(?!v1/)\w[\w.-]*", told)))
+
+
 def draw(lines: list[Line]) -> str:
     """The lines as a picture that fills by itself, once."""
     rows = [part for line in lines for part in wrap(line)]
@@ -68,13 +81,15 @@ def draw(lines: list[Line]) -> str:
         f"{escape(text)}</text>"
         for n, (at, text, typed) in enumerate(rows)
     )
-    box = f'viewBox="0 0 {width:.0f} {height:.0f}" role="img"'
+    # Both ways to keep the columns of a table: some browsers know one alone.
+    box = f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" xml:space="preserve"'
     return f"""<svg xmlns="http://www.w3.org/2000/svg" {box}>
 <title>Two ranks are started, asked, looked at and stopped</title>
 <style>
 text {{ font: 14px ui-monospace, Menlo, Consolas, monospace; white-space: pre }}
 text {{ animation: come 0.01s both }}
 .in {{ fill: #7fe3cc }} .out {{ fill: #dfe7e3 }}
+@media (prefers-reduced-motion: reduce) {{ text {{ animation: none }} }}
 @keyframes come {{ from {{ opacity: 0 }} to {{ opacity: 1 }} }}
 </style>
 <rect width="100%" height="100%" rx="10" fill="#121614"/>
@@ -86,7 +101,7 @@ text {{ animation: come 0.01s both }}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("file", type=Path)
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--port", type=int, default=PORT)
     options = parser.parse_args()
     lines: list[Line] = []
     *others, stop = commands(options.port)
@@ -95,6 +110,8 @@ def main() -> None:
             lines += record(command, lines[-1][0] + 0.8 if lines else 0.3)
     finally:
         lines += record(stop, lines[-1][0] + 0.8 if lines else 0.3)
+    if found := private(lines):
+        parser.error(f"not written: it would tell of this machine: {', '.join(found)}")
     options.file.write_text(draw(lines), "utf-8")
 
 
