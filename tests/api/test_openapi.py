@@ -1,17 +1,18 @@
 """The routes against their own description: whatever is sent, no 5xx, and answers as told."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, settings
 from jsonschema import Draft202012Validator
-from schemathesis import checks
 
 from server.api.openapi.document import describe
 from tests.support.front_end import CONTEXT, MODEL, FrontEnd
+from tests.support.paths import ROOT
 
 DESCRIPTION = describe(MODEL)
 SCHEMAS = DESCRIPTION["components"]["schemas"]
@@ -26,16 +27,6 @@ MINIMAL = {
     "/tokenize": {"prompt": "hi"},
     "/detokenize": {"tokens": [1, 2]},
 }
-FUZZED = schemathesis.openapi.from_dict(DESCRIPTION)
-FUZZED.config.max_stream_events = 100_000  # all of them
-CHECKS = [
-    checks.not_a_server_error,
-    checks.status_code_conformance,
-    checks.content_type_conformance,
-    checks.response_schema_conformance,
-    checks.negative_data_rejection,
-    checks.unsupported_method,
-]
 # What no schema of single fields can say, so that a body which matches may still be refused.
 BEYOND_SCHEMAS = re.compile(
     "cannot be used|refused by|token ids from 0|valid Unicode|holds no tokens|Two tools are named"
@@ -152,69 +143,17 @@ def test_ranges_are_those_of_the_parsers(front_end, path, name, schema):
 # Fuzzing.
 
 
-def test_a_name_that_a_route_does_not_know_may_stand_for_anything():
-    unknown = {"n": [None], "structured_outputs": "abc", "tools": 1, "response_format": 2}
-    body = dict(unknown)
-    make_sense(body)
-    assert body == {key: unknown[key] for key in ("n", "structured_outputs", "tools")}
-
-
-@FUZZED.parametrize()
-@settings(
-    max_examples=15,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-def test_whatever_is_sent_the_answer_is_as_described(front_end, case):
-    positive = case.meta is not None and case.meta.generation.mode.is_positive
-    if positive and isinstance(case.body, dict):
-        make_sense(case.body)
-        case.body = integers(case.body)
-    answer = case.call(base_url=front_end.url, timeout=240)
-    case.validate_response(answer, checks=CHECKS)
-    if answer.status_code == 400 and positive:
-        assert BEYOND_SCHEMAS.search(answer.text), answer.text
-    if answer.headers["content-type"][0].startswith("text/event-stream"):
-        content = case.operation.definition.raw["responses"]["200"]["content"]
-        check_events(answer.text, content)
-
-
-def make_sense(body: dict) -> None:
-    """Takes out what contradicts itself, for more bodies to get past the parsers.
-
-    A name may stand for anything on a route that does not know it.
-    """
-    formats = [
-        name
-        for name in body
-        if name.startswith("guided_")
-        or name in ("response_format", "structured_outputs", "regex", "ebnf", "output_format")
-    ]
-    for name in formats[1:]:
-        del body[name]
-    outputs = body.get("structured_outputs")
-    if isinstance(outputs, dict):
-        for name in list(outputs)[1:]:
-            del outputs[name]
-    if body.get("logprobs") is not True:
-        body.pop("top_logprobs", None)
-    body.pop("best_of", None)
-    if isinstance(body.get("n"), int):
-        body["n"] = min(body["n"], 4)
-    if not body.get("tools"):
-        body.pop("tool_choice", None)
-
-
-def integers(value: Any) -> Any:
-    """The same without numbers like 1.0, which JSON Schema takes for integers and we do not."""
-    if isinstance(value, dict):
-        return {key: integers(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [integers(child) for child in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+def test_whatever_is_sent_the_answer_is_as_described(pytestconfig):
+    """openapi_fuzz.py, in a process of its own: its thousands of cases are made when it is
+    collected, and every process of a parallel run collects everything."""
+    options = ["--all", "-q", "-p", "schemathesis.pytest.plugin"]
+    command = [sys.executable, "-m", "pytest", "-c", ROOT / "tests" / "pytest.ini", *options]
+    every_case = {"FUZZ_EVERY_CASE": "1"} if pytestconfig.getoption("--all") else {}
+    done = subprocess.run(
+        [*command, ROOT / "tests" / "api" / "openapi_fuzz.py"],
+        env=os.environ | every_case, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def check_events(text: str, content: dict) -> None:
