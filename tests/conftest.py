@@ -99,6 +99,20 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Leaves out the files of which the other part has all the tests: to import them all takes
+    longer than many a test."""
+    part = config.getoption("markexpr")
+    if not collection_path.match("test_*.py") or part not in ("ranks", "not ranks"):
+        return None
+    text = collection_path.read_text()
+    other = "mark.ranks" not in text if part == "ranks" else ALL_RANKS in text
+    return True if other else None
+
+
+ALL_RANKS = "\npytestmark = pytest.mark.ranks\n"
+
+
 def pytest_collection_modifyitems(config, items):
     """Takes a sample where not all is asked for, and the longest files first."""
     left_out = set() if config.getoption("--all") else set(_beyond_the_sample(items))
