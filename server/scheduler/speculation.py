@@ -5,6 +5,10 @@ text and its grammar (guesses.py), what a step costs from the clock (step_costs.
 that a step may have the one is taken that brings most tokens a second, by these two; that is one
 place a row as soon as drafts are seldom right, or rows are many. Then steps are made ahead again,
 and nothing is spent but the look at each token.
+
+What is expected may be wrong for long, in a text that nearly repeats itself. So there is an account
+of what drafts have brought and cost in truth: each step without them pays in a little, and where
+it is empty there are none. No text is slower by more than that.
 """
 
 from collections.abc import Sequence
@@ -24,6 +28,9 @@ MOST_ROWS = 8  # beside each other: beyond, no model gains by drafts
 WORTH = 1.05  # times the tokens a second without, or the guesses are not worth their risk
 SETTLED = 8  # steps without drafts that are measured before any is made
 WEIGHT = 0.1  # of the newest step in what drafts would have brought lately
+# The account, in steps without drafts: what is in it at first and each of these pays in, up to that;
+# and the most that may be in it, from steps with drafts that brought more than they took.
+FIRST, SHARE, WON_MOST = 1.0, 0.01, 8.0
 # What a step without drafts takes changes, too: after so many with them some are made ahead.
 OPEN_MOST, AGAIN = 256, 4
 
@@ -36,6 +43,7 @@ class Speculation:
         self._costs = costs
         self._most_rows = MOST_ROWS if several else 1
         self._gain = self._price = 1.0  # lately: of a step with drafts, as parts of one without
+        self._account = FIRST
         self._open = 0  # steps since they were made ahead
         self._ahead = 0  # steps since they were not
         self._last: float | None = None  # when a step was over, and nothing came between
@@ -68,10 +76,12 @@ class Speculation:
         self.steps += turn.width > 1
         self.right += sum(token.drafted for token in tokens)
         self.drafted += sum(token.drafted + token.wrong for token in tokens)
-        if self._last is not None and rows and turn.interrupted:
-            self._costs.pass_over(rows, turn.width)
-        elif self._last is not None and rows:
-            self._costs.observe(rows, turn.width, now - self._last)
+        if rows:
+            if self._last is not None and turn.interrupted:
+                self._costs.pass_over(rows, turn.width)
+            elif self._last is not None:
+                self._costs.observe(rows, turn.width, now - self._last)
+            self._settle(rows, turn.width, len(tokens))
         self._last = now
 
     def room(self, decoding: Sequence[Row]) -> int:
@@ -91,12 +101,26 @@ class Speculation:
         share = min(width - 1, most // rows)
         return [tokens[:share] for tokens, _ in expected]
 
+    def _settle(self, rows: int, width: int, tokens: int) -> None:
+        """What a step has brought of tokens, and taken of time as steps of its kind do: the clock
+        of one step says little."""
+        if width == AHEAD:
+            self._account = max(self._account, min(FIRST, self._account + SHARE))
+            return
+        price = self._costs.of(rows, width) / self._costs.of(rows, AHEAD)
+        self._account = min(WON_MOST, self._account + tokens / rows - price)
+
     def _room(self, decoding: Sequence[Row]) -> int:
         rows = len(decoding)
         if self._costs is None or not 0 < rows <= self._most_rows:
             return 0
         measured = self._costs.measured.get(rows, 0) >= SETTLED
-        if not measured or self._open >= OPEN_MOST or (not self._open and self._ahead < AGAIN):
+        if (
+            not measured
+            or self._account <= 0
+            or self._open >= OPEN_MOST
+            or (not self._open and self._ahead < AGAIN)
+        ):
             return 0
         likely = [self._look_at(row) for row in decoding]
         width, tokens = self._choose(rows, likely)

@@ -12,7 +12,8 @@ import bisect
 from collections.abc import Sequence
 
 AHEAD = 0  # in the place of a width: a step of one place a row, made while the last one ran
-WEIGHT = 0.15  # of the newest measurement
+ANY = -1  # likewise: any other step, which waits for the tokens of the one before
+WEIGHT, FIRST_WEIGHT = 0.15, 0.4  # of the newest measurement; of the first one
 FADE = 0.002  # with each step: what was not measured lately is as the start has it, by and by
 OUTLIER = 2.0  # times what was expected: a stall says nothing of a step
 
@@ -28,15 +29,13 @@ class StepCosts:
 
     def observe(self, rows: int, width: int, seconds: float) -> None:
         """A step has taken so long, from the tokens before it to its own."""
-        key, expected = (rows, width), self._expected(rows, width)
-        before = self._off.get(key, self._off.get((rows, AHEAD), 1.0))
-        if width == AHEAD and key not in self._off:
-            before = seconds / expected  # what is expected is a forward pass and no more
-        now = min(seconds / expected, OUTLIER * before)
-        for other, off in self._off.items():
-            if other[1] != AHEAD:
-                self._off[other] += FADE * (self._ahead(other[0]) - off)
-        self._off[key] = before + WEIGHT * (now - before)
+        off = seconds / self._expected(rows, width)
+        for key, other in self._off.items():
+            if key[1] != AHEAD:
+                self._off[key] += FADE * (self._like(*key) - other)
+        self._learn(rows, width, off)
+        if width != AHEAD:
+            self._learn(rows, ANY, off)
         self.pass_over(rows, width)
 
     def pass_over(self, rows: int, width: int) -> None:
@@ -46,11 +45,21 @@ class StepCosts:
 
     def of(self, rows: int, width: int) -> float:
         """Seconds of a step."""
-        off = self._off.get((rows, width), self._ahead(rows))
+        off = self._off.get((rows, width)) or self._like(rows, width)
         return off * self._expected(rows, width)
 
-    def _ahead(self, rows: int) -> float:
-        return self._off.get((rows, AHEAD), 1.0)
+    def _learn(self, rows: int, width: int, off: float) -> None:
+        before = self._off.get((rows, width))
+        weight = WEIGHT if before else FIRST_WEIGHT
+        if before is None:
+            # What is expected of the first is a forward pass and no more.
+            before = off if width == AHEAD else self._like(rows, width)
+        self._off[rows, width] = before + weight * (min(off, OUTLIER * before) - before)
+
+    def _like(self, rows: int, width: int) -> float:
+        """What is assumed of a kind of step that was not measured."""
+        ahead = self._off.get((rows, AHEAD), 1.0)
+        return ahead if width in (AHEAD, ANY) else self._off.get((rows, ANY), ahead)
 
     def _expected(self, rows: int, width: int) -> float:
         """By the curve, straight between its points, and beyond the last."""

@@ -125,9 +125,11 @@ def test_one_stall_says_little_of_a_step():
 
 
 class Played:
-    """Steps of rows that go on with given texts, by a cost of steps that is known."""
+    """Steps of rows that go on with given texts, by a cost of steps that is known. waits: times
+    what a step costs is one that is not made ahead."""
 
-    def __init__(self, curve, texts, several=True) -> None:
+    def __init__(self, curve, texts, several=True, waits=1.02) -> None:
+        self.waits = waits
         self.speculation = Speculation(StepCosts(curve), several)
         self.costs = StepCosts(curve)
         self.rows = [
@@ -148,7 +150,7 @@ class Played:
         """One, as the engine has it: with drafts where the last header had room for them."""
         width = (1 + max(map(len, self.offered))) if self.looking else AHEAD
         self.widths.append(width)
-        self.now += self.costs.of(len(self.rows), width) * (1.02 if self.looking else 1)
+        self.now += self.costs.of(len(self.rows), width) * (self.waits if self.looking else 1)
         events, newest = [], []
         for i, text in enumerate(self.texts):
             at, right = self.at[i], 0
@@ -191,6 +193,53 @@ def test_a_copy_is_drafted_and_prose_is_not():
     prose = Played(DENSE, [WANDER])
     assert prose.pace(2000) >= 0.98 * without(DENSE, 1)
     assert sum(width > 1 for width in prose.widths) < 0.05 * len(prose.widths)
+
+
+def nearly_repeats(seed: int, count: int, longest: int) -> list[int]:
+    """Of pieces that come again and again, in an order of chance and with words between them."""
+    rng = random.Random(seed)
+    pieces = [rng.choices(range(400), k=rng.randrange(2, longest)) for _ in range(60)]
+    text: list[int] = []
+    while len(text) < count:
+        text += rng.choice(pieces) + [rng.randrange(5000)] * rng.randrange(2)
+    return text
+
+
+@pytest.mark.parametrize("curve", [DENSE, EXPERTS], ids=["dense", "experts"])
+@pytest.mark.parametrize("waits", [1.02, 1.3, 1.6])
+@pytest.mark.parametrize("longest", [4, 9, 14])
+def test_a_text_that_nearly_repeats_itself_is_not_slower(curve, waits, longest):
+    """What such a text was expected to bring made up for steps that cost more than was known."""
+    texts = [(nearly_repeats(0, 300, longest), nearly_repeats(0, 2000, longest))]
+    assert Played(curve, texts, waits=waits).pace(1500) >= 0.98 * without(curve, 1)
+
+
+def test_what_drafts_have_lost_is_earned_again_before_there_are_others():
+    speculation = Speculation(StepCosts(DENSE))
+    rows = [SimpleNamespace(guess=speculation.guess(Common(), FILE), constrained=False,
+                            looks_ahead=True)]  # fmt: skip
+    rows[0].guess.hear(FILE[:20], 20)
+
+    def step(width: int, seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        turn = Turn([(0, Token(1, None, wrong=width))], [], header=Header(), width=width)
+        speculation.observe(turn, now)
+
+    now = 0.0
+    for _ in range(SETTLED + 2):
+        step(AHEAD, 0.030)
+    assert speculation.room(rows) > 0
+    for _ in range(8):
+        step(8, 0.060)
+    assert speculation.room(rows) == 0
+    lost = speculation._account
+    for _ in range(20):
+        step(AHEAD, 0.030)
+    assert speculation.room(rows) == 0 and lost < speculation._account <= 0
+    while speculation._account <= 0:
+        step(AHEAD, 0.030)
+    assert speculation.room(rows) > 0
 
 
 def test_where_each_token_costs_as_much_as_a_step_nothing_is_drafted():
