@@ -16,6 +16,7 @@ MOST_TOKENS = 2**20  # of a text, the newest
 SEEN = 32  # tokens, beyond which nobody looks how far two places are alike
 FACTOR = 0x9E3779B97F4A7C15
 _MASK64 = 2**64 - 1
+_POWERS = {n: pow(FACTOR, n, _MASK64 + 1) for n in (SHORT, LONG)}
 
 
 class NGrams:
@@ -28,6 +29,7 @@ class NGrams:
         self._tokens[: len(text)] = text
         self._count = len(text)
         self._tables = {n: np.zeros(SLOTS, dtype=np.int32) for n in (LONG, SHORT)}
+        self._codes = {n: _code(text[-n:].tolist()) for n in self._tables}  # of the last n tokens
         self._place = 0  # of the token that is expected
         self.length = 0
         for n, table in self._tables.items():
@@ -42,6 +44,9 @@ class NGrams:
         followed = self.length and self._tokens[self._place] == token
         if self._count == len(self._tokens):
             self._grow()
+        for n, code in self._codes.items():
+            gone = int(self._tokens[self._count - n]) + 1 if self._count >= n else 0
+            self._codes[n] = (code * FACTOR + token + 1 - gone * _POWERS[n]) & _MASK64
         self._tokens[self._count] = token
         self._count += 1
         if followed:
@@ -84,10 +89,7 @@ class NGrams:
                 table[self._slot(n)] = self._count
 
     def _slot(self, n: int) -> int:
-        code = 0
-        for token in self._tokens[self._count - n : self._count].tolist():
-            code = (code * FACTOR + token + 1) & _MASK64
-        return (code * FACTOR & _MASK64) >> 48
+        return (self._codes[n] * FACTOR & _MASK64) >> 48
 
     def _grow(self) -> None:
         """More room; of a text that is too long the older half goes."""
@@ -95,6 +97,13 @@ class NGrams:
             self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)])
         else:
             self.__init__(self._tokens[: self._count])
+
+
+def _code(tokens: list[int]) -> int:
+    code = 0
+    for token in tokens:
+        code = (code * FACTOR + token + 1) & _MASK64
+    return code
 
 
 def _hashes(text: np.ndarray, n: int) -> np.ndarray:

@@ -28,8 +28,8 @@ MOST_ROWS = 8  # beside each other: beyond, no model gains by drafts
 WORTH = 1.05  # times the tokens a second without, or the guesses are not worth their risk
 SETTLED = 8  # steps without drafts that are measured before any is made
 WEIGHT = 0.1  # of the newest step in what drafts would have brought lately
-# The account, in steps without drafts: what is in it at first and each of these pays in, up to that;
-# and the most that may be in it, from steps with drafts that brought more than they took.
+# The account, in steps without drafts: what is in it at first, and what each of these pays in, up
+# to that; the most that may be in it, from steps with drafts that brought more than they took.
 FIRST, SHARE, WON_MOST = 1.0, 0.01, 8.0
 # What a step without drafts takes changes, too: after so many with them some are made ahead.
 OPEN_MOST, AGAIN = 256, 4

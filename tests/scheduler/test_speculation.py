@@ -10,7 +10,7 @@ from server.protocol.events import Token
 from server.protocol.requests import Common
 from server.sampling.choosers import Wanting
 from server.scheduler.guesses import Guess
-from server.scheduler.ngrams import MOST_TOKENS, NGrams
+from server.scheduler.ngrams import MOST_TOKENS, NGrams, _hashes
 from server.scheduler.speculation import AGAIN, OPEN_MOST, SETTLED, WIDTHS, Speculation
 from server.scheduler.step_costs import AHEAD, StepCosts
 from server.wire.mailbox import DRAFTS_MOST, Header
@@ -66,6 +66,17 @@ def test_one_by_one_a_text_is_what_it_is_at_once(seed):
     assert (slow.length > 0) == (fast.length > 0)
     for n, table in slow._tables.items():
         assert (table == fast._tables[n]).all()
+
+
+def test_what_is_looked_up_is_the_hash_of_the_last_tokens(monkeypatch):
+    monkeypatch.setattr("server.scheduler.ngrams.MOST_TOKENS", 600)
+    text = NGrams(FILE[:5])
+    for n, token in enumerate(FILE * 20, 6):
+        text.add(token)
+        if n % 100 in (0, 1, 9):
+            last = text._tokens[: text._count]
+            for size in text._tables:
+                assert text._slot(size) == _hashes(last, size)[-1]
 
 
 def test_a_text_takes_no_more_memory_than_its_newest_tokens(monkeypatch):
