@@ -55,7 +55,7 @@ def test_whatever_is_sent_the_answer_is_as_described(front_end, case):
     if positive and isinstance(case.body, dict):
         make_sense(case.body)
         case.body = integers(case.body)
-    answer = case.call(base_url=front_end.url, timeout=60)
+    answer = case.call(base_url=front_end.url, timeout=240)
     case.validate_response(answer, checks=CHECKS)
     if answer.status_code == 400 and positive:
         assert BEYOND_SCHEMAS.search(answer.text), answer.text
