@@ -145,10 +145,15 @@ def _beyond_the_sample(items):
             yield item
 
 
-def pytest_collection_finish(session):
-    # Thousands of collected tests, which every full garbage collection would look through.
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    # Thousands of tests that stay: every full garbage collection would look through them.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_configure(config):
