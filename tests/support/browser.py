@@ -145,6 +145,17 @@ class Browser:
             f"{VISIBLE}; return text.includes(arguments[1]) && text", css, text, seconds=seconds
         )
 
+    def violations(self, css: str = "html") -> list[Any]:
+        """What axe finds wrong with what is seen of it; skips the test where there is no axe."""
+        if not AXE.exists():
+            pytest.skip("axe-core is not installed (tests/agents)")
+        if not self.run("return Boolean(window.axe)"):
+            self.run(AXE.read_text("utf-8") + ";window.axe = axe")
+        return self.run(
+            "return axe.run(arguments[0]).then(r => r.violations.map(v => [v.id,"
+            " v.nodes.slice(0, 3).map(n => n.html + n.failureSummary)]))", css,
+        )  # fmt: skip
+
     def screen(self, width: int, height: int, phone: bool = False) -> None:
         """The size of the screen in CSS pixels."""
         self.devtools(

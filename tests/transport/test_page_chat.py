@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from tests.support.browser import AXE
 from tests.support.scripted_cluster import state
 from tests.transport.test_page_browser import LAST, POLL, say, wait_answer
 
@@ -76,7 +75,7 @@ def test_what_a_model_writes_stays_harmless(browser, cluster):
         cluster.say({"reasoning": text}, {"content": text}, {"tool_calls": [
             {"index": 0, "id": "1", "function": {"name": text, "arguments": text}}]})  # fmt: skip
         browser.run("document.querySelector('#clear').click()")
-        say(browser, text)
+        say(browser, text.replace("\n", " "))  # a new line would send it
         found = browser.run(
             "const inside = [...document.querySelectorAll('#log *')];"
             "return [window.hacked ?? 0, inside.map(n => n.localName), inside.flatMap(n =>"
@@ -273,21 +272,15 @@ def test_connect_shows_each_client_of_the_docs_with_the_real_values(browser, clu
     assert browser.complaints() == []
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed (tests/agents)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_nothing_in_the_chat(browser, cluster, scheme, width):
     browser.screen(width, 844, phone=width < 600)
     media = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.devtools("Emulation.setEmulatedMedia", features=media)
-    browser.run(AXE.read_text("utf-8") + ";window.axe = axe")
 
     def clean() -> None:
-        found = browser.run(
-            "return axe.run('#chat').then(r => r.violations.map(v => [v.id,"
-            " v.nodes.slice(0, 3).map(n => n.html + n.failureSummary)]))"
-        )
-        assert found == []
+        assert browser.violations("#chat") == []
 
     clean()
     arabic = "# مرحبا\n\nهذا نص طويل `code` من اليمين.\n"

@@ -5,7 +5,12 @@ const MARKDOWN_CHARS = 200000; // longer ones stay text
 const HIGHLIGHT_CHARS = 50000; // of one block of code
 const LINKS = ["http:", "https:", "mailto:"];
 const INLINE = { strong: "strong", em: "em", del: "del" };
+const RTL = /^(?:\[[ xX]\])?\P{L}*[\p{sc=Arab}\p{sc=Hebr}\p{sc=Syrc}\p{sc=Thaa}\p{sc=Nkoo}\p{sc=Adlm}]/u; // by the first letter, a ticked box apart
 const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0" };
+
+// Which way a block runs. dir="auto" looks past what has a dir of its own, so that a list or a quote of
+// Arabic paragraphs would have its marks at the wrong side.
+const sideOf = (text) => (RTL.test(text) ? "rtl" : "ltr");
 
 function decoded(text) { // &amp; as people write it; others stay as they are
   return text.replace(/&(?:#(\d{1,7})|#x([0-9a-f]{1,6})|(\w{2,5}));/gi, (all, decimal, hex, name) => {
@@ -112,7 +117,7 @@ function tableOf(token) {
     const line = make("tr");
     for (const cell of cells) {
       const node = make(tag, cell.align ? `to-${cell.align}` : "");
-      node.dir = "auto";
+      node.dir = sideOf(cell.text);
       node.append(...inline(cell.tokens));
       line.append(node);
     }
@@ -121,6 +126,7 @@ function tableOf(token) {
   head.append(row(token.header, "th"));
   body.append(...token.rows.map((cells) => row(cells, "td")));
   table.append(head, body);
+  box.dir = sideOf(token.header.map((cell) => cell.text).join(" "));
   box.tabIndex = 0; // it may scroll
   box.append(table);
   return box;
@@ -129,9 +135,10 @@ function tableOf(token) {
 function listOf(token) {
   const list = make(token.ordered ? "ol" : "ul");
   if (token.ordered && token.start > 1) list.start = token.start;
+  list.dir = sideOf(token.items[0]?.text || "");
   list.append(...token.items.map((item) => {
     const node = make("li");
-    node.dir = "auto";
+    node.dir = sideOf(item.text);
     node.append(...blocks(item.tokens));
     return node;
   }));
@@ -164,7 +171,7 @@ function block(token) {
     case "hr": return make("hr");
     default: node = make("p", "plain", token.raw);
   }
-  node.dir = "auto";
+  node.dir = sideOf(token.text || token.raw);
   return node;
 }
 

@@ -21,6 +21,7 @@ function action(word, label, work) {
 function folded(className, title) {
   const box = make("details", className), content = make("div", "text plain");
   content.dir = "auto";
+  content.tabIndex = 0; // it may scroll
   box.append(make("summary", "", title), content);
   return [box, content];
 }

@@ -17,6 +17,7 @@ for (const chart of CHARTS) {
   chart.svg.querySelector(".first").classList.toggle("dots", Boolean(chart.dots));
   chart.notes = card.querySelectorAll("small");
   put(card.querySelector("h2"), chart.title);
+  chart.svg.setAttribute("aria-label", `${chart.title}: not known yet`);
   chart.svg.addEventListener("pointermove", (event) => {
     const box = chart.svg.getBoundingClientRect();
     chart.pointer = (event.clientX - box.left) / box.width * WIDTH;

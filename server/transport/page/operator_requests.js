@@ -6,7 +6,9 @@ const REQUEST_PHASES = { // class of the pill, its word
 
 function showRequests() {
   const list = byId("requests"), requests = cluster.requests || [];
+  put(byId("requests-none"), "None runs or waits.");
   byId("requests-none").hidden = requests.length > 0;
+  list.hidden = !requests.length;
   const rows = new Map([...list.children].map((row) => [row.dataset.id, row]));
   requests.forEach((request, index) => { // rows stay the same nodes, or a click would miss its button
     let row = rows.get(request.id);

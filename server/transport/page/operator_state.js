@@ -84,10 +84,10 @@ function showNumbers() {
   byId("drafts-tile").hidden = !drafts.drafted;
   put(byId("drafts"), drafts.drafted ? `${digits(100 * share(drafts.right, drafts.drafted), 1)} %` : "–");
   put(byId("drafts-note"), `${short(drafts.right)} tokens in ${short(drafts.steps)} steps`);
-  put(byId("link"), cluster.world_size > 1 ? cluster.backend : "none");
+  put(byId("link"), { 0: "–", 1: "none" }[cluster.world_size || 0] || cluster.backend);
   const measured = [
     isNumber(link.latency_us) ? `${digits(link.latency_us, link.latency_us < 10 ? 1 : 0)} µs` : "",
     isNumber(link.bandwidth_gb_s) ? `${digits(link.bandwidth_gb_s, 1)} GB/s` : "",
   ].filter(Boolean).join(", ");
-  put(byId("link-note"), cluster.world_size > 1 ? measured || "not measured" : "one rank needs none");
+  put(byId("link-note"), cluster.world_size === 1 ? "one rank needs none" : measured || "not measured");
 }
