@@ -90,7 +90,7 @@ class ModelRoutes:
             request = chat_api.parse(body, served)
             ids, places = self._conversation(model, request, client)
         dialect = chat_api.ChatDialect(*self._frame(model, request.common, 1))
-        tell = dialect.progress if request.progress else None
+        tell = dialect.progress if request.common.progress else None
         self._converse(exchange, model, request, ids, places, dialect, client, tell)
 
     def completions(self, exchange: Exchange) -> None:
@@ -109,7 +109,8 @@ class ModelRoutes:
             Job(ids, lambda: model.prompts.plain_out(common), constraint, echo)
             for ids, echo in prompts
         ]
-        self._generate(exchange, model, common, jobs, dialect, "prompt", client)
+        tell = dialect.progress if common.progress else None
+        self._generate(exchange, model, common, jobs, dialect, "prompt", client, tell)
 
     def responses(self, exchange: Exchange) -> None:
         kept = self._kept.of(exchange.account.key)

@@ -179,6 +179,9 @@ CHOICES: Fields = {
     "stream_options": Field(
         record({"include_usage": FLAG}), "`include_usage`: true or false. Others are ignored."
     ),
+    "return_progress": Field(
+        FLAG, "The stream tells how far the prompt is, [as llama.cpp's](#progress)."
+    ),
 }
 
 
@@ -214,6 +217,7 @@ def choices_of(asked: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, A
     return {
         "max_tokens": limit_of(asked, body, "max_completion_tokens", "max_tokens"),
         "include_usage": asked.get("stream_options", {}).get("include_usage", False),
+        "progress": asked.get("return_progress", False),
     }
 
 

@@ -48,6 +48,7 @@ class Common:
     logprobs: int | None = None  # None: none; else how many alternatives beside each token
     stream: bool = False
     include_usage: bool = False
+    progress: bool = False  # the stream tells how far the prompt is
     speculate: bool = True  # drafts may be made for it
 
 
@@ -82,8 +83,7 @@ class ChatRequest:
     tools are OpenAI's function tools: {"type": "function", "function": {"name", "description",
     "parameters"}}; deferred: names of those that the prompt does not list. text_formats: what the
     INPUT of a tool must match when the tool is forced, by the tool's name. continues: the answer
-    goes on with the last message, which is the assistant's. progress: its stream tells how far the
-    prompt is. thinking_budget: tokens after which a
+    goes on with the last message, which is the assistant's. thinking_budget: tokens after which a
     thought is closed; None: no limit. source: the field that the client put them in, for errors.
     """
 
@@ -94,7 +94,6 @@ class ChatRequest:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     format: Format | None = None
     continues: bool = False
-    progress: bool = False
     thinking_budget: int | None = None
     common: Common = field(default_factory=Common)
     text_formats: Mapping[str, Format] = field(default_factory=dict)

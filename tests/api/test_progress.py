@@ -15,6 +15,7 @@ from tests.support.front_end import FrontEnd
 from tests.support.raw_http import RawClient, request
 
 ASKED = {"messages": [{"role": "user", "content": "Where?"}], "stream": True}
+PROMPT = {"prompt": "Where is it that the road ends?", "stream": True}
 
 
 class Held(FrontEnd):
@@ -75,6 +76,38 @@ def test_a_stream_tells_how_far_its_prompt_is(front_end):
     assert done[-1] <= begun[-1]["total"]
     assert any(one["remaining_ms"] is not None for one in begun)
     assert all(one["time_ms"] >= 0 for one in told)
+
+
+def test_a_completion_s_stream_tells_it_too_and_without_a_choice(front_end):
+    """A choice would be taken for a first token."""
+    with RawClient(front_end.server.port) as client:
+        client.send(request("POST", "/v1/completions", PROMPT | {"return_progress": True}))
+        told, text = [], ""
+        for chunk in chunks(client):
+            if "prompt_progress" in chunk:
+                assert not text and chunk["choices"] == []
+                told.append(chunk["prompt_progress"])
+                front_end.steps.release()
+            else:
+                text += chunk["choices"][0]["text"]
+    assert text and told[-1]["place"] == 0
+    done = [one["processed"] for one in told if one["place"] == 0]
+    assert done == sorted(set(done)) and len(done) > 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": "Where?", "stream": True}),
+        ("/v1/messages", ASKED | {"max_tokens": 5}),
+    ],
+)
+def test_apis_without_an_event_for_it_ignore_the_field(front_end, path, body):
+    for _ in range(100):
+        front_end.steps.release()
+    with RawClient(front_end.server.port) as client:
+        answer = client.ask(request("POST", path, body | {"return_progress": True}))
+    assert answer.status == 200 and b'progress"' not in answer.body.replace(b"in_progress", b"")
 
 
 @pytest.mark.parametrize("asked", [{}, {"return_progress": False}, {"return_progress": None}])

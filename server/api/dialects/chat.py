@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 from server.api.dialects.chat_request import parse
-from server.api.dialects.completions import finite, tell_usage
+from server.api.dialects.completions import finite, tell_progress, tell_usage
 from server.protocol.errors import ApiError
 from server.protocol.pieces import CallPiece, Event, Piece, Progress, TokenLogprob, Usage
 
@@ -41,18 +41,8 @@ class ChatDialect:
         return [self._chunk(0, {})]
 
     def progress(self, progress: Progress) -> list[Event]:
-        """llama.cpp's words, and two of ours: place and seconds to go."""
-        left = progress.left
-        told = {
-            "total": progress.total,
-            "cache": progress.cached,
-            "processed": progress.processed,
-            "time_ms": round(1000 * progress.seconds),
-            "place": progress.place,
-            "remaining_ms": None if left is None else round(1000 * left),
-        }
         event, chunk = self._chunk(0, {})
-        return [(event, chunk | {"prompt_progress": told})]
+        return [(event, chunk | tell_progress(progress))]
 
     def piece(self, piece: Piece) -> list[Event]:
         told, parts = self._choices[piece.choice], piece.parts

@@ -97,9 +97,6 @@ CHAT: Fields = {
         FLAG, "The answer goes on with the last message, an assistant's text. Not with a format."
     ),
     "add_generation_prompt": Field(FLAG, "Not true with `continue_final_message`; else ignored."),
-    "return_progress": Field(
-        FLAG, "The stream tells how far the prompt is, [as llama.cpp's](#progress)."
-    ),
     "logprobs": FLAG,
     "top_logprobs": Field(whole(0, 20), "Needs logprobs.", cost="nothing before the answer"),
 }
@@ -121,7 +118,6 @@ def parse(body: Mapping[str, Any], served: Served) -> ChatRequest:
         **prompt_of(asked),
         format=format_of(asked),
         continues=continues,
-        progress=asked.get("return_progress", False),
         common=common,
     )
     return check_continued(request, "continue_final_message") if continues else request

@@ -18,7 +18,7 @@ from server.api.requests import (
     common_of,
 )
 from server.protocol.errors import ApiError, bad_request, wrong
-from server.protocol.pieces import Event, Piece, TokenLogprob, Usage
+from server.protocol.pieces import Event, Piece, Progress, TokenLogprob, Usage
 from server.protocol.requests import CompletionRequest, Served
 
 MAX_PROMPTS = 128
@@ -95,6 +95,10 @@ class CompletionDialect:
     def waiting(self) -> list[Event]:
         return []  # a chunk has text: one without would be taken for a first token
 
+    def progress(self, progress: Progress) -> list[Event]:
+        """Without a choice: one would be taken for a first token."""
+        return [(None, self._frame | {"choices": []} | tell_progress(progress))]
+
     def piece(self, piece: Piece) -> list[Event]:
         i, text = piece.choice, piece.parts.text
         logprobs = None
@@ -152,6 +156,21 @@ def tell_usage(usage: Usage) -> dict[str, Any]:
             "rejected_prediction_tokens": usage.drafts_wrong,
         },
     }
+
+
+def tell_progress(progress: Progress) -> dict[str, Any]:
+    """What chunks of chat and completions add: llama.cpp's words, and two of ours, place and
+    seconds to go."""
+    left = progress.left
+    told = {
+        "total": progress.total,
+        "cache": progress.cached,
+        "processed": progress.processed,
+        "time_ms": round(1000 * progress.seconds),
+        "place": progress.place,
+        "remaining_ms": None if left is None else round(1000 * left),
+    }
+    return {"prompt_progress": told}
 
 
 def finite(logprob: float | None) -> float | None:

@@ -124,10 +124,11 @@ def _openai_schemas() -> dict[str, Schema]:
             usage=usage,
         ),
         "CompletionChunk": told(
-            ("usage",),
+            ("usage", "prompt_progress"),
             **text_frame,
             choices=array(told(**text_choice, finish_reason=optional(enum(*FINISHES[:2])))),
             usage=optional(usage),
+            prompt_progress=ref("PromptProgress"),
         ),
         "Logprobs": told(
             tokens=array(string()),
