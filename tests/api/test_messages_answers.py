@@ -121,6 +121,8 @@ def test_usage_tells_cached_tokens_apart_and_adds_up_to_the_prompt():
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 4,
         "output_tokens": 7,
+        "accepted_prediction_tokens": 2,
+        "rejected_prediction_tokens": 1,
     }
     assert dialect.whole(USAGE)["usage"] == events[-2]["usage"]
 
@@ -217,7 +219,9 @@ def test_client_gathers_the_same_message_from_the_stream(client, script):
     for block in gathered["content"]:
         block.pop("parsed_output", None)  # the SDK's own
     gathered.pop("stop_details", None), whole.pop("stop_details", None)
-    assert gathered == whole
+    # Of a usage it gathers what it knows.
+    drafts = [whole["usage"].pop(f"{kind}_prediction_tokens") for kind in ("accepted", "rejected")]
+    assert gathered == whole and drafts == [2, 1]
 
 
 def test_client_streams_text(client):

@@ -455,7 +455,11 @@ def test_usage_counts_cached_and_reasoning_tokens():
         "input_tokens": 11,
         "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
         "output_tokens": 7,
-        "output_tokens_details": {"reasoning_tokens": 3},
+        "output_tokens_details": {
+            "reasoning_tokens": 3,
+            "accepted_prediction_tokens": 2,
+            "rejected_prediction_tokens": 1,
+        },
         "total_tokens": 18,
     }
 

@@ -12,7 +12,7 @@ from server.protocol.pieces import CallPiece, Dialect, Event, Parts, Piece, Usag
 from server.protocol.requests import Served
 
 SERVED = Served("served-model", aliases=("nickname",))
-USAGE = Usage(prompt=11, completion=7, cached=4, reasoning=3)
+USAGE = Usage(prompt=11, completion=7, cached=4, reasoning=3, drafts_right=2, drafts_wrong=1)
 
 
 def said(text: str, finish: str | None = None, stop: str | None = None) -> Piece:

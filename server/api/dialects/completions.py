@@ -152,8 +152,7 @@ def tell_usage(usage: Usage) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": usage.cached},
         "completion_tokens_details": {
             "reasoning_tokens": usage.reasoning,
-            "accepted_prediction_tokens": usage.drafts_right,
-            "rejected_prediction_tokens": usage.drafts_wrong,
+            **drafts_of(usage),
         },
     }
 
@@ -171,6 +170,14 @@ def tell_progress(progress: Progress) -> dict[str, Any]:
         "remaining_ms": None if left is None else round(1000 * left),
     }
     return {"prompt_progress": told}
+
+
+def drafts_of(usage: Usage) -> dict[str, int]:
+    """By OpenAI's names for them in chat, in all APIs."""
+    return {
+        "accepted_prediction_tokens": usage.drafts_right,
+        "rejected_prediction_tokens": usage.drafts_wrong,
+    }
 
 
 def finite(logprob: float | None) -> float | None:

@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 from server.api.dialects.blocks import Block, Blocks, Step
+from server.api.dialects.completions import drafts_of
 from server.api.dialects.messages_request import Echo, parse, parse_count
 from server.api.dialects.server_tools import told_to_the_client
 from server.protocol.errors import ApiError
@@ -96,14 +97,16 @@ class MessagesDialect:
     def closing(self, usage: Usage) -> list[Event]:
         """Why it stopped, what it took, and the end."""
         return [
-            _event("message_delta", delta=self._stop, usage=_usage(usage)),
+            _event("message_delta", delta=self._stop, usage=_usage(usage) | drafts_of(usage)),
             _event("message_stop"),
         ]
 
     def whole(self, usage: Usage) -> dict[str, Any]:
-        """The Message, the same as an SDK gathers from the stream."""
+        """The Message, the same as an SDK gathers from the stream, but for the drafts of its usage:
+        those that it does not know, it does not gather."""
         content = [_content(block) for block in self._blocks.all]
-        return self._message(self._before + content, usage)
+        message = self._message(self._before + content, usage)
+        return message | {"usage": message["usage"] | drafts_of(usage)}
 
     def failed(self, error: ApiError) -> list[Event]:
         """The error event, on which SDKs raise."""

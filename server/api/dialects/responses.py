@@ -11,6 +11,7 @@ from typing import Any
 
 from server.api.dialects.blocks import Block, Blocks, Step
 from server.api.dialects.call_input import CallInput, input_of
+from server.api.dialects.completions import drafts_of
 from server.api.dialects.own_items import told
 from server.api.dialects.responses_request import Echo, parse
 from server.api.dialects.responses_tools import Called
@@ -242,7 +243,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "input_tokens": usage.prompt,
         "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
         "output_tokens": usage.completion,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning, **drafts_of(usage)},
         "total_tokens": usage.prompt + usage.completion,
     }
 

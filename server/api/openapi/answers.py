@@ -21,6 +21,7 @@ from server.api.openapi.words import (
 from server.observe.phases import PHASES
 
 FINISHES = tuple(STOP_REASONS)
+DRAFTS = ("accepted_prediction_tokens", "rejected_prediction_tokens")  # in every usage
 
 
 def answer_schemas() -> dict[str, Schema]:
@@ -142,9 +143,7 @@ def _openai_schemas() -> dict[str, Schema]:
             total_tokens=integer(0),
             prompt_tokens_details=told(cached_tokens=integer(0)),
             completion_tokens_details=told(
-                reasoning_tokens=integer(0),
-                accepted_prediction_tokens=integer(0),
-                rejected_prediction_tokens=integer(0),
+                reasoning_tokens=integer(0), **dict.fromkeys(DRAFTS, integer(0))
             ),
         ),
         "Model": told(
@@ -245,7 +244,9 @@ def _responses_schemas() -> dict[str, Schema]:
                         cached_tokens=integer(0), cache_write_tokens=integer(0)
                     ),
                     output_tokens=integer(0),
-                    output_tokens_details=told(reasoning_tokens=integer(0)),
+                    output_tokens_details=told(
+                        reasoning_tokens=integer(0), **dict.fromkeys(DRAFTS, integer(0))
+                    ),
                     total_tokens=integer(0),
                 )
             ),
@@ -307,6 +308,7 @@ def _messages_schemas() -> dict[str, Schema]:
                 cache_creation_input_tokens=integer(0),
                 cache_read_input_tokens=integer(0),
                 output_tokens=integer(0),
+                **dict.fromkeys(DRAFTS, integer(0)),
             ),
         ),
         "MessageEvent": note(
