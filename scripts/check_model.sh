@@ -27,7 +27,8 @@
 #                        several models it has `models`, and in `together` the largest sets that fit.
 #
 # Settings: PARALLEL, TRUST_REMOTE_CODE, KV_BUDGET_GB, KV_BITS, KV_BITS_FROM and CONTEXT_MAX, as the run
-# script takes them; HF_TOKEN and HF_ENDPOINT for repos.
+# script takes them, and DRAFT_MODEL_DIR, a folder of this machine: whether it may draft for the model,
+# and rank 0 with its weights; HF_TOKEN and HF_ENDPOINT for repos.
 #
 # Exit codes: 0 it would run, 1 it would not, 2 usage, 3 that could not be found out: a tool or a file
 # is missing or cannot be read, the hub cannot be reached, or it does not give the repo (there is

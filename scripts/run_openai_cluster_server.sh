@@ -201,6 +201,10 @@ main() {
   prepare_python
   choose_model
   [ -z "$DRY_RUN" ] || show_settings
+  [ -z "${DRAFT_MODEL_DIR-}" ] || {
+    DRAFT_MODEL_DIR=$(absolute_path "$DRAFT_MODEL_DIR")
+    DRAFTED_FOR=$MODEL_DIR
+  }
   check_model
   check_other_models
   hand_over_keys

@@ -111,6 +111,8 @@ choose_place() {
   [ -z "${MODELS_DIR-}" ] || PLACE+=(--models-dir "$(absolute_path "${MODELS_DIR%/}")")
   [ -z "${MODELS_GB-}" ] || PLACE+=(--models-gb "$MODELS_GB")
   [ -z "${PINNED-}" ] || PLACE+=(--pinned "$PINNED")
+  [ -z "${DRAFT_MODEL_DIR-}" ] ||
+    PLACE+=(--draft-model-dir "$(absolute_path "${DRAFT_MODEL_DIR%/}")")
   [ "${TRUST_REMOTE_CODE:-0}" = 0 ] || PLACE+=(--trust-remote-code)
   [ -z "${KV_BUDGET_GB-}" ] || PLACE+=(--kv-budget-gb "$KV_BUDGET_GB")
   [ -z "${KV_BITS-}" ] || PLACE+=(--kv-bits "$KV_BITS")

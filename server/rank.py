@@ -30,6 +30,7 @@ from server.scheduler.disk_index import KIB, DiskIndex, Rank0
 from server.scheduler.dispatcher import Dispatcher
 from server.scheduler.inbox import Inbox
 from server.scheduler.kv_pool import UNKNOWN_CONTEXT, KvShare, Need, RankPart
+from server.scheduler.model_drafts import ModelDrafts
 from server.scheduler.pacing import FIRST as FIRST_CHUNK
 from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import EVERYBODY
@@ -174,7 +175,8 @@ class Leads:
         eos = tuple(sorted(shard.tokenizer.eos_token_ids))
         log.info("drafts: %s", ready.drafts)
         costs = StepCosts(ready.curve) if ready.curve else None
-        speculation = Speculation(costs, several=ready.drafts == DRAFTS[0])
+        drafter = _ask_draft_model(ready, settings)
+        speculation = Speculation(costs, ready.drafts == DRAFTS[0], drafter)
 
         def schedule(inbox: Inbox, seen: Seen, share: KvShare) -> Scheduler:
             return Scheduler(
@@ -296,6 +298,23 @@ class Worker:
 def _resident(engine: Any, scheduler: Scheduler | Spectator, ready: Ready) -> Resident:
     engine.steer(Header(chunk=FIRST_CHUNK))  # others may decode when its first prompt comes
     return Resident(engine, scheduler, ready.canary, ready.opened.disk)
+
+
+def _ask_draft_model(ready: Ready, settings: Settings) -> ModelDrafts:
+    """What asks it, if there is one; told in the log."""
+    model = ready.draft_model
+    if model is not None:
+        log.info(
+            "draft model: %s, %.1f GB and as much as %.1f GB of caches; %.1f ms a token, "
+            "%.2f ms for one that it reads",
+            settings.draft_model_dir,
+            model.weights / 1e9,
+            model.room / 1e9,
+            1e3 * model.draft_s,
+            1e3 * model.read_s,
+        )
+    pace = PrefillPace(settings.prefill_pause_ms / 1000, settings.prefill_step)
+    return ModelDrafts(model, pace)
 
 
 def _load_entries(

@@ -9,12 +9,14 @@ import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from server.disk.folder import Lock
+from server.engine.draft_model import DraftModel
 from server.engine.engine import Engine
 from server.engine.kv_memory import SPARE_SHARE, RowBytes, kv_memory, row_bytes, spare_memory
-from server.engine.prefix_store import REUSE_CUT, reuse_kind
+from server.engine.prefix_store import NO_REUSE, REUSE_CUT, reuse_kind
 from server.engine.rows_apart import Ways
 from server.lifecycle.turn_times import TurnTimes
 from server.observe.fleet import Loaded
@@ -32,9 +34,10 @@ from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import PrefixIndex
 from server.startup.agreement import agree
 from server.startup.canary import Others, check_link
+from server.startup.draft_model import load_draft, room_for
 from server.startup.handshake import Met, Mismatch, compare_files
 from server.startup.loading import Shard, Unloadable, load_pieces, load_shard
-from server.startup.piece_pace import Considerate, Failed, Pace, at_once
+from server.startup.piece_pace import AllAtOnce, Considerate, Failed, Pace, at_once
 from server.startup.prefix_disk import Opened, open_disk
 from server.startup.proof import Proof
 from server.startup.step_curve import MOST_S, measure_curve
@@ -67,7 +70,7 @@ class Ready:
     that all ranks compute the same; row is what one takes here; memories: what each rank has;
     opened: this rank's disk for prefixes; system names model and versions; prefixes are rank 0's to
     use; drafts: for which steps there may be some, or why for none; curve: seconds of a forward
-    pass by tokens, where there may be."""
+    pass by tokens, where there may be; draft_model: rank 0's, if there is one."""
 
     number: int
     model: ServedModel
@@ -82,6 +85,7 @@ class Ready:
     engine: Callable[[Chooser], Engine]
     canary: Callable[[Tell], None]
     curve: tuple[tuple[int, float], ...] = ()
+    draft_model: DraftModel | None = None
 
 
 class Maker:
@@ -95,6 +99,7 @@ class Maker:
         self._proven = 0  # numbers in the longest message that the link was tried with
         self._status = status
         self._lock = Lock()  # of the folder for prefixes on disk, which all models share
+        self._draft_room: int | None = None  # bytes, when the first draft model is loaded
 
     @property
     def bundle_most(self) -> int:
@@ -125,8 +130,9 @@ class Maker:
         link.share_ints([0])
         tell("checking the link")
         self._check_link(shard)
+        draft = at_once(self._load_draft(FIRST, shard, AllAtOnce(), tell))
         tell("measuring the KV cache")
-        ranks = self._measure(shard)
+        ranks = self._measure(shard, draft)
         need = need_of(shard, ranks)
         spent = 0.0 if settings.kv_budget_gb else SPARE_SHARE
         rooms = [RankRoom(one.caches, max(one.spare, one.caches), spent) for one in ranks]
@@ -141,7 +147,7 @@ class Maker:
             )
         memories = [part.memory(one.caches) for part, one in zip(need.parts, ranks, strict=True)]
         proving = self._prove(FIRST, shard, need, budget, ranks, memories, self.met.system, tell)
-        return at_once(proving)
+        return replace(at_once(proving), draft_model=draft)
 
     def another(
         self,
@@ -201,7 +207,8 @@ class Maker:
         )
         self._note(shard, model.name)
         yield
-        ranks = self._measure(shard)
+        draft = yield from self._load_draft(number, shard, pace, tell)
+        ranks = self._measure(shard, draft)
         need = need_of(shard, ranks)
         if misfit := self.pool.misfit(need):
             raise Unloadable(misfit)
@@ -215,10 +222,10 @@ class Maker:
         ]
         system = "fp_" + fingerprint(self.met.system, files)
         others = Others(decoding, PrefillPace(pause_s, settings.prefill_step))
-        proving = self._prove(
+        ready = yield from self._prove(
             number, shard, need, budget, ranks, memories, system, tell, others, pace
         )
-        return (yield from proving)
+        return replace(ready, draft_model=draft)
 
     def let_go(self, number: int) -> None:
         """Of a model that is unloaded."""
@@ -234,6 +241,32 @@ class Maker:
             tell(f"{of}requests of this model are computed {ways}: see the log")
         if ways.unfit:
             tell(f"{of}keys and values are whole, KV_BITS is not used: {ways.unfit}")
+
+    def _load_draft(
+        self, number: int, shard: Shard, pace: Pace, tell: Tell
+    ) -> Generator[None, None, DraftModel | None]:
+        """The draft model, which is the first model's: rank 0's, and what all wait for."""
+        settings, link = self.settings, self.link
+        if number != FIRST or not settings.draft_model_dir:
+            return None
+        told = link.gather_bytes(b"%d" % reuse_kind(shard.model, shard.last.ways))
+        cuttable = min(map(int, told), default=NO_REUSE) == REUSE_CUT
+        drafts = may_draft(settings.speculate, shard.last.ways, cuttable)
+        if drafts not in DRAFTS:
+            self._status.note(f"DRAFT_MODEL_DIR is not used: drafts: {drafts}")
+            log.warning("DRAFT_MODEL_DIR is not used: drafts: %s", drafts)
+            return None
+        return (
+            yield from load_draft(
+                Path(settings.draft_model_dir),
+                link,
+                shard.tokenizer,
+                shard.vocab,
+                settings.trust_remote_code,
+                tell,
+                pace,
+            )
+        )
 
     def _with_curve(
         self, ready: Ready, tell: Tell, others: Others | None
@@ -278,17 +311,23 @@ class Maker:
         rows = min(8, self.settings.max_batch)
         return min(rows * self.settings.prefill_step * shard.hidden, LINK_CHECK_VALUES_MOST)
 
-    def _measure(self, shard: Shard) -> list[Measured]:
-        """Of every rank, on every rank."""
+    def _measure(self, shard: Shard, draft: DraftModel | None) -> list[Measured]:
+        """Of every rank, on every rank. draft: this rank's draft model; the room of its caches is
+        none for others, from the start on."""
         here, ways = self.met.ranks_here, shard.last.ways
         row = row_bytes(shard.model, ways.quantised)
+        caches = kv_memory(self.settings.kv_budget_gb, here)
+        if draft is not None:
+            if self._draft_room is None:
+                self._draft_room = room_for(caches, row.token, draft.token_bytes)
+            draft.room = self._draft_room
         mine = Measured(
             reuse_kind(shard.model, ways),
-            kv_memory(self.settings.kv_budget_gb, here),
+            caches - (self._draft_room or 0),
             row.fixed,
             row.token,
             row.whole,
-            shard.weights,
+            shard.weights + (draft.weights if draft else 0),
             spare_memory() // here,
         )
         said = self.link.gather_bytes(json.dumps(mine).encode())

@@ -211,12 +211,15 @@ on_rank0() {
   run "${command[@]}"
 }
 
-# check_model: the model can be split over these ranks. Looked at where rank 0 will read it.
+# check_model: the model can be split over these ranks, and DRAFT_MODEL_DIR may draft for it, if it
+# is DRAFTED_FOR. Looked at where rank 0 will read it.
+DRAFTED_FOR=''
 check_model() {
   local command
   look_up PARALLEL
   command=("$PY" "$ROOT/scripts/lib/module.py" lib.model.check_model "$MODEL_DIR" "$RANKS" --parallel
     "${PARALLEL:-$DEFAULT}")
+  [ "$MODEL_DIR" != "$DRAFTED_FOR" ] || command+=(--draft "$DRAFT_MODEL_DIR")
   [ "${TRUST_REMOTE_CODE:-0}" = 0 ] || command+=(--trust-remote-code)
   on_rank0 "${command[@]}" || die "$(($? == 3 ? 3 : 1))" "the model was not accepted on $RANK0 (rank 0)"
 }

@@ -66,6 +66,7 @@ class Settings:
     prefix_warm: tuple[str, ...]  # files of prompts that are computed at the start
     prefix_warm_when: str  # "before" | "after" the server is ready
     speculate: str  # "auto" | "off"
+    draft_model_dir: str | None  # a folder that is there on rank 0
     prefix_sharing: str  # "all" | "key"
     canary_interval: float  # seconds of idleness between two canaries; 0: only at start
     api_keys: tuple[str, ...]  # of API_KEY
@@ -110,6 +111,8 @@ def read_settings(env: Mapping[str, str], rank: int = 0) -> Settings:
         if not any(name == one.name for one in values["models"]):
             names = ", ".join(one.name for one in values["models"])
             raise SettingError(f"PINNED={name!r}: must be of the models: {names}")
+    if values["draft_model_dir"] and not rank:
+        values["draft_model_dir"] = str(_folder(values["draft_model_dir"], "DRAFT_MODEL_DIR"))
     values["chat_template_kwargs"] = _variables(values["chat_template_kwargs"])
     values["log_dir"] = Path(values["log_dir"]) if values["log_dir"] else None
     for name, meant in find_misspelt(env, BY_NAME).items():
@@ -144,9 +147,9 @@ def _check_operators(operators: tuple[str, ...], keys: Keys) -> None:
             )
 
 
-def _folder(text: str) -> Path:
+def _folder(text: str, name: str = "MODEL_DIR") -> Path:
     """The model's, or SettingError."""
-    setting = BY_NAME["MODEL_DIR"]
+    setting = BY_NAME[name]
     if not text:
         raise SettingError(f"{setting.name} is not set: must be the folder of an MLX model")
     try:

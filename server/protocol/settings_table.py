@@ -232,6 +232,12 @@ TABLE = (
         SERVER, "off", choices=("auto", "off"),
     ),
     Setting(
+        "DRAFT_MODEL_DIR", "path",
+        "Folder of a small MLX model with MODEL_DIR's tokens, that drafts for it, on the host of"
+        " rank 0",
+        (*SERVER, DOCTOR, CHECK_MODEL), otherwise="none",
+    ),
+    Setting(
         "DRAIN_TIMEOUT", "decimal", "Seconds that running requests get when the server is stopped",
         (*SERVER, STOP), 30, least=0, most=YEAR_S, unit="seconds",
     ),

@@ -5,7 +5,9 @@ drafted or not: so it is known what drafts are worth before the first is made, a
 on a text that goes its own way. Imports no mlx.
 """
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from server.scheduler.ngrams import NGrams
 
@@ -14,13 +16,68 @@ from server.scheduler.ngrams import NGrams
 KINDS = ((4, 0.1), (8, 0.3), (16, 0.5), (1 << 30, 0.7))
 FORCED, FORCED_FIRST = len(KINDS), 0.8  # what a grammar forces is a kind of its own
 WEIGHT = 0.15  # of the newest token in these averages
+MODEL_FIRST = 0.6  # of a draft model that nothing is known of
+FADE = 0.002  # with each token that it was not asked for: a text may change its nature
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What may be drafted for a row. likely: how likely each token and all before it are; tokens:
+    None where a draft model would have to make them. draft_s, text_s: seconds that it takes for
+    each, and, to read the text before, of each token that a step brings."""
+
+    likely: Sequence[float]
+    tokens: Sequence[int] | None = ()
+    draft_s: float = 0.0
+    text_s: float = 0.0
+
+    def worth(self, pace: float) -> "Offer":
+        """As much of it as brings more than steps do in its time, at so many tokens a second: rows
+        beside it may have more drafts, that cost nothing."""
+        pays = itertools.takewhile(lambda likely: likely > self.draft_s * pace, self.likely)
+        return replace(self, likely=list(pays))
+
+    def brings(self, width: int) -> float:
+        """The tokens to be expected of a step with so many places."""
+        return 1 + sum(self.likely[: width - 1])
+
+    def takes_s(self, width: int) -> float:
+        """Seconds for its drafts."""
+        if self.tokens is not None or width < 2:
+            return 0.0
+        return self.draft_s * min(width - 1, len(self.likely)) + self.text_s * self.brings(width)
+
+
+class Rate:
+    """How often a draft model is right, lately. above: of all rows, where this is one's."""
+
+    def __init__(self, weight: float = WEIGHT, above: "Rate | None" = None) -> None:
+        self._weight, self._above = weight, above
+        self.value = above.value if above is not None else MODEL_FIRST
+
+    def learn(self, right: bool) -> None:
+        """A draft was."""
+        self.value += self._weight * (right - self.value)
+        if self._above is not None:
+            self._above.learn(right)
+
+    def fade(self) -> None:
+        """It was not asked."""
+        self.value += FADE * (MODEL_FIRST - self.value)
+        if self._above is not None:
+            self._above.fade()
 
 
 class Guess:
-    """One request's. prompt: its tokens. generated: how many it has of its answer."""
+    """One request's. prompt: its tokens. generated: how many it has of its answer. tries_model:
+    whether a draft model may be asked. rate: how often that is right for all requests."""
 
-    def __init__(self, prompt: Sequence[int]) -> None:
+    def __init__(self, prompt: Sequence[int], rate: Rate | None = None) -> None:
         self.generated = 0
+        self.tries_model = True
+        self._model_rate = Rate(above=rate)
+        self._model_drafts: list[int] = []
+        self._answer: list[int] = []
         self._prompt = prompt
         self._text: NGrams | None = None  # while nobody has asked
         self._heard: list[int] = []  # that are not looked at yet
@@ -35,6 +92,7 @@ class Guess:
             return False
         if fresh > 0:
             self._heard += tokens[len(tokens) - fresh :]
+            self._answer += tokens[len(tokens) - fresh :]
             self.generated = total
         return True
 
@@ -62,6 +120,26 @@ class Guess:
             likely.append(total)
         return tokens, likely
 
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self._prompt) + len(self._answer)
+
+    def text(self, start: int, most: int | None = None) -> list[int]:
+        """Its tokens from a place on."""
+        behind = max(0, start - len(self._prompt))
+        return [*self._prompt[start:], *self._answer[behind:]][:most]
+
+    def try_model(self, drafts: Sequence[int]) -> None:
+        """A draft model expects these next."""
+        self._look()
+        self._model_drafts = list(drafts)
+
+    def model_likely(self, most: int) -> list[float]:
+        """How likely a draft model's next tokens would be right, each and all before it."""
+        self._look()
+        return [self._model_rate.value**n for n in range(1, most + 1)]
+
     def _look(self) -> NGrams:
         """The text, with all that was heard."""
         if self._text is None:
@@ -77,6 +155,12 @@ class Guess:
         if self._forced:
             self._learn(FORCED, self._forced[0] == token)
             self._forced = self._forced[1:] if self._forced[0] == token else []
+        if self._model_drafts:
+            right = self._model_drafts[0] == token
+            self._model_rate.learn(right)
+            self._model_drafts = self._model_drafts[1:] if right else []
+        else:
+            self._model_rate.fade()
         text.add(token)
 
     def _learn(self, kind: int, right: bool) -> None:

@@ -1,10 +1,10 @@
 """Rank 0's drafts: whose next tokens are drafted, how many, and whether any are.
 
-Rank 0's main thread alone; knows no model. What a row is likely to go on with comes from its own
-text and its grammar (guesses.py), what a step costs from the clock (step_costs.py). Of the widths
-that a step may have the one is taken that brings most tokens a second, by these two; that is one
-place a row as soon as drafts are seldom right, or rows are many. Then steps are made ahead again,
-and nothing is spent but the look at each token.
+Rank 0's main thread alone. What a row is likely to go on with comes from its grammar, from its own
+text (guesses.py), or from a draft model (model_drafts.py), in this order; what a step costs from
+the clock (step_costs.py). Of the widths that a step may have the one is taken that brings most
+tokens a second, by these; that is one place a row as soon as drafts are seldom right, or rows are
+many. Then steps are made ahead again, and nothing is spent but the look at each token.
 
 What is expected may be wrong for long, in a text that nearly repeats itself. So there is an account
 of what drafts have brought and cost in truth: each step without them pays in a little, and where
@@ -12,6 +12,7 @@ it is empty there are none. No text is slower by more than that.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from server.engine.turn import Turn
 from server.observe.views import DraftUse
@@ -20,7 +21,9 @@ from server.protocol.failures import is_shared
 from server.protocol.requests import Common
 from server.sampling.choosers import Wanting
 from server.sampling.row_state import Row
-from server.scheduler.guesses import Guess
+from server.scheduler.guesses import Guess, Offer
+from server.scheduler.model_drafts import Ask, ModelDrafts
+from server.scheduler.pacing import PrefillPace
 from server.scheduler.step_costs import AHEAD, StepCosts
 
 WIDTHS = (2, 3, 4, 6, 8, 12, 16)  # places of a row: few, as each is a cost of its own to learn
@@ -37,10 +40,16 @@ OPEN_MOST, AGAIN = 256, 4
 
 class Speculation:
     """costs: None for no drafts at all. several: whether a step may have other rows beside one with
-    drafts."""
+    drafts. model: asks a draft model, where there is one."""
 
-    def __init__(self, costs: StepCosts | None = None, several: bool = True) -> None:
+    def __init__(
+        self,
+        costs: StepCosts | None = None,
+        several: bool = True,
+        model: ModelDrafts | None = None,
+    ) -> None:
         self._costs = costs
+        self._model = model or ModelDrafts(None, PrefillPace(0, 1))
         self._most_rows = MOST_ROWS if several else 1
         self._gain = self._price = 1.0  # lately: of a step with drafts, as parts of one without
         self._account = FIRST
@@ -61,7 +70,7 @@ class Speculation:
 
     def guess(self, common: Common, prompt: Sequence[int]) -> Guess | None:
         """For a new request; None for one that gets no drafts."""
-        return Guess(prompt) if self._costs and common.speculate else None
+        return Guess(prompt, self._model.rate) if self._costs and common.speculate else None
 
     def observe(self, turn: Turn, now: float) -> None:
         """A chunk or a step is over. now: by time.monotonic()."""
@@ -76,17 +85,19 @@ class Speculation:
         self.steps += turn.width > 1
         self.right += sum(token.drafted for token in tokens)
         self.drafted += sum(token.drafted + token.wrong for token in tokens)
+        drafting_s = self._model.spent_s()
         if rows:
             if self._last is not None and turn.interrupted:
                 self._costs.pass_over(rows, turn.width)
             elif self._last is not None:
-                self._costs.observe(rows, turn.width, now - self._last)
-            self._settle(rows, turn.width, len(tokens))
+                self._costs.observe(rows, turn.width, now - self._last - drafting_s)
+            self._settle(rows, turn.width, len(tokens), drafting_s)
         self._last = now
 
     def room(self, decoding: Sequence[Row]) -> int:
         """How many drafts of these rows are to be sent behind the header after the next one. 0: the
         steps are made ahead."""
+        self._model.keep(decoding)
         room = self._room(decoding)
         self._open = self._open + 1 if room else 0
         return room
@@ -96,18 +107,30 @@ class Speculation:
         rows = len(wanting)
         if self._costs is None or not 0 < rows <= self._most_rows:
             return [()] * rows
-        expected = [self._expect(one) for one in wanting]
-        width, _ = self._choose(rows, [likely for _, likely in expected])
-        share = min(width - 1, most // rows)
-        return [tokens[:share] for tokens, _ in expected]
+        known = [Offer(likely, tokens) for tokens, likely in map(self._expect, wanting)]
+        asked = [self._model_offer(one.row, one.drawn, one.left) for one in wanting]
+        plan = self._plan(known, asked)
+        share = min(plan.width - 1, most // rows)
+        drafts = [() if one.tokens is None else one.tokens[:share] for one in plan.offers]
+        asks = {
+            i: Ask(wanting[i].row, wanting[i].drawn, count)
+            for i, one in enumerate(plan.offers)
+            if one.tokens is None and (count := min(share, len(one.likely)))
+        }
+        made = self._model.draft(list(asks.values()), reads=self._reads)
+        for i, tokens in zip(asks, made, strict=True):
+            drafts[i] = self._allowed(wanting[i].row, tokens)
+        return drafts
 
-    def _settle(self, rows: int, width: int, tokens: int) -> None:
+    def _settle(self, rows: int, width: int, tokens: int, drafting_s: float) -> None:
         """What a step has brought of tokens, and taken of time as steps of its kind do: the clock
-        of one step says little."""
+        of one step says little. drafting_s: seconds of a draft model. One that read a text instead
+        has brought no drafts yet; that is weighed before it is asked."""
         if width == AHEAD:
             self._account = max(self._account, min(FIRST, self._account + SHARE))
             return
-        price = self._costs.of(rows, width) / self._costs.of(rows, AHEAD)
+        seconds = self._costs.of(rows, width) + (drafting_s if width > 1 else 0.0)
+        price = seconds / self._costs.of(rows, AHEAD)
         self._account = min(WON_MOST, self._account + tokens / rows - price)
 
     def _room(self, decoding: Sequence[Row]) -> int:
@@ -122,9 +145,10 @@ class Speculation:
             or (not self._open and self._ahead < AGAIN)
         ):
             return 0
-        likely = [self._look_at(row) for row in decoding]
-        width, tokens = self._choose(rows, likely)
-        gain, price = tokens / rows, self._costs.of(rows, width) / self._costs.of(rows, AHEAD)
+        known = [Offer(self._look_at(row)) for row in decoding]
+        asked = [self._model_offer(row, None, WIDTHS[-1]) for row in decoding]
+        plan = self._plan(known, asked)
+        gain, price = plan.tokens / rows, plan.seconds / self._costs.of(rows, AHEAD)
         self._gain += WEIGHT * (gain - self._gain)
         self._price += WEIGHT * (price - self._price)
         pays = gain > WORTH * price or self._gain > WORTH * self._price
@@ -160,13 +184,64 @@ class Speculation:
             return [], []  # as above
         return tokens[:allowed], likely[:allowed]
 
-    def _choose(self, rows: int, likely: Sequence[list[float]]) -> tuple[int, float]:
-        """The width of a step that brings most, and the tokens to be expected of it."""
-        best, brings = 1, float(rows)
+    @property
+    def _reads(self) -> bool:
+        """Whether a draft model may read a piece of a text. Prompts go first: a step that has
+        waited for a chunk does not wait for that."""
+        return self._last is not None
+
+    def _model_offer(self, row: Row, drawn: int | None, left: int) -> Offer | None:
+        """What a draft model may draft for a row that has drawn so many tokens, if all of them were
+        heard. Not where a grammar forces what comes: that is right, and costs nothing."""
+        guess = row.guess
+        if guess is None or not row.looks_ahead or drawn not in (None, guess.generated):
+            return None
+        if row.constrained and guess.is_forced:
+            return None
+        return self._model.offer(row, min(left, WIDTHS[-1]) - 1, reads=self._reads)
+
+    def _allowed(self, row: Row, tokens: list[int]) -> list[int]:
+        """As many of these as its grammar allows."""
+        try:
+            return tokens[: row.allowed(tokens)] if tokens else tokens
+        except Exception as error:
+            if not is_shared(error):
+                raise
+            return []  # as above
+
+    def _plan(self, known: list[Offer], asked: list[Offer | None]) -> "_Plan":
+        """What brings most tokens a second: of what is known, or with a draft model's where it is
+        likelier to be right. asked: its, by row."""
+        plan = self._choose(known)
+        pace = plan.tokens / plan.seconds
+        worth = [one and one.worth(pace) for one in asked]
+        better = [
+            one if one is not None and one.brings(2) > own.brings(2) else own
+            for own, one in zip(known, worth, strict=True)
+        ]
+        if all(one is own for own, one in zip(known, better, strict=True)):
+            return plan
+        return max(plan, self._choose(better), key=lambda one: one.tokens / one.seconds)
+
+    def _choose(self, offers: list[Offer]) -> "_Plan":
+        """The width that brings most of these."""
+        rows = len(offers)
+        best = _Plan(1, float(rows), self._costs.of(rows, 1), offers)
         for width in WIDTHS:
-            tokens = rows + sum(sum(own[: width - 1]) for own in likely)
-            if tokens * self._costs.of(rows, best) > brings * self._costs.of(rows, width):
-                best, brings = width, tokens
-            if all(len(own) < width for own in likely):
+            tokens = sum(one.brings(width) for one in offers)
+            seconds = self._costs.of(rows, width) + sum(one.takes_s(width) for one in offers)
+            if tokens * best.seconds > best.tokens * seconds:
+                best = _Plan(width, tokens, seconds, offers)
+            if all(len(one.likely) < width for one in offers):
                 break  # more places than there are drafts
-        return best, brings
+        return best
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A step: the places of a row, the tokens to be expected of it, and its seconds."""
+
+    width: int
+    tokens: float
+    seconds: float
+    offers: list[Offer]

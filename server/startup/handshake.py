@@ -84,6 +84,8 @@ def introduce(settings: Settings, link: Link) -> dict[str, Any]:
             "KV_BITS": settings.kv_bits,
             "KV_BITS_FROM": settings.kv_bits_from,
             "PREFIX_DISK_GB": settings.prefix_disk_gb,
+            "SPECULATE": settings.speculate,
+            "DRAFT_MODEL_DIR": "not set" if settings.draft_model_dir is None else "set",
             **_others(settings),
             **{f"model file {name}": value for name, value in files.items()},
         },

@@ -128,7 +128,7 @@ def load_pieces(
                 splits.extend(split_heads(heads, link))
 
     pace.attempt(link, put)
-    for loaded in _evaluate(model, link, pace):
+    for loaded in evaluate(weights_of(model), link, pace):
         on_loaded(loaded)
         progress(f"loading: {_describe(loaded)}")
         yield
@@ -170,7 +170,7 @@ def load_pieces(
         sampling=default_sampling(model_dir),
         arrangement=part.arrangement,
         embeddings=embedding_kind(model_dir, config, last.hidden),
-        weights=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
+        weights=sum(array.nbytes for array in weights_of(model)),
     )
 
 
@@ -243,13 +243,17 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _evaluate(model: Any, link: Link, pace: Pace) -> Iterator[tuple[Loaded, ...]]:
+def weights_of(model: Any) -> list[mx.array]:
+    """All that it has of them on this rank."""
+    return [array for _, array in tree_flatten(model.parameters())]
+
+
+def evaluate(weights: Sequence[mx.array], link: Link, pace: Pace) -> Iterator[tuple[Loaded, ...]]:
     """Brings the weights into memory; yields how far all ranks are, after each piece.
 
     The ranks hold unequal shares, in pipelines above all, but take the same pieces: of each one's
     share the part that rank 0 tells with the piece before, in millionths.
     """
-    weights = [array for _, array in tree_flatten(model.parameters())]
     total = sum(array.nbytes for array in weights)
     totals = [int(data) for data in link.gather_bytes(str(total).encode())]
     yield tuple(Loaded(0, theirs) for theirs in totals)

@@ -139,14 +139,14 @@ class Played:
     """Steps of rows that go on with given texts, by a cost of steps that is known. waits: times
     what a step costs is one that is not made ahead."""
 
-    def __init__(self, curve, texts, several=True, waits=1.02) -> None:
+    def __init__(self, curve, texts, several=True, waits=1.02, model=None) -> None:
         self.waits = waits
-        self.speculation = Speculation(StepCosts(curve), several)
+        self.speculation = Speculation(StepCosts(curve), several, model)
         self.costs = StepCosts(curve)
         self.rows = [
             SimpleNamespace(
                 guess=self.speculation.guess(Common(), prompt), constrained=False,
-                looks_ahead=True, allowed=len,
+                looks_ahead=True, allowed=len, sampling=None, seed=0,
             )
             for prompt, _ in texts
         ]  # fmt: skip

@@ -12,7 +12,7 @@ import mlx.core as mx
 import server.startup.piece_pace as piece_pace
 from server.observe.fleet import Loaded
 from server.observe.status import Status
-from server.startup.loading import _describe, _evaluate, load_shard
+from server.startup.loading import _describe, evaluate, load_shard, weights_of
 from server.startup.piece_pace import AllAtOnce
 from server.startup.stages import Stages
 from server.wire.link import Link
@@ -45,7 +45,7 @@ def model(*kilobytes: int):
 
 def progress(monkeypatch, sizes, theirs, piece, lag=0) -> list[tuple[Loaded, ...]]:
     monkeypatch.setattr(piece_pace, "PIECE_BYTES", piece * 1024)
-    return list(_evaluate(model(*sizes), OneOfTwo(theirs * 1024, lag), AllAtOnce()))
+    return list(evaluate(weights_of(model(*sizes)), OneOfTwo(theirs * 1024, lag), AllAtOnce()))
 
 
 def test_the_pieces_add_up_to_all_weights(monkeypatch):

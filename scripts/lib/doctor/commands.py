@@ -101,7 +101,7 @@ def commands_for(plan: Plan, host: str, needed: set[str]) -> dict[str, dict[str,
             mac[f"ibv_devinfo:{device}"] = (["/usr/bin/ibv_devinfo", "-v", "-d", device], 10)
     for port in plan.ports_on(host):
         mac[f"lsof:{port}"] = (["/usr/sbin/lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN"], 10)
-    both = python_commands(plan) | {
+    both = python_commands(plan, host) | {
         f"ls:{name}": (["/bin/ls", path], 5.0) for name, path in plan.folders.items()
     }
     return {
@@ -114,7 +114,7 @@ def commands_for(plan: Plan, host: str, needed: set[str]) -> dict[str, dict[str,
     }
 
 
-def python_commands(plan: Plan) -> dict[str, Command]:
+def python_commands(plan: Plan, host: str) -> dict[str, Command]:
     """What the interpreter of the ranks is asked, rather than the one that runs the probe."""
     commands: dict[str, Command] = {
         "versions": ([plan.python, "-c", VERSIONS, ",".join(PACKAGES)], 20),
@@ -128,6 +128,8 @@ def python_commands(plan: Plan) -> dict[str, Command]:
         commands["check_models"] = (argv, 45)
     if plan.model_dir is not None:
         options = ["--parallel", plan.parallel, "--json", "--kv-bits", plan.kv_bits, *trust]
+        if plan.draft_model_dir is not None and host == plan.rank0:
+            options += ["--draft", plan.draft_model_dir]
         argv = [*module, "lib.model.check_model", plan.model_dir, ranks, *options]
         commands["check_model"] = (argv, 30)
         commands["formats"] = ([*argv, "--full"], 45)  # which imports mlx, and may hang there

@@ -42,11 +42,12 @@ def weights(cluster: Cluster) -> int:
 
 
 def share(cluster: Cluster, facts: HostFacts) -> float:
-    """Bytes of weights that the ranks of this host will hold."""
+    """Bytes of weights that the ranks of this host will hold; rank 0's the draft model's, too."""
+    drafts = (facts.split or {}).get("draft_bytes", 0)
     if dealt(cluster):
         every = sum(limit(one) or 0 for one in cluster.reached)
-        return weights(cluster) * (limit(facts) or 0) / every
-    return _even_share(cluster, facts)
+        return weights(cluster) * (limit(facts) or 0) / every + drafts
+    return _even_share(cluster, facts) + drafts
 
 
 def dealt(cluster: Cluster) -> bool:

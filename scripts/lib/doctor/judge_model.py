@@ -23,7 +23,9 @@ SHOWN = 3  # differing files that are named
 # with the kind of split that it is about.
 _SPLIT = re.compile(r"(generic )?(tensor|pipeline): ")
 # Those that no other copy of the files would mend.
-_BEYOND_COPIES = re.compile(r"mlx-lm's |model_type is |config\.json wants |the tokenizer needs")
+_BEYOND_COPIES = re.compile(
+    r"DRAFT_MODEL_DIR=|mlx-lm's |model_type is |config\.json wants |the tokenizer needs"
+)
 
 
 def _split_reasons(facts: HostFacts) -> list[str]:

@@ -56,6 +56,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for option in ("--model-id", "--models", "--models-dir", "--pinned"):
         parser.add_argument(option, default="")
     parser.add_argument("--models-gb", type=float)
+    parser.add_argument("--draft-model-dir")
     parser.add_argument("--parallel", default="auto")
     parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--kv-budget-gb", type=float)
@@ -119,6 +120,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         model_dir=first_model(listed),
         listed=listed,
         models_gb=options.models_gb,
+        draft_model_dir=options.draft_model_dir,
         parallel=options.parallel,
         trust_remote_code=options.trust_remote_code,
         kv_budget_gb=options.kv_budget_gb,

@@ -37,6 +37,7 @@ class Plan:
     model_dir: str | None = None
     listed: tuple[str, ...] = ("",) * 5
     models_gb: float | None = None
+    draft_model_dir: str | None = None  # on the host of rank 0
     parallel: str = "auto"
     trust_remote_code: bool = False
     kv_budget_gb: float | None = None

@@ -2,11 +2,12 @@
 """Refuse, before launch, a model that the ranks could not load or share.
 
 usage: check_model.py MODEL_DIR RANKS [--parallel KIND] [--trust-remote-code] [--full] [--json]
-                      [--kv-bits BITS]
+                      [--kv-bits BITS] [--draft DRAFT_MODEL_DIR]
 
 Checks that the folder is whole, that the installed mlx-lm knows the architecture, and
-that there is a way to share it among so many ranks. KIND is PARALLEL's: auto, tensor or
-pipeline. Exit code 0: it will do; 1: it will not, with the reasons on stderr; 2: usage;
+that there is a way to share it among so many ranks; with --draft, that the draft model's
+folder is whole and has the same tokens. KIND is PARALLEL's: auto, tensor or pipeline.
+Exit code 0: it will do; 1: it will not, with the reasons on stderr; 2: usage;
 3: mlx-lm is not installed. --json prints the verdict on stdout.
 
 It never imports mlx, loads no weights and runs nothing of the model folder. --full, for the doctor,
@@ -20,13 +21,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from scripts.lib.hosts.reach import MOST_RANKS
+from scripts.lib.model.draft_check import reasons_against
 from scripts.lib.model.look import look
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.shared import one_of, whole
 from server.protocol.settings import bits_of
 from server.protocol.settings_table import BY_NAME
 from server.startup.arrangement import KINDS, Arrangement, arrangements, choose
-from server.startup.weights_index import Weight, read_weights
+from server.startup.weights_index import Weight, read_weights, total
 
 RANK_COUNTS = range(1, MOST_RANKS + 1)
 
@@ -35,7 +37,8 @@ RANK_COUNTS = range(1, MOST_RANKS + 1)
 class Verdict:
     """What check() found. `rank_counts` are those of 1 to 8 that would work; `arrangement` is how
     the ranks asked for would share it, None if they cannot; `ways`: all that are possible. With
-    --full, `formats` is how the model writes, `kv` what a request and a token take on each rank."""
+    --full, `formats` is how the model writes, `kv` what a request and a token take on each rank.
+    draft_bytes: of the draft model's weights, all of which rank 0 holds."""
 
     model_type: str | None
     ok: bool
@@ -45,6 +48,7 @@ class Verdict:
     ways: list[str] = field(default_factory=list)
     formats: dict | None = None
     kv: list[dict] = field(default_factory=list)
+    draft_bytes: int = 0
 
 
 def check(
@@ -54,15 +58,19 @@ def check(
     trust: bool = False,
     full: bool = False,
     kv_bits: int = 0,
+    draft: Path | None = None,
 ) -> Verdict:
     """Whether the model in `folder` runs on `ranks` ranks, split as `parallel` says. trust: code of
-    the folder may be run for its tokenizer. full: with what needs mlx. kv_bits: 0: all.
+    the folder may be run for its tokenizer. full: with what needs mlx. kv_bits: 0: all. draft: the
+    draft model's folder.
 
     Raises RuntimeError when mlx-lm is not installed for this interpreter.
     """
     looked = look(folder, trust)
     reasons, config, architecture = looked.reasons, looked.config, looked.architecture
     model_type = config.get("model_type")
+    if draft is not None:
+        reasons += reasons_against(draft, folder, trust)
     if architecture is None:
         return Verdict(model_type, False, [], reasons)
     weights = weights_of(folder)
@@ -83,7 +91,8 @@ def check(
         formats, unreadable = writing(folder, looked, trust)
         reasons += unreadable
         kv = kv_of(config, architecture.name, ranks, chosen, kv_bits) if chosen else []
-    return Verdict(model_type, not reasons, rank_counts, reasons, taken, ways, formats, kv)
+    drafts = total(weights_of(draft)) if draft is not None else 0
+    return Verdict(model_type, not reasons, rank_counts, reasons, taken, ways, formats, kv, drafts)
 
 
 def weights_of(folder: Path) -> dict[str, Weight]:
@@ -104,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--kv-bits", type=one_of(*BY_NAME["KV_BITS"].choices), default="off")
+    parser.add_argument("--draft", type=Path, metavar="DRAFT_MODEL_DIR")
     options = parser.parse_args(arguments)
     try:
         verdict = check(
@@ -113,6 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.trust_remote_code,
             options.full,
             bits_of(options.kv_bits),
+            options.draft,
         )
     except RuntimeError as error:
         print(f"check_model: {error}", file=sys.stderr)

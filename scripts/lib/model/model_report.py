@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from scripts.lib.model.draft_check import reasons_against
 from scripts.lib.model.hosts_memory import Machines
 from scripts.lib.model.hub_files import fetch_small
 from scripts.lib.model.kv_estimate import Unknown, rank_rows
@@ -47,6 +48,9 @@ def examine(
     reasons = [reason.replace(f"{scratch}/", "") for reason in (*looked.reasons, *unreadable)]
     context, told = _context(looked, settings["CONTEXT_MAX"].value)
     code = wanted_code(folder)
+    draft = settings["DRAFT_MODEL_DIR"].value
+    if draft:
+        reasons += reasons_against(Path(draft), folder, trust)
     return {
         "model": name,
         "model_type": looked.config.get("model_type"),
@@ -76,6 +80,7 @@ def examine(
                     _kv_budget(settings),
                     bits_of(settings["KV_BITS"].value),
                     settings["KV_BITS_FROM"].value,
+                    total(_weights(Path(draft))) if draft else 0,
                 ),
                 machines,
                 counts,

@@ -43,7 +43,8 @@ class Sized:
 class Subject:
     """What is sized. context: tokens that it was made for, or that CONTEXT_MAX allows; None: not
     told. kv_budget: bytes on each rank, in place of what is left. kv_bits, kv_bits_from: of keys
-    and values, as the server's settings have them."""
+    and values, as the server's settings have them. draft_bytes: of a draft model's weights, which
+    are rank 0's."""
 
     config: Mapping[str, Any]
     weights: Mapping[str, Weight]
@@ -53,6 +54,7 @@ class Subject:
     kv_budget: int | None = None
     kv_bits: int = 0
     kv_bits_from: int = 0
+    draft_bytes: int = 0
 
 
 def size_up(subject: Subject, machines: Machines, counts: Sequence[int] = ()) -> list[Sized]:
@@ -76,14 +78,13 @@ def _with(subject: Subject, ranks: int, memories: tuple[int | None, ...] | None)
     if how is None:
         reasons = tuple(f"{one.kind}: {reason}" for one in found for reason in one.reasons)
         return Sized(ranks, "", memories=memories or (), reasons=reasons)
-    weights = how.shares or (-(-total(subject.weights) // ranks),) * ranks
+    first, *others = how.shares or (-(-total(subject.weights) // ranks),) * ranks
+    weights = (first + subject.draft_bytes, *others)
     rows, unknown = _rows(subject, ranks, how)
     against, context = (), None
     if memories and None not in memories:
         context, against = _room(subject, weights, rows, memories)
-    return Sized(
-        ranks, str(how), tuple(weights), tuple(rows), unknown, memories or (), context, against
-    )
+    return Sized(ranks, str(how), weights, tuple(rows), unknown, memories or (), context, against)
 
 
 def _rows(subject: Subject, ranks: int, how: Arrangement) -> tuple[Sequence[RowBytes], str]:

@@ -215,6 +215,11 @@ def put_in_faults(folder: Path, rank: str) -> None:
         changes["server.scheduler.scheduler"] = lambda module: setattr(module, "SLOW_S", Coin())
     if (folder / f"eager-{rank}").exists():
         changes["server.scheduler.speculation"] = lambda module: setattr(module, "WORTH", 0.0)
+        # Nor what a draft model does, which is taken for nothing.
+        changes["server.startup.draft_model"] = lambda module: setattr(
+            module, "measure_draft", lambda model: None
+        )
+        changes["server.scheduler.model_drafts"] = lambda module: setattr(module, "WEIGHT", 0.0)
     sys.meta_path.insert(0, Changes(changes))
 
 
