@@ -22,7 +22,7 @@ from server.observe.views import Capacity, Formats
 from server.protocol.fingerprint import fingerprint
 from server.protocol.row_lengths import Precision
 from server.protocol.settings import Settings
-from server.ready import DRAFTS, Maker, Ready
+from server.ready import Maker, Ready
 from server.residents import FIRST, Pieces, Resident, Residents
 from server.sampling.choosers import ChoosesForAll, Follows
 from server.scheduler.disk_entries import DiskEntries, OnEveryDisk
@@ -42,6 +42,7 @@ from server.scheduler.speculation import Speculation
 from server.scheduler.step_costs import StepCosts
 from server.startup.expected import expect
 from server.startup.handshake import Met, introduce, rank_memories, shake_hands
+from server.startup.kinds_of_drafts import DRAFTS
 from server.text.calls.formats import NONE
 from server.text.markup import known_of
 from server.text.prompts import Prompts, TokenizerPrompts

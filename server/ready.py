@@ -4,21 +4,19 @@ On the main thread of every rank. What comes of it is the same on all of them, o
 it: at the start a failure ends the ranks; later all let go of the model, and go on.
 """
 
-import json
 import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from server.disk.folder import Lock
 from server.engine.draft_model import DraftModel
 from server.engine.engine import Engine
-from server.engine.kv_memory import SPARE_SHARE, RowBytes, kv_memory, row_bytes, spare_memory
+from server.engine.kv_memory import SPARE_SHARE, RowBytes, kv_memory, row_bytes
 from server.engine.prefix_store import NO_REUSE, REUSE_CUT, reuse_kind
-from server.engine.rows_apart import Ways
 from server.lifecycle.turn_times import TurnTimes
+from server.measured import Measured, measure, need_of
 from server.observe.fleet import Loaded
 from server.observe.status import Status
 from server.protocol.failures import is_shared
@@ -29,13 +27,14 @@ from server.residents import FIRST, NotLoaded
 from server.sampling.choosers import Chooser
 from server.scheduler.embeddings import IN_FLIGHT
 from server.scheduler.kv_budget import KvBudget, RankMemory
-from server.scheduler.kv_pool import KvPool, Need, RankPart, RankRoom
+from server.scheduler.kv_pool import KvPool, Need, RankRoom
 from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import PrefixIndex
 from server.startup.agreement import agree
 from server.startup.canary import Others, check_link
 from server.startup.draft_model import load_draft, room_for
 from server.startup.handshake import Met, Mismatch, compare_files
+from server.startup.kinds_of_drafts import DRAFTS, may_draft
 from server.startup.loading import Shard, Unloadable, load_pieces, load_shard
 from server.startup.piece_pace import AllAtOnce, Considerate, Failed, Pace, at_once
 from server.startup.prefix_disk import Opened, open_disk
@@ -44,24 +43,11 @@ from server.startup.step_curve import MOST_S, measure_curve
 from server.wire.link import Link
 from server.wire.mailbox import bundle_bytes_most
 
-DRAFTS = ("of any row", "of a row that runs alone")  # for which steps there may be some
 LINK_CHECK_VALUES_MOST = 2**24  # 64 MB of int32
 
 log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
-
-
-class Measured(NamedTuple):
-    """What one rank says of a model that it has loaded, in bytes but for reuse (prefix_store)."""
-
-    reuse: int
-    caches: int
-    fixed: int
-    token: int
-    whole: int
-    weights: int
-    spare: int
 
 
 @dataclass(frozen=True)
@@ -312,26 +298,17 @@ class Maker:
         return min(rows * self.settings.prefill_step * shard.hidden, LINK_CHECK_VALUES_MOST)
 
     def _measure(self, shard: Shard, draft: DraftModel | None) -> list[Measured]:
-        """Of every rank, on every rank. draft: this rank's draft model; the room of its caches is
-        none for others, from the start on."""
+        """draft: this rank's draft model; the room of its caches is none for others, from the start
+        on."""
         here, ways = self.met.ranks_here, shard.last.ways
-        row = row_bytes(shard.model, ways.quantised)
         caches = kv_memory(self.settings.kv_budget_gb, here)
         if draft is not None:
             if self._draft_room is None:
-                self._draft_room = room_for(caches, row.token, draft.token_bytes)
+                token = row_bytes(shard.model, ways.quantised).token
+                self._draft_room = room_for(caches, token, draft.token_bytes)
             draft.room = self._draft_room
-        mine = Measured(
-            reuse_kind(shard.model, ways),
-            caches - (self._draft_room or 0),
-            row.fixed,
-            row.token,
-            row.whole,
-            shard.weights + (draft.weights if draft else 0),
-            spare_memory() // here,
-        )
-        said = self.link.gather_bytes(json.dumps(mine).encode())
-        return [Measured(*json.loads(one)) for one in said]
+        weights = shard.weights + (draft.weights if draft else 0)
+        return measure(shard, self.link, caches - (self._draft_room or 0), weights, here)
 
     def _prove(
         self,
@@ -408,24 +385,6 @@ class Maker:
             log.warning("no prefixes on disk: %s", opened.problem)
             self._status.note(f"no prefixes on disk: {opened.problem}")
         return opened
-
-
-def may_draft(speculate: str, ways: Ways, cuttable: bool) -> str:
-    """For which steps there may be drafts: one of DRAFTS, or why for none. cuttable: the model's
-    caches can be cut, on all ranks."""
-    if speculate == "off":
-        return "off"
-    if not (cuttable and ways.apart):
-        return "none: this model's caches cannot be cut"
-    return DRAFTS[not (ways.rows_apart or ways.bear_widths)]
-
-
-def need_of(shard: Shard, ranks: list[Measured]) -> Need:
-    """What a model takes, as the ranks have measured it."""
-    parts = tuple(RankPart(one.weights, one.fixed, one.token, one.whole) for one in ranks)
-    quantised = shard.last.ways.quantised
-    start = quantised.start if quantised else 0
-    return Need(parts, shard.context, shard.last.ways.apart, start)
 
 
 def _make_engine(settings: Settings, link: Link, shard: Shard, chooser: Chooser) -> Engine:

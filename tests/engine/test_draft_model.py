@@ -67,6 +67,8 @@ def asking(model: DraftModel, tokens=16) -> ModelDrafts:
 @pytest.fixture
 def eager(monkeypatch):
     monkeypatch.setattr("server.scheduler.speculation.WORTH", 0.0)
+    monkeypatch.setattr("server.scheduler.speculation.FIRST", 1e9)  # nor does any draft
+    monkeypatch.setattr("server.scheduler.speculation.WON_MOST", 1e9)
     monkeypatch.setattr("server.scheduler.model_drafts.WEIGHT", 0.0)  # it costs nothing
     monkeypatch.setattr("server.scheduler.guesses.Guess.expect", lambda guess, most: ([], []))
 
