@@ -20,7 +20,9 @@ pytestmark = pytest.mark.ranks
 
 SECTION = "A small model for side requests"
 LARGE, SMALL = "large", "small"
-SEARCH = {"description": "Look", "prompt": "Find add.py", "subagent_type": "Explore"}
+FIND = {"description": "Look", "prompt": "Find add.py", "subagent_type": "finder"}
+FINDER = "---\nname: finder\ndescription: Finds files.\nmodel: haiku\n---\nYou are the finder.\n"
+JUDGE = {"type": "prompt", "prompt": "Is all of it done? $ARGUMENTS"}
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +65,32 @@ def force(two_models):
 
 
 def asked(proxy: ForcingProxy, says: str) -> set[str]:
-    """The models of the requests with this text."""
-    return {body["model"] for body in proxy.seen if says in json.dumps(body)}
+    """The models of the requests that are told this before all else."""
+    chat = (body for body in proxy.seen if "system" not in body)
+    told = [(body, body["system"]) for body in proxy.seen if "system" in body]
+    told += [(body, body["messages"][0]) for body in chat]
+    return {body["model"] for body, first in told if says in json.dumps(first)}
 
 
-def test_claude_codes_searching_sub_agent_asks_the_small_one(
+def test_claude_codes_side_requests_and_sub_agents_of_haiku_ask_the_small_one(
     force, two_models, repository, tmp_path
 ):
+    agents = repository / ".claude" / "agents"
+    agents.mkdir(parents=True)
+    (agents / "finder.md").write_text(FINDER)
+    hooks = {"hooks": {"Stop": [{"hooks": [JUDGE]}]}}
+    (repository / ".claude/settings.json").write_text(json.dumps(hooks))
     command = claude_command()
-    proxy = force(("Agent", SEARCH))
+    proxy = force(("Agent", FIND))
     text = snippet(SECTION, "sh").filled(model=LARGE, small=SMALL)
     told = claude_environment(proxy.root) | dict(re.findall(r"(ANTHROPIC_\w+)=(\S+)", text))
     done = run_agent(command, repository, tmp_path / "home", **told)
     assert done.returncode == 0 and END in done.stdout, done.stdout + done.stderr
     assert not proxy.calls
-    first, search, *_, last = [body["model"] for body in proxy.seen]
-    assert (first, search, last) == (LARGE, SMALL, LARGE)
+    assert proxy.seen[0]["model"] == LARGE
+    assert asked(proxy, "You are the finder.") == {SMALL}
+    assert asked(proxy, "You are evaluating a stop") == {SMALL}
+    assert {body["model"] for body in proxy.seen} == {LARGE, SMALL}
     check_answered(two_models())
 
 

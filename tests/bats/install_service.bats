@@ -380,7 +380,7 @@ for setting in OF_USERS:
     if not setting.read_by(RUN) or setting.secret or setting.name in ("HOSTFILE", "CLUSTER_ENV"):
         continue
     value = {"choice": setting.choices[-1:], "switch": "1", "path": [sys.argv[2]], "text": "x",
-             "program": [sys.executable], "words": "x"}.get(setting.kind, [f"{setting.most:.0f}"])[0]
+             "program": [sys.executable], "words": "x", "folders": [f"y={sys.argv[2]}"]}.get(setting.kind, [f"{setting.most:.0f}"])[0]
     value = {"BACKEND": "ring", "CHAT_TEMPLATE_KWARGS": "{}"}.get(setting.name, value)
     print(f"{setting.name}={value}")
 CODE

@@ -62,9 +62,10 @@ class Gauge:
         return max(1, round((tokens - self.fixed) / self.per_word))
 
 
-def take_gauge(swarm: Swarm, asker: Asker, seed: object) -> Gauge:
-    """Raises Unusable."""
-    few = _prompt_tokens(swarm, asker, FEW, seed)
+def take_gauge(swarm: Swarm, asker: Asker, seed: object, deadline_s: float = DEADLINE_S) -> Gauge:
+    """deadline_s: of the first request, for which the model may have to be loaded. Raises
+    Unusable."""
+    few = _prompt_tokens(swarm, asker, FEW, seed, deadline_s)
     many = _prompt_tokens(swarm, asker, MANY, seed)
     if few is None or many is None or many <= few:
         return Gauge(0.0, TOKENS_PER_WORD, counted=False)
@@ -72,10 +73,11 @@ def take_gauge(swarm: Swarm, asker: Asker, seed: object) -> Gauge:
     return Gauge(few - per_word * FEW, per_word, counted=True)
 
 
-def knows_ignore_eos(swarm: Swarm, asker: Asker) -> bool:
-    """Whether the server takes the field. One that ignores it takes it, too."""
+def knows_ignore_eos(swarm: Swarm, asker: Asker, deadline_s: float = DEADLINE_S) -> bool:
+    """Whether the server takes the field. One that ignores it takes it, too. deadline_s: the model
+    may have to be loaded for it."""
     fields = asker.fields("One", 1, {}, stream=False) | {"ignore_eos": True}
-    return swarm.ask(asker.path, fields, DEADLINE_S).status != 400
+    return swarm.ask(asker.path, fields, deadline_s).status != 400
 
 
 def find_model(swarm: Swarm) -> tuple[str | None, list[str]]:
@@ -86,9 +88,11 @@ def find_model(swarm: Swarm) -> tuple[str | None, list[str]]:
     return (names[0] if len(names) == 1 else None), names
 
 
-def _prompt_tokens(swarm: Swarm, asker: Asker, count: int, seed: object) -> int | None:
+def _prompt_tokens(
+    swarm: Swarm, asker: Asker, count: int, seed: object, deadline_s: float = DEADLINE_S
+) -> int | None:
     text = words(count, f"gauge {seed} {count}")
-    answer = swarm.ask(asker.path, asker.fields(text, 1, {"temperature": 0}, False), DEADLINE_S)
+    answer = swarm.ask(asker.path, asker.fields(text, 1, {"temperature": 0}, False), deadline_s)
     if answer.failure:
         raise Unusable(describe(answer))
     return answer.prompt_tokens

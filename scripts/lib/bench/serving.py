@@ -23,7 +23,9 @@ process. If the server wants a key, set API_KEY, in the environment or in cluste
   --sampling MIX      greedy; mixed: temperature and top_p differ from client to client; seeds:
                       as mixed, and a seed for each request (greedy).
   --api API           chat or completions (chat).
-  --model NAME        The model to ask for (the only one that /v1/models lists, else none).
+  --model NAME        The model to ask for (the only one that /v1/models lists, else none: then a
+                      server of several answers with its first). One that is not loaded yet is
+                      before the counted requests begin.
   --ignore-eos WHEN   Whether to send ignore_eos: true, so that answers get their full length.
                       auto: unless the server refuses it (auto).
   --warmup N          Requests before the counted ones (as many as clients; 4 with --rate).
@@ -91,11 +93,16 @@ def prepare(arguments: argparse.Namespace, swarm: Swarm) -> tuple[Asker, Gauge]:
     if model is None:
         model, names = find_model(swarm)
         if len(names) > 1:
-            say(f"{len(names)} models are listed, so none is named in the requests; see --model")
+            some = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+            say(
+                f"{len(names)} models are listed ({some}), so none is named in the requests, and "
+                "the server's first is measured; see --model"
+            )
     asker = Asker(arguments.api, model, ignore_eos=arguments.ignore_eos == "yes")
     if arguments.ignore_eos == "auto":
-        asker = Asker(arguments.api, model, knows_ignore_eos(swarm, asker))
-    gauge = take_gauge(swarm, asker, arguments.seed)
+        knows = knows_ignore_eos(swarm, asker, arguments.deadline)
+        asker = Asker(arguments.api, model, knows)
+    gauge = take_gauge(swarm, asker, arguments.seed, arguments.deadline)
     if not gauge.counted:
         say("the server does not count prompt tokens: prompts are made by words, lengths a guess")
     return asker, gauge

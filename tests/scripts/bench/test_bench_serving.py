@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from scripts.lib.bench.load import run_closed, run_open
+from scripts.lib.bench.serving import prepare
 from scripts.lib.bench.swarm import Call, Swarm
 from tests.support.cluster import ROOT, Cluster
 from tests.support.front_end import FrontEnd
@@ -258,18 +260,58 @@ def test_open_loop_sends_at_its_times_whatever_runs(front_end):
     assert sent[-1] < min(answer.ended for answer in load.answers), "none waits for another"
 
 
+class Listing:
+    """Lists models, and notes what is asked of them."""
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.asked = names, []
+
+    def ask(self, path: str, fields: dict | None = None, deadline_s: float = 0.0):
+        if path == "/v1/models":
+            return SimpleNamespace(body={"data": [{"id": name} for name in self.names]})
+        self.asked.append((fields.get("model"), deadline_s))
+        tokens = len(str(fields["messages"]).split())
+        return SimpleNamespace(status=200, failure="", prompt_tokens=tokens)
+
+
+@pytest.mark.parametrize(
+    ("listed", "named", "asks"),
+    [
+        (("only",), None, "only"),
+        (("large", "small"), None, None),
+        (("large", "small"), "small", "small"),
+    ],
+)
+def test_of_several_models_one_is_named_and_may_have_to_be_loaded(listed, named, asks, capsys):
+    """It took two minutes for the longest that a first answer may take."""
+    swarm = Listing(*listed)
+    arguments = SimpleNamespace(model=named, api="chat", ignore_eos="auto", seed=1, deadline=900.0)
+    prepare(arguments, swarm)
+    assert swarm.asked[0] == (asks, 900.0)
+    assert {model for model, _ in swarm.asked} == {asks}
+    said = capsys.readouterr().err
+    assert ("2 models are listed (large, small), so none is named" in said) == (asks is None)
+
+
 # Real ranks.
 
 
 def test_a_real_rank_is_measured(tmp_path_factory):
     model = tiny_llama(tmp_path_factory.mktemp("model") / "tiny", context=1024)
-    one = Cluster(1, model, tmp_path_factory.mktemp("bench"), {"MAX_BATCH": 8})
+    small = tiny_llama(model.parent / "s, 1", context=1024, layers=1)
+    env = {"MAX_BATCH": 8, "MODELS": f"small={small}"}
+    one = Cluster(1, model, tmp_path_factory.mktemp("bench"), env)
     try:
         one.wait_ready()
         result = summary(bench("--url", one.url, "--clients", 4, "--requests", 8, "--sampling",
                                "mixed", "--prompt-tokens", 100, "--output-tokens", 20))  # fmt: skip
+        other = summary(bench("--url", one.url, "--model", "small", "--clients", 1, "--requests", 1,
+                              "--output-tokens", 4))  # fmt: skip
+        none = bench("--url", one.url, "--model", "none", "--requests", 1)
     finally:
         one.end()
+    assert (other["answered"], other["model"]) == (1, "small")
+    assert none.returncode == 1 and "404" in none.stderr
     assert (result["answered"], result["completion_tokens"], result["ended_early"]) == (8, 160, 0)
     # Of bytes there are exactly as many as asked for, give or take half a word.
     assert result["prompt_tokens_mean"] == pytest.approx(100, abs=3)
