@@ -207,6 +207,7 @@ main() {
   }
   check_model
   check_other_models
+  keep_list
   hand_over_keys
 
   tell_fast_synch

@@ -124,7 +124,7 @@ check_hosts() {
 
 # choose_model: MODEL_DIR, the first of MODELS and MODELS_DIR, or the demo model for --local. Sets
 # MODEL_DIR (absolute) and MODEL_ID, and OTHER_MODELS: name, tab and folder of the others, one a line.
-OTHER_MODELS=''
+OTHER_MODELS='' LISTED=''
 choose_model() {
   local folder status=0
   if [ -n "${MODELS-}${MODELS_DIR-}" ]; then
@@ -178,6 +178,7 @@ choose_models() {
     case $mark in
       wrong) die 2 "$name" ;;
       model) ;;
+      others) LISTED=1 LISTED_MODELS=$name && continue ;;
       *) continue ;; # a profile may print what it likes
     esac
     if [ -n "$first" ]; then
@@ -187,6 +188,14 @@ choose_models() {
     fi
   done <<<"$ANSWER"
   [ "$status$first" = 0 ] || die 1 "the models could not be listed on $RANK0 (rank 0)"
+}
+
+# keep_list: ranks that start again have the models of this start, whatever has come into MODELS_DIR
+# meanwhile, or is there on some of the hosts alone.
+keep_list() {
+  [ -n "$LISTED" ] || return 0
+  unset MODELS MODELS_DIR
+  [ -z "$LISTED_MODELS" ] || export MODELS="$LISTED_MODELS"
 }
 
 # check_other_models: tells which of them cannot be served; the server can do without.

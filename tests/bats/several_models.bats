@@ -29,15 +29,16 @@ make_model() {
   says '"model": "large"'
 }
 
+# What has come into MODELS_DIR when ranks start again is not on all hosts yet, perhaps.
 @test "without MODEL_DIR the first of MODELS, then of MODELS_DIR, is loaded at the start" {
   HOME=$BATS_TEST_TMPDIR MODELS='b=~/Big-70B' run "$RUN" --local 2
   [ "$status" -eq 0 ]
-  called "--env MODEL_DIR=$BIG --env MODEL_ID=b --env MODELS=b=$BIG"
+  called "--env MODEL_DIR=$BIG --env MODEL_ID=b --env HTTP_HOST="
   cd "$BATS_TEST_TMPDIR"
   make_model "top/ORG/one" "top/two" "top/half.partial" "top/.hidden"
   MODELS_DIR=./top/ run "$RUN" --local 2
   [ "$status" -eq 0 ]
-  called "--env MODEL_DIR=$BATS_TEST_TMPDIR/top/ORG/one --env MODEL_ID=ORG/one --env MODELS_DIR=$BATS_TEST_TMPDIR/top/"
+  called "--env MODEL_DIR=$BATS_TEST_TMPDIR/top/ORG/one --env MODEL_ID=ORG/one --env MODELS=two=$BATS_TEST_TMPDIR/top/two --env HTTP_HOST="
   says "when a request names it: two"
 }
 
@@ -74,9 +75,10 @@ CASES
   : >"$CALLS"
   MODELS=b=/elsewhere/b,c=/c run "$RUN" --dry-run
   [ "$status" -eq 0 ]
-  says "--env MODEL_DIR=/elsewhere/b --env MODEL_ID=b --env MODELS=b=/elsewhere/b"
+  says "--env MODEL_DIR=/elsewhere/b --env MODEL_ID=b --env MODELS=c=/c"
   MODELS_DIR=/elsewhere run "$RUN" --dry-run
   [ "$status" -eq 0 ]
+  says "--env MODELS_DIR=/elsewhere"
   if called ssh; then return 1; fi
   touch "$REMOTE/mac0/down"
   MODELS=b=/b run "$RUN"

@@ -5,7 +5,7 @@ it is asked for, and the others are served: so that is a warning, as what is one
 """
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scripts.lib.doctor.cluster import Cluster
@@ -30,66 +30,59 @@ Model = Mapping[str, Any]  # as check_models.py tells it
 
 
 def models(cluster: Cluster) -> Iterator[Finding]:
-    """For each host what is most wrong there; all of it, where several things are."""
-    told = [facts for facts in cluster.reached if _list_of(facts)]
-    usual = most_common(_list_of(facts) for facts in told)
+    """For each host what is most wrong there. What counts is what rank 0 lists, as the run script
+    hands that on to all ranks."""
+    told = [facts for facts in cluster.reached if facts.models and "error" not in facts.models]
+    lists = {facts.host: tuple(_by_place(facts)) for facts in told}
+    served = lists.get(cluster.plan.rank0, most_common(lists.values()) or ())
     for facts in cluster.reached:
+        here = _by_place(facts)
+        lacks = [name for name, folder in served if (name, folder) not in here]
         if facts.models is None:
             yield Finding("models", facts.host, SKIP, facts.why("check_models") or "see python")
-        elif "error" in facts.models:
-            words = facts.models["error"]
-            symptom = "the rank ends at once, with exit code 78 and these words"
+        elif "error" in facts.models or lacks:
+            words = facts.models.get("error") or f"it lacks {_some(lacks)}"
+            symptom = "the rank ends at once, with exit code 78 and what MODELS must be"
             yield Finding("models", facts.host, FAIL, words, symptom, _sync(cluster, facts.host))
-        elif _list_of(facts) != usual:
-            words = _other_list(_list_of(facts), usual)
-            symptom = 'exit code 78 with "the ranks differ: MODELS"'
-            yield Finding("models", facts.host, FAIL, words, symptom, _sync(cluster, facts.host))
-        elif differ := list(_differences(facts, told)):
-            words = _some(differ)
+        elif differ := list(_differences(facts, told, served)):
+            words = _some(differ, "; ")
             yield Finding("models", facts.host, FAIL, words, REFUSED, _sync(cluster, facts.host))
         else:
-            yield _judge_each(cluster, facts)
+            yield _judge_each(cluster, facts, served)
 
 
-def _list_of(facts: HostFacts) -> tuple[tuple[str, str], ...]:
+Place = tuple[str, str]  # name and folder
+
+
+def _by_place(facts: HostFacts) -> dict[Place, Model]:
     every = (facts.models or {}).get("models", ())
-    return tuple((one["name"], one["folder"]) for one in every)
+    return {(one["name"], one["folder"]): one for one in every}
 
 
-def _other_list(here: tuple[tuple[str, str], ...], usual: tuple[tuple[str, str], ...]) -> str:
-    words = []
-    if lacks := [name for name, _ in set(usual) - set(here)]:
-        words.append(f"it lacks {_some(sorted(lacks))}")
-    if alone := [f"{name} ({folder})" for name, folder in set(here) - set(usual)]:
-        words.append(f"it alone has {_some(sorted(alone))}")
-    return "; ".join(words) or "its models have another order"
-
-
-def _differences(facts: HostFacts, told: list[HostFacts]) -> Iterator[str]:
+def _differences(
+    facts: HostFacts, told: list[HostFacts], served: tuple[Place, ...]
+) -> Iterator[str]:
     """Models whose files are not what most hosts have."""
-    for place, one in enumerate(facts.models["models"]):
-        every = [
-            other.models["models"][place]
-            for other in told
-            if _list_of(other) == _list_of(facts) and "error" not in other.models
-        ]
+    here = _by_place(facts)
+    for place in served:
+        every = [_by_place(other).get(place) for other in told]
         # One that a host cannot read is as different as it can be; one that none can is not.
-        usual = most_common(_content(model) for model in every)
-        if _content(one) == usual:
+        usual = most_common(_content(model) for model in every if model)
+        mine = _content(here[place])
+        if mine == usual:
             continue
-        names = sorted(
-            {name for name, _ in set(usual or ()) ^ set(_content(one) or ())}
-        ) or one["reasons"]  # fmt: skip
-        yield f"{one['name']}: {_some(names)} is not what the others have"
+        names = sorted({name for name, _ in set(usual or ()) ^ set(mine or ())})
+        yield f"{place[0]}: {_some(names)} is not what the others have"
 
 
 def _content(model: Model) -> tuple[tuple[str, str], ...] | None:
     return tuple(sorted(model["files"].items())) if "files" in model else None
 
 
-def _judge_each(cluster: Cluster, facts: HostFacts) -> Finding:
-    """Of a list that is as everywhere."""
-    every = facts.models["models"]
+def _judge_each(cluster: Cluster, facts: HostFacts, served: tuple[Place, ...]) -> Finding:
+    """Of a host that has what it should."""
+    here = _by_place(facts)
+    every = [here[place] for place in served]
     refused = [f"{one['name']}: {'; '.join(one['reasons'])}" for one in every if one["reasons"]]
     verdict, close = _room(cluster, facts, [one for one in every if not one["reasons"]])
     if refused or close:
@@ -100,6 +93,8 @@ def _judge_each(cluster: Cluster, facts: HostFacts) -> Finding:
         )
         return Finding("models", facts.host, verdict, words, REFUSED, fix)
     words = f"{len(every)} models, of which each fits beside those that are pinned"
+    if alone := [name for name, folder in here if (name, folder) not in served]:
+        words += f"; not served, as rank 0 has it not: {_some(alone)}"
     if others := facts.models["others"]:
         no_models = [f"{folder}: {why}" for folder, why in others]
         words += f"; no models: {_some(no_models, '; ')}"
@@ -142,13 +137,12 @@ def _sync(cluster: Cluster, host: str) -> Fix:
             "others get theirs from"
         )
     return Fix(
-        "copies all of them from rank 0, as far as they differ, and checks every byte; what is "
-        "there alone is for you to move away",
+        "copies all of them from rank 0, as far as they differ, and checks every byte",
         command=shlex.join(["scripts/sync_model.sh", "--all", host]),
         here=True,
     )
 
 
-def _some(words: list[str], between: str = ", ") -> str:
+def _some(words: Sequence[str], between: str = ", ") -> str:
     more = f"{between}{len(words) - SHOWN} more" if len(words) > SHOWN else ""
     return between.join(words[:SHOWN]) + more

@@ -3,7 +3,8 @@
 usage: list_models.py [--unseen] MODEL_DIR MODEL_ID MODELS MODELS_DIR PINNED
 
 Each may be empty. Prints its own name, then for each model `model`, name and folder, tabs between,
-the first to be loaded first; or `wrong` and why. --unseen: for a host whose folders cannot be seen
+the first to be loaded first, and `others` with a MODELS of all but the first, where there may be
+one so long; or `wrong` and why. --unseen: for a host whose folders cannot be seen
 from here; what is not here is taken as it is named. Exit codes: 0 done, 2 they are wrong. Standard
 library alone, Python 3.9.
 """
@@ -56,6 +57,16 @@ def first_of(model_dir: str, model_id: str) -> ServedModel:
     return ServedModel(model_id or folder.name, folder)
 
 
+def as_setting(models: Sequence[ServedModel]) -> list[str]:
+    """The MODELS that has just these; nothing where it would be too long, or be read otherwise."""
+    words = tuple(f"{one.name}={one.folder}" for one in models)
+    try:
+        same = parse(BY_NAME["MODELS"], ",".join(words)) == words
+    except SettingError:
+        same = False
+    return [",".join(words)] if same else []
+
+
 def main(arguments: list[str]) -> int:
     """Exit code."""
     unseen = arguments[:1] == ["--unseen"]
@@ -65,7 +76,10 @@ def main(arguments: list[str]) -> int:
         return 2
     lines, code = ["list_models"], 0
     try:
-        lines += [f"model\t{one.name}\t{one.folder}" for one in read_list(texts, unseen)]
+        models = read_list(texts, unseen)
+        lines += [f"model\t{one.name}\t{one.folder}" for one in models]
+        if models[0].name != SOME_MODEL:
+            lines += [f"others\t{words}" for words in as_setting(models[1:])]
     except SettingError as error:
         lines, code = [*lines, f"wrong\t{error}"], 2
     text = "\n".join([*lines, ""])

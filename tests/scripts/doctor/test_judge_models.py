@@ -67,10 +67,6 @@ def lacks(told):
     del told[1]["models"][1]
 
 
-def alone(told):
-    told[1]["models"].append(model("mine", 1))
-
-
 def elsewhere(told):
     told[1]["models"][2]["folder"] = "/disk/other"
 
@@ -92,8 +88,7 @@ def wrong(told):
     ("change", "says"),
     [
         (lacks, "it lacks small"),
-        (alone, "it alone has mine (/models/mine)"),
-        (elsewhere, "it alone has other (/disk/other)"),
+        (elsewhere, "it lacks other"),
         (content, "small: config.json is not what the others have"),
         (unreadable, "small: config.json, model.safetensors is not what the others have"),
         (wrong, "MODELS='small=/models/small': must lead"),
@@ -106,6 +101,18 @@ def test_a_host_that_differs_is_the_one_that_is_mended(change, says):
     assert (
         found["mac1"].fix.command == "scripts/sync_model.sh --all mac1" and found["mac1"].fix.here
     )
+
+
+def test_what_a_host_has_alone_is_named_and_no_failure_as_rank_0_tells_the_list():
+    def change(told):
+        told[1]["models"].insert(0, model("mine", 1))
+
+    found = judge(change)
+    assert {finding.verdict for finding in found.values()} == {PASS}
+    assert found["mac1"].found.endswith("not served, as rank 0 has it not: mine")
+    # What rank 0 alone has is what the others lack.
+    found = judge(lambda told: told[0]["models"].append(model("new", 1)))
+    assert [finding.verdict for finding in found.values()] == [PASS, FAIL, FAIL]
 
 
 def test_a_model_that_no_host_can_serve_is_a_warning_as_the_others_are_served():
