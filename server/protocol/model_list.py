@@ -16,6 +16,7 @@ from server.protocol.setting import SettingError
 
 UNFINISHED = ".partial"  # how the name of a copy ends until it is whole
 HUB = "models--"  # how folders of the hub's cache begin: models--OWNER--NAME
+NOTHING = "there is no model in it"  # of a folder, nor a part of one
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 DEEP = 3  # folders below MODELS_DIR: OWNER/NAME is two
 MODELS_MOST = 256
@@ -135,7 +136,7 @@ def _why_none(folder: Path) -> str:
         return "it is an unfinished copy"
     config, weights = os.path.isfile(folder / "config.json"), _has_weights(folder)
     if config == weights:
-        return "there is no model in it"
+        return NOTHING
     return "it has no model*.safetensors" if config else "it has no config.json"
 
 

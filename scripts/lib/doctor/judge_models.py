@@ -22,6 +22,7 @@ from scripts.lib.doctor.findings import (
     most_common,
 )
 from scripts.lib.doctor.judge_memory import limit
+from server.protocol.model_list import NOTHING
 
 SHOWN = 3  # of each kind
 REFUSED = 'requests for it get a 503 with code "not_loaded" and the reason'
@@ -92,12 +93,16 @@ def _judge_each(cluster: Cluster, facts: HostFacts, served: tuple[Place, ...]) -
             "or quantisation, more ranks, or a higher MODELS_GB"
         )
         return Finding("models", facts.host, verdict, words, REFUSED, fix)
+    others = [f"{folder}: {why}" for folder, why in facts.models["others"]]
+    if half := [f"{folder}: {why}" for folder, why in facts.models["others"] if why != NOTHING]:
+        fix = Fix("run scripts/sync_model.sh for it again, or move it out of MODELS_DIR")
+        symptom = 'it is not in the list: requests for it get a 404 with "model_not_found"'
+        return Finding("models", facts.host, WARN, _some(half, "; "), symptom, fix)
     words = f"{len(every)} models, of which each fits beside those that are pinned"
     if alone := [name for name, folder in here if (name, folder) not in served]:
         words += f"; not served, as rank 0 has it not: {_some(alone)}"
-    if others := facts.models["others"]:
-        no_models = [f"{folder}: {why}" for folder, why in others]
-        words += f"; no models: {_some(no_models, '; ')}"
+    if others:
+        words += f"; no models: {_some(others, '; ')}"
     return Finding("models", facts.host, PASS, words)
 
 

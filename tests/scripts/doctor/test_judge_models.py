@@ -63,6 +63,15 @@ def test_a_list_that_is_the_same_and_fits_is_well_and_folders_that_are_no_models
         assert finding.found.endswith("; no models: /models/notes: there is no model in it")
 
 
+def test_what_is_half_a_model_is_a_warning_with_what_mends_it():
+    def change(told):
+        told[1]["others"] = [["/models/new.partial", "it is an unfinished copy"]]
+
+    found = judge(change)
+    assert [finding.verdict for finding in found.values()] == [PASS, WARN, PASS]
+    assert found["mac1"].found == "/models/new.partial: it is an unfinished copy"
+
+
 def lacks(told):
     del told[1]["models"][1]
 
