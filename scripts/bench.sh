@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Measure tokens per second of a model split over the ranks, without the server.
 #
-# Usage: bench.sh [--local N | --hostfile FILE] [--model MODEL] [--parallel KIND]
+# Usage: bench.sh [--local N | --hostfile FILE] [--model DIR] [--parallel KIND]
 #                 [--env NAME=VALUE]... [--dry-run] [--help] [ARGUMENT...]
 #
 #   --local N         N ranks on this machine (1 to 8). Makes .venv and gets the demo model
 #                     if it must. Without it: the hosts of HOSTFILE.
 #   --hostfile FILE   HOSTFILE: the hosts of the cluster.
-#   --model MODEL     MODEL_DIR: folder of an MLX model, the same path on every host; or the name
+#   --model DIR       MODEL_DIR: folder of an MLX model, the same path on every host; or the name
 #                     of one of MODELS and MODELS_DIR. Without it the one that is loaded first.
 #   --parallel KIND   PARALLEL: auto, tensor or pipeline.
 #   --env NAME=VALUE  One more variable for every rank. May be repeated.
