@@ -19,7 +19,7 @@ def ask(one, prompt):
     return answer["choices"][0]["text"]
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("name", "parallel"),
     [
@@ -44,6 +44,7 @@ def test_prompts_at_once_get_what_each_gets_alone(cluster, tmp_path, name, paral
     assert one.get("/cluster")[1]["batching"].startswith(apart)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("name", "parallel", "bits"),
     [

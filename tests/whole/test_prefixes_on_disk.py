@@ -81,6 +81,7 @@ def test_a_stop_and_a_start_later_the_conversation_goes_on(start, split):
         assert b"mlx_cluster_prefix_disk_hits_total" in metrics.read()
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_after_a_rank_was_killed_the_conversation_goes_on(start, rank):
     one = start()
@@ -115,7 +116,7 @@ def swap(tmp_path: Path) -> None:
         one.write_bytes(data)
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("harm", [flip_a_bit, tear, swap, empty])
 def test_a_part_of_one_rank_that_is_not_whole_is_computed_again(start, tmp_path, harm):
     one = start()
