@@ -133,6 +133,9 @@ class Server:
         self.reference = ""  # the right answer to PROBE
         self.long_answer = ""  # and to LONG_ANSWER, if a test has asked
         self.run_ids: set[str] = set()  # of all its starts
+        self.restarts = 0  # before this test
+        self._prompts = 0
+        self._log_from = 0  # this test's part of the log
         self._small_disk = False
         self._place = ["--local", "2"]
         self._settings = {
@@ -155,6 +158,7 @@ class Server:
             "--env", f"PYTHONPATH={FAULT_SITE}", "--env", f"FAULT_DIR={self.fault_dir}",
         ]  # fmt: skip
         env = os.environ | {name: str(value) for name, value in self._settings.items()}
+        env |= {"PYTHONPATH": str(FAULT_SITE), "RESTART_PAUSE_S": "1"}
         return subprocess.Popen(
             [str(part) for part in command], cwd=ROOT, env=env, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -169,6 +173,7 @@ class Server:
             script.kill()
         if script.returncode == 0:
             self.run_ids.add(self._recorded("supervisor.pid")[1])
+            self.restarts = 0
             first = self.ask()
             assert first.outcome == ANSWERED, first.error
             assert self.reference in ("", first.text), "another answer than at the last start"
@@ -203,6 +208,16 @@ class Server:
             "HTTP_HOST": "127.0.0.1",
             "PATH": nodes.env["PATH"],
         }
+
+    def serve_another_test(self) -> bool:
+        """Whether it is in good order; if so, restarts and log are counted from here."""
+        with contextlib.suppress(OSError, ValueError):
+            status, health = self.get("/health")
+            idle = status == 200 and health["running"] == health["queued"] == 0
+            if idle and not self.orphans() and self.ask().text == self.reference:
+                self.restarts, self._log_from = health["restarts"], self.log_path.stat().st_size
+                return True
+        return False
 
     # Its disk.
 
@@ -292,8 +307,9 @@ class Server:
         return [command for pid, command in self.left().items() if pid not in mine]
 
     def log(self) -> str:
-        """All that was logged so far."""
-        return self.log_path.read_text(errors="replace") if self.log_path.is_file() else ""
+        """All that was logged so far in this test."""
+        written = self.log_path.read_bytes() if self.log_path.is_file() else b""
+        return written[self._log_from :].decode(errors="replace")
 
     def last_line(self) -> str:
         return (self.log().splitlines() or [""])[-1]
@@ -382,7 +398,9 @@ class Server:
         return self.get("/queue")[1].get("running", 0)
 
     def _hold_prefill(self) -> list[Client]:
-        client = Client(self.port, LONG_PROMPT, stream=True)
+        self._prompts += 1  # Each another: what was computed of the last one may be kept.
+        prompt = [40 + self._prompts, *LONG_PROMPT["prompt"]]
+        client = Client(self.port, LONG_PROMPT | {"prompt": prompt}, stream=True)
         wait_for(lambda: self.running() == 1, "the prompt to be taken")
         time.sleep(0.3)  # into the prefill, which lasts for many seconds
         assert not client.text, "the prefill is over already"

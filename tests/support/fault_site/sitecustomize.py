@@ -17,7 +17,9 @@ a file that is named for a fault and for it:
             rank N gets its next message of that kind so, and the file is taken away: once
   env-N     lines NAME=VALUE that rank N finds in its environment
 
-Processes that are not ranks see no MLX_RANK and are left alone.
+Other processes see no MLX_RANK and are left alone, but for the supervisor, which is told by
+RESTART_PAUSE_S how long it may wait at most before it starts the ranks again: after each failure of
+a row it waits for twice as long.
 """
 
 import importlib.abc
@@ -223,5 +225,13 @@ def put_in_faults(folder: Path, rank: str) -> None:
     sys.meta_path.insert(0, Changes(changes))
 
 
+if "RESTART_PAUSE_S" in os.environ:
+    pause_s = float(os.environ["RESTART_PAUSE_S"])
+    shorten = {
+        "scripts.lib.supervise.restart_policy": lambda module: setattr(
+            module, "LONGEST_PAUSE_S", pause_s
+        )
+    }
+    sys.meta_path.insert(0, Changes(shorten))
 if "FAULT_DIR" in os.environ and "MLX_RANK" in os.environ:
     put_in_faults(Path(os.environ["FAULT_DIR"]), os.environ["MLX_RANK"])
