@@ -38,7 +38,7 @@ def assert_garbled(server: Server, count: int, clients: list[Client], struck: fl
 def told_long_answer(server):
     """server(), started, which knows what LONG_ANSWER begins with."""
     one = start(server())
-    right = Client(one.port, LONG_ANSWER | {"max_tokens": 500}, stream=True)
+    right = Client(one.port, LONG_ANSWER | {"max_tokens": 200}, stream=True)
     right.join()
     assert right.outcome == ANSWERED
     one.long_answer = right.text

@@ -60,13 +60,13 @@ def test_signals_are_heard_while_a_collective_blocks(server):
 
 def test_stopping_a_server_with_a_stopped_rank_drains_and_leaves_nothing(server):
     one = start(server(STALL_TIMEOUT=60, DRAIN_TIMEOUT=90))
-    short = Client(one.port, PROBE | {"max_tokens": 2000}, stream=True)
+    short = Client(one.port, PROBE | {"max_tokens": 400}, stream=True)
     wait_for(lambda: short.text, "tokens")
     os.kill(one.rank(1), signal.SIGSTOP)
     asked = time.monotonic()
     os.kill(one.supervisor, signal.SIGTERM)
     one.wait_gone(asked)
-    assert short.outcome == ANSWERED and len(short.text) >= 1000
+    assert short.outcome == ANSWERED and len(short.text) >= 300
     assert "over: stopped as asked" in one.last_line()
 
 
