@@ -8,7 +8,8 @@ MOST_EPISODES = 200  # of a walk that cannot see what it must
 MUST_HAPPEN = [
     "answers", "left", "failures", "Cancel", "Evict", "Canary", "reuses",
     "damaged", "handed over", "handed over without its prefix", "parts",
-    "tokens from disk", "embedded requests", "embedders that left", "right drafts",
+    "tokens from disk", "embedded requests", "embedders that left", "right drafts", "pauses",
+    "answers in fewer bits",
 ]  # fmt: skip
 
 

@@ -51,3 +51,14 @@ KINDS = {
     ),
     "state": small_mamba,
 }
+
+# With heads of 64 values, so that keys and values can be quantised.
+QUANTISABLE = {
+    "attention": lambda layers=2: small_llama(layers, head_dim=64),
+    "sliding": lambda layers=2: small_llama(
+        layers,
+        head_dim=64,
+        layer_types=["sliding_attention", "full_attention"],
+        sliding_window=24,
+    ),
+}

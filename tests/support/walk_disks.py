@@ -12,6 +12,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from server.disk.folder import Folder
 from server.disk.worker import Job, State
 from server.engine.prefix_disk import PrefixDisk
+from server.protocol.row_lengths import Precision
 from server.scheduler.disk_entries import DiskEntries
 from server.scheduler.disk_index import DiskIndex, Rank0
 from server.scheduler.kv_budget import RankMemory
@@ -52,7 +53,13 @@ class Disks:
     """Of one episode. turns: how many there have been, in the place of the clock."""
 
     def __init__(
-        self, seed: int, model, links: Sequence[Link], cuttable: bool, turns: Callable[[], int]
+        self,
+        seed: int,
+        model,
+        links: Sequence[Link],
+        cuttable: bool,
+        precision: Precision,
+        turns: Callable[[], int],
     ) -> None:
         self._rng = rng = random.Random(f"{seed} disks")
         self._root = Path(tempfile.mkdtemp(prefix="walk-"))
@@ -67,8 +74,8 @@ class Disks:
         limit = rng.choice([100, 400, 10**6])  # KiB
         mine = Rank0(lambda job: rng.random() < 0.3 and self.ranks[0].is_over(job), labels=labels)
         self.index = DiskIndex(
-            DiskEntries(limit, 1, cuttable), [RankMemory(10**9, 2048, 256)], mine,
-            0 if cuttable else 20, lambda: turns() * 1.0,
+            DiskEntries(limit, 1, cuttable, precision), [RankMemory(10**9, 2048, 256)], mine,
+            0 if cuttable else 20, lambda: turns() * 1.0, precision,
         )  # fmt: skip
 
     def harm(self) -> bool:

@@ -12,6 +12,7 @@ from server.protocol.events import Embedded, Failed, Prefilled
 from server.protocol.requests import Common
 from server.scheduler.queue import Line, Ticket
 from tests.support.small_models import VOCAB
+from tests.support.walk_parts import pieces
 
 ROUNDING = 1e-2  # of the largest value
 
@@ -85,6 +86,7 @@ class Embedders:
 
     def _alone(self, ids: list[int]) -> np.ndarray:
         last = self._shard.last
-        last.want([0], [len(ids) - 1])
-        last(mx.array([ids]), make_prompt_cache(self._shard.model))
+        for part, caches in pieces(self._shard, ids, make_prompt_cache(self._shard.model)):
+            last.want([0], [len(part) - 1])
+            last(mx.array([part]), caches)
         return np.array(last.take_hidden()[0].astype(mx.float32))

@@ -13,6 +13,7 @@ scheduler does not know. At the end nothing is left.
 
 import random
 from collections import Counter
+from fractions import Fraction
 from types import SimpleNamespace
 from unittest import mock
 
@@ -21,7 +22,7 @@ from server.observe.status import Status
 from server.protocol.errors import ApiError
 from server.protocol.events import Failed, Scored, Token
 from server.protocol.requests import Common, Places
-from server.protocol.row_lengths import STEP
+from server.protocol.row_lengths import STEP, WHOLE, Precision
 from server.sampling.choosers import ChoosesForAll, Follows
 from server.scheduler.kv_budget import KvBudget
 from server.scheduler.prefix_index import PrefixIndex
@@ -82,7 +83,9 @@ class Episode:
         self._room = room = rng.choice([0, 500, 1500, 1500, 4000, 10**6])
         cuttable = reuse_kind(self.shard.model) == REUSE_CUT
         self.line = Line(self.max_batch, 8)
-        self.index = PrefixIndex(room, cuttable, 0 if cuttable else 20)
+        fewer = self.shard.last.ways.quantised
+        precision = Precision(fewer.start, Fraction(2)) if fewer and fewer.start else WHOLE
+        self.index = PrefixIndex(room, cuttable, 0 if cuttable else 20, precision)
         self.status = Status("m", "walk")
         follows = rng.random() < 0.5
         self.link = Leads()
@@ -90,14 +93,17 @@ class Episode:
         self.disks = None
         if random.Random(f"{seed} disk").random() < 0.5:
             model = self.shard.model
-            self.disks = Disks(seed, model, self._links, cuttable, lambda: self.turns)
+            self.disks = Disks(seed, model, self._links, cuttable, precision, lambda: self.turns)
         self.drafts = Speculation()
         if cuttable and random.Random(f"{seed} drafts").random() < 0.7:
             self.drafts = ByChance(random.Random(f"{seed} drafted"), VOCAB)
         self.scheduler = Scheduler(
-            self.line, self.status, VOCAB, KvBudget(self.capacity), Pace(rng), self.index, EOS,
-            canary_interval=1e9, disk=self.disks and self.disks.index, speculation=self.drafts,
+            self.line, self.status, VOCAB, KvBudget(self.capacity, precision=precision), Pace(rng),
+            self.index, EOS, canary_interval=1e9, disk=self.disks and self.disks.index,
+            speculation=self.drafts,
         )  # fmt: skip
+        if random.Random(f"{seed} pauses").random() < 0.5:
+            self.scheduler._reserve = lambda one: one.length  # takes in more than there is room for
         mailbox = Mailbox(
             self.link, self._compose, lambda: 0, self.scheduler.chunk, self.scheduler.late,
             drafts=self.scheduler.drafts,
@@ -370,6 +376,9 @@ class Episode:
             rank.engine.prefixes.drop(kept)
         self.seen["right drafts"] += self.drafts.right
         self.seen["pauses"] += self.status.record.pauses
+        if self.shard.last.ways.quantised:
+            self.seen["pauses in fewer bits"] += self.status.record.pauses
+            self.seen["answers in fewer bits"] += self.seen["answers"]
         self.seen["evicted tokens"] += self.index.evicted_tokens
         if self.disks:
             use = self.disks.index.look()
@@ -391,7 +400,7 @@ class Episode:
         got = [event for event in events if isinstance(event, Token)]
         whole = ends and not failed
         if len(got) > LONG and is_plain(ticket):
-            check_by_forward_pass(self.shard.model, ticket, [token.id for token in got], who)
+            check_by_forward_pass(self.shard, ticket, [token.id for token in got], who)
             return
         right, scores = quiet_answer(self.shard, ticket, ticket.max_tokens if whole else len(got))
         ids, wanted = [token.id for token in got], [token.id for token in right]

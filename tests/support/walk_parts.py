@@ -3,6 +3,7 @@ clock, two ranks in one thread, and the quiet answer to any request."""
 
 import random
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from server.engine.attention import put_attention
 from server.engine.engine import Engine
 from server.engine.last_logits import LastLogits, put_heads
 from server.engine.prefix_store import PrefixStore
+from server.engine.quantised_kv import GROWN, Quantised, fits, next_caches
 from server.engine.rows_apart import TOGETHER, Ways
 from server.loop import turn
 from server.observe.status import Status
@@ -30,11 +32,12 @@ from server.scheduler.scheduler import Scheduler
 from server.wire.link import Link
 from server.wire.mailbox import Mailbox
 from server.wire.messages import Cut, Message, Submit
-from tests.support.small_models import KINDS, VOCAB
+from tests.support.small_models import KINDS, QUANTISABLE, VOCAB
 
 SLACK = 3  # tokens: so that rows lie on several shelves
 EOS = (3,)
 ROUNDING = 1e-3  # of logits of some units
+BITS, STARTS = 8, (0, 60)  # of keys and values, from which token of a row on
 
 
 class Broken(AssertionError):
@@ -262,24 +265,38 @@ def check_kept(index: PrefixIndex, store: PrefixStore) -> None:
     """Rank 0's index against what a rank holds."""
     lengths = store.lengths()
     for number, caches in store._entries.items():
-        offsets = {cache.offset for cache in caches if type(cache).__name__ == "KVCache"}
+        offsets = {cache.offset for cache in caches if type(cache) in GROWN}
         assert offsets <= {lengths[number]}, f"entry {number} has {offsets} tokens"
     for number in index._redundant:
         lengths.pop(number, None)
     entries = {number: len(entry.tokens) for number, entry in index._entries.items()}
     assert lengths == entries, "index and store differ"
-    size = sum(entries.values()) + index._entry_cost * len(entries)
+    size = sum(map(index._precision.cost, entries.values())) + index._entry_cost * len(entries)
     assert size == index.used, "the index counts wrong"
 
 
-def check_by_forward_pass(model, ticket: Ticket, ids: list[int], who: str) -> None:
+def check_by_forward_pass(shard, ticket: Ticket, ids: list[int], who: str) -> None:
     """A long greedy answer, all of it in one go: each token is the likeliest at its place."""
-    logits = model(mx.array([ticket.prompt + ids[:-1]]), cache=make_prompt_cache(model))[0]
+    text, caches = ticket.prompt + ids[:-1], make_prompt_cache(shard.model)
+    logits = mx.concatenate(
+        [shard.model(mx.array([part]), cache=one)[0] for part, one in pieces(shard, text, caches)]
+    )
     logits = logits[len(ticket.prompt) - 1 :].astype(mx.float32)
     chosen = mx.take_along_axis(logits, mx.array(ids)[:, None], axis=-1)[:, 0]
     behind = (mx.max(logits, axis=-1) - chosen).tolist()
     wrong = [place for place, gap in enumerate(behind) if not gap <= ROUNDING]
     assert not wrong, f"{who}: token {wrong[0]} of {len(ids)} is not the likeliest"
+
+
+def pieces(shard, text: list[int], caches: list) -> Iterator[tuple[list[int], list]]:
+    """A text as it is to be computed at once, and its caches then: in two parts where these are
+    quantised from a token on."""
+    quantised = shard.last.ways.quantised
+    cut = len(text) if quantised is None else quantised.within(0, len(text))
+    for part in (text[:cut], text[cut:]):
+        if part:
+            caches = next_caches(quantised, caches)
+            yield part, caches
 
 
 def quiet_answer(shard, ticket: Ticket, tokens: int) -> tuple[list[Token], tuple]:
@@ -323,17 +340,7 @@ def make_shards() -> dict:
     """A small model of each kind of cache. quiet: what its requests get alone."""
     shards = {}
     for kind, make in KINDS.items():
-        model = make(1)
-        key = mx.random.key(7)
-        # Large enough weights that the best token stands out, whatever the rounding.
-        model.update(
-            tree_map(
-                lambda w, key=key: mx.random.normal(w.shape, key=key) * 0.4 if w.ndim > 1 else w,
-                model.parameters(),
-            )
-        )
-        mx.eval(model.parameters())
-        put_attention(model)
+        model = strong(make(1))
         last = LastLogits(model, put_heads(model))
         last.ways = Ways(shelves=True)
         last.prove(Link(mx.distributed.init()))
@@ -345,8 +352,48 @@ def make_shards() -> dict:
             Ways(shelves=True, prompts_apart=True),
             Ways(prompts_apart=True, rows_apart=True),
         ):
-            apart = LastLogits(model, last._heads)
-            apart.ways, apart._narrow, apart.hidden = ways, last._narrow, last.hidden
-            name = f"{kind}, {ways}"
-            shards[name] = SimpleNamespace(model=model, last=apart, vocab=VOCAB, quiet={})
+            shards[f"{kind}, {ways}"] = served_so(shards[kind], ways)
+    shards |= make_quantised_shards()
     return shards
+
+
+def make_quantised_shards() -> dict:
+    """The same with keys and values in fewer bits, from the first token on and from a later one."""
+    shards = {}
+    for kind, make in QUANTISABLE.items():
+        model = strong(make(2))
+        last = LastLogits(model, put_heads(model))
+        last.prove(Link(mx.distributed.init()))
+        whole = SimpleNamespace(model=model, last=last, vocab=VOCAB)
+        layers, why = fits(model, BITS)
+        assert layers, why
+        for start in STARTS:
+            fewer = Quantised(BITS, start, layers)
+            for ways in (
+                Ways(shelves=True, quantised=fewer),
+                Ways(shelves=True, prompts_apart=True, quantised=fewer),
+                Ways(prompts_apart=True, rows_apart=True, quantised=fewer),
+            ):
+                shards[f"{kind}, {ways}, {ways.precision}"] = served_so(whole, ways)
+    return shards
+
+
+def strong(model):
+    """With weights so large that the best token stands out, whatever the rounding."""
+    key = mx.random.key(7)
+    model.update(
+        tree_map(
+            lambda w: mx.random.normal(w.shape, key=key) * 0.4 if w.ndim > 1 else w,
+            model.parameters(),
+        )
+    )
+    mx.eval(model.parameters())
+    put_attention(model)
+    return model
+
+
+def served_so(shard, ways: Ways) -> SimpleNamespace:
+    """The same model, its rows computed in one of the ways."""
+    last = LastLogits(shard.model, shard.last._heads)
+    last.ways, last._narrow, last.hidden = ways, shard.last._narrow, shard.last.hidden
+    return SimpleNamespace(model=shard.model, last=last, vocab=VOCAB, quiet={})
