@@ -11,15 +11,17 @@ from mlx_lm.models.cache import KVCache, QuantizedKVCache, make_prompt_cache
 
 from server.engine import attention
 from server.engine.quantised_kv import FEW, GROUP, attend_quantised
+from server.protocol.row_lengths import STEP
 from tests.models.served import CLOSE, desk_of, prompt, serve
 from tests.support.desk import choices, ids_of, ticket
 from tests.support.ticket_events import all_events
 
 KINDS = ["llama, heads of 64", "gemma3_text, heads of 64", "qwen3_next, heads of 64"]
 BITS = [(8, 0), (4, 50)]  # and the tokens from which on a row is quantised
+APART = [("llama4, heads of 64", 8, 50), ("nemotron_h, heads of 64", 4, 0)]  # rows, and prompts
 
 
-@pytest.fixture(scope="module", params=[(kind, *bits) for kind in KINDS for bits in BITS])
+@pytest.fixture(scope="module", params=[(kind, *bits) for kind in KINDS for bits in BITS] + APART)
 def shard(request):
     name, bits, start = request.param
     made = serve(name, kv_bits=bits, kv_bits_from=start)
@@ -64,7 +66,7 @@ def check(shard, one, ids: list[int]) -> None:
 
 def test_a_model_that_bears_it_is_served_so(shard):
     ways = shard.last.ways
-    assert ways.quantised.bits == shard.bits and ways.quantised.layers and ways.shelves
+    assert ways.quantised.bits == shard.bits and ways.quantised.layers and ways.apart
     assert ways.precision.startswith(f"{shard.bits} bits")
 
 
@@ -112,6 +114,19 @@ def test_what_goes_on_from_a_kept_prefix_gets_what_it_gets_without(shard):
     for one, ids in zip(later, desk.run(*later), strict=True):
         check(shard, one, ids)
     assert later[0].cached >= 100
+
+
+@pytest.mark.parametrize("room", [0, 10**6], ids=["anew", "from what is kept of it"])
+def test_a_row_that_was_paused_goes_on_as_it_was(shard, room):
+    """Those that came last are paused when the first outgrow the memory; some of them have become
+    long enough by then, others become so as they are computed again."""
+    lengths = (246, 250, 30, 44, 47)
+    asked = [ticket(prompt=prompt(40 + n, n), max_tokens=14) for n in lengths]
+    desk = desk_of(shard, capacity=len(lengths) * STEP, room=room)
+    desk.scheduler._reserve = lambda one: one.length  # as if answers were short
+    for one, ids in zip(asked, desk.run(*asked), strict=True):
+        check(shard, one, ids)
+    assert desk.scheduler._status.record.pauses
 
 
 def test_what_is_kept_takes_no_more_than_quantised_keys(shard):

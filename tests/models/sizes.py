@@ -272,5 +272,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3, heads of 64": ("qwen3", {"head_dim": 64}),
     "qwen3_next, heads of 64": ("qwen3_next", {"head_dim": 64}),
     "gpt_oss, heads of 64": ("gpt_oss", {"head_dim": 64}),
+    "llama4, heads of 64": ("llama4", {"head_dim": 64}),
+    "nemotron_h, heads of 64": ("nemotron_h", {"head_dim": 64}),
     "gemma3_text, a window of 512": ("gemma3_text", {"sliding_window": 512}),
 }
