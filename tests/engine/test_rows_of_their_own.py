@@ -1,69 +1,54 @@
 """Rows of unlike length: what they get in mlx-lm's caches they get on shelves, on every kind of
 cache; and a short one beside a long one takes and reads no more than is its own."""
 
-import copy
-import random
-from dataclasses import replace
-from types import SimpleNamespace
-
 import pytest
 from mlx_lm.models.cache import KVCache
 
 from server.engine import attention
 from server.engine.batch_caches import BatchCaches
+from server.engine.prefix_store import REUSE_CUT, reuse_kind
 from server.engine.shelved_kv import ShelvedKV
+from tests.models.company import differences, play, rectangle
 from tests.models.served import desk_of, serve
-from tests.support.desk import Desk, choices, ids_of, ticket
-from tests.support.ticket_events import all_events
+from tests.support.desk import Desk, ticket
 
-# A model of each kind of cache: full, sinks and windows, windows, states, latents, mixtures.
+# A model of each kind of cache: full, full with experts, sinks and windows, windows, states beside
+# full ones, states alone, latents, latents with a choice of what to look at, latents beside states,
+# layers that share keys, states that see padding.
 KINDS = [
-    "llama", "gpt_oss", "gemma3_text", "qwen3_next", "deepseek_v3", "deepseek_v32", "kimi_linear",
-    "gemma3n",
+    "llama", "mixtral", "gpt_oss", "gemma3_text", "qwen3_next", "mamba2", "deepseek_v3",
+    "deepseek_v32", "kimi_linear", "gemma3n", "nemotron_h",
 ]  # fmt: skip
+QUANTISED = [
+    ("llama, heads of 64", 8, 0), ("gemma3_text, heads of 64", 8, 70),
+    ("qwen3_next, heads of 64", 4, 70), ("nemotron_h, heads of 64", 8, 70),
+]  # fmt: skip
+SEEDS = {1: {"slack": 5}, 4: {}}
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def shard(request):
-    return serve(request.param)
+def check_the_same(shard) -> None:
+    seen = []
+    for seed, options in SEEDS.items():
+        right = play(rectangle(shard), seed)
+        seen += right, play(shard, seed, right.plan, **options)
+        assert not list(differences(*seen[-2:]))
+    assert all(played.pauses for played in seen)
+    if reuse_kind(shard.model, shard.last.ways) == REUSE_CUT:
+        assert any(played.reused for played in seen)
 
 
-def in_one_rectangle(shard) -> SimpleNamespace:
-    last = copy.copy(shard.last)
-    last.ways = replace(last.ways, shelves=False, by_shelf=False)
-    return SimpleNamespace(model=shard.model, last=last, vocab=shard.vocab)
-
-
-def answers(shard, seed: int, **options) -> list[list[int]]:
-    """Of prompts of all lengths, some of which come later, leave early, or go on from others."""
-    rng = random.Random(seed)
-    desk = Desk(shard, max_batch=6, room=10**6, cuttable=False, **options)
-
-    def asked(length: int, begin=()) -> list[int]:
-        return [*begin, *rng.choices(range(3, 250), k=length)]
-
-    begin = asked(60)
-    first = [ticket(prompt=asked(n), max_tokens=rng.randint(3, 12)) for n in (150, 5, 31)]
-    left = ticket(prompt=asked(40), max_tokens=50)
-    forked = choices(2, prompt=asked(80), max_tokens=9, temperature=0.7, seed=5)
-    late = [ticket(prompt=asked(n, begin), max_tokens=8) for n in (3, 90, 1)]
-    late += [ticket(prompt=asked(n), max_tokens=15) for n in (1, 6, 2, 220)]
-
-    def act(turn: int) -> None:
-        if turn in range(3, 3 + 3 * len(late), 3):
-            desk.line.admit([late[turn // 3 - 1]])
-        if turn == 9:
-            desk.line.cancel(left)
-
-    got = desk.run(*first, left, forked, act=act)
-    return [*got[:3], *got[4:], *(ids_of(e for _, e in all_events(one)) for one in late)]
-
-
-@pytest.mark.parametrize("slack", [0, 5, 256])
-def test_shelves_give_the_text_that_one_rectangle_gives(shard, slack):
+@pytest.mark.parametrize("name", KINDS)
+def test_shelves_give_the_text_that_one_rectangle_gives(name):
+    shard = serve(name)
     assert shard.last.ways.shelves
-    right = answers(in_one_rectangle(shard), slack)
-    assert all(right) and answers(shard, slack, slack=slack) == right
+    check_the_same(shard)
+
+
+@pytest.mark.parametrize("name, bits, start", QUANTISED)
+def test_shelves_of_fewer_bits_give_the_text_that_rows_apart_give(name, bits, start):
+    shard = serve(name, kv_bits=bits, kv_bits_from=start)
+    assert shard.last.ways.shelves and shard.last.ways.quantised
+    check_the_same(shard)
 
 
 def test_a_long_row_makes_short_ones_no_larger(monkeypatch):
