@@ -2,7 +2,8 @@
 # Measure our server beside mlx_lm.server, on this machine, and judge each figure by its target.
 #
 # Usage: bench_compare.sh [--rounds N] [--quick] [--only ROW]... [--results FILE]
-#                         [--write [FILE]] [--peer-flag FLAG]... [--list] [--dry-run] [--help]
+#                         [--write [FILE]] [--peer-flag FLAG]... [--before DIR] [--list]
+#                         [--dry-run] [--help]
 #
 #   --rounds N        Rounds of each measurement; the figures are medians (5, at most 99).
 #   --quick           One round of the shortest measurements: shows that all works, no more.
@@ -10,6 +11,7 @@
 #   --results FILE    Keep the measurements there, and make the table of all it holds.
 #   --write [FILE]    Put the table into docs/performance.md (or FILE), between its two marks.
 #   --peer-flag FLAG  One more argument for mlx_lm.server, as --peer-flag=--prompt-concurrency=32.
+#   --before DIR      Another checkout of this project, for the rows that hold ours to it.
 #   --list            Name the rows.
 #   --dry-run         Print what would be run, and run nothing.
 #
@@ -39,6 +41,7 @@ LOCAL=2
 LIST=''
 ARGUMENTS=()
 ROWS=()
+BEFORE=()
 
 take_option() {
   case $1 in
@@ -57,6 +60,11 @@ take_option() {
       [ -f "$file" ] || die 2 "--write '$file': there is no such file"
       ARGUMENTS+=("$1" "$file")
       ;;
+    --before)
+      [ -f "$2/server/openai_cluster_server.py" ] ||
+        die 2 "--before '$2': must be the folder of a checkout of this project"
+      BEFORE=("$1" "$(cd "$2" && pwd)")
+      ;;
     --peer-flag) ARGUMENTS+=("--peer-flag=$2") ;;
     --list) LIST=1 ;;
   esac
@@ -71,6 +79,7 @@ main() {
     exec "$ANY_PYTHON" "${COMPARE[@]}" --list
   fi
   # Before anything is made: a row that does not exist is found now.
+  ROWS+=(${BEFORE[@]+"${BEFORE[@]}"})
   "$ANY_PYTHON" "${COMPARE[@]}" --check ${ROWS[@]+"${ROWS[@]}"} || exit "$?"
   prepare_python
   choose_model

@@ -36,7 +36,8 @@ STUB
 
 @test "wrong arguments are usage errors that name the value" {
   for arguments in "--rounds" "--rounds 0" "--rounds x" "--rounds 100" "--only" "--what" \
-    "--results /no/such/folder/x" "--write /no/such/file" "--peer-flag"; do
+    "--results /no/such/folder/x" "--write /no/such/file" "--peer-flag" \
+    "--before /no/such/folder" "--only even-tiny-1-8"; do
     # shellcheck disable=SC2086  # split on purpose
     run "$COMPARE" $arguments
     [ "$status" -eq 2 ] || { echo "$arguments: $status"; return 1; }
@@ -51,6 +52,13 @@ STUB
   says "--only tiny-9: must be one of bare-demo, "
   run called lib.model.demo_model
   [ "$status" -ne 0 ]
+}
+
+@test "the checkout that ours is held to goes to compare.py, whole" {
+  : >"$CHECKOUT/server/openai_cluster_server.py"
+  run "$COMPARE" --only even-tiny-1-8 --before "$CHECKOUT/server/.." --dry-run
+  [ "$status" -eq 0 ]
+  says "--before $CHECKOUT"
 }
 
 @test "the demo model, the rows and the flags go to compare.py" {

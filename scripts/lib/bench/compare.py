@@ -21,6 +21,7 @@ from pathlib import Path
 from scripts.lib.bench import page
 from scripts.lib.bench.contenders import (
     Bare,
+    Before,
     Broken,
     Contender,
     Ours,
@@ -29,10 +30,19 @@ from scripts.lib.bench.contenders import (
     environment,
     module,
 )
-from scripts.lib.bench.rows import BARE, OURS, THEIRS, Check, Samples, make_checks, render
+from scripts.lib.bench.rows import (
+    BARE,
+    BEFORE,
+    OURS,
+    THEIRS,
+    Check,
+    Samples,
+    make_checks,
+    render,
+)
 from scripts.lib.bench.scenes import throughput
 
-KINDS = {OURS: Ours, THEIRS: Theirs, BARE: Bare}
+KINDS = {OURS: Ours, THEIRS: Theirs, BARE: Bare, BEFORE: Before}
 FAILED, USAGE = 1, 2
 
 
@@ -40,7 +50,7 @@ def main() -> int:
     """Measures, prints the table; returns the exit code."""
     arguments = parse_arguments()
     checks = make_checks(arguments.quick)
-    chosen = choose(checks, arguments.only)
+    chosen = choose(checks, arguments.only, arguments.before)
     if arguments.list:
         for check in checks:
             ranks = "1 rank" if check.ranks == 1 else f"{check.ranks} ranks"
@@ -106,6 +116,8 @@ class Run:
         kind = KINDS[side]
         if side == OURS:
             contender = kind(place, settings)
+        elif side == BEFORE:
+            contender = kind(place, settings, self.arguments.before)
         elif side == THEIRS:
             contender = kind(place, self.arguments.peer_flag)
         else:
@@ -227,14 +239,20 @@ def describe(arguments: argparse.Namespace) -> dict:
     }
 
 
-def choose(checks: list[Check], names: list[str]) -> list[Check]:
-    """Those named, or all that need no name. Ends the program with a usage error."""
+def choose(checks: list[Check], names: list[str], before: Path | None = None) -> list[Check]:
+    """Those named, or all that need no name. before: the checkout that some are held to. Ends the
+    program with a usage error."""
     known = {check.id for check in checks}
     for name in names:
         if name not in known:
             say(f"--only {name}: must be one of {', '.join(sorted(known))}")
             sys.exit(USAGE)
-    return [check for check in checks if (check.id in names if names else check.default)]
+    chosen = [check for check in checks if (check.id in names if names else check.default)]
+    needing = next((check.id for check in chosen if BEFORE in check.sides), None)
+    if needing is not None and before is None:
+        say(f"--only {needing}: needs --before, the folder of another checkout")
+        sys.exit(USAGE)
+    return chosen
 
 
 def say(text: str) -> None:
@@ -251,6 +269,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--peer-flag", action="append", default=[])
+    parser.add_argument("--before", type=Path)
     parser.add_argument("--results", type=Path)
     parser.add_argument("--write", type=Path)
     parser.add_argument("--list", action="store_true")

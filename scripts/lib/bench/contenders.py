@@ -1,4 +1,5 @@
-"""Those that are compared, as processes: our server, mlx_lm.server, our engine without HTTP.
+"""Those that are compared, as processes: our server, mlx_lm.server, our engine without HTTP, our
+server of another checkout.
 
 All run under the same launcher, with the same model, ranks and environment. While one is measured
 the ranks of the others are stopped (SIGSTOP), because an idle rank of mlx_lm.server spins on its
@@ -201,6 +202,20 @@ class Ours(WebServer):
             [program, "--run-dir", self.run_dir, "--run-id", self.run_id],
             settings | self._settings,
         )
+
+
+class Before(Ours):
+    """The same of another checkout: an earlier version. folder: where it is."""
+
+    name = "before"
+
+    def __init__(self, place: Place, settings: dict | None = None, folder: Path = ROOT) -> None:
+        self._folder = folder
+        super().__init__(place, settings)
+
+    def _program(self) -> tuple[list, dict]:
+        (program, *arguments), settings = super()._program()
+        return [self._folder / program.relative_to(ROOT), *arguments], settings
 
 
 class Theirs(WebServer):

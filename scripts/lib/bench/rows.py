@@ -10,7 +10,7 @@ from scripts.lib.bench import scenes
 from scripts.lib.bench.scenes import Scene
 from scripts.lib.bench.stats import median
 
-OURS, THEIRS, BARE = "ours", "theirs", "bare"
+OURS, THEIRS, BARE, BEFORE = "ours", "theirs", "bare", "before"
 # The bare engine's prompts have no beginning in common: without it, ours would compute less.
 NO_PREFIXES = (("PREFIX_CACHE_PERCENT", 0),)
 Samples = dict[str, list[dict[str, float] | None]]  # by side, one a round; None: it broke
@@ -165,6 +165,11 @@ def make_checks(quick: bool) -> list[Check]:
               scenes.memory(64, of(10_000, 1000), 24, 8),
               (Measure("growth_mb", "MB", Goal("value", "<=", 16)),), (OURS,), rounds=1,
               settings=(("KV_BUDGET_GB", 0.08),), default=False),
+        *(Check(f"even-{model}-{ranks}-{rows}", f"{rows} equal rows", model, ranks,
+                busy(rows, "greedy", output, 1, ramp_s=0), speed(0.97, BEFORE), (OURS, BEFORE),
+                default=False)
+          for model, output in (("demo", 32), ("tiny", 128))
+          for ranks in (1, 2) for rows in (8, 32)),
         Check("tiny-1-seeds", "32 clients, a seed each", "tiny", 1, busy(32, "seeds", 32, 1),
               speed(None), rounds=1),
         Check("demo-2-seeds", "8 clients, a seed each", "demo", 2, busy(8, "seeds", 24, 1),
@@ -198,6 +203,10 @@ LINES = (
          ("burst",)),
     Line("memory of rank 0 beyond weights and KV, 64 clients: growth over the second half of "
          "10,000 requests", "flat (<= 16 MB)", ("memory",)),
+    *(Line(f"{rows} equal rows, demo / tiny, 1 and 2 ranks each, tokens/s against this project "
+           "with mlx-lm's batches", ">= 0.97x",
+           tuple(f"even-{model}-{ranks}-{rows}" for model in ("demo", "tiny") for ranks in (1, 2)))
+      for rows in (8, 32)),
     Line("beside it: a seed a request, tiny, 1 rank, 32 clients / demo, 2 ranks, 8 clients",
          "none", ("tiny-1-seeds", "demo-2-seeds")),
 )  # fmt: skip
@@ -221,8 +230,9 @@ def cells(line: Line, checks: dict[str, Check], results: dict[str, Samples]) -> 
             ours.append(measure.show(middle(samples, OURS, measure.key)))
             if goal.kind == "share":
                 other.append(f"first turn {measure.show(middle(samples, OURS, goal.against))}")
-            elif goal.kind == "ratio" and goal.against == BARE:
-                other.append(f"bare {measure.show(middle(samples, BARE, measure.key))}")
+            elif goal.kind == "ratio" and goal.against in (BARE, BEFORE):
+                theirs = measure.show(middle(samples, goal.against, measure.key))
+                other.append(f"{goal.against} {theirs}")
             else:
                 other.append(measure.show(middle(samples, THEIRS, measure.key)))
             factor = f"{figure:.2f}x" if figure is not None else "-"

@@ -16,6 +16,7 @@ from scripts.lib.bench.models import find_silent_token, make_endless, make_tiny
 from scripts.lib.bench.processes import alive, cpu_seconds, parse_ps_time, resident_mb
 from scripts.lib.bench.rows import (
     BARE,
+    BEFORE,
     LINES,
     OURS,
     THEIRS,
@@ -46,6 +47,8 @@ def sampled(**sides: list) -> dict:
         (Goal("ratio", ">=", 3.0), sampled(ours=[{"x": 5.9}], theirs=[{"x": 2.0}]), 2.95, False),
         (Goal("ratio", "<=", 0.4), sampled(ours=[{"x": 1.0}], theirs=[{"x": 2.0}]), 0.5, False),
         (Goal("ratio", ">=", 0.9, BARE), sampled(ours=[{"x": 9.0}], bare=[{"x": 10.0}]), 0.9, True),
+        (Goal("ratio", ">=", 0.97, BEFORE), sampled(ours=[{"x": 9.0}], before=[{"x": 9.0}]), 1.0,
+         True),
         (Goal("share", "<=", 0.15, "y"), sampled(ours=[{"x": 1.0, "y": 10.0}]), 0.1, True),
         (Goal("value", "<=", 0), sampled(ours=[{"x": 1.0}]), 1.0, False),
         # Medians, over the rounds that gave something.
@@ -92,6 +95,7 @@ def test_table_tells_measured_missed_broken_and_not_run():
                                theirs=[{"second": 0.2, "first": 3.0}]),
         "idle": sampled(ours=[{"rank": 0.021, "launcher": 0.001}],
                         theirs=[{"rank": 0.93, "launcher": 0.0}]),
+        "even-demo-1-8": sampled(ours=[{"tokens_per_s": 50.0}], before=[{"tokens_per_s": 40.0}]),
         "demo-2-seeds": sampled(ours=[{"tokens_per_s": 30.0}], theirs=[{"tokens_per_s": 10.0}]),
     }).splitlines()  # fmt: skip
     assert len({len(line) for line in table}) == 1 and len(table) == len(LINES) + 2
@@ -107,7 +111,18 @@ def test_table_tells_measured_missed_broken_and_not_run():
     assert row("second turn")[:3] == ["100 ms", "200 ms / first turn 2000 ms", "0.50x / 0.05x"]
     assert row("idle CPU")[0] == "2.1% / 0.1%" and row("idle CPU")[4] == "met"
     assert row("a seed a request")[4] == "not run / for comparison"
+    assert row("8 equal rows")[1:3] == ["before 40.0 / - / - / -", "1.25x / - / - / -"]
     assert row("6,000-token") == ["-", "-", "-", "<= 0.3x", "not run"]
+
+
+def test_a_row_that_is_held_to_another_checkout_needs_one(capsys, tmp_path):
+    checks = list(CHECKS.values())
+    with pytest.raises(SystemExit) as left:
+        compare.choose(checks, ["even-tiny-1-8"])
+    assert left.value.code == 2 and "--before" in capsys.readouterr().err
+    (chosen,) = compare.choose(checks, ["even-tiny-1-8"], tmp_path)
+    assert chosen.sides == (OURS, BEFORE)
+    assert not any(BEFORE in check.sides for check in compare.choose(checks, []))
 
 
 # The order of play.
