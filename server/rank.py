@@ -209,6 +209,7 @@ class Leads:
             batching=str(ways),
             kv_precision=ways.precision,
             drafts=ready.drafts,
+            token_bytes=ready.row.token,
         )
         if number == FIRST:
             self._status.publish(beside.formats)

@@ -25,7 +25,7 @@ from server.api.lanes import Lanes
 from server.api.models import Model, Models, willing_to_wait
 from server.api.notes import noting
 from server.api.requests import check_vocabulary, parse_json
-from server.api.responder import Tell, answer
+from server.api.responder import Alive, Tell, answer
 from server.observe.account import Texts
 from server.observe.phases import ENDING, LOADING, OK
 from server.observe.status import Status
@@ -86,7 +86,7 @@ class ModelRoutes:
         self._lanes = Lanes(line.max_running + line.max_waiting)
 
     def chat(self, exchange: Exchange) -> None:
-        with self._reading(exchange) as (body, client, model, served):
+        with self._reading(exchange, streams=True) as (body, client, model, served):
             request = chat_api.parse(body, served)
             ids, places = self._conversation(model, request, client)
         dialect = chat_api.ChatDialect(*self._frame(model, request.common, 1))
@@ -94,7 +94,7 @@ class ModelRoutes:
         self._converse(exchange, model, request, ids, places, dialect, client, tell)
 
     def completions(self, exchange: Exchange) -> None:
-        with self._reading(exchange) as (body, client, model, served):
+        with self._reading(exchange, streams=True) as (body, client, model, served):
             request = completions_api.parse(body, served)
             self._check_prompts(model, request)
             common, suffix = request.common, None
@@ -114,7 +114,7 @@ class ModelRoutes:
 
     def responses(self, exchange: Exchange) -> None:
         kept = self._kept.of(exchange.account.key)
-        with self._reading(exchange) as (body, client, model, served):
+        with self._reading(exchange, streams=True) as (body, client, model, served):
             request, echo = responses_api.parse(body, served, kept)
             if echo.left_out:
                 left_out = ", ".join(echo.left_out)
@@ -129,7 +129,7 @@ class ModelRoutes:
         self._converse(exchange, model, request, ids, places, dialect, client)
 
     def messages(self, exchange: Exchange) -> None:
-        with self._reading(exchange) as (body, client, model, served):
+        with self._reading(exchange, streams=True) as (body, client, model, served):
             request, echo = messages_api.parse(body, served)
             ids, places = self._conversation(model, request, client)
         dialect = messages_api.MessagesDialect(echo, len(ids))
@@ -177,11 +177,11 @@ class ModelRoutes:
 
     @contextlib.contextmanager
     def _reading(
-        self, exchange: Exchange
+        self, exchange: Exchange, streams: bool = False
     ) -> Iterator[tuple[dict[str, Any], Client, Model, Served]]:
         """The body, the client that sent it and the model that it is for, while there is a turn to
         make tokens of it. What is costly belongs in here; what waits for others than this lane does
-        not."""
+        not. streams: the answer may be a stream, which begins while its model is loaded."""
         self._check_serving()
         raw = exchange.read_body()
         client = self._client(exchange)
@@ -198,8 +198,10 @@ class ModelRoutes:
                     exchange.account.model = model.name
                     yield body, client, model, self._models.served(number)
                     return
+            streams = streams and body.get("stream") is True and patience == math.inf
             del body  # what it holds is many times its bytes
-            self._models.wait_for(number, client, patience)
+            tell = Alive(exchange) if streams else lambda text: None
+            self._models.wait_for(number, client, patience, tell)
 
     def _conversation(
         self, model: Model, request: ChatRequest, client: Client

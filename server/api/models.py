@@ -6,11 +6,13 @@ stays when a model's weights go, so that who asks for it again waits in the line
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from server.protocol.client import POLL_S, Client
 from server.protocol.embedding_kind import UNKNOWN, EmbeddingKind
 from server.protocol.errors import unavailable
+from server.protocol.printable import printable
 from server.protocol.requests import Sampling, Served
 from server.scheduler.catalog import AGAIN_S, FIRST, LOADED, SOON_S, Catalog, cannot_load
 from server.text.prompts import Prompts
@@ -88,9 +90,15 @@ class Models:
         loaded = self._catalog.models[number].loaded
         return self._models.get(number) if loaded or patience == math.inf else None
 
-    def wait_for(self, number: int, client: Client, patience: float) -> None:
-        """Until a model is loaded. Raises ApiError 503 when it cannot be, or not soon enough, and
-        what client.look raises."""
+    def wait_for(
+        self,
+        number: int,
+        client: Client,
+        patience: float,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Until a model is loaded. tell: hears now and then how far that is. Raises ApiError 503
+        when it cannot be, or not soon enough, and what client.look and tell raise."""
         until = time.monotonic() + patience
         with self._catalog.asking(number):
             while not (number in self._models and self._catalog.models[number].loaded):
@@ -105,6 +113,7 @@ class Models:
                         SOON_S,
                     )
                 client.look()
+                tell(f"waiting for {printable(one.name)}: {one.state}, {one.share:.0%}")
                 time.sleep(min(POLL_S, max(0.0, until - now)))
 
 

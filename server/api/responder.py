@@ -144,6 +144,23 @@ def _stream(
     exchange.end_stream()
 
 
+class Alive:
+    """Tells a stream that waits for its model to be loaded that it still does. Until it begins, a
+    failure can still be a plain status."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._heard = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        if time.monotonic() - self._heard < PING_S:
+            return
+        self._heard = time.monotonic()
+        if not self._exchange.streaming:
+            self._exchange.begin_stream()
+        self._exchange.send_ping(text)
+
+
 def _keep_alive(exchange: Exchange, dialect: Dialect) -> None:
     """A sign of life. Agents give up a stream without events after some minutes, whatever comments
     it has; where a dialect has no event that says nothing, a comment is better than silence."""

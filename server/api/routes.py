@@ -20,6 +20,7 @@ from server.observe.account import UNREADABLE, Account
 from server.observe.cluster_state import describe_cluster
 from server.observe.health import describe_health
 from server.observe.metrics import Metrics
+from server.observe.model_view import ModelView
 from server.observe.phases import OK
 from server.observe.status import Status
 from server.protocol.errors import ApiError, bad_request, model_not_found, stopped
@@ -63,7 +64,7 @@ class App:
         self._keys = KeyRing(settings.keys, settings.api_keys, settings.api_key_file)
         status.record.expect_keys(label for _, label in settings.keys)
         self._page = Page()
-        self._metrics = Metrics(settings, status)
+        self._metrics = Metrics(settings, status, self._model_views)
         self._kept = KeptResponses(settings.responses_kept)
         self.catalog = Catalog(
             [one.name for one in settings.models],
@@ -71,6 +72,7 @@ class App:
             line.max_running + line.max_waiting,
             line.arrived.set,
         )
+        status.record.expect_model(settings.models[0].name)
         self.models = Models(self.catalog, settings.model_aliases)
         with_model = ModelRoutes(settings, status, line, self._kept, self.models)
         self._with_model = with_model
@@ -242,6 +244,10 @@ class App:
             404, f"No request {id[:200]!r} waits or runs here.", code="request_not_found"
         )
 
+    def _model_views(self) -> list[ModelView]:
+        view = self._status.look()
+        return self.catalog.views(view.load, view.capacity)
+
     def _send_metrics(self, exchange: Exchange) -> None:
         data, content_type = self._metrics.render(exchange.headers.get("Accept", ""))
         exchange.send_body(200, content_type, data)
@@ -270,13 +276,19 @@ class App:
         names = dict.fromkeys([first, *aliases], 0)
         names |= {name: number for number, name in enumerate(others, 1)}
         cards = [self._card(name, number) for name, number in names.items()]
+        if exchange.headers.get("anthropic-version"):
+            exchange.send_json(200, messages.list_models(cards))
+            return
         exchange.send_json(200, {"object": "list", "data": cards})
 
     def _one_model(self, exchange: Exchange, name: str) -> None:
         number = self.models.place(name)
         if number is None:
             raise model_not_found(name, [one.name for one in self.catalog.models])
-        exchange.send_json(200, self._card(name, number))
+        card = self._card(name, number)
+        if exchange.headers.get("anthropic-version"):
+            card = messages.model_card(card)
+        exchange.send_json(200, card)
 
     def _one_response(self, exchange: Exchange, id: str) -> None:
         exchange.send_json(200, self._kept.of(exchange.account.key).response(id))

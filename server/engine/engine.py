@@ -59,8 +59,7 @@ class Engine:
         self._chooser = chooser
         self._prefill_step = prefill_step
         self._pace, self._late = prefill_step, False
-        self.beside = 0  # rows of other models that decode: they wait for this one's chunks, too
-        self.interrupted = False  # others had turns since this one's last
+        self.beside, self.interrupted = 0, False  # other models' rows that decode; as a Turn has it
         self._eos, step = frozenset(eos), Step(link, chooser)
         self.prompts = Prompts(model, step, most=max_batch, full=prefill_step)
         self.decoding = Decoding(model, step, slack=slack)
@@ -263,8 +262,7 @@ class Engine:
         decoding, waiting = self.decoding.live + self.beside, self.prompts.newcomers
         if not decoding:
             return self._prefill_step
-        # Where more wait than decode, those who decode bear more: else a burst of newcomers would
-        # take turns with the first of them, a step of few rows for each.
+        # Where more wait than decode, those who decode bear more, or newcomers would take turns.
         return min(self._prefill_step, self._pace * max(decoding, waiting) // decoding)
 
     def _begin(self, message: Submit) -> None:

@@ -11,8 +11,8 @@ from prometheus_client.metrics_core import Metric
 from server.observe.account import ANSWERED, CUT, FAILED, GENERATING, REFUSED
 from server.observe.finished import HISTOGRAMS
 from server.observe.metric_words import Words
+from server.observe.model_view import ModelView
 from server.observe.recorder import Recorder
-from server.observe.views import Load
 
 TOO_MANY = 429
 # Shown from the start, at 0: what appears only with its first event is invisible to rate().
@@ -26,25 +26,14 @@ KEY_TOKENS = (
 FINISHES = ("stop", "length", "tool_calls")
 
 
-def describe_requests(
-    words: Words, record: Recorder, load: Load, log_dropped: int
-) -> Iterator[Metric]:
-    """Requests, waits and tokens. log_dropped: lines of rank 0's log."""
+def describe_requests(words: Words, record: Recorder, log_dropped: int) -> Iterator[Metric]:
+    """Requests, whatever model they are for. log_dropped: lines of rank 0's log."""
     received, closed = record.requests()
-    known = [("POST", route, code, outcome) for route in GENERATING for code, outcome in EXPECTED]
     yield words.counters(
         "requests_received",
         "HTTP requests that reached a route (route: unreadable, if they never were requests).",
         ("method", "route"),
         _by_labels(received, [("POST", route) for route in GENERATING]),
-    )
-    yield words.counters(
-        "requests",
-        "HTTP requests that have ended. outcome: answered, refused (not begun: wrong, no key, no "
-        "room, not ready), failed (begun, not finished), cut (the client left first). code: the "
-        "HTTP status that was sent; 0 if none was.",
-        ("method", "route", "code", "outcome"),
-        _by_labels(closed, known),
     )
     open_now = Counter(received)
     for (method, route, _, _), count in closed.items():
@@ -65,6 +54,35 @@ def describe_requests(
         "Connections answered with 503 unread, because too many were open.",
         record.connections_refused,
     )
+    yield from _by_key(words, record)
+    yield words.counter(
+        "request_log_dropped",
+        "Lines of the request log that were lost: the disk was full or too slow.",
+        record.log_lines_dropped,
+    )
+    yield words.counter(
+        "log_dropped",
+        "Lines of rank 0's own log that were lost: the launcher did not read them.",
+        log_dropped,
+    )
+
+
+def describe_answers(
+    words: Words, record: Recorder, model: ModelView, of_several: bool
+) -> Iterator[Metric]:
+    """Requests for one model, waits and tokens."""
+    load, mine = model.load, record.model(model.name) if of_several else record
+    _, closed = record.requests(model.name)
+    known = [("POST", route, code, outcome) for route in GENERATING for code, outcome in EXPECTED]
+    yield words.counters(
+        "requests",
+        "HTTP requests that have ended; those that name no model are the first one's. outcome: "
+        "answered, refused (not begun: wrong, no key, no room, not ready), failed (begun, not "
+        "finished), cut (the client left first). code: the HTTP status that was sent; 0 if none "
+        "was.",
+        ("method", "route", "code", "outcome"),
+        _by_labels(closed, known),
+    )
     yield words.gauge(
         "num_requests_running", "Choices that the ranks work on. As vLLM's.", load.running
     )
@@ -81,9 +99,9 @@ def describe_requests(
     yield words.counter(
         "num_preemptions",
         "How often a running choice was paused for want of KV memory. As vLLM's.",
-        record.pauses,
+        mine.pauses,
     )
-    finishes, whole = record.answers()
+    finishes, whole = record.answers(model.name)
     yield words.counters(
         "request_success",
         "Choices of answered requests, by their finish reason. As vLLM's.",
@@ -100,37 +118,26 @@ def describe_requests(
     yield words.histogram(
         "request_queue_time_seconds",
         "From a choice's acceptance until the ranks began on it. As vLLM's.",
-        record.queue_wait.snapshot(),
+        mine.queue_wait.snapshot(),
     )
     yield words.histogram(
         "time_to_first_token_seconds",
         "From a choice's acceptance (parsed and tokenized) to its first token on rank 0, the queue "
         "included. As vLLM's.",
-        record.time_to_first_token.snapshot(),
+        mine.time_to_first_token.snapshot(),
     )
     yield words.histogram(
         "inter_token_latency_seconds",
         "Between two tokens of a choice on rank 0, pauses included. As vLLM's.",
-        record.inter_token.snapshot(),
+        mine.inter_token.snapshot(),
     )
-    for name, snapshot in record.finished().items():
+    for name, snapshot in record.finished(model.name).items():
         yield words.histogram(name, HISTOGRAMS[name][1], snapshot)
-    yield from _tokens(words, record)
-    yield from _by_key(words, record)
-    yield words.counter(
-        "request_log_dropped",
-        "Lines of the request log that were lost: the disk was full or too slow.",
-        record.log_lines_dropped,
-    )
-    yield words.counter(
-        "log_dropped",
-        "Lines of rank 0's own log that were lost: the launcher did not read them.",
-        log_dropped,
-    )
+    yield from _tokens(words, record, model.name)
 
 
-def _tokens(words: Words, record: Recorder) -> Iterator[Metric]:
-    tokens = record.tokens()
+def _tokens(words: Words, record: Recorder, model: str) -> Iterator[Metric]:
+    tokens = record.tokens(model)
     counted = "the sum of the answers' usage, of those that were cut or failed, too. As vLLM's."
     yield words.counter(
         "prompt_tokens", f"Tokens of prompts that brought at least one token: {counted}",

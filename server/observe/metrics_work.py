@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import Metric
 
 from server.observe.metric_words import Words
+from server.observe.model_record import ModelRecord
+from server.observe.model_view import ModelView
 from server.observe.recorder import Recorder
-from server.observe.views import Capacity, DiskUse, DraftUse, LinkSpeed, Load, PrefixUse, View
+from server.observe.views import DiskUse, DraftUse, LinkSpeed, PrefixUse, View
 
 
-def describe_work(words: Words, record: Recorder, view: View) -> Iterator[Metric]:
-    """What the ranks do together."""
+def describe_work(words: Words, record: ModelRecord, model: ModelView) -> Iterator[Metric]:
+    """What the ranks do together for one model."""
     yield words.histogram(
         "step_batch_size",
         "Choices that got a token in a decode step.",
@@ -36,9 +38,15 @@ def describe_work(words: Words, record: Recorder, view: View) -> Iterator[Metric
         "after a pause.",
         record.prefilled_tokens,
     )
-    yield from _drafts(words, view.load.drafts)
-    yield from _kv(words, view.load, view.capacity)
-    yield from _prefix_cache(words, view.load.prefixes)
+    yield from _drafts(words, model.load.drafts)
+    yield from _kv(words, model)
+    yield from _prefix_cache(words, model.load.prefixes)
+
+
+def describe_links(words: Words, record: Recorder, view: View) -> Iterator[Metric]:
+    """What is of no one model: the links, the ranks' disks."""
+    limit = view.load.prefixes.disk.limit_bytes
+    yield words.gauge("prefix_disk_limit_bytes", "PREFIX_DISK_GB, for all models.", limit)
     yield from _link(words, record, view.link)
     yield from _canary(words, record)
 
@@ -57,8 +65,8 @@ def _drafts(words: Words, drafts: DraftUse) -> Iterator[Metric]:
     )
 
 
-def _kv(words: Words, load: Load, room: Capacity) -> Iterator[Metric]:
-    used, capacity, size = load.kv_used, room.kv_tokens, room.token_bytes
+def _kv(words: Words, model: ModelView) -> Iterator[Metric]:
+    used, capacity, size = model.load.kv_used, model.kv_tokens, model.token_bytes
     yield words.gauge(
         "kv_cache_usage_perc",
         "Share of the KV budget that running requests use, 0 to 1; prefixes kept beside them give "
@@ -97,7 +105,6 @@ def _prefix_disk(words: Words, disk: DiskUse) -> Iterator[Metric]:
     """Bytes are those of the fullest rank."""
     yield words.gauge("prefix_disk_entries", "Prefixes kept on the ranks' disks.", disk.entries)
     yield words.gauge("prefix_disk_bytes", "Bytes that they take on the fullest disk.", disk.bytes)
-    yield words.gauge("prefix_disk_limit_bytes", "PREFIX_DISK_GB.", disk.limit_bytes)
     yield words.counter(
         "prefix_disk_hits", "Prompt tokens that were read back from disk.", disk.hit_tokens
     )

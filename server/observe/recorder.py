@@ -11,84 +11,60 @@ import threading
 import time
 from collections.abc import Iterable
 
-from server.observe.account import ANSWERED, Account, Timed
-from server.observe.finished import GAPS, WHOLE, Finished
+from server.observe.account import Account
 from server.observe.histogram import Histogram, Snapshot
+from server.observe.model_record import ModelRecord
 from server.observe.usage import Tokens, Usage, Usages
 
-# Seconds, for what takes from an instant to minutes.
-WAITS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
-ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024)
 TINY = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1, 10)
 
 
-class Recorder:
-    """Counters and histograms of one server process."""
+class Recorder(ModelRecord):
+    """Counters and histograms of one server process: of all models, and of each."""
 
     def __init__(self) -> None:
+        super().__init__()
         # The main thread's.
-        self.time_to_first_token = Histogram(WAITS)
-        self.inter_token = Histogram(GAPS)
-        self.queue_wait = Histogram(WAITS)
-        self.batch_size = Histogram(ROWS)
-        self.step_seconds = Histogram(GAPS)
-        self.prefill_seconds = Histogram(WAITS)
         self.meeting_seconds = Histogram(TINY)
         self.bundle_seconds = Histogram(TINY)
-        self.prefilled_tokens = 0
-        self.pauses = 0
         self.canary_seconds: tuple[float, float] | None = None  # the last one, and what is usual
         self.first_tokens: collections.deque[float] = collections.deque(maxlen=4096)  # newest waits
         # The HTTP threads', under the lock.
         self._lock = threading.Lock()
+        self._models: dict[str, ModelRecord] = {}
+        self._first = ""  # the model that is meant where none is named
         self._received: collections.Counter = collections.Counter()
-        self._closed: collections.Counter = collections.Counter()
-        self._finishes: collections.Counter = collections.Counter()
-        self._whole = Histogram(WHOLE)
-        self._finished = Finished()
         self._live: dict[int, Account] = {}  # by identity; admitted and not closed
-        self._ended = Tokens()
         self._usages = Usages()
         self.connections_refused = 0  # the accepting thread's
         self.log_lines_dropped = 0  # under the lock, too
 
     # The main thread of rank 0.
 
-    def started(self, ticket: Timed, now: float) -> None:
-        """The ranks begin on a ticket, or on its rest after a pause."""
-        if not ticket.started:
-            ticket.started = now
-            self.queue_wait.observe(now - ticket.accepted)
-
-    def token(self, ticket: Timed, now: float) -> None:
-        """A ticket got a token. Called for every token."""
-        if ticket.first_token:
-            self.inter_token.observe(now - ticket.last_token)
-        else:
-            ticket.first_token = now
-            self.time_to_first_token.observe(now - ticket.accepted)
-            self.first_tokens.append(now - ticket.accepted)
-        ticket.last_token = now
-
-    def paused(self) -> None:
-        """A running ticket went back to the queue for want of memory."""
-        self.pauses += 1
+    def first(self, seconds: float) -> None:
+        super().first(seconds)
+        self.first_tokens.append(seconds)
 
     def canary(self, seconds: float, usual: float) -> None:
         """A canary has ended well, in so many seconds."""
         self.canary_seconds = (seconds, usual)
 
-    def turn(self, rows: int, computed: int, chunk_s: float, step_s: float) -> None:
-        """A chunk of prompts, with its tokens and seconds, or a decode step with its seconds and
-        the rows that got a token. 0 for what was not."""
-        if computed:
-            self.prefilled_tokens += computed
-            self.prefill_seconds.observe(chunk_s)
-        if step_s:
-            self.batch_size.observe(rows)
-            self.step_seconds.observe(step_s)
+    # Any thread.
+
+    def model(self, name: str) -> ModelRecord:
+        """What happens to one of the models that are served."""
+        with self._lock:
+            return self._model(name)
+
+    def _model(self, name: str) -> ModelRecord:
+        return self._models.setdefault(name or self._first, ModelRecord(self))
 
     # HTTP threads.
+
+    def expect_model(self, name: str) -> None:
+        """The first of the models."""
+        with self._lock:
+            self._first = name
 
     def expect_keys(self, labels: Iterable[str]) -> None:
         """The labels of these keys are shown from the start."""
@@ -108,17 +84,11 @@ class Recorder:
     def closed(self, account: Account) -> None:
         """A request is over, whatever its end."""
         account.seconds = time.monotonic() - account.started
-        outcome, generation = account.outcome, account.generation
         with self._lock:
-            self._closed[account.method, account.route, account.code or 0, outcome] += 1
+            self.end(account)
+            self._model(account.model).end(account)
             self._usages.end(account)
-            if generation is not None:
-                self._live.pop(id(account), None)
-                self._ended.add(account)
-                if outcome == ANSWERED:
-                    self._finished.add(generation)
-                    self._whole.observe(account.seconds)
-                    self._finishes.update(filter(None, generation.finish_reasons()))
+            self._live.pop(id(account), None)
 
     def connection_refused(self) -> None:
         """One more than can be open. By the accepting thread alone."""
@@ -131,12 +101,14 @@ class Recorder:
 
     # Any thread, to show it.
 
-    def tokens(self) -> Tokens:
-        """Of all requests so far, the running ones included."""
+    def tokens(self, model: str | None = None) -> Tokens:
+        """Of all requests so far, the running ones included; model: of those for one."""
         with self._lock:
-            total = Tokens(self._ended.prompt, self._ended.cached, self._ended.generated)
+            ended = self.ended if model is None else self._model(model).ended
+            total = Tokens(ended.prompt, ended.cached, ended.generated)
             for account in self._live.values():
-                total.add(account)
+                if model is None or (account.model or self._first) == model:
+                    total.add(account)
         return total
 
     def usages(self) -> dict[str, Usage]:
@@ -149,18 +121,25 @@ class Recorder:
         with self._lock:
             return [*self._live.values()]
 
-    def requests(self) -> tuple[collections.Counter, collections.Counter]:
+    def requests(self, model: str | None = None) -> tuple[collections.Counter, collections.Counter]:
         """Received, by (method, route), and closed, by (method, route, code, outcome); code 0:
-        nothing was sent."""
+        nothing was sent. model: closed ones for one of the models alone."""
         with self._lock:
-            return self._received.copy(), self._closed.copy()
+            closed = self.closed_by if model is None else self._model(model).closed_by
+            return self._received.copy(), closed.copy()
 
-    def finished(self) -> dict[str, Snapshot]:
+    def finished(self, model: str) -> dict[str, Snapshot]:
         """The histograms of answered requests, by name."""
         with self._lock:
-            return self._finished.snapshots()
+            return self._model(model).finished_by.snapshots()
 
-    def answers(self) -> tuple[collections.Counter, Snapshot]:
+    def answers(self, model: str) -> tuple[collections.Counter, Snapshot]:
         """Choices of answered requests by finish reason, and how long the requests took."""
         with self._lock:
-            return self._finishes.copy(), self._whole.snapshot()
+            one = self._model(model)
+            return one.finishes.copy(), one.whole.snapshot()
+
+    def names(self) -> list[str]:
+        """The models to which anything has happened."""
+        with self._lock:
+            return list(self._models)

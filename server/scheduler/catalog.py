@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from server.observe.model_view import ModelView
+from server.observe.views import Capacity, Load
 from server.protocol.errors import ApiError, queue_full, unavailable
 
 FIRST = 0  # the model that is loaded at the start, and meant where none is named
@@ -24,8 +26,9 @@ UNLOADED, LOADING, LOADED, LEAVING = "unloaded", "loading", "loaded", "leaving"
 class Standing:
     """How a model stands. bytes: of its weights, on all ranks; context: tokens, 0 if that is not
     known; why: its state, in words; failed: it could not be loaded, and when by the monotonic
-    clock. share: of what is loaded already. The rest is as Capacity has it, "" before it was
-    loaded."""
+    clock. share: of what is loaded already. loads, failures, left_for_room, left_idle: how often;
+    load_s: seconds of the last load; switched_at: when its state last changed, Unix time. The rest
+    is as Capacity has it, "" before it was loaded."""
 
     name: str
     pinned: bool = False
@@ -34,6 +37,13 @@ class Standing:
     bytes: int = 0
     context: int = 0
     loads: int = 0
+    failures: int = 0
+    left_for_room: int = 0
+    left_idle: int = 0
+    load_s: float = 0.0
+    switched_at: float = 0.0
+    kv_tokens: int = 0
+    token_bytes: int = 0
     failed: str = ""
     failed_at: float = 0.0
     share: float = 0.0
@@ -64,6 +74,7 @@ class Catalog:
         self._asking: dict[int, int] = {}  # requests that wait, by model
         self._wished: dict[int, float] = {}  # when somebody asked, who may not be waiting
         self.models: tuple[Standing, ...] = tuple(Standing(n, n in pinned) for n in names)
+        self.loads: dict[int, Load] = {}  # by model; replaced as a whole, by the dispatcher
 
     def find(self, name: str) -> int | None:
         """Its place in the list; None for a name that is no model's."""
@@ -81,17 +92,47 @@ class Catalog:
                 "context": one.context or None,
                 "loaded_share": round(one.share, 3),
                 "loads": one.loads,
+                "failures": one.failures,
+                "unloads": {"room": one.left_for_room, "idle": one.left_idle},
+                "load_s": round(one.load_s, 1) or None,
+                "switched_at": round(one.switched_at, 1) or None,
+                "running": load.running,
+                "queued": load.waiting,
                 "parallel": one.parallel or None,
                 "batching": one.batching or None,
                 "kv_precision": one.kv_precision or None,
                 "drafts": one.drafts or None,
             }
-            for one in self.models
+            for one, load in self._with_loads()
         ]
+
+    def views(self, first: Load, capacity: Capacity) -> list[ModelView]:
+        """As the metrics show them. first, capacity: of the first, where nobody has told."""
+        return [
+            ModelView(
+                one.name,
+                one.loaded,
+                one.bytes,
+                one.loads,
+                one.failures,
+                (("room", one.left_for_room), ("idle", one.left_idle)),
+                one.load_s,
+                one.kv_tokens or (0 if number else capacity.kv_tokens),
+                one.token_bytes or (0 if number else capacity.token_bytes),
+                load if self.loads or number else first,
+            )
+            for number, (one, load) in enumerate(self._with_loads())
+        ]
+
+    def _with_loads(self) -> list[tuple[Standing, Load]]:
+        loads = self.loads
+        return [(one, loads.get(n, Load())) for n, one in enumerate(self.models)]
 
     def note(self, number: int, **news) -> None:
         """How a model stands from now on. The main thread's alone."""
         models = list(self.models)
+        if news.get("state", models[number].state) != models[number].state:
+            news["switched_at"] = time.time()
         models[number] = replace(models[number], **news)
         self.models = tuple(models)
 

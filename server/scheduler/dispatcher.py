@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from server.observe.status import Status
-from server.observe.views import Load
 from server.protocol.errors import context_exceeded
 from server.protocol.events import Failed
 from server.scheduler.catalog import (
@@ -32,7 +31,7 @@ from server.scheduler.kv_pool import KvPool, KvShare, Need
 from server.scheduler.naps import Naps
 from server.scheduler.queue import Line, Ticket
 from server.scheduler.scheduler import Scheduler
-from server.scheduler.seen import Seen, past_of, together
+from server.scheduler.seen import Loads, Seen
 from server.wire.messages import Canary, Message, Shutdown, To, Unload
 from server.wire.messages import Load as LoadModel
 
@@ -72,8 +71,7 @@ class Dispatcher:
         self._idle_s = idle_s
         self._on_context = on_context
         self._seats: dict[int, Seat] = {}
-        self._loads: dict[int, Load] = {}  # of the models that are loaded
-        self._past = Load()  # what was counted of those that have gone
+        self._loads = Loads(status, catalog, line)
         self._queues: dict[int, deque[Ticket]] = {n: deque() for n in range(len(catalog.models))}
         self._loading: int | None = None
         self._leaving: dict[int, str] = {}  # with the reason
@@ -93,13 +91,16 @@ class Dispatcher:
             lambda: self._kept(number),
             lambda: not any(s.scheduler.running for n, s in self._seats.items() if n != number),
         )
-        seen = Seen(self._status, lambda load: self._count(number, load))
+        name = self._catalog.models[number].name
+        seen = Seen(self._status, name, lambda load: self._loads.count(number, load, self._queues))
         scheduler = make(inbox, seen, share)
         self._seats[number] = Seat(scheduler, inbox, context, time.monotonic())
         one = self._catalog.models[number]
         if self._loading == number:
             self._loading = None
-            self._tell(f"{one.name} is loaded, after {time.monotonic() - self._began:.1f} s")
+            took = time.monotonic() - self._began
+            self._catalog.note(number, load_s=took)
+            self._tell(f"{one.name} is loaded, after {took:.1f} s")
         self._catalog.note(
             number, state=LOADED, why="loaded", loads=one.loads + 1, failed="", share=1.0
         )
@@ -143,7 +144,7 @@ class Dispatcher:
         if self._line.stopping is not None and self._may_stop():
             messages.append(Shutdown(self._line.stopping))
         if not self._seats:
-            self._show()  # as no scheduler does
+            self._loads.show(self._queues)  # as no scheduler does
         if messages:
             self._naps.begin_again()
         return messages
@@ -183,13 +184,15 @@ class Dispatcher:
         self._leaving = {n: why for n, why in self._leaving.items() if why in wanted.values()}
         messages: list[Message] = []
         for number in self._idle(now):
-            messages += self._unload(number, f"idle for {self._idle_s:g} s")
+            messages += self._unload(number, f"idle for {self._idle_s:g} s", idle=True)
         for number, why in wanted.items():
             if self._is_coming(number, why, messages):
                 break  # one after another, in the order in which they were asked for
         for n in self._seats:
             why = self._leaving.get(n)
-            self._catalog.note(n, state=LEAVING if why else LOADED, why=why or "loaded")
+            state = LEAVING if why else LOADED
+            if self._catalog.models[n].state != state:
+                self._catalog.note(n, state=state, why=why or "loaded")
         return messages
 
     def _wanted(self, now: float) -> dict[int, str]:
@@ -266,12 +269,16 @@ class Dispatcher:
         seat = self._seats[number]
         return not seat.inbox.held() and not seat.scheduler.running and seat.scheduler.flushed
 
-    def _unload(self, number: int, why: str) -> list[Message]:
+    def _unload(self, number: int, why: str, idle: bool = False) -> list[Message]:
         del self._seats[number]
-        self._past = past_of(together([self._loads.pop(number)], self._past))
+        self._loads.leave(number)
         self._leaving.pop(number, None)
-        self._tell(f"{self._catalog.models[number].name} is unloaded: {why}")
-        self._catalog.note(number, state=UNLOADED, why=why, share=0.0)
+        one = self._catalog.models[number]
+        self._tell(f"{one.name} is unloaded: {why}")
+        left = (
+            {"left_idle": one.left_idle + 1} if idle else {"left_for_room": one.left_for_room + 1}
+        )
+        self._catalog.note(number, state=UNLOADED, why=why, share=0.0, **left)
         return [Unload(number)]
 
     def unloaded(self) -> None:
@@ -280,12 +287,18 @@ class Dispatcher:
 
     def _refuse(self, number: int, reason: str, again: bool = True) -> None:
         """Who waits for a model hears why it does not come."""
-        name = self._catalog.models[number].name
+        one = self._catalog.models[number]
+        name = one.name
         if again:
-            if reason != self._catalog.models[number].failed:
+            if reason != one.failed:
                 log.warning("%s cannot be loaded: %s", name, reason)
             self._catalog.note(
-                number, state=UNLOADED, why=reason, failed=reason, failed_at=time.monotonic()
+                number,
+                state=UNLOADED,
+                why=reason,
+                failed=reason,
+                failed_at=time.monotonic(),
+                failures=one.failures + 1,
             )
         queue = self._queues[number]
         while queue:
@@ -367,7 +380,9 @@ class Dispatcher:
 
     def _tell_contexts(self) -> None:
         for n, seat in self._seats.items():
-            self._promise(n, min(seat.context, self._pool.budget(n).reach))
+            budget = self._pool.budget(n)
+            self._catalog.note(n, kv_tokens=budget.capacity)
+            self._promise(n, min(seat.context, budget.reach))
 
     def _promise(self, number: int, context: int) -> None:
         if self._catalog.models[number].context != context:
@@ -380,12 +395,3 @@ class Dispatcher:
     def _tell(self, text: str, level: int = logging.INFO) -> None:
         log.log(level, "%s", text)
         self._status.note(text)
-
-    def _count(self, number: int, load: Load) -> None:
-        self._loads[number] = load
-        self._show()
-
-    def _show(self) -> None:
-        """What there is now of all models, and was."""
-        loads = list(self._loads.values())
-        self._status.publish(together(loads, self._past, self._line.held()))

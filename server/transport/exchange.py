@@ -255,7 +255,7 @@ class Exchange(BaseHTTPRequestHandler):
         words = self.raw_requestline.decode("latin-1").split()
         body = self.server.error_body(self.path or "".join(words[1:2]), error)
         if self._chunked:
-            self.send_event(body)
+            self.send_event(body, "error" if body.get("type") == "error" else None)
             self.end_stream()
             self.close_connection = True
         elif not self._answered:
@@ -283,9 +283,9 @@ class Exchange(BaseHTTPRequestHandler):
         head = "" if name is None else f"event: {name}\n"
         self._write_chunk(f"{head}data: {text}\n\n".encode())
 
-    def send_ping(self) -> None:
-        """A comment that clients skip and proxies take for life."""
-        self._write_chunk(b": ping\n\n")
+    def send_ping(self, text: str = "ping") -> None:
+        """A comment that clients skip and proxies take for life. text: of one line."""
+        self._write_chunk(f": {text}\n\n".encode())
 
     def end_stream(self) -> None:
         """The empty chunk. A client that has left by now has its answer."""

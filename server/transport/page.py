@@ -18,7 +18,8 @@ CLIENTS_PLACE = '<template id="clients"></template>'
 STYLES = ("base.css", "operator.css", "chat.css")
 SCRIPTS = (
     "util.js", "api.js", "vendor/marked.js", "vendor/highlight.js",
-    "operator_state.js", "operator_ranks.js", "operator_links.js", "operator_requests.js",
+    "operator_state.js", "operator_ranks.js", "operator_links.js", "operator_models.js",
+    "operator_requests.js",
     "operator_charts.js", "operator_history.js",
     "chat_markdown.js", "chat_store.js", "chat_files.js", "chat_view.js", "chat_stream.js",
     "chat.js", "chat_kept.js", "connect.js",

@@ -117,3 +117,61 @@ def test_a_model_that_nobody_uses_goes_and_comes_again(tmp_path):
         assert house.ask("a") == right
 
     House(tmp_path, IDLE_UNLOAD="0.2").run(act)
+
+
+def test_many_clients_of_two_models_of_which_one_fits_are_served_in_few_switches(tmp_path):
+    """Asked for one by one, each model in turn: what waits for a model is served while it is there,
+    and what comes for it after another was asked for waits for its next turn."""
+
+    def act(house: House) -> None:
+        right = {name: house.ask(name) for name in "bc"}
+        before = sum(one.loads for one in house.app.catalog.models)
+        tickets = [("bc"[n % 2], house.begin("bc"[n % 2])) for n in range(60)]
+        assert all(house.end(ticket) == right[name] for name, ticket in tickets)
+        assert sum(one.loads for one in house.app.catalog.models) - before <= 4
+
+    House(tmp_path, MODELS_GB="0.0018").run(act)
+
+
+def test_a_model_that_is_always_asked_for_does_not_keep_another_waiting(tmp_path):
+    def act(house: House) -> None:
+        right = {name: house.ask(name) for name in "cb"}
+        over = threading.Event()
+        answers = []
+
+        def keep_asking() -> None:
+            while not over.is_set():
+                answers.append(house.ask("b"))
+
+        threads = [threading.Thread(target=keep_asking) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        try:
+            assert house.ask("c") == right["c"]
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+        assert all(answer == right["b"] for answer in answers)
+
+    House(tmp_path, MODELS_GB="0.0018").run(act)
+
+
+def test_a_model_that_goes_whenever_it_is_idle_loses_no_request(tmp_path):
+    def act(house: House) -> None:
+        right = {name: house.ask(name) for name in "ab"}
+        for name in "abbaabab":
+            assert house.ask(name) == right[name]
+        assert sum(one.left_idle for one in house.app.catalog.models) > 0
+
+    House(tmp_path, IDLE_UNLOAD="0.001").run(act)
+
+
+def test_answers_of_two_models_that_outgrow_their_memory_are_paused_and_go_on(tmp_path):
+    def act(house: House) -> None:
+        right = {name: house.ask(name, tokens=400) for name in "ab"}
+        tickets = [(name, house.begin(name, tokens=400)) for name in "aabbab"]
+        assert all(house.end(ticket) == right[name] for name, ticket in tickets)
+        assert house.status.record.pauses
+
+    House(tmp_path, KV_BUDGET_GB="0.0016").run(act)

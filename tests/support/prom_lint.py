@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 # Units that are not base units, alone between underscores.
@@ -67,7 +68,9 @@ def _of_family(name: str, family: Metric) -> Iterable[str]:
     if family.type == "gauge" and name.endswith(("_count", "_sum", "_bucket")):
         yield "a suffix that belongs to histograms"
     if family.type == "histogram":
-        yield from _of_histogram(family)
+        for model in {s.labels.get("model_name") for s in family.samples}:
+            mine = [s for s in family.samples if s.labels.get("model_name") == model]
+            yield from _of_histogram(family.name, mine)
     for sample in family.samples:
         if not all(NAME.fullmatch(label) for label in sample.labels):
             yield f"a label of {sample.labels}"
@@ -77,14 +80,14 @@ def _of_family(name: str, family: Metric) -> Iterable[str]:
             yield "a negative count"
 
 
-def _of_histogram(family: Metric) -> Iterable[str]:
-    buckets = [s for s in family.samples if s.name.endswith("_bucket")]
+def _of_histogram(name: str, samples: list[Sample]) -> Iterable[str]:
+    buckets = [s for s in samples if s.name.endswith("_bucket")]
     bounds = [float(s.labels["le"]) for s in buckets]
     counts = [s.value for s in buckets]
     if bounds != sorted(set(bounds)) or bounds[-1] != float("inf"):
         yield "bounds that do not rise to +Inf"
     if counts != sorted(counts):
         yield "buckets that fall"
-    by_name = {s.name.removeprefix(family.name): s.value for s in family.samples}
+    by_name = {s.name.removeprefix(name): s.value for s in samples}
     if by_name.get("_count") != counts[-1] or "_sum" not in by_name:
         yield "a count that is not that of the last bucket"

@@ -97,3 +97,18 @@ def test_the_operator_s_half_fits_a_phone(browser, cluster, scheme):
     )
     browser.devtools("Emulation.setEmulatedMedia", features=[])
     assert max(widths) <= 390
+
+
+def test_models_are_told_with_what_became_of_them(browser, cluster):
+    one = {"id": "large", "state": "loaded", "why": "loaded", "size_bytes": 2**33, "context": 32768,
+           "running": 2, "queued": 1, "pinned": True, "loaded_share": 1, "load_s": 75}  # fmt: skip
+    other = {"id": "<b>small</b>", "state": "unloaded", "why": "makes room for large",
+             "loaded_share": 0, "switched_at": cluster.body["now"] - 120}  # fmt: skip
+    show(browser, cluster, models=[one, other])
+    told = browser.wait_text("#models", "makes room").replace("\n", " ")
+    for words in ("loaded large", "8 GiB", "32.8k tokens", "pinned", "2 running, 1 waiting",
+                  "loads in 1 min 15 s", "not loaded <b>small</b>", "for 2 min"):  # fmt: skip
+        assert words in told, told
+    cluster.body["models"] = [one]
+    browser.wait("return document.querySelector('#models-card').hidden")
+    assert browser.complaints() == []

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import urllib.request
 
 import pytest
 
@@ -101,10 +102,47 @@ def test_a_client_that_leaves_while_its_model_comes_leaves_nothing_behind(cluste
     left = one.open_stream(model="b")
     one.wait_for(lambda: states(one)["b"] == "loading")
     left.close()
+    stays = one.open_stream(model="b", max_tokens=2)
+    heard = b""
+    while b": waiting for b: loading" not in heard:  # and nobody takes it for dead
+        heard += stays.recv(4096)
+    assert b"200 OK" in heard and b"data:" not in heard
     hold.unlink()
     one.wait_for(lambda: states(one)["b"] == "loaded")
+    while b"[DONE]" not in heard:
+        heard += stays.recv(4096)
+    stays.close()
     one.wait_idle()
     assert ask(one, "b") and one.get("/health")[0] == 200
+
+
+ROUTES = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
+    "/v1/completions": {"prompt": "x", "max_tokens": 2},
+    "/v1/responses": {"input": "x", "max_output_tokens": 16},
+    "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
+    "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/embeddings": {"input": "x"},
+    "/tokenize": {"prompt": "x"},
+    "/detokenize": {"tokens": [5]},
+}
+
+
+def test_every_route_serves_the_model_that_it_is_asked_for_and_names_those_there_are(cluster):
+    one = cluster("b")
+    for route, body in ROUTES.items():
+        status, answer = one.post(route, body | {"model": "b"})
+        assert status == 200, (route, answer)
+        assert answer.get("model", "b") == "b", route
+        status, answer = one.post(route, body | {"model": "odd"})
+        assert status == 404 and answer["error"]["message"].count("'a'") == 1, (route, answer)
+        assert "'b'" in answer["error"]["message"] and "'odd'" in answer["error"]["message"]
+    request = urllib.request.Request(f"{one.url}/v1/models", headers={"anthropic-version": "x"})
+    with urllib.request.urlopen(request, timeout=60) as got:
+        listed = json.load(got)
+    assert [card["type"] for card in listed["data"]] == ["model"] * 2
+    assert (listed["first_id"], listed["last_id"], listed["has_more"]) == ("a", "b", False)
+    assert "type" not in one.get("/v1/models")[1]["data"][0]
 
 
 def test_a_server_that_is_told_to_end_in_mid_load_ends_in_good_order(cluster, tmp_path):

@@ -5,6 +5,7 @@ Pure but for ids; called on rank 0's HTTP threads. The way in is messages_reques
 
 import json
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 from server.api.dialects.blocks import Block, Blocks, Step
@@ -176,3 +177,16 @@ def _usage(usage: Usage) -> dict[str, int]:
         "cache_read_input_tokens": usage.cached,
         "output_tokens": usage.completion,
     }
+
+
+def model_card(card: dict[str, Any]) -> dict[str, Any]:
+    """A model as GET /v1/models/{id} tells it to who sends anthropic-version: what others are told,
+    in Anthropic's words beside."""
+    created = datetime.fromtimestamp(card["created"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {**card, "type": "model", "display_name": card["root"], "created_at": created}
+
+
+def list_models(cards: list[dict[str, Any]]) -> dict[str, Any]:
+    """All of them, as one page."""
+    ends = {"first_id": cards[0]["id"], "last_id": cards[-1]["id"], "has_more": False}
+    return {"object": "list", "data": list(map(model_card, cards)), **ends}

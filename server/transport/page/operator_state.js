@@ -9,6 +9,7 @@ function show() {
   if (cluster && !trouble) {
     showNumbers();
     showRanks();
+    showModels();
     showLinks();
     showRequests();
     showKeys();
