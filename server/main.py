@@ -195,9 +195,9 @@ def _live(
 
     # All have joined, so all are here; only small files are read until hands are shaken.
     with watchdog.within(settings.handshake_timeout, NOT_JOINED, WHAT_TO_DO):
-        meet(link, os.environ, run_id, tell_pair)
+        pairs = meet(link, os.environ, run_id, tell_pair)
     with watchdog.within(settings.handshake_timeout, NOT_JOINED, SLOW_RANK):
-        met = rank.greet(settings, link, status, tell)
+        met = rank.greet(settings, link, pairs, status, tell)
     maker = rank.Maker(settings, link, met, status)
     if link.rank == 0:
         leads = rank.Leads(maker, maker.first(tell), line, app, status)

@@ -17,6 +17,7 @@ from server.api.warm_files import Warm
 from server.api.warm_up import WarmUp
 from server.lifecycle.watchdog import Watchdog
 from server.loop import run_lockstep
+from server.observe.fleet import PairSpeed
 from server.observe.status import Status
 from server.observe.views import Capacity, Formats
 from server.protocol.fingerprint import fingerprint
@@ -54,10 +55,17 @@ from server.wire.mailbox import Header, Mailbox
 log = logging.getLogger(__name__)
 
 
-def greet(settings: Settings, link: Link, status: Status, tell: Callable[[str], None]) -> Met:
-    """The handshake. Raises Mismatch, on every rank alike."""
+def greet(
+    settings: Settings,
+    link: Link,
+    pairs: tuple[PairSpeed, ...],
+    status: Status,
+    tell: Callable[[str], None],
+) -> Met:
+    """The handshake. pairs: what this rank knows of its links. Raises Mismatch, on every rank
+    alike."""
     tell("handshake")
-    introduction = introduce(settings, link)
+    introduction = introduce(settings, link, pairs)
     members = shake_hands(introduction, link)
     status.fleet.join(members)
     here = sum(member.host == members[link.rank].host for member in members)

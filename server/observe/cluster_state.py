@@ -55,6 +55,15 @@ def describe_cluster(
         "link": {
             "latency_us": link and round(link.latency * 1e6, 1),
             "bandwidth_gb_s": link and round(link.bandwidth / 1e9, 3),
+            "pairs": [
+                {
+                    "ranks": [member.rank, pair.other],
+                    "latency_us": round(pair.latency * 1e6, 1),
+                    "bandwidth_gb_s": round(pair.bandwidth / 1e9, 3),
+                }
+                for member in ranks.members
+                for pair in member.pairs
+            ],
         },
         "formats": view.formats and asdict(view.formats),
         "running": load.running,

@@ -24,6 +24,16 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class PairSpeed:
+    """The link of a rank to a higher one, other. latency: seconds that a short message takes one
+    way; bandwidth: bytes a second of a long one."""
+
+    other: int
+    latency: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
 class Member:
     """One rank as it introduced itself in the handshake."""
 
@@ -32,6 +42,7 @@ class Member:
     pid: int
     model_dir: str
     machine: Machine = field(default=Machine(), compare=False)
+    pairs: tuple[PairSpeed, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from server.observe.fleet import Machine, Member
+from server.observe.fleet import Machine, Member, PairSpeed
 from server.observe.machine import describe_machine
 from server.observe.versions import code_fingerprint
 from server.protocol.fingerprint import fingerprint_files
@@ -58,8 +58,9 @@ def promised_group(env: Mapping[str, str]) -> tuple[str, int]:
     return "any", 1
 
 
-def introduce(settings: Settings, link: Link) -> dict[str, Any]:
-    """This rank's introduction: who it is, and under "same" what all must share.
+def introduce(settings: Settings, link: Link, pairs: Sequence[PairSpeed] = ()) -> dict[str, Any]:
+    """This rank's introduction: who it is, how fast its links are, and under "same" what all must
+    share.
 
     A file that this rank cannot read is a difference like any other: all ranks see it and leave.
     """
@@ -73,6 +74,7 @@ def introduce(settings: Settings, link: Link) -> dict[str, Any]:
         "pid": os.getpid(),
         "model_dir": str(settings.model_dir),
         "machine": asdict(describe_machine()),
+        "pairs": [asdict(pair) for pair in pairs],
         "same": {
             "ranks": link.size,
             "python": platform.python_version(),
@@ -113,7 +115,14 @@ def shake_hands(mine: dict[str, Any], link: Link) -> tuple[Member, ...]:
     gathered = [json.loads(data) for data in link.gather_bytes(json.dumps(mine).encode())]
     compare(gathered)
     return tuple(
-        Member(g["rank"], g["host"], g["pid"], g["model_dir"], Machine(**g.get("machine", {})))
+        Member(
+            g["rank"],
+            g["host"],
+            g["pid"],
+            g["model_dir"],
+            Machine(**g.get("machine", {})),
+            tuple(PairSpeed(**pair) for pair in g.get("pairs", ())),
+        )
         for g in gathered
     )
 

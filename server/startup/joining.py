@@ -13,14 +13,16 @@ from collections.abc import Callable, Mapping, MutableMapping
 
 import mlx.core as mx
 
+from server.observe.fleet import PairSpeed
 from server.protocol.setting import SettingError, parse
 from server.protocol.settings_table import BY_NAME
 from server.startup.domains import UsedUp, counted
 from server.startup.handshake import Mismatch, promised_group
 from server.startup.link_errors import Kind, explain
-from server.startup.pairs import Stranger, Tell, prove_pairs, run_token
+from server.startup.pairs import Stranger, Tell, plan_rounds, prove_pairs, run_token
 from server.startup.wiring import Wiring, read_wiring
 from server.wire.link import Link
+from server.wire.link_speed import time_pairs
 
 DOMAINS = BY_NAME["PROTECTION_DOMAINS"]
 PAUSE_S = 0.2  # between two tries; MLX's own waits are longer
@@ -108,18 +110,25 @@ def meet(
     env: Mapping[str, str],
     run_id: str,
     tell: Tell = lambda stage, extra_s: None,
-) -> None:
-    """Proves every link, and that all who joined are of this run. tell is called with what comes
-    next, and how much longer than others it may take. Raises NotJoined."""
+) -> tuple[PairSpeed, ...]:
+    """Proves every link, and that all who joined are of this run; then times those to higher
+    ranks. tell is called with what comes next, and how much longer than others it may take. Raises
+    NotJoined."""
     if link.size == 1:
-        return
+        return ()
+    wiring = read_wiring(env, link.size)
     try:
-        prove_pairs(link, read_wiring(env, link.size), run_id, tell)
+        prove_pairs(link, wiring, run_id, tell)
     except Stranger as stranger:
         raise NotJoined(str(stranger)) from None
     except RuntimeError as error:
         raise NotJoined(f"the ranks joined, and lost each other at once: {error}") from error
     prove_peers(link, run_id)
+    tell("timing each link", 0.0)
+    try:
+        return time_pairs(link, [pair for _, pair in plan_rounds(wiring)])
+    except RuntimeError as error:
+        raise NotJoined(f"the ranks lost each other as their links were timed: {error}") from error
 
 
 def prove_peers(link: Link, run_id: str) -> None:

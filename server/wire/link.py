@@ -113,11 +113,19 @@ class Link:
     def send_ints(self, values: Sequence[int], rank: int) -> None:
         """To one rank that has a link to this one, and hears as many from it; bare. Whether it
         returns before they are heard is the backend's affair."""
-        mx.eval(mx.distributed.send(mx.array(values, dtype=mx.int32), rank, group=self.group))
+        self.send(mx.array(values, dtype=mx.int32), rank)
 
     def hear_ints(self, count: int, rank: int) -> list[int]:
         """What one rank sends to this one; bare."""
         return mx.distributed.recv((count,), mx.int32, rank, group=self.group).tolist()
+
+    def send(self, array: mx.array, rank: int) -> None:
+        """As send_ints."""
+        mx.eval(mx.distributed.send(array, rank, group=self.group))
+
+    def hear(self, like: mx.array, rank: int) -> None:
+        """Waits for an array of this kind from one rank, for who times it."""
+        mx.eval(mx.distributed.recv_like(like, rank, group=self.group))
 
     def _next(self) -> int:
         self._number = (self._number + 1) % NUMBERS

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from server.api.openapi.document import describe
 from server.observe.event_file import keep_events
 from server.observe.event_log import EVENTS_KEPT
-from server.observe.fleet import Fleet, Loaded, Machine, Member, Ranks, Vitals
+from server.observe.fleet import Fleet, Loaded, Machine, Member, PairSpeed, Ranks, Vitals
 from server.observe.rotating_file import RotatingFile
 from server.observe.series import KEEP_S
 from server.observe.series_file import keep_points
@@ -132,6 +132,23 @@ def fleet_of(count: int, **fields) -> Fleet:
     machine = Machine("chip", "os", 2**36, None)
     fleet.join(tuple(Member(n, f"mac{n}", 100 + n, "/m", machine) for n in range(count)))
     return fleet
+
+
+def test_the_speed_of_each_link_is_told_once_by_its_pair(front_end):
+    before = front_end.status.fleet.ranks
+    pairs = {
+        0: (PairSpeed(1, 12.34e-6, 6.5e9), PairSpeed(2, 2e-5, 1e9)),
+        1: (PairSpeed(2, 1, 1e9),),
+    }
+    fleet = Fleet()
+    fleet.join(tuple(Member(n, "mac", 1, "/m", pairs=pairs.get(n, ())) for n in range(3)))
+    front_end.status.fleet.ranks = fleet.ranks
+    try:
+        told = look(front_end)["link"]["pairs"]
+    finally:
+        front_end.status.fleet.ranks = before
+    assert [one["ranks"] for one in told] == [[0, 1], [0, 2], [1, 2]]
+    assert told[0] == {"ranks": [0, 1], "latency_us": 12.3, "bandwidth_gb_s": 6.5}
 
 
 def aged(fleet: Fleet, seconds: float) -> Ranks:

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("mlx.core")
 
-from server.observe.fleet import Machine, Member
+from server.observe.fleet import Machine, Member, PairSpeed
 from server.protocol.settings import read_settings
 from server.startup.handshake import (
     Mismatch,
@@ -43,6 +43,12 @@ class FakeLink:
 def test_equal_ranks_agree_and_know_each_other():
     members = shake_hands(introduction(0), FakeLink(introduction(1)))
     assert members == (Member(0, "mac0", 100, "/models/x"), Member(1, "mac1", 101, "/models/x"))
+
+
+def test_how_fast_each_rank_s_links_are_is_part_of_its_introduction(tmp_path):
+    pairs = (PairSpeed(1, 1.5e-5, 6.5e9),)
+    mine = introduce(read_settings({"MODEL_DIR": str(tmp_path)}), FakeLink(), pairs)
+    assert shake_hands(mine, FakeLink())[0].pairs == pairs
 
 
 def test_a_lone_rank_agrees_with_itself():

@@ -35,7 +35,7 @@ def state(**fields: Any) -> dict[str, Any]:
         "limits": {"max_batch": 8, "queue_max": 8, "context": 8192, "req_timeout_s": 600,
                    "req_total_timeout_s": None},
         "ranks": [rank(0), rank(1)],
-        "link": {"latency_us": 45.2, "bandwidth_gb_s": 3.25},
+        "link": {"latency_us": 45.2, "bandwidth_gb_s": 3.25, "pairs": [pair(0, 1)]},
         "running": 2, "queued": 1, "paused": 0, "kv_tokens": {"used": 1200, "capacity": 90_000},
         "prefix_cache": {
             "entries": 3, "tokens": 900, "hit_tokens": 500, "miss_tokens": 1500, "evicted_tokens": 0
@@ -48,6 +48,11 @@ def state(**fields: Any) -> dict[str, Any]:
         "keys": [], "requests": [], "restarts": 0, "last_failure": None,
         "events": [{"t": now - 600, "text": "started"}, {"t": now - 590, "text": "ready"}],
     } | fields  # fmt: skip
+
+
+def pair(a: int, b: int, bandwidth: float = 6.5) -> dict[str, Any]:
+    """One of its links."""
+    return {"ranks": [a, b], "latency_us": 12.3, "bandwidth_gb_s": bandwidth}
 
 
 def running(number: int, **fields: Any) -> dict[str, Any]:

@@ -349,6 +349,10 @@ def test_two_real_ranks_are_shown_and_stream_an_answer(page, server):
     for card, told in zip(cards, server.cluster()["ranks"], strict=True):
         assert f"pid {told['pid']}" in card and told["host"] in card and told["chip"] in card
     assert "2 ranks, tensor parallel over ring." in page.text("#words")
+    (pair,) = server.cluster()["link"]["pairs"]
+    assert pair["ranks"] == [0, 1] and pair["latency_us"] > 0 and pair["bandwidth_gb_s"] > 0
+    speeds = page.run("return [...document.querySelectorAll('.speed')].map(n => n.textContent)")
+    assert len(speeds) == 2 and speeds[0].endswith(" µs") and speeds[1].endswith(" GB/s")
     page.run(
         "window.sizes = new Set(); new MutationObserver(() => sizes.add("
         f"{LAST}.innerText.length)).observe(document.querySelector('#log'),"

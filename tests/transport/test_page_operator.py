@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.scripted_cluster import rank, running
+from tests.support.scripted_cluster import pair, rank, running
 from tests.transport.test_page_browser import show
 
 
@@ -60,6 +60,30 @@ def test_the_links_are_drawn_as_the_backend_has_them(browser, cluster, backend, 
         return
     browser.wait(f"return document.querySelectorAll('#links line').length === {lines}")
     assert f"{ranks} ranks over {backend}: 45.2 µs, 3.3 GB/s" in browser.text("#links")
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_the_speed_of_each_link_is_told_and_a_slow_one_named(browser, cluster, ranks):
+    pairs = [pair(a, b) for a in range(ranks) for b in range(a + 1, ranks)]
+    pairs[-1]["bandwidth_gb_s"] = 1.25 if ranks > 2 else 6.5
+    show(browser, cluster, backend="jaccl", world_size=ranks, ranks=[rank(n) for n in range(ranks)],
+         link={"latency_us": 45.2, "bandwidth_gb_s": 3.25, "pairs": pairs})  # fmt: skip
+    browser.wait(f"return document.querySelectorAll('#pairs tr').length === {len(pairs)}")
+    slow = f"Slow: the link between ranks {ranks - 2} and {ranks - 1}, 12.3 µs, 1.3 GB/s."
+    assert (slow in browser.text("#links-words")) == (ranks > 2)
+    assert browser.run("return document.querySelectorAll('#links line.slow').length") == (ranks > 2)
+    drawn = browser.run("return [...document.querySelectorAll('.speed')].map(n => n.textContent)")
+    assert drawn.count("6.5 GB/s") == {2: 1, 4: 5, 8: 0}[ranks]
+    browser.run("document.querySelector('#pairs-box').open = true")
+    assert browser.text("#pairs tr").split() == ["0", "–", "1", "12.3", "µs", "6.5", "GB/s"]
+
+
+def test_a_ring_s_links_are_between_neighbours(browser, cluster):
+    show(browser, cluster, world_size=4, ranks=[rank(n) for n in range(4)], link={
+        "latency_us": 45.2, "bandwidth_gb_s": 3.25,
+        "pairs": [pair(0, 1), pair(0, 3), pair(1, 2), pair(2, 3)]})  # fmt: skip
+    browser.wait("return document.querySelectorAll('.speed').length === 8")
+    assert browser.run("return document.querySelectorAll('#links line').length") == 4
 
 
 def test_prefix_hits_and_drafts_are_told(browser, cluster):

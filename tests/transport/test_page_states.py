@@ -3,7 +3,7 @@ scrolls sideways, and the state is told. What real ranks show is in test_page_br
 
 import pytest
 
-from tests.support.scripted_cluster import GIB, rank, running
+from tests.support.scripted_cluster import GIB, pair, rank, running
 from tests.transport.test_page_browser import ENTER, POLL, say, show
 from tests.transport.test_page_chat import LONG
 
@@ -126,11 +126,21 @@ def right_to_left(browser, cluster):
 
 
 def eight_ranks(browser, cluster):
-    show(browser, cluster, backend="jaccl", world_size=8, ranks=[rank(n) for n in range(8)])
+    pairs = [pair(a, b, 1 + b) for a in range(8) for b in range(a + 1, 8)]
+    show(browser, cluster, backend="jaccl", world_size=8, ranks=[rank(n) for n in range(8)],
+         link={"latency_us": 45.2, "bandwidth_gb_s": 3.25, "pairs": pairs})  # fmt: skip
+    browser.run("document.querySelector('#pairs-box').open = true")
     browser.wait("return document.querySelectorAll('.rank').length === 8")
     assert len(set(browser.run(
         "return [...document.querySelectorAll('#links circle')].map(n => n.getAttribute('cx')"
         " + ' ' + n.getAttribute('cy'))"))) == 8  # fmt: skip
+
+
+def four_ranks(browser, cluster):
+    pairs = [pair(a, b, 1 + b) for a in range(4) for b in range(a + 1, 4)]
+    show(browser, cluster, backend="jaccl", world_size=4, ranks=[rank(n) for n in range(4)],
+         link={"latency_us": 45.2, "bandwidth_gb_s": 3.25, "pairs": pairs})  # fmt: skip
+    browser.wait("return document.querySelectorAll('.speed').length === 12")
 
 
 def long_names(browser, cluster):
@@ -150,7 +160,7 @@ def connecting(browser, cluster):
 
 STATES = (
     loading, meeting, serving, eight_streams, silent, killed, restarting, stopping, gone, key_asked,
-    wrong_key, long_markdown, right_to_left, eight_ranks, long_names, connecting,
+    wrong_key, long_markdown, right_to_left, four_ranks, eight_ranks, long_names, connecting,
 )  # fmt: skip
 LOOKS = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 390)]
 

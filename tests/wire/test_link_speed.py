@@ -1,5 +1,7 @@
 """The link is measured by the sums of a real step, and the library is left as it was."""
 
+import queue
+
 import pytest
 
 pytest.importorskip("mlx.core")
@@ -10,12 +12,15 @@ import mlx.nn as nn
 from server.wire.link import Link
 from server.wire.link_speed import (
     LARGE_LEAST,
+    PAIR_LARGE,
     ROUNDS,
     STEP_ROUNDS,
     WARM_UPS,
     counting_sums,
     measure_link,
+    time_pairs,
 )
+from tests.support.linked import DEADLINE_S, Wire, WiredLink, on_links
 
 
 class Echo:
@@ -79,3 +84,38 @@ def test_one_rank_has_no_link():
     with counting_sums() as sums:
         pass
     assert measure_link(Link(mx.distributed.init()), 10, sums) is None
+
+
+class Pairwise(WiredLink):
+    """Its ranks also send each other arrays, each send until it is heard. log: who sent whom what,
+    of all ranks."""
+
+    def __init__(self, wire: Wire, rank: int, ways: dict, log: list) -> None:
+        super().__init__(wire, rank)
+        self.ways, self.log = ways, log
+
+    def send(self, array, rank):
+        self.log.append((self.rank, rank, array.size))
+        self.ways[self.rank, rank].put(array.size, timeout=DEADLINE_S)
+
+    def hear(self, like, rank):
+        assert self.ways[rank, self.rank].get(timeout=DEADLINE_S) == like.size
+
+
+@pytest.mark.parametrize("pairs", [
+    [(0, 1)], [(0, 1), (1, 2), (0, 2)], [(0, 1), (1, 2), (2, 3), (0, 3)],
+])  # fmt: skip
+def test_each_pair_is_timed_alone_and_told_by_its_lower_rank(pairs):
+    size = 1 + max(max(pair) for pair in pairs)
+    ways = {(a, b): queue.Queue(1) for a in range(size) for b in range(size)}
+    log: list[tuple[int, int, int]] = []
+    found = on_links(
+        size, lambda link: time_pairs(Pairwise(link.wire, link.rank, ways, log), pairs)
+    )
+    told = [(rank, pair.other) for rank, mine in enumerate(found) for pair in mine]
+    assert sorted(told) == sorted(pairs)
+    assert all(pair.latency > 0 and pair.bandwidth > 0 for mine in found for pair in mine)
+    turns = [tuple(sorted(entry[:2])) for entry in log]
+    changes = [turn for n, turn in enumerate(turns) if n == 0 or turn != turns[n - 1]]
+    assert changes == pairs, "one after the other"
+    assert [size for a, b, size in log if (a, b) == pairs[0]].count(PAIR_LARGE) == 2

@@ -95,7 +95,16 @@ def cluster_schema() -> Schema:
             req_total_timeout_s=note(optional(seconds), "null: as long as it goes on."),
         ),
         ranks=note(array(rank), "Empty until the ranks have introduced themselves."),
-        link=told(latency_us=optional(seconds), bandwidth_gb_s=optional(seconds)),
+        link=told(
+            latency_us=optional(seconds),
+            bandwidth_gb_s=optional(seconds),
+            pairs=note(
+                array(
+                    told(ranks=array(count), latency_us=seconds, bandwidth_gb_s=seconds),
+                ),
+                "Each two ranks that have a link, as timed at the start.",
+            ),
+        ),
         formats=note(
             optional(
                 told(calls=string(), calls_by=string(), thinking=string(), template=array(string()))
