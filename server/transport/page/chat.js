@@ -25,9 +25,11 @@ function ready() {
 }
 
 function showSend() {
+  const held = [byId("send"), byId("stop")].find((button) => button === document.activeElement);
   byId("send").hidden = Boolean(answering);
   byId("stop").hidden = !answering && !waiting;
   byId("send").disabled = !ready();
+  if (held && (held.hidden || held.disabled)) (answering ? byId("stop") : byId("prompt")).focus(); // the one in its place
   byId("clear").disabled = Boolean(answering) || !talk.leaf;
   showModels();
   showConnect();

@@ -68,7 +68,8 @@ async function forgetKept(id) {
     openTalk(newConversation());
   }
   await dropConversations(id);
-  showKept();
+  await showKept();
+  byId("search").focus(); // the button is gone
 }
 
 byId("kept").addEventListener("toggle", showKept);

@@ -175,26 +175,29 @@ function block(token) {
   return node;
 }
 
-function blocks(tokens) {
+function ranked(tokens) { // each heading has its rank
   let last = 2;
   for (const token of tokens) {
     if (token.type === "heading") token.level = last = Math.min(token.depth + 2, last + 1);
   }
-  return tokens.map(block);
+  return tokens;
 }
+
+const blocks = (tokens) => ranked(tokens).map(block);
 
 // Shows text in the node. What has not changed since the last time keeps its nodes, so that a selection
 // outlives the next tokens.
 function showMarkdown(node, text) {
-  let tokens;
+  if (node.source === text) return;
+  node.source = text;
   try {
     if (text.length > MARKDOWN_CHARS) throw new RangeError("long");
-    tokens = marked.lexer(text);
-    const known = node.shown || [], nodes = blocks(tokens);
+    const tokens = ranked(marked.lexer(text)), known = node.shown || [];
     let same = 0;
     while (same < known.length && same < tokens.length && known[same] === tokens[same].raw + tokens[same].level) same += 1;
+    const nodes = tokens.slice(same).map(block); // of a long answer most are there already
     while (node.childNodes.length > same) node.lastChild.remove();
-    node.append(...nodes.slice(same).map((one) => (one === "" ? document.createTextNode("") : one)));
+    node.append(...nodes.map((one) => (one === "" ? document.createTextNode("") : one)));
     node.shown = tokens.map((token) => token.raw + token.level);
     node.classList.remove("plain");
   } catch { // too long, or nested too deep

@@ -37,12 +37,24 @@ async function keepConversation(one) {
   if (one.gone) return undefined;
   one.changed = Date.now();
   try {
-    if (await opened) return await inStore("readwrite", (shop) => shop.put(structuredClone(one)));
+    if (await opened) return await inStore("readwrite", (shop) => putMerged(shop, one));
   } catch (error) { // no room, most likely
     tellOfKept(`This conversation could not be kept: ${error.message}`);
   }
   inMemory.set(one.id, one);
   return undefined;
+}
+
+function putMerged(shop, one) { // another tab may have added turns to the same conversation
+  const before = shop.get(one.id);
+  before.onsuccess = () => {
+    const kept = before.result?.turns || {};
+    one.turns = { ...kept, ...one.turns };
+    const theirs = Object.values(kept).filter((turn) => turn.owner && turn.owner !== TAB && one.turns[turn.id].owner !== TAB);
+    const turns = { ...one.turns, ...Object.fromEntries(theirs.map((turn) => [turn.id, turn])) };
+    shop.put(structuredClone({ ...one, turns }));
+  };
+  return before;
 }
 
 async function conversations() { // the newest first

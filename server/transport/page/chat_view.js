@@ -10,6 +10,12 @@ function follow(change) { // keeps the end in sight, unless the reader has scrol
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
+function holding(node, change) { // where a button with the focus goes, the keyboard stays at the log
+  const held = node.contains(document.activeElement);
+  change();
+  if (held && !node.contains(document.activeElement)) byId("log").focus({ preventScroll: true });
+}
+
 function action(word, label, work) {
   const button = make("button", "small", word);
   button.type = "button";
@@ -132,7 +138,7 @@ class View { // one turn
       nodes.push(copy, action("Regenerate", "", () => regenerate(turn)));
       if (["stopped", "failed", "cut", "running"].includes(turn.state) && turn.content) nodes.push(action("Continue", "", () => goOn(turn)));
     }
-    this.actions.replaceChildren(...nodes);
+    holding(this.actions, () => this.actions.replaceChildren(...nodes));
   }
 
   edit() {
@@ -146,6 +152,7 @@ class View { // one turn
       row.remove();
       this.text.hidden = this.actions.hidden = false;
       this.node.classList.remove("edited");
+      this.actions.querySelector("button:not(:disabled)")?.focus();
     };
     const sent = () => {
       if (!field.value.trim() || !ready()) return;
@@ -176,7 +183,7 @@ function viewOf(turn) {
 function showTalk() { // the whole conversation in view
   const path = pathOf(talk);
   byId("hint").hidden = path.length > 0;
-  byId("log").replaceChildren(byId("hint"), ...path.map((turn) => viewOf(turn).node));
+  holding(byId("log"), () => byId("log").replaceChildren(byId("hint"), ...path.map((turn) => viewOf(turn).node)));
   for (const turn of path) viewOf(turn).show();
   byId("log").scrollTop = byId("log").scrollHeight;
 }
