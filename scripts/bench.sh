@@ -17,6 +17,7 @@
 #     --max-tokens N    (256; with --local 128)      --ignore-eos  always as many
 #     --warmup N        runs not counted (1)         --repeats N   runs that are counted (3)
 #     --prefill-step N  tokens a chunk (2048)        --json        one JSON line last
+#     --speculate       drafts, as with SPECULATE=auto
 #
 # Exit codes: 0 done, 1 a check or a rank failed, 2 usage, 3 a tool or a file is missing.
 set -euo pipefail

@@ -6,10 +6,10 @@
 
 scripts/bench_serving.py uses these on any endpoint. scripts/dev/bench_compare.sh has also:
 
-    models               the two models of the comparison
+    models, copier       the models of the comparison
     processes, servers   both servers and the bare engine as processes: start, pause, end
     peer_server, bare_engine, step_profile    programs that ranks run
-    scenes               one measurement each
+    scenes, draft_scenes one measurement each
     rows, compare        the table, and who is measured when
     page                 the table in docs/performance.md
 

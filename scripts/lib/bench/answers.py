@@ -35,6 +35,8 @@ class Answer:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+    drafts_right: int | None = None
+    drafts_wrong: int | None = None
     retry_after: float | None = None
     body: Any = None  # of an answer that was not a stream
     detail: str = ""  # what the server said to a failure
@@ -186,6 +188,9 @@ def _note_usage(answer: Answer, usage: dict | None) -> None:
     answer.prompt_tokens = usage.get("prompt_tokens")
     answer.completion_tokens = usage.get("completion_tokens")
     answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    details = usage.get("completion_tokens_details") or {}
+    answer.drafts_right = details.get("accepted_prediction_tokens")
+    answer.drafts_wrong = details.get("rejected_prediction_tokens")
 
 
 def _read_whole(answer: Answer, body: bytes) -> None:

@@ -27,12 +27,14 @@ from scripts.lib.bench.contenders import (
     Ours,
     Place,
     Theirs,
+    Undrafted,
     environment,
     module,
 )
 from scripts.lib.bench.rows import (
     BARE,
     BEFORE,
+    OFF,
     OURS,
     THEIRS,
     Check,
@@ -42,7 +44,7 @@ from scripts.lib.bench.rows import (
 )
 from scripts.lib.bench.scenes import throughput
 
-KINDS = {OURS: Ours, THEIRS: Theirs, BARE: Bare, BEFORE: Before}
+KINDS = {OURS: Ours, OFF: Undrafted, THEIRS: Theirs, BARE: Bare, BEFORE: Before}
 FAILED, USAGE = 1, 2
 
 
@@ -64,9 +66,9 @@ def main() -> int:
     run = Run(arguments, work)
     code = 0
     try:
-        make_models(arguments, work)
-        for (model, ranks, settings), group in grouped(chosen):
-            run.play_group(model, ranks, dict(settings), group)
+        make_models(arguments, work, chosen)
+        for (model, ranks, settings, draft_model), group in grouped(chosen):
+            run.play_group(model, ranks, dict(settings), group, draft_model)
     except KeyboardInterrupt:
         say("stopped early; this is what was measured")
         code = 128 + signal.SIGINT
@@ -90,11 +92,14 @@ class Run:
         # A seed of its own for each run, as a prefix cache could outlive one.
         self._tag = f"{os.getpid()} {time.time_ns()}"
 
-    def play_group(self, model: str, ranks: int, settings: dict, checks: list[Check]) -> None:
+    def play_group(
+        self, model: str, ranks: int, settings: dict, checks: list[Check], draft_model: str = ""
+    ) -> None:
         """All checks that share a model and a number of ranks, round after round."""
         self.tell(f"{model} on {ranks} rank(s): starting")
         place = Place(self.arguments.python, self.work / model, ranks, self.work,
-                      environment(self.arguments.env))  # fmt: skip
+                      environment(self.arguments.env),
+                      self.work / draft_model if draft_model else None)  # fmt: skip
         sides = list(dict.fromkeys(side for check in checks for side in check.sides))
         contenders: dict[str, Contender | None] = {}
         try:
@@ -114,7 +119,7 @@ class Run:
     def start(self, side: str, place: Place, settings: dict) -> Contender | None:
         """Started, warm, and stopped as it stands; None, and a note, if that fails."""
         kind = KINDS[side]
-        if side == OURS:
+        if side in (OURS, OFF):
             contender = kind(place, settings)
         elif side == BEFORE:
             contender = kind(place, settings, self.arguments.before)
@@ -176,16 +181,17 @@ def grouped(checks: list[Check]):
     """By what their servers have in common, in the order of the table."""
 
     def place(check: Check):
-        return check.model, check.ranks, check.settings
+        return check.model, check.ranks, check.settings, check.draft_model
 
     order = list(dict.fromkeys(map(place, checks)))
     ordered = sorted(checks, key=lambda check: order.index(place(check)))
     return [(key, list(group)) for key, group in itertools.groupby(ordered, place)]
 
 
-def make_models(arguments: argparse.Namespace, work: Path) -> None:
-    """demo and tiny, into work."""
+def make_models(arguments: argparse.Namespace, work: Path, checks: list[Check]) -> None:
+    """demo and tiny, and those that copy where a check wants them, into work."""
     command = [arguments.python, *module("lib.bench.models"), arguments.demo, work]
+    command += ["copier"] if any(check.model == "copier" for check in checks) else []
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
 
 

@@ -22,7 +22,7 @@ from scripts.lib.bench.processes import alive
 from scripts.lib.bench.swarm import Swarm
 
 ROOT = Path(__file__).resolve().parents[3]
-START_DEADLINE_S = 180.0
+START_DEADLINE_S = 600.0
 END_DEADLINE_S = 20.0
 POLL_S = 0.1
 PORTS = range(29000, 31900)
@@ -47,13 +47,15 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """What all contenders of a group share. work: a folder for logs and pid files."""
+    """What all contenders of a group share. work: a folder for logs and pid files. draft_model:
+    for mlx_lm.server, if any."""
 
     python: str
     model: Path
     ranks: int
     work: Path
     env: dict[str, str]
+    draft_model: Path | None = None
 
 
 class Contender:
@@ -218,13 +220,23 @@ class Before(Ours):
         return [self._folder / program.relative_to(ROOT), *arguments], settings
 
 
+class Undrafted(Ours):
+    """The same without drafts."""
+
+    name = "ours without drafts"
+
+    def __init__(self, place: Place, settings: dict | None = None) -> None:
+        super().__init__(place, (settings or {}) | {"SPECULATE": "off"})
+
+
 class Theirs(WebServer):
     """mlx_lm.server. flags: on top of THEIRS."""
 
     name = "mlx_lm.server"
 
     def __init__(self, place: Place, flags: list[str] | None = None) -> None:
-        self._flags = [*THEIRS, *(flags or [])]
+        drafts = ["--draft-model", place.draft_model] if place.draft_model else []
+        self._flags = [*THEIRS, *drafts, *(flags or [])]
         super().__init__(place)
 
     def _program(self) -> tuple[list, dict]:

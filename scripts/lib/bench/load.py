@@ -46,6 +46,20 @@ class Load:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
+    def drafts(self) -> dict[str, float | None]:
+        """What the server tells of drafts: how many there were, how many of them were right, and
+        the tokens that a step brought an answer. None where it tells nothing."""
+        told = [answer for answer in self.good if answer.drafts_right is not None]
+        right = sum(answer.drafts_right for answer in told)
+        drafted = right + sum(answer.drafts_wrong or 0 for answer in told)
+        tokens = sum(count_tokens(answer) for answer in told)
+        if not told:
+            return dict.fromkeys(("drafted", "drafts_right", "tokens_per_step"))
+        # A draft that is right is a token without a step of its own.
+        pace = tokens / (tokens - right) if tokens > right else 1.0
+        return {"drafted": drafted, "drafts_right": right, "tokens_per_step": pace}
+
+    @property
     def failures(self) -> dict[str, int]:
         """How many requests failed, by kind."""
         return dict(collections.Counter(a.failure for a in self.answers if a.failure))
@@ -165,6 +179,7 @@ def summarise(load: Load) -> dict:
         "cached_tokens": sum(cached),
         "tokens_counted_by": "server" if counted == len(good) else "events",
         "tokens_per_event": tokens / events if events else None,
+        **load.drafts,
         "ended_early": sum(answer.finish == "stop" for answer in good),
         "ttft_s": spread([a.ttft for a in good if a.ttft is not None]),
         "itl_s": spread(load.gaps),

@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
-"""Make the two models of the comparison.
+"""Make the models of the comparison.
 
-usage: models.py DEMO TARGET
+usage: models.py DEMO TARGET [copier]
 
 Into the folder TARGET go `demo`, the model in the folder DEMO, and `tiny`, two random layers
 with DEMO's tokenizer, where all that is not the forward pass shows. In both, the end-of-text is
 a token that never comes, so that every answer has the length that was asked for: mlx_lm.server
-knows no ignore_eos. Nothing else differs from DEMO, whose weights are linked to, not copied.
+knows no ignore_eos. Nothing else differs from DEMO, whose weights are linked to, not copied. With
+`copier` go there, too, `copier`, which is as large as demo and writes a file again (copier.py), and
+`small-copier`, which does so with tiny's layers.
 """
 
 import json
 import shutil
 import sys
 from pathlib import Path
+
+from scripts.lib.bench.copier import make_copier
 
 TINY = {
     "model_type": "llama",
@@ -98,14 +102,17 @@ def make_tiny(source: Path, target: Path) -> None:
 
 
 def main() -> int:
-    """Makes both; returns the exit code."""
-    if len(sys.argv) != 3:
+    """Makes them; returns the exit code."""
+    if len(sys.argv) < 3 or sys.argv[3:] not in ([], ["copier"]):
         print(__doc__, file=sys.stderr)
         return 2
-    source, target = map(Path, sys.argv[1:])
+    source, target = map(Path, sys.argv[1:3])
     try:
         make_endless(source, target / "demo")
         make_tiny(source, target / "tiny")
+        if sys.argv[3:]:
+            make_copier(target / "demo", target / "copier")
+            make_copier(target / "tiny", target / "small-copier")
     except (OSError, ValueError, KeyError) as error:
         print(f"models: {error}", file=sys.stderr)
         return 1

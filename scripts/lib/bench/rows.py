@@ -6,13 +6,15 @@ a line of the table shows the measures of one or more checks. No I/O.
 
 from dataclasses import dataclass
 
-from scripts.lib.bench import scenes
+from scripts.lib.bench import draft_scenes, scenes
 from scripts.lib.bench.scenes import Scene
 from scripts.lib.bench.stats import median
 
 OURS, THEIRS, BARE, BEFORE = "ours", "theirs", "bare", "before"
+OFF = "off"  # ours without drafts
 # The bare engine's prompts have no beginning in common: without it, ours would compute less.
 NO_PREFIXES = (("PREFIX_CACHE_PERCENT", 0),)
+DRAFTS = (("SPECULATE", "auto"),)
 Samples = dict[str, list[dict[str, float] | None]]  # by side, one a round; None: it broke
 
 
@@ -49,7 +51,7 @@ class Measure:
     """One number: its key in the scene's result, how to show it, its goal."""
 
     key: str
-    unit: str  # tokens/s, ms, %, MB, or nothing
+    unit: str  # tokens/s, tokens a step, ms, %, MB, or nothing
     goal: Goal
 
     def show(self, value: float | None) -> str:
@@ -60,6 +62,8 @@ class Measure:
             return f"{1e3 * value:.0f} ms"
         if self.unit == "%":
             return f"{100 * value:.1f}%"
+        if self.unit == "a step":
+            return f"{value:.2f} a step"
         if self.unit == "tokens/s":
             return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
         return f"{value:.0f} {self.unit}".strip()
@@ -67,7 +71,8 @@ class Measure:
 
 @dataclass(frozen=True)
 class Check:
-    """A scene and what becomes of it. model: tiny or demo. rounds: at most so many, None: all."""
+    """A scene and what becomes of it. model: tiny, demo or copier. rounds: at most so many, None:
+    all. draft_model: that mlx_lm.server drafts with."""
 
     id: str
     what: str
@@ -79,6 +84,7 @@ class Check:
     rounds: int | None = None
     settings: tuple[tuple[str, object], ...] = ()  # of our server, if it needs one of its own
     default: bool = True  # False: only when named
+    draft_model: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,32 @@ def make_checks(quick: bool) -> list[Check]:
 
     def alone(output: int, requests: int = 2) -> Scene:
         return busy(1, "greedy", output, requests)
+
+    rewrite = draft_scenes.rewrite(of(160, 80))
+
+    def drafted(
+        name: str,
+        what: str,
+        model: str,
+        ranks: int,
+        scene: Scene,
+        limit: float,
+        against: str = OFF,
+        draft_model: str = "",
+    ) -> Check:
+        pace = Measure("tokens_per_step", "a step", Goal("value", ">=", None))
+        return Check(
+            name,
+            what,
+            model,
+            ranks,
+            scene,
+            (*speed(limit, against), pace),
+            (OURS, against),
+            settings=DRAFTS,
+            default=False,
+            draft_model=draft_model,
+        )
 
     return [
         Check("tiny-1-greedy", "32 clients, greedy", "tiny", 1, busy(32, "greedy", 128),
@@ -170,6 +202,14 @@ def make_checks(quick: bool) -> list[Check]:
                 default=False)
           for model, output in (("demo", 32), ("tiny", 128))
           for ranks in (1, 2) for rows in (8, 32)),
+        drafted("rewrite-2", "a file written again", "copier", 2, rewrite, 2.0),
+        drafted("json-2", "JSON by a schema with long keys", "demo", 2,
+                draft_scenes.schema(of(3, 1)), 1.5),
+        *[drafted(f"prose-{ranks}-{clients}", f"prose, {clients} client(s)", "demo", ranks,
+                  draft_scenes.prose(clients, of(96, 8)), 0.98)
+          for ranks in (1, 2) for clients in (1, 8)],
+        drafted("rewrite-1", "against a draft model that is always right", "copier", 1, rewrite,
+                1.0, THEIRS, draft_model="small-copier"),
         Check("tiny-1-seeds", "32 clients, a seed each", "tiny", 1, busy(32, "seeds", 32, 1),
               speed(None), rounds=1),
         Check("demo-2-seeds", "8 clients, a seed each", "demo", 2, busy(8, "seeds", 24, 1),
@@ -207,6 +247,15 @@ LINES = (
            "with mlx-lm's batches", ">= 0.97x",
            tuple(f"even-{model}-{ranks}-{rows}" for model in ("demo", "tiny") for ranks in (1, 2)))
       for rows in (8, 32)),
+    Line("drafts: a file written again with a line changed, 1 client, as large as demo, 2 ranks: "
+         "tokens/s / tokens a step", ">= 2.0x", ("rewrite-2",)),
+    Line("the same, 1 rank, against --draft-model with a model that is always right", ">= 1.0x",
+         ("rewrite-1",)),
+    Line("drafts: JSON by a schema with long keys, demo, 2 ranks: tokens/s / tokens a step",
+         ">= 1.5x", ("json-2",)),
+    *[Line(f"drafts: prose at temperature 1, demo, {ranks}: tokens/s / tokens a step of 1 client / "
+           "of 8", ">= 0.98x", (f"prose-{ranks[0]}-1", f"prose-{ranks[0]}-8"))
+      for ranks in ("1 rank", "2 ranks")],
     Line("beside it: a seed a request, tiny, 1 rank, 32 clients / demo, 2 ranks, 8 clients",
          "none", ("tiny-1-seeds", "demo-2-seeds")),
 )  # fmt: skip
@@ -230,9 +279,9 @@ def cells(line: Line, checks: dict[str, Check], results: dict[str, Samples]) -> 
             ours.append(measure.show(middle(samples, OURS, measure.key)))
             if goal.kind == "share":
                 other.append(f"first turn {measure.show(middle(samples, OURS, goal.against))}")
-            elif goal.kind == "ratio" and goal.against in (BARE, BEFORE):
-                theirs = measure.show(middle(samples, goal.against, measure.key))
-                other.append(f"{goal.against} {theirs}")
+            elif goal.kind == "ratio" and goal.against in (BARE, BEFORE, OFF):
+                shown = measure.show(middle(samples, goal.against, measure.key))
+                other.append(f"{goal.against} {shown}")
             else:
                 other.append(measure.show(middle(samples, THEIRS, measure.key)))
             factor = f"{figure:.2f}x" if figure is not None else "-"

@@ -197,6 +197,7 @@ def render(summary: dict) -> str:
         f"{'the server' if summary['tokens_counted_by'] == 'server' else 'events: a guess'}; "
         f"{summary['ended_early']} answers ended by themselves",
         f"tokens a second  {summary['tokens_per_s']:.1f}",
+        f"tokens a step    {tell_drafts(summary)}",
         "",
         f"{'milliseconds':<24}{'p50':>10}{'p95':>10}{'p99':>10}{'mean':>10}{'most':>10}",
     ]
@@ -212,6 +213,14 @@ def render(summary: dict) -> str:
     warning = ": too much, its own speed shows in these numbers" if busy > BUSY_CLIENT else ""
     lines += ["", f"this client used {busy:.0%} of a core{warning}"]
     return "\n".join(lines)
+
+
+def tell_drafts(summary: dict) -> str:
+    """What came of drafts, where the server tells."""
+    if summary["drafted"] is None:
+        return "not told"
+    right, drafted = summary["drafts_right"], summary["drafted"]
+    return f"{summary['tokens_per_step']:.2f}; {drafted} drafted, {right} of them right"
 
 
 def parse_arguments() -> argparse.Namespace:

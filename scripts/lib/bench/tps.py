@@ -2,7 +2,7 @@
 
 usage: mlx.launch ... -- scripts/jaccl_tps_bench.py --model DIR [--parallel KIND]
                          [--prompt TEXT] [--raw] [--max-tokens N] [--ignore-eos]
-                         [--prefill-step N] [--warmup N] [--repeats N] [--json]
+                         [--prefill-step N] [--warmup N] [--repeats N] [--speculate] [--json]
 
 scripts/bench.sh starts it, and its --help has the options with their defaults. Rank 0 prints one
 name=value a line; times and rates are medians over the repeats, after warm-up runs that are not
@@ -17,6 +17,8 @@ counted:
   ttft_seconds            time to first token: from handing over the prompt to the first token
   prefill_tokens_per_sec  prompt_tokens / ttft_seconds
   decode_tokens_per_sec   (gen_tokens - 1) / (seconds - ttft_seconds); 0 for a single token
+  drafted, drafts_right   with --speculate: tokens that were drafted, and those that were right
+  tokens_per_step         (gen_tokens - 1) / decode steps: 1 without drafts
   repeats                 counted runs
 
 Decoding is greedy and ends at the end-of-text token or at --max-tokens; --ignore-eos makes every
@@ -37,6 +39,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from scripts.lib.bench.tps_drafts import Drafting, speculate
 from scripts.lib.bench.tps_options import add_options
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.shared import one_of
@@ -48,19 +51,18 @@ from server.protocol.requests import Common, Sampling
 from server.protocol.settings_table import BY_NAME
 from server.sampling.choosers import ChoosesForAll, Follows
 from server.sampling.row_state import Row
+from server.scheduler.speculation import Speculation
 from server.startup.arrangement import KINDS
 from server.startup.handshake import Mismatch
 from server.startup.joining import NotJoined, ToBeMended, join, meet
 from server.startup.loading import Shard, Unloadable, load_shard
 from server.startup.pairs import WHAT_TO_DO
 from server.wire.link import Link
-from server.wire.mailbox import Header
 from server.wire.messages import Submit, decode, encode
 
 STALL_S = 900.0
 TELL_S = 2.0  # between two lines of a stage that counts
 JOIN_S, HANDSHAKE_S = (float(BY_NAME[f"{of}_TIMEOUT"].default) for of in ("JOIN", "HANDSHAKE"))
-NO_NEWS = [0] * Header.SIZE  # the mailbox header of a run without messages
 
 
 def main() -> None:
@@ -78,14 +80,16 @@ def main() -> None:
     except (Mismatch, NotJoined, ToBeMended, Unloadable) as error:
         sys.exit(f"jaccl_tps_bench: {error}")
     request = share_request(arguments, link, shard)
-    engine = make_engine(arguments, link, shard, request)
+    speculation = speculate(link, shard, tell) if arguments.speculate else Speculation()
+    drafting = Drafting(speculation)
+    engine = make_engine(arguments, link, shard, request, drafting)
     runs = []
     for i in range(arguments.warmup + arguments.repeats):
         kind = "warming up" if i < arguments.warmup else "run"
         number = i + 1 if i < arguments.warmup else i + 1 - arguments.warmup
         of = arguments.warmup if i < arguments.warmup else arguments.repeats
         tell(f"{kind} {number} of {of}")
-        run = time_request(engine, link, request, watchdog)
+        run = time_request(engine, link, request, watchdog, drafting)
         if i >= arguments.warmup:
             runs.append(run)
     if link.rank == 0:
@@ -128,16 +132,17 @@ def tokenize(arguments: argparse.Namespace, tokenizer) -> list[int]:
     return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True))
 
 
-def make_engine(arguments, link: Link, shard: Shard, request: Submit) -> Engine:
+def make_engine(arguments, link: Link, shard: Shard, request: Submit, drafting: Drafting) -> Engine:
     """The server's engine, with nobody to send messages."""
 
     def fail(row: Row, error: Exception) -> None:
         raise error
 
     def greedy_row(uid: int) -> Row:
-        return Row(Common(sampling=Sampling(temperature=0)), list(request.prompt), shard.vocab)
+        row = Row(Common(sampling=Sampling(temperature=0)), list(request.prompt), shard.vocab)
+        return drafting.begin(row, list(request.prompt))
 
-    leads = ChoosesForAll(greedy_row, lambda: NO_NEWS, fail)
+    leads = ChoosesForAll(greedy_row, drafting.header, fail, drafting.speculation.draft)
     return Engine(
         shard.last,
         link,
@@ -148,23 +153,36 @@ def make_engine(arguments, link: Link, shard: Shard, request: Submit) -> Engine:
     )
 
 
-def time_request(engine: Engine, link: Link, request: Submit, watchdog: Watchdog) -> dict:
+def time_request(
+    engine: Engine, link: Link, request: Submit, watchdog: Watchdog, drafting: Drafting
+) -> dict:
     """One request from start to end. Times are in seconds, on this rank's clock."""
     link.share_ints([0])  # all ranks start together
     start = time.perf_counter()
     engine.submit(request)
     first, tokens = 0.0, 0
+    before = drafting.speculation.look()
 
     def deliver(turn: Turn) -> None:
         nonlocal first, tokens
         tokens += sum(isinstance(event, Token) for _, event in turn.events)
         if tokens:
             first = first or time.perf_counter() - start
+        drafting.hear(turn)
 
     while engine.busy:
         watchdog.progress("benchmark step")
-        engine.step(deliver)
-    return {"gen_tokens": tokens, "seconds": time.perf_counter() - start, "ttft_seconds": first}
+        header = engine.step(deliver).header
+        if header is not None:
+            engine.steer(header)
+    now = drafting.speculation.look()
+    return {
+        "gen_tokens": tokens,
+        "seconds": time.perf_counter() - start,
+        "ttft_seconds": first,
+        "drafted": now.drafted - before.drafted,
+        "drafts_right": now.right - before.right,
+    }
 
 
 def summarise(arguments, link: Link, request: Submit, runs: list[dict]) -> dict:
@@ -176,6 +194,8 @@ def summarise(arguments, link: Link, request: Submit, runs: list[dict]) -> dict:
         run["decode_tokens_per_sec"] = (
             (run["gen_tokens"] - 1) / decoding if run["gen_tokens"] > 1 else 0.0
         )
+        stepped = run["gen_tokens"] - 1
+        run["tokens_per_step"] = stepped / max(1, stepped - run["drafts_right"]) if stepped else 1.0
     medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     return {
         "model": str(arguments.model),

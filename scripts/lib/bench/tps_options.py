@@ -21,4 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw", action="store_true", help="no chat template around the prompt")
     parser.add_argument("--ignore-eos", action="store_true", help="always --max-tokens long")
     parser.add_argument("--prefill-step", type=whole(16, MOST), default=2048, help="tokens a chunk")
+    parser.add_argument(
+        "--speculate", action="store_true", help="draft, as the server does with SPECULATE=auto"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON line last")

@@ -7,10 +7,11 @@ import sys
 import time
 from types import SimpleNamespace
 
+import mlx.core as mx
 import pytest
-from mlx_lm.utils import load_tokenizer
+from mlx_lm.utils import load, load_tokenizer
 
-from scripts.lib.bench import compare, page
+from scripts.lib.bench import compare, copier, page
 from scripts.lib.bench.contenders import Broken
 from scripts.lib.bench.models import find_silent_token, make_endless, make_tiny
 from scripts.lib.bench.processes import alive, cpu_seconds, parse_ps_time, resident_mb
@@ -78,10 +79,9 @@ def test_every_check_has_a_place_in_the_table_and_every_line_its_checks():
 def test_a_line_states_the_limits_that_its_checks_judge_by():
     for line in LINES:
         limits = [m.goal.limit for name in line.checks for m in CHECKS[name].measures]
-        if None in limits:
+        if set(limits) == {None}:
             assert line.target == "none"
-            continue
-        for limit in limits:
+        for limit in filter(None, limits):
             shown = {f"{limit:g}", f"{limit:.1f}", f"{100 * limit:g}%"}
             assert any(text in line.target for text in shown), (line, limit)
 
@@ -295,6 +295,22 @@ def test_an_endless_model_differs_in_its_end_alone(demo_model_dir, tmp_path):
         tokenizer = load_tokenizer(tmp_path / model, eos_token_ids=[silent])
         assert tokenizer.eos_token_ids == {silent}
         assert tokenizer.decode([silent]) == text
+
+
+def test_a_copier_writes_its_file_again_with_one_line_changed(demo_model_dir, tmp_path):
+    make_tiny(demo_model_dir, tmp_path / "tiny")
+    copier.make_copier(tmp_path / "tiny", tmp_path / "copier")
+    texts = json.loads((tmp_path / "copier" / copier.FILE).read_text())
+    words, changed = copier.WORDS, copier.WORDS * copier.CHANGED
+    old, new = texts["prompt"].split(), texts["answer"].split()
+    assert len(old) == len(new) == words * copier.LINES
+    others = [place for place, pair in enumerate(zip(old, new, strict=True)) if len({*pair}) > 1]
+    assert others == list(range(changed, changed + words))
+    model, tokenizer = load(str(tmp_path / "copier"))
+    text = tokenizer.encode("\n" + texts["answer"])[:200]
+    chosen = mx.argmax(model(mx.array([text]))[0], axis=-1).tolist()
+    assert chosen[:-1] == text[1:]
+    assert len(text) > changed + words
 
 
 def test_one_row_is_measured_on_real_servers(demo_model_dir, tmp_path):

@@ -227,3 +227,15 @@ def test_tokens_are_the_servers_count_and_a_guess_only_without_one():
     assert (both["requests"], both["answered"], both["failures"]) == (3, 2, {"reset": 1})
     assert both["itl_s"]["count"] == 3 and both["itl_s"]["most"] == 2.0
     assert both["ttft_s"]["p50"] == 1.0
+
+
+def test_drafts_are_added_up_where_the_server_tells_of_them():
+    def answer(tokens: int, right: int | None, wrong: int | None) -> Answer:
+        return Answer(0, 1, "", completion_tokens=tokens, drafts_right=right, drafts_wrong=wrong)
+
+    told = [answer(40, 20, 4), answer(10, 5, 1), answer(99, None, None)]
+    expected = {"drafted": 30, "drafts_right": 25, "tokens_per_step": 2.0}
+    assert Load(told, 1, 0, []).drafts == expected
+    silent = Load([answer(9, None, None)], 1, 0, [])
+    assert set(silent.drafts.values()) == {None}
+    assert summarise(silent)["tokens_per_step"] is None

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scripts.lib.bench import scenes
+from scripts.lib.bench import draft_scenes, scenes
 from scripts.lib.bench.contenders import Broken
 from scripts.lib.bench.gauge import Asker, take_gauge
 from scripts.lib.bench.swarm import Swarm
@@ -134,3 +134,33 @@ def test_failures_break_a_scene(player, monkeypatch):
     for scene in (scenes.throughput(2, 1, 40, 400, "greedy"), scenes.second_turn(40, 400)):
         with pytest.raises(Broken, match="timeout"):
             scene(player, "h")
+
+
+# Drafts.
+
+
+def test_prose_is_asked_for_at_temperature_1_with_the_same_seeds_on_both_sides(front_end, player):
+    for _ in range(2):
+        result = draft_scenes.prose(3, 9)(player, "a")
+        assert result["tokens_per_step"] == 1 and result["tokens_per_s"] > 0
+    first, second = ([t.common.sampling for t in asked(front_end, 6)[half]]
+                     for half in (slice(3), slice(3, 6)))  # fmt: skip
+    assert {s.temperature for s in first} == {1.0}
+    assert {s.seed for s in first} == {s.seed for s in second} and len({s.seed for s in first}) == 3
+
+
+def test_a_file_that_is_not_written_as_it_should_be_breaks_the_scene(front_end, player, tmp_path):
+    player.place = SimpleNamespace(model=tmp_path)
+    (tmp_path / draft_scenes.FILE).write_text('{"prompt": " a b\\n", "answer": " word word word"}')
+    with front_end.saying(" word word"):
+        assert draft_scenes.rewrite(8)(player, "a")["tokens_per_step"] == 1
+    with front_end.saying(" other"), pytest.raises(Broken, match="wrote something else: ' other'"):
+        draft_scenes.rewrite(8)(player, "a")
+
+
+def test_json_that_lacks_a_key_breaks_the_scene(player, monkeypatch):
+    """The made-up engine writes what the grammar allows."""
+    assert draft_scenes.schema(2)(player, "a")["tokens_per_s"] > 0
+    monkeypatch.setattr(draft_scenes, "KEYS", ("another",))
+    with pytest.raises(Broken, match="wrote something else"):
+        draft_scenes.schema(1)(player, "a")

@@ -51,13 +51,18 @@ def test_closed_loop_counts_what_the_server_counts(front_end):
     assert (result["requests"], result["answered"], result["failures"]) == (20, 20, {})
     assert result["completion_tokens"] == 20 * 12
     assert result["tokens_counted_by"] == "server"
+    assert (result["drafted"], result["tokens_per_step"]) == (0, 1.0)
     assert result["prompt_tokens_mean"] == pytest.approx(60, abs=3)
     assert result["tokens_per_s"] == pytest.approx(240 / result["seconds"])
     assert result["ttft_s"]["count"] == 20
     assert 0 < result["ttft_s"]["p50"] <= result["ttft_s"]["p95"] <= result["request_s"]["most"]
     assert (result["model"], result["loop"], result["seed"]) == ("demo", "closed", 4)
     assert 0 < result["client_cpu"] < 1.5
-    assert "time to first token" in done.stdout and "of a core" in done.stdout
+    assert (
+        "time to first token" in done.stdout
+        and "1.00; 0 drafted" in done.stdout
+        and "of a core" in done.stdout
+    )
     prompts = [tuple(ticket.prompt) for ticket in front_end.engine.seen[seen:]]
     assert len(prompts) == 3 + 3 + 20, "ignore_eos, two of the gauge, the warm-up, the run"
     assert len(set(prompts)) == len(prompts), "no two prompts may be the same"
