@@ -5,6 +5,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
+from server.engine.prefix_store import REUSE_CUT, reuse_kind
 from server.engine.rows_apart import Ways
 from server.protocol.events import Failed, Token
 from server.scheduler.speculation import Speculation
@@ -127,7 +128,14 @@ def test_right_drafts_save_steps(shard, monkeypatch):
 def test_choices_of_one_prompt_have_drafts_of_their_own(shard):
     asked = Asked(
         shard,
-        lambda: choices(4, prompt=list(range(40, 90)), max_tokens=30, temperature=1.3, seed=11),
+        lambda: choices(
+            4,
+            prompt=list(range(40, 90)),
+            max_tokens=30,
+            temperature=1.3,
+            seed=11,
+            common={"logprobs": 2},
+        ),
         lambda: ticket([50] * 9, max_tokens=25),
     )
     desk = asked.with_drafts(6, wrong=0.2)
@@ -162,6 +170,9 @@ def test_what_is_kept_of_an_answer_is_what_it_was_computed_from(shard, ways, mon
                 desk.line.cancel(desk.tickets[seed % 4])
 
         desk = asked.with_drafts(4, act=leave, seed=seed, wrong=0.3)
+        stay = [n for n in range(4) if n != seed % 4]
+        for n in stay:  # nobody else notices
+            check_same(desk.got[n], asked.right[n])
         entries = desk.engine.prefixes._entries
         assert len(entries) > 2
         for number, caches in entries.items():
@@ -239,6 +250,26 @@ def test_what_rank_0_drafts_by_itself_changes_nothing_and_is_right_where_a_text_
     assert desk.run(*ask_all()) == right
     seen = speculation.look()
     assert seen.right > 50 and seen.right <= seen.drafted and seen.steps > 5
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "qwen3_moe", "gemma"])
+def test_other_layers_whose_caches_can_be_cut(name):
+    """Latents, experts, one head of keys for all."""
+    shard = serve(name)
+    assert reuse_kind(shard.model, shard.last.ways) == REUSE_CUT
+    prompts = [
+        [3 + i * (n + 3) % 90 for i in range(length)] for n, length in enumerate((40, 9, 70))
+    ]
+    asked = Asked(
+        shard,
+        *[lambda own=own: ticket(own, max_tokens=20, temperature=0) for own in prompts],
+        lambda: ticket(prompts[0], max_tokens=20, temperature=0.9, seed=5),
+    )
+    for batch in (1, 4):
+        desk = asked.with_drafts(batch)
+        asked.check(desk.got)
+        tokens = [event for events in desk.got for event in events if isinstance(event, Token)]
+        assert batch > 1 or any(token.drafted for token in tokens)
 
 
 @pytest.mark.parametrize(("bits", "start"), [(8, 0), (8, 50)])
