@@ -32,7 +32,7 @@ from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import PrefixIndex
 from server.startup.agreement import agree
 from server.startup.canary import Others, check_link
-from server.startup.draft_model import load_draft, room_for
+from server.startup.draft_model import load_draft, memories_beside, room_for
 from server.startup.handshake import Met, Mismatch, compare_files
 from server.startup.kinds_of_drafts import DRAFTS, may_draft
 from server.startup.loading import Shard, Unloadable, load_pieces, load_shard
@@ -107,7 +107,7 @@ class Maker:
             tell,
             status.fleet.load,
             settings.trust_remote_code,
-            self.met.memories,
+            self._memories(FIRST),
             bits_of(settings.kv_bits),
             settings.kv_bits_from,
         )
@@ -186,7 +186,7 @@ class Maker:
             tell,
             on_loaded,
             settings.trust_remote_code,
-            self.met.memories,
+            self._memories(number),
             bits_of(settings.kv_bits),
             settings.kv_bits_from,
             pace,
@@ -227,6 +227,13 @@ class Maker:
             tell(f"{of}requests of this model are computed {ways}: see the log")
         if ways.unfit:
             tell(f"{of}keys and values are whole, KV_BITS is not used: {ways.unfit}")
+
+    def _memories(self, number: int) -> list[int | None]:
+        """What each rank may use for a model: all it has, or what the draft model leaves."""
+        settings = self.settings
+        if number != FIRST or not settings.draft_model_dir or settings.speculate == "off":
+            return self.met.memories
+        return memories_beside(Path(settings.draft_model_dir), self.link, self.met.memories)
 
     def _load_draft(
         self, number: int, shard: Shard, pace: Pace, tell: Tell

@@ -9,7 +9,8 @@ back.
 import logging
 import statistics
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from server.startup.piece_pace import AllAtOnce, Pace
 from server.startup.tokenizer import load as load_tokenizer
 from server.startup.trunk import load_lazy
 from server.startup.vocabulary import difference
+from server.startup.weights_index import read_weights, total
 from server.wire.link import Link
 
 READ, DRAFTED, REPEATS = 64, 4, 5  # tokens, and how often, in which it is measured
@@ -95,6 +97,17 @@ def load_draft(
         log.error("there are no drafts of the draft model: it cannot be computed: %s", wrong)
         return None
     return made[0] if made else None
+
+
+def memories_beside(folder: Path, link: Link, memories: Sequence[int | None]) -> list[int | None]:
+    """What the ranks may use beside it, by which a pipeline's layers are dealt. Every rank calls
+    it, and has the same."""
+    own = 0
+    if link.rank == 0:
+        with suppress(OSError, ValueError):  # load_draft() says so
+            own = total(read_weights(folder))
+    taken = map(int, link.gather_bytes(b"%d" % own))
+    return [memory and max(1, memory - less) for memory, less in zip(memories, taken, strict=True)]
 
 
 def measure_draft(model: DraftModel) -> None:

@@ -8,6 +8,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from scripts.lib.model.check_model import check
+from server.protocol.settings import SettingError, read_settings
 from server.startup import draft_model
 from server.startup.draft_model import ROOM_SHARE, load_draft, room_for
 from server.startup.loading import Unloadable
@@ -90,10 +91,30 @@ def test_it_drafts_no_token_that_the_larger_one_does_not_know(folder):
     assert model._vocab == VOCAB - 4
 
 
+def test_layers_are_dealt_by_what_it_leaves_of_rank_0(folder, tmp_path):
+    (model, _), *_ = load(folder, folder)
+
+    def beside(path):
+        return on_links(3, lambda link: draft_model.memories_beside(path, link, [10**9, None, 7]))
+
+    left = 10**9 - model.weights
+    assert beside(folder) == [[left, None, 7]] * 3
+    assert beside(tmp_path) == [[10**9, None, 7]] * 3
+
+
 def test_its_caches_have_a_part_of_the_memory_that_is_bounded():
     assert room_for(900, 40, 10) == 100  # with half as many tokens: 20 of 800 and 10 of 100
     assert room_for(1000, 0, 10) == 1000 * ROOM_SHARE
     assert room_for(0, 40, 10) == 0
+
+
+def test_only_rank_0_must_have_the_folder(folder):
+    env = {"MODEL_DIR": str(folder), "DRAFT_MODEL_DIR": "/none/such"}
+    with pytest.raises(SettingError, match="DRAFT_MODEL_DIR='/none/such': must be the folder of"):
+        read_settings(env, 0)
+    assert read_settings(env, 1).draft_model_dir == "/none/such"
+    found = read_settings({**env, "DRAFT_MODEL_DIR": str(folder)}, 0)
+    assert found.draft_model_dir == str(folder) and found.speculate in ("auto", "off")
 
 
 # Before a launch, by the files.

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from scripts.lib.doctor import checks, judge_memory, judge_model, judge_software
+from scripts.lib.doctor.commands import python_commands
 from scripts.lib.doctor.facts import HostFacts
 from scripts.lib.doctor.findings import FAIL, WARN
 from scripts.lib.doctor.mac_text import Firewall, parse_firewall
@@ -243,3 +244,25 @@ def test_ranks_that_share_a_host_share_its_memory(tmp_path):
     whole = judge_memory.weights(looked)
     shares = [judge_memory.share(looked, facts) for facts in looked.reached]
     assert shares == [whole * 2 / 3, whole / 3]
+
+
+def test_a_draft_model_is_asked_of_rank_0_alone_and_its_weights_are_rank_0s(looked):
+    plan = replace(looked.plan, model_dir="/m/large", draft_model_dir="/m/small")
+    asked = {host: python_commands(plan, host)["check_model"][0] for host in plan.asked}
+    assert asked["studio-1"][-2:] == ["--draft", "/m/small"]
+    assert "--draft" not in asked["studio-2"]
+    split = looked.facts["studio-1"].split
+    drafts = changed(looked, "studio-1", split={**split, "draft_bytes": 5 * GB})
+    before, after = (
+        [judge_memory.share(one, facts) for facts in one.reached] for one in (looked, drafts)
+    )
+    assert after == [before[0] + 5 * GB, before[1]]
+
+
+def test_a_draft_model_with_other_tokens_is_no_fault_of_the_copy(looked):
+    reason = "DRAFT_MODEL_DIR='/m/small': must have the tokens of the model that it drafts for: 2"
+    split = {**looked.facts["studio-1"].split, "ok": False, "reasons": [reason]}
+    (found,) = bad(changed(looked, "studio-1", split=split))
+    assert (found.check, found.host, found.verdict) == ("model", "studio-1", FAIL)
+    assert found.found == reason and "do as it says" in found.fix.words
+    assert "sync_model" not in str(found.fix)
