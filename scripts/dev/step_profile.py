@@ -2,6 +2,7 @@
 
 usage: python -m scripts.dev.step_profile --model DIR [--batch N...] [--mix greedy|mixed]
                                           [--steps N] [--prefill-step N] [--json] [--help]
+                                          [--draft DIR [--drafts K]]
 
 Decodes batches of N requests (1 8 32) without HTTP, ours and mlx-lm's BatchGenerator in turn, and
 prints milliseconds of a step, medians over the steps:
@@ -13,9 +14,13 @@ prints milliseconds of a step, medians over the steps:
              to rank 0. mlx-lm's: log-softmax, then one sampler a request, as mlx_lm.server makes
              them
   collective the one all_sum that carries our tokens and messages; mlx-lm has none
+  draft      what a draft model says of the next tokens; with --draft
   deliver    each token to its request. mlx-lm's: with its log-probability, as mlx_lm.server reads
              it for every token, wanted or not
   rest       bookkeeping in Python
+
+With --draft ours runs once more, as "ours+K": rank 0 has the draft model of that folder say K (4)
+tokens for each request, whatever they are worth. The model's own folder is right each time.
 
 Parts are timed in a run of their own, in which each is waited for, so they add up to more than a
 step. The model is loaded twice, since our shards of it differ from mlx-lm's. For several ranks
@@ -52,20 +57,25 @@ from mlx_lm.utils import load_model
 from scripts.lib.bench.workload import sampling
 from scripts.lib.verbs.parser import Parser
 from scripts.lib.verbs.shared import one_of, whole
+from server.engine.draft_model import DraftModel
 from server.engine.engine import Engine
+from server.engine.kv_memory import row_bytes
 from server.protocol.events import Token
 from server.protocol.requests import Common, Sampling
-from server.sampling.choosers import ChoosesForAll, Follows
+from server.sampling.choosers import ChoosesForAll, Drafter, Follows, Wanting, no_drafts
 from server.sampling.row_state import Row
+from server.scheduler.guesses import Guess
+from server.scheduler.model_drafts import Ask, ModelDrafts
+from server.scheduler.pacing import PrefillPace
 from server.startup.joining import join
-from server.startup.loading import load_shard
+from server.startup.loading import context_length, load_shard
 from server.wire.link import Link
-from server.wire.mailbox import Header
+from server.wire.mailbox import DRAFTS_MOST, Header
 from server.wire.messages import Submit
 
 PROMPT = 64  # tokens
 WARM_STEPS = 6
-PARTS = ("forward", "choose", "collective", "deliver", "rest")
+PARTS = ("forward", "choose", "collective", "draft", "deliver", "rest")
 
 
 class Clock:
@@ -113,13 +123,17 @@ def main() -> None:
     model, _ = load_model(arguments.model.resolve())
     if link.size > 1:
         model.shard(link.group)
+    runs = [("ours", run_ours, shard), ("mlx-lm", run_theirs, model)]
+    if arguments.draft is not None:
+        runs.insert(1, (f"ours+{arguments.drafts}", run_drafted, shard))
     rows = []
     for batch in arguments.batch:
-        for name, run, of in (("ours", run_ours, shard), ("mlx-lm", run_theirs, model)):
+        for name, run, of in runs:
             whole = run(arguments, link, of, batch, Clock(False))
             apart = run(arguments, link, of, batch, Clock(True))
             apart["step"] = whole["step"]
             rows.append({"ranks": link.size, "batch": batch, "engine": name, "mix": arguments.mix}
+                        | {"tokens": whole["tokens"]}
                         | {part: 1e3 * apart[part] for part in ("step", *PARTS)})  # fmt: skip
             if link.rank == 0:
                 print(f"batch {batch}, {name}: done", file=sys.stderr, flush=True)
@@ -129,19 +143,56 @@ def main() -> None:
             print(json.dumps(rows))
 
 
-def run_ours(arguments, link: Link, shard, batch: int, clock: Clock) -> dict[str, float]:
-    """Seconds of a step and its parts, medians."""
+def run_drafted(arguments, link: Link, shard, batch: int, clock: Clock) -> dict[str, float]:
+    """The same with drafts."""
+    if link.rank:
+        return run_ours(arguments, link, shard, batch, clock, drafts=arguments.drafts)
+    model, config = load_model(arguments.draft.resolve())
+    small = DraftModel(
+        model,
+        vocab=shard.vocab,
+        context=context_length(config),
+        token_bytes=row_bytes(model).token,
+    )
+    asks = ModelDrafts(small, PrefillPace(1.0, arguments.prefill_step))
+
+    def draft(wanting: list[Wanting], most: int) -> list[list[int]]:
+        heard = [one.row.guess.hear(one.newest, one.drawn) for one in wanting]
+        if not all(heard):
+            return [()] * len(wanting)  # those before were not delivered yet
+        asks.keep([one.row for one in wanting])
+        asked = [Ask(one.row, one.drawn, most // batch) for one in wanting]
+        return clock.timed("draft", lambda: asks.draft(asked, reads=True))
+
+    return run_ours(arguments, link, shard, batch, clock, draft, arguments.drafts)
+
+
+def run_ours(
+    arguments,
+    link: Link,
+    shard,
+    batch: int,
+    clock: Clock,
+    drafter: Drafter = no_drafts,
+    drafts: int = 0,
+) -> dict[str, float]:
+    """Seconds of a step and its parts, and its tokens, medians. drafts: of each request."""
     eos = sorted(shard.tokenizer.eos_token_ids)
+    guesses: dict[int, Guess] = {}
+    counts: dict[int, int] = defaultdict(int)  # of the tokens that each has
 
     def row(uid: int) -> Row:
         fields = sampling(arguments.mix, uid, 0) | {"seed": uid}  # the same on every rank
-        return Row(Common(sampling=Sampling(**fields)), prompt(uid), shard.vocab, tuple(eos))
+        one = Row(Common(sampling=Sampling(**fields)), prompt(uid), shard.vocab, tuple(eos))
+        one.guess = guesses[uid] = Guess(prompt(uid))
+        return one
 
     def fail(row: Row, error: Exception) -> None:
         raise error
 
-    news = list(vars(Header(chunk=arguments.prefill_step)).values())
-    chooser = ChoosesForAll(row, lambda: news, fail) if link.rank == 0 else Follows()
+    room = min(DRAFTS_MOST, batch * drafts)
+    news = list(vars(Header(chunk=arguments.prefill_step, drafts=room)).values())
+    chooser = ChoosesForAll(row, lambda: news, fail, drafter) if link.rank == 0 else Follows()
     model = copy.copy(shard.last)
     model.model = Timed(shard.model, clock, "forward", "__call__")
     engine = Engine(
@@ -159,10 +210,16 @@ def run_ours(arguments, link: Link, shard, batch: int, clock: Clock) -> dict[str
     queues: dict[int, queue.SimpleQueue] = defaultdict(queue.SimpleQueue)
 
     def step() -> int:
-        events = engine.step().events
+        turn = engine.step()
+        if turn.header is not None:
+            engine.steer(turn.header)
+        events = turn.events
         began = time.perf_counter()
         for uid, event in events:
             queues[uid].put((0, event))
+            if isinstance(event, Token) and uid in guesses:
+                counts[uid] += 1
+                guesses[uid].hear([event.id], counts[uid])
         clock.parts["deliver"] += time.perf_counter() - began
         return sum(isinstance(event, Token) for _, event in events)
 
@@ -213,6 +270,7 @@ def run_theirs(arguments, link: Link, model, batch: int, clock: Clock) -> dict[s
 def time_steps(arguments, clock: Clock, step, batch: int) -> dict[str, float]:
     """Medians over the steps in which the whole batch decodes."""
     whole: list[float] = []
+    tokens: list[int] = []
     parts: dict[str, list[float]] = defaultdict(list)
     full = 0
     while len(whole) < arguments.steps:
@@ -220,15 +278,16 @@ def time_steps(arguments, clock: Clock, step, batch: int) -> dict[str, float]:
         began = time.perf_counter()
         count = step()
         took = time.perf_counter() - began
-        full += count == batch
+        full += count >= batch
         if full <= WARM_STEPS:
             continue
         whole.append(took)
+        tokens.append(count)
         for part in PARTS[:-1]:
             parts[part].append(clock.parts[part])
         parts["rest"].append(took - sum(clock.parts.values()))
     medians = {part: statistics.median(values) for part, values in parts.items()}
-    return medians | {"step": statistics.median(whole)}
+    return medians | {"step": statistics.median(whole), "tokens": statistics.mean(tokens)}
 
 
 def prompt(uid: int) -> list[int]:
@@ -243,7 +302,7 @@ def render(rows: list[dict]) -> str:
     lines = [head + f"{'tokens/s':>11}"]
     for row in rows:
         cells = "".join(f"{row[name]:11.2f}" for name in names)
-        speed = 1e3 * row["batch"] / row["step"]
+        speed = 1e3 * row["tokens"] / row["step"]
         lines.append(f"{row['ranks']:>5} {row['batch']:>5} {row['engine']:<7}{cells}{speed:11.1f}")
     return "\n".join(lines)
 
@@ -256,6 +315,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mix", type=one_of("greedy", "mixed"), default="greedy")
     parser.add_argument("--steps", type=whole(1, 10**6), default=40, help="counted, a run (40)")
     parser.add_argument("--prefill-step", type=whole(16, 65_536), default=512, help="tokens (512)")
+    parser.add_argument("--draft", type=Path, help="folder of a draft model")
+    parser.add_argument("--drafts", type=whole(1, 15), default=4, help="tokens of a request (4)")
     parser.add_argument("--json", action="store_true", help="one line of JSON at the end")
     return parser.parse_args()
 

@@ -438,7 +438,8 @@ def test_command_prints_json_for_programs(model):
     verdict = json.loads(done.stdout)
     assert done.returncode == 1
     assert list(verdict) == [
-        *("model_type", "ok", "rank_counts", "reasons", "arrangement", "ways", "formats", "kv")
+        *("model_type", "ok", "rank_counts", "reasons", "arrangement", "ways", "formats", "kv"),
+        "draft_bytes",
     ]
     assert (verdict["model_type"], verdict["ok"]) == ("llama", False)
     assert verdict["rank_counts"] == [1, 2, 4, 8]
