@@ -57,9 +57,9 @@ def test_two_ranks_say_with_a_draft_model_what_they_say_without(draft, tmp_path)
         pids = on.pids()
         assert ask(on) == right
         drafts = on.get("/cluster")[1]["drafts"]
-        assert drafts["drafted"] > 100, drafts
-        if draft == "itself":
-            assert drafts["right"] > 0.9 * drafts["drafted"], drafts
+        assert drafts["drafted"] > (100 if draft == "itself" else 10), drafts
+        if draft == "itself":  # n-grams go first where they have been as good
+            assert drafts["right"] > 0.8 * drafts["drafted"], drafts
         on.wait_idle()
         assert on.pids() == pids and "draft model: " in on.log()
     finally:
