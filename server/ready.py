@@ -8,13 +8,13 @@ import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from server.disk.folder import Lock
+from server.draft_beside import DraftBeside
 from server.engine.draft_model import DraftModel
 from server.engine.engine import Engine
-from server.engine.kv_memory import SPARE_SHARE, RowBytes, kv_memory, row_bytes
-from server.engine.prefix_store import NO_REUSE, REUSE_CUT, reuse_kind
+from server.engine.kv_memory import SPARE_SHARE, RowBytes, kv_memory
+from server.engine.prefix_store import REUSE_CUT
 from server.lifecycle.turn_times import TurnTimes
 from server.measured import Measured, measure, need_of
 from server.observe.fleet import Loaded
@@ -32,7 +32,6 @@ from server.scheduler.pacing import PrefillPace
 from server.scheduler.prefix_index import PrefixIndex
 from server.startup.agreement import agree
 from server.startup.canary import Others, check_link
-from server.startup.draft_model import load_draft, memories_beside, room_for
 from server.startup.handshake import Met, Mismatch, compare_files
 from server.startup.kinds_of_drafts import DRAFTS, may_draft
 from server.startup.loading import Shard, Unloadable, load_pieces, load_shard
@@ -85,7 +84,7 @@ class Maker:
         self._proven = 0  # numbers in the longest message that the link was tried with
         self._status = status
         self._lock = Lock()  # of the folder for prefixes on disk, which all models share
-        self._draft_room: int | None = None  # bytes, when the first draft model is loaded
+        self._beside = DraftBeside(settings, link, met.memories, status.note)
 
     @property
     def bundle_most(self) -> int:
@@ -107,7 +106,7 @@ class Maker:
             tell,
             status.fleet.load,
             settings.trust_remote_code,
-            self._memories(FIRST),
+            self._beside.memories(FIRST),
             bits_of(settings.kv_bits),
             settings.kv_bits_from,
         )
@@ -116,7 +115,7 @@ class Maker:
         link.share_ints([0])
         tell("checking the link")
         self._check_link(shard)
-        draft = at_once(self._load_draft(FIRST, shard, AllAtOnce(), tell))
+        draft = at_once(self._beside.load(FIRST, shard, AllAtOnce(), tell))
         tell("measuring the KV cache")
         ranks = self._measure(shard, draft)
         need = need_of(shard, ranks)
@@ -186,14 +185,14 @@ class Maker:
             tell,
             on_loaded,
             settings.trust_remote_code,
-            self._memories(number),
+            self._beside.memories(number),
             bits_of(settings.kv_bits),
             settings.kv_bits_from,
             pace,
         )
         self._note(shard, model.name)
         yield
-        draft = yield from self._load_draft(number, shard, pace, tell)
+        draft = yield from self._beside.load(number, shard, pace, tell)
         ranks = self._measure(shard, draft)
         need = need_of(shard, ranks)
         if misfit := self.pool.misfit(need):
@@ -227,39 +226,6 @@ class Maker:
             tell(f"{of}requests of this model are computed {ways}: see the log")
         if ways.unfit:
             tell(f"{of}keys and values are whole, KV_BITS is not used: {ways.unfit}")
-
-    def _memories(self, number: int) -> list[int | None]:
-        """What each rank may use for a model: all it has, or what the draft model leaves."""
-        settings = self.settings
-        if number != FIRST or not settings.draft_model_dir or settings.speculate == "off":
-            return self.met.memories
-        return memories_beside(Path(settings.draft_model_dir), self.link, self.met.memories)
-
-    def _load_draft(
-        self, number: int, shard: Shard, pace: Pace, tell: Tell
-    ) -> Generator[None, None, DraftModel | None]:
-        """The draft model, which is the first model's: rank 0's, and what all wait for."""
-        settings, link = self.settings, self.link
-        if number != FIRST or not settings.draft_model_dir:
-            return None
-        told = link.gather_bytes(b"%d" % reuse_kind(shard.model, shard.last.ways))
-        cuttable = min(map(int, told), default=NO_REUSE) == REUSE_CUT
-        drafts = may_draft(settings.speculate, shard.last.ways, cuttable)
-        if drafts not in DRAFTS:
-            self._status.note(f"DRAFT_MODEL_DIR is not used: drafts: {drafts}")
-            log.warning("DRAFT_MODEL_DIR is not used: drafts: %s", drafts)
-            return None
-        return (
-            yield from load_draft(
-                Path(settings.draft_model_dir),
-                link,
-                shard.tokenizer,
-                shard.vocab,
-                settings.trust_remote_code,
-                tell,
-                pace,
-            )
-        )
 
     def _with_curve(
         self, ready: Ready, tell: Tell, others: Others | None
@@ -305,17 +271,11 @@ class Maker:
         return min(rows * self.settings.prefill_step * shard.hidden, LINK_CHECK_VALUES_MOST)
 
     def _measure(self, shard: Shard, draft: DraftModel | None) -> list[Measured]:
-        """draft: this rank's draft model; the room of its caches is none for others, from the start
-        on."""
-        here, ways = self.met.ranks_here, shard.last.ways
-        caches = kv_memory(self.settings.kv_budget_gb, here)
-        if draft is not None:
-            if self._draft_room is None:
-                token = row_bytes(shard.model, ways.quantised).token
-                self._draft_room = room_for(caches, token, draft.token_bytes)
-            draft.room = self._draft_room
+        """draft: this rank's draft model."""
+        here = self.met.ranks_here
+        caches = self._beside.leaves(kv_memory(self.settings.kv_budget_gb, here), shard, draft)
         weights = shard.weights + (draft.weights if draft else 0)
-        return measure(shard, self.link, caches - (self._draft_room or 0), weights, here)
+        return measure(shard, self.link, caches, weights, here)
 
     def _prove(
         self,

@@ -61,7 +61,8 @@ def test_rank_0_alone_has_it_and_needs_its_folder(folder, tmp_path, ranks):
 def test_other_tokens_are_refused_on_every_rank_and_named(folder, renamed):
     for error in load(renamed, folder):
         assert isinstance(error, Unloadable)
-        assert str(error).startswith(f"DRAFT_MODEL_DIR={str(renamed)!r}: rank 0: must have the tokens of")
+        named = f"DRAFT_MODEL_DIR={str(renamed)!r}: rank 0: must have the tokens of"
+        assert str(error).startswith(named)
         assert "2 token ids differ: 97 is 'b' and not 'a', 98 is 'a' and not 'b'" in str(error)
 
 
