@@ -14,7 +14,7 @@ from server.protocol.row_lengths import MOST_RECTANGLES, SLACK, STEP, are_alike
 
 SHORT = 1024  # tokens: a shelf of such rows costs little to build again
 ROOM = 64  # columns that a new shelf has free on either side, at least
-SPARE = 8  # one row in so many is, of a shelf that is built for newcomers
+SPARE = 4  # one row in so many is, of a shelf that is built for newcomers: for fewer of them
 WASTE = 1 / 4  # of a shelf may be padding
 
 

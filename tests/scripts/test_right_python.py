@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 STARTED = [
     ("scripts/bench_serving.py",), ("scripts/read_answer.py",),
     *(("-m", f"scripts.dev.{name}") for name in
-      ("soak", "fault_table", "bench_constrained", "step_profile")),
+      ("soak", "fault_table", "bench_constrained", "step_profile", "batch_profile")),
 ]  # fmt: skip
 
 
