@@ -36,30 +36,34 @@ def run(
     """What split_rank.py says of each name. memories: bytes of each rank. as_large: prove the split
     as that of a large model, with some of its layers. Raises RuntimeError where ranks end without a
     word."""
+    command = ["tests.models.split_rank", "--parallel", parallel]
+    command += ["--bits", str(bits)] * bool(bits) + ["--unknowing"] * unknowing
+    command += ["--as-large"] * as_large
+    command += ["--memories", json.dumps(memories)] * bool(memories) + [*names]
+    said = 0
+    for found in on_ranks(command, ranks):
+        said += 1
+        yield found
+    if said < len(names):
+        raise RuntimeError(f"the ranks ended at {names[said]}")
+
+
+def on_ranks(command: Sequence[str], ranks: int) -> Iterator[dict[str, str]]:
+    """What rank 0 of a program says, each line of JSON. command: its module, and arguments."""
     first = free_port(ranks)
     with tempfile.TemporaryDirectory() as folder:
         hosts = Path(folder, "hosts.json")
         hosts.write_text(json.dumps([[f"127.0.0.1:{first + rank}"] for rank in range(ranks)]))
-        command = [sys.executable, "-m", "tests.models.split_rank", "--parallel", parallel]
-        command += ["--bits", str(bits)] * bool(bits) + ["--unknowing"] * unknowing
-        command += ["--as-large"] * as_large
-        command += ["--memories", json.dumps(memories)] * bool(memories) + [*names]
         env = {**os.environ, **engine_environment(), "MLX_HOSTFILE": str(hosts)}
         processes = [
             subprocess.Popen(
-                command, cwd=ROOT, env={**env, "MLX_RANK": str(rank)},
+                [sys.executable, "-m", *command], cwd=ROOT, env={**env, "MLX_RANK": str(rank)},
                 stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL, text=True,
             )
             for rank in range(ranks)
         ]  # fmt: skip
         try:
-            said = 0
-            for line in processes[0].stdout:
-                if line.startswith("{"):
-                    said += 1
-                    yield json.loads(line)
-            if said < len(names):
-                raise RuntimeError(f"the ranks ended at {names[said]}")
+            yield from (json.loads(line) for line in processes[0].stdout if line.startswith("{"))
         finally:
             for process in processes:
                 process.kill()
