@@ -91,6 +91,8 @@ def test_a_huge_paste_is_refused_in_words_and_given_back(browser, cluster):
     browser.wait_text(".turn .trouble", "The prompt has 500000 tokens.")
     wait_answer(browser)
     assert browser.run("return document.querySelector('#prompt').value.length") == 2_000_000
+    shown = browser.text(".turn.user .text")
+    assert len(shown) < 21_000 and "1,980,000 characters more" in shown
     assert len(cluster.asked[0]["messages"][0]["content"]) == 2_000_000
     assert browser.complaints() == []
 

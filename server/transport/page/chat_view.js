@@ -1,7 +1,13 @@
 // The conversation as it is shown: a node for each turn in view, with what can be done to it.
 
 const SHOW_MS = 80; // between two looks of an answer that grows
+const QUESTION_CHARS = 20000; // that are shown; a browser is busy with megabytes for seconds
 const views = new Map(); // by turn
+
+function shortened(text) {
+  if (text.length <= QUESTION_CHARS) return text;
+  return `${text.slice(0, QUESTION_CHARS)}… and ${digits(text.length - QUESTION_CHARS)} characters more, which the model is sent, too.`;
+}
 
 function follow(change) { // keeps the end in sight, unless the reader has scrolled up
   const log = byId("log");
@@ -74,7 +80,7 @@ class View { // one turn
     this.timer = 0;
     const turn = this.turn, running = turn.state === "running";
     if (turn.role === "user") {
-      put(this.text, turn.content);
+      put(this.text, shortened(turn.content));
       this.text.classList.add("plain");
       this.showFiles();
     } else {
