@@ -84,17 +84,41 @@ def test_a_key_that_expires_is_asked_for_and_nothing_typed_is_lost(browser, clus
     assert browser.run(AT) == "prompt"
 
 
-def test_a_huge_paste_is_refused_in_words_and_given_back(browser, cluster):
-    cluster.refusal = bad_request("The prompt has 500000 tokens.")
-    browser.run("document.querySelector('#prompt').value = 'word '.repeat(400000)")
+PASTE = """
+const data = new DataTransfer();
+data.setData("text/plain", "word ".repeat(arguments[0]));
+const event = new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
+document.querySelector("#prompt").dispatchEvent(event);
+return event.defaultPrevented;
+"""
+
+
+def test_a_huge_paste_becomes_a_file_and_is_given_back_when_it_is_refused(browser, cluster):
+    """A text field with 2 MB stopped the browser for a minute."""
+    assert not browser.run(PASTE, 1000), "that is for the field"
+    assert browser.run(PASTE, 100_000)
+    browser.wait_text("#files", "Remove pasted.txt")
+    cluster.refusal = bad_request("The prompt has 100000 tokens.")
+    browser.type("#prompt", "Sum it up.")
     browser.click("#send")
-    browser.wait_text(".turn .trouble", "The prompt has 500000 tokens.")
+    browser.wait_text(".turn .trouble", "The prompt has 100000 tokens.")
     wait_answer(browser)
-    assert browser.run("return document.querySelector('#prompt').value.length") == 2_000_000
-    shown = browser.text(".turn.user .text")
-    assert len(shown) < 21_000 and "1,980,000 characters more" in shown
-    assert len(cluster.asked[0]["messages"][0]["content"]) == 2_000_000
+    sent = cluster.asked[0]["messages"][0]["content"]
+    assert sent == f"File pasted.txt:\n\n{'word ' * 100_000}\n\nSum it up."
+    assert browser.run("return document.querySelector('#prompt').value") == "Sum it up."
+    assert browser.text("#files") == "Remove pasted.txt"
+    assert browser.run(PASTE, 400_000)
+    browser.wait_text("#files-trouble", "pasted.txt has 1.9 MiB; a file may have 1 MiB.")
     assert browser.complaints() == []
+
+
+def test_of_a_long_question_the_beginning_is_shown_and_all_is_sent(browser, cluster):
+    cluster.say({"content": "ok"})
+    browser.run("return void ask('word '.repeat(9000), [], null)")
+    browser.wait_text(".turn.assistant .text", "ok")
+    shown = browser.text(".turn.user .text")
+    assert len(shown) < 21_000 and "25,000 characters more" in shown
+    assert len(cluster.asked[0]["messages"][0]["content"]) == 45_000
 
 
 def test_of_hundreds_of_messages_only_what_changes_is_read_again(browser, cluster):

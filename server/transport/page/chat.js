@@ -153,7 +153,10 @@ function failed(turn, error) {
     turn.waits = true; // over a reload, too
     turn.trouble += " The answer goes on as soon as the server does.";
   } else if (!turn.content) { // to try again without typing
-    byId("prompt").value ||= talk.turns[turn.parent].content;
+    const question = talk.turns[turn.parent];
+    byId("prompt").value ||= question.content;
+    if (!attached.length) attached = question.files || [];
+    showAttached();
   }
   if (!wantsKey) poll(); // it may be more than this request that has failed
 }

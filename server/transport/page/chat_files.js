@@ -2,6 +2,7 @@
 
 const FILES_MOST = 8;
 const FILE_BYTES = 1024 * 1024; // of one; the server has limits of its own
+const PASTE_CHARS = 50000; // more is attached as a file: a field with megabytes of text stops a browser for minutes
 let attached = []; // {name, text}
 
 async function readFile(file) { // throws what is wrong with it, in words
@@ -64,7 +65,8 @@ for (const kind of ["dragover", "drop"]) {
   });
 }
 byId("prompt").addEventListener("paste", (event) => {
-  const files = [...(event.clipboardData?.files || [])];
+  const files = [...(event.clipboardData?.files || [])], text = event.clipboardData?.getData("text/plain") || "";
+  if (!files.length && text.length > PASTE_CHARS) files.push(new File([text], "pasted.txt", { type: "text/plain" }));
   if (!files.length) return;
   event.preventDefault();
   attach(files);

@@ -47,7 +47,7 @@ function showLinks() {
     const pair = timed.find((one) => one.ranks[0] === a && one.ranks[1] === b);
     const line = draw("line", { x1: at[a][0], y1: at[a][1], x2: at[b][0], y2: at[b][1], class: slow.includes(pair) ? "slow" : "" });
     if (!pair || ranks.length > LABELS_MOST) return [line];
-    const share = b - a === 2 ? 0.3 : 0.5; // diagonals of a square cross in the middle
+    const share = ranks.length === 4 && b - a === 2 ? 0.27 : 0.5; // diagonals of a square cross in the middle
     const [x, y] = [0, 1].map((axis) => at[a][axis] + share * (at[b][axis] - at[a][axis]));
     return [line, draw("text", { x, y: y - 2, class: "speed" }, `${digits(pair.latency_us)} µs`),
       draw("text", { x, y: y + 10, class: "speed" }, `${digits(pair.bandwidth_gb_s, 1)} GB/s`)];
