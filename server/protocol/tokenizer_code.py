@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.protocol import python_source
+
 TOKENIZER = "tokenizer.json"
 RANKS = "tiktoken.model"
 # The class whose code does no more than tiktoken with this file, and the name of its pattern.
@@ -57,7 +59,7 @@ def split_pattern(folder: Path, code: Code) -> str | None:
     if code.name != KNOWN_CLASS or not added or not (folder / RANKS).is_file():
         return None
     try:
-        tree = ast.parse((folder / code.file).read_text("utf-8"))
+        tree = python_source.parse((folder / code.file).read_text("utf-8"))
     except (OSError, ValueError, SyntaxError, RecursionError):
         return None
     found = [

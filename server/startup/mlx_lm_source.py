@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.protocol import python_source
 from server.startup.unfit import UNFIT
 
 
@@ -74,7 +75,7 @@ def architecture_name(config: dict, package: Path) -> str:
 
 def _constants(path: Path, names: tuple[str, ...]) -> dict:
     found = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in python_source.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
             if name in names:
@@ -172,7 +173,7 @@ class _Source:
         if module not in self._trees:
             path = self._folder / f"{module}.py"
             self._trees[module] = (
-                ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
+                python_source.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
             )
         return self._trees[module]
 

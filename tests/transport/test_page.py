@@ -6,6 +6,7 @@ import html
 import json
 import re
 import threading
+from collections import Counter
 
 import pytest
 
@@ -91,6 +92,13 @@ def test_every_file_of_the_page_is_part_of_it():
         str(path.relative_to(PARTS)) for path in PARTS.rglob("*") if path.suffix in (".css", ".js")
     }
     assert files == {*STYLES, *SCRIPTS}
+
+
+def test_no_two_scripts_of_the_page_have_one_name_for_two_things():
+    """They share one scope: the later one would be called in both places."""
+    declared = re.compile(r"^(?:async )?(?:function|const|let|class) (\w+)", re.M)
+    names = Counter(declared.findall(OWN))
+    assert len(names) > 100 and [name for name, times in names.items() if times > 1] == []
 
 
 def test_what_is_vendored_is_as_its_packages_have_it():

@@ -10,6 +10,8 @@ import math
 import re
 from typing import Any
 
+from server.protocol import python_source
+
 # A string, a bracket, or a quote that opens a string without an end.
 JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]|"', re.DOTALL)
 PYTHON = re.compile(
@@ -42,7 +44,7 @@ def read_json(text: str) -> Any:
 def python_tree(source: str) -> ast.expr:
     """An expression. A string in Python has no line breaks; one of a model may."""
     escaped = PYTHON.sub(lambda mark: mark[0].replace("\r", "\\r").replace("\n", "\\n"), source)
-    return _JsonWords().visit(ast.parse(escaped, mode="eval").body)
+    return _JsonWords().visit(python_source.parse(escaped, "eval").body)
 
 
 def read_python(source: str) -> Any:

@@ -4,17 +4,17 @@ const MODEL_STATES = { // class of the pill, its word
   loaded: ["good", "loaded"], loading: ["warn", "loading"], leaving: ["warn", "leaving"], unloaded: ["", "not loaded"],
 };
 
-function showModels() {
+function showServed() {
   const list = byId("models"), models = cluster.models || [];
   byId("models-card").hidden = models.length < 2;
   while (list.children.length > models.length) list.lastElementChild.remove();
   models.forEach((model, index) => {
     if (!list.children[index]) list.append(byId("model-row").content.cloneNode(true));
-    showModel(list.children[index], model);
+    showServedModel(list.children[index], model);
   });
 }
 
-function showModel(row, model) {
+function showServedModel(row, model) {
   const at = (name) => row.querySelector(`[data-is="${name}"]`);
   const [tone, word] = MODEL_STATES[model.state] || ["warn", String(model.state)];
   at("state").className = `pill ${tone}`;

@@ -9,7 +9,7 @@ function show() {
   if (cluster && !trouble) {
     showNumbers();
     showRanks();
-    showModels();
+    showServed();
     showLinks();
     showRequests();
     showKeys();
