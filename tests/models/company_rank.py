@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from server.engine.last_logits import LastLogits, put_heads
 from server.startup.batching import prove_ways
+from server.startup.piece_pace import at_once
 from server.startup.splitting import load_split
 from server.wire.link import Link
 from tests.models.architectures import write
@@ -53,12 +54,14 @@ def load(name: str, options: argparse.Namespace, link: Link) -> SimpleNamespace:
     """This rank's part of a small model, as a server has it."""
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), name)
-        split = load_split(path, options.parallel, link, [None] * link.size, lambda stage: None)
+        memories = [None] * link.size
+        split = at_once(load_split(path, options.parallel, link, memories, lambda stage: None))
         last = LastLogits(split.model, put_heads(split.model))
         last.alike = "pipeline" not in split.arrangement.kind
         mx.eval(split.model.parameters())
     last.prove(link)
-    prove_ways(last, VOCAB, link, lambda stage: None, options.kv_bits, options.kv_bits_from)
+    bits = options.kv_bits, options.kv_bits_from
+    at_once(prove_ways(last, VOCAB, link, lambda stage: None, *bits))
     return SimpleNamespace(model=split.model, last=last, vocab=VOCAB)
 
 
