@@ -216,7 +216,9 @@ def put_in_faults(folder: Path, rank: str) -> None:
     if (folder / f"coin-{rank}").exists():
         changes["server.scheduler.scheduler"] = lambda module: setattr(module, "SLOW_S", Coin())
     if (folder / f"eager-{rank}").exists():
-        changes["server.scheduler.speculation"] = lambda module: setattr(module, "WORTH", 0.0)
+        changes["server.scheduler.speculation"] = lambda module: vars(module).update(
+            WORTH=0.0, FIRST=1e9, WON_MOST=1e9
+        )
         # Nor what a draft model does, which is taken for nothing.
         changes["server.startup.draft_model"] = lambda module: setattr(
             module, "measure_draft", lambda model: None
