@@ -47,8 +47,8 @@ def main() -> None:
     link = join(os.environ)
     settings = read_settings(os.environ, rank)
     status = Status(settings.model_id, arguments.run_id)
-    meet(link, os.environ, arguments.run_id)
-    met = greet(settings, link, status, lambda stage: None)
+    pairs = meet(link, os.environ, arguments.run_id)
+    met = greet(settings, link, pairs, status, lambda stage: None)
     ready = Maker(settings, link, met, status).first(lambda stage: None)
     if rank == 0:
         (arguments.run_dir / "ready").touch()
