@@ -9,11 +9,12 @@ from collections.abc import Callable
 from server.engine.prefix_store import REUSE_CUT, reuse_kind
 from server.engine.turn import Turn
 from server.protocol.events import Token
-from server.ready import DRAFTS, may_draft
 from server.sampling.row_state import Row
 from server.scheduler.speculation import Speculation
 from server.scheduler.step_costs import StepCosts
+from server.startup.kinds_of_drafts import DRAFTS, may_draft
 from server.startup.loading import Shard
+from server.startup.piece_pace import at_once
 from server.startup.step_curve import measure_curve
 from server.wire.link import Link
 from server.wire.mailbox import Header
@@ -56,9 +57,4 @@ def speculate(link: Link, shard: Shard, tell: Callable[[str], None]) -> Speculat
     tell(f"drafts: {drafts}")
     if drafts not in DRAFTS:
         return Speculation()
-    measuring = measure_curve(shard.model, link, tell)
-    try:
-        while True:
-            next(measuring)
-    except StopIteration as done:
-        return Speculation(StepCosts(done.value))
+    return Speculation(StepCosts(at_once(measure_curve(shard.model, link, tell))))
