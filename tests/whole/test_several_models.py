@@ -144,3 +144,26 @@ def test_a_model_that_nobody_uses_goes_and_comes_again(several):
     right = ask(one, "a")
     one.wait_for(lambda: states(one)["a"] == "unloaded")
     assert ask(one, "a") == right
+
+
+def test_the_demo_and_two_tiny_ones_in_turns_with_clients_that_leave(
+    several, tmp_path, demo_model_dir
+):
+    """In fewer bits where the model bears them. Beside the demo one of the others fits, or two."""
+    one = several(
+        MODELS=f"b={tmp_path / 'b'},c={tmp_path / 'c'},demo={demo_model_dir}",
+        MODELS_GB="0.345", KV_BITS="8", KV_BITS_FROM="64",
+    )  # fmt: skip
+    right = {name: ask(one, name, 12) for name in ("a", "b", "demo", "c")}
+    precision = {card["id"]: card["kv_precision"] for card in one.get("/cluster")[1]["models"]}
+    assert precision["demo"].startswith("8 bits") and precision["b"].startswith("full: ")
+    with ThreadPoolExecutor(8) as pool:
+        asked = [(name, pool.submit(ask, one, name, 12)) for name in ("a", "demo", "b", "c") * 3]
+        for name in ("demo", "b", "demo", "a"):
+            leaver = one.open_stream(model=name, max_tokens=200)
+            leaver.recv(1)
+            leaver.close()
+        assert all(answer.result() == right[name] for name, answer in asked)
+    one.wait_idle()
+    kv = one.get("/cluster")[1]["kv_tokens"]
+    assert kv["used"] == 0
