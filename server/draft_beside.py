@@ -9,11 +9,10 @@ from pathlib import Path
 
 from server.engine.draft_model import DraftModel
 from server.engine.kv_memory import row_bytes
-from server.engine.prefix_store import NO_REUSE, REUSE_CUT, reuse_kind
 from server.protocol.settings import Settings
 from server.residents import FIRST
 from server.startup.draft_model import load_draft, memories_beside, room_for
-from server.startup.kinds_of_drafts import DRAFTS, may_draft
+from server.startup.kinds_of_drafts import DRAFTS, agree_on_drafts
 from server.startup.loading import Shard
 from server.startup.piece_pace import Pace
 from server.wire.link import Link
@@ -50,9 +49,7 @@ class DraftBeside:
         settings, link = self._settings, self._link
         if number != FIRST or not settings.draft_model_dir:
             return None
-        told = link.gather_bytes(b"%d" % reuse_kind(shard.model, shard.last.ways))
-        cuttable = min(map(int, told), default=NO_REUSE) == REUSE_CUT
-        drafts = may_draft(settings.speculate, shard.last.ways, cuttable)
+        drafts = agree_on_drafts(settings.speculate, shard.model, shard.last.ways, link)
         if drafts not in DRAFTS:
             self._note(f"DRAFT_MODEL_DIR is not used: drafts: {drafts}")
             log.warning("DRAFT_MODEL_DIR is not used: drafts: %s", drafts)

@@ -9,12 +9,11 @@ import pytest
 from tests.agents.conftest import END
 from tests.agents.test_claude_code import claude_command, claude_environment
 from tests.agents.test_opencode import OFFLINE
-from tests.agents.test_two_ranks import CONTEXT, LAST_TURN
+from tests.agents.test_two_ranks import CONTEXT, last_turn_model
 from tests.support.agent_programs import program, run_agent
 from tests.support.client_snippets import snippet
 from tests.support.cluster import Cluster
 from tests.support.forcing_proxy import ForcingProxy
-from tests.support.tiny_models import tiny_llama
 
 pytestmark = pytest.mark.ranks
 
@@ -35,11 +34,7 @@ def two_models(tmp_path_factory):
             folder = tmp_path_factory.mktemp("small")
             folders = []
             for name, hidden in ((LARGE, 128), (SMALL, 64)):
-                model = tiny_llama(folder / f"{name}, of two", context=CONTEXT, hidden=hidden)
-                path = model / "tokenizer_config.json"
-                config = json.loads(path.read_text()) | {"chat_template": LAST_TURN}
-                path.write_text(json.dumps(config))
-                folders.append(model)
+                folders.append(last_turn_model(folder / f"{name}, of two", hidden))
             env = {"MODEL_ID": LARGE, "MODELS": f"{SMALL}={folders[1]}", "PINNED": SMALL}
             begun.append(Cluster(1, folders[0], folder / "run", env))
             begun[0].wait_ready()

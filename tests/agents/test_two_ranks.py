@@ -24,6 +24,15 @@ LAST_TURN = (
 )
 
 
+def last_turn_model(folder: Path, hidden: int = 64) -> Path:
+    """Its weights are random; of a conversation it sees the beginning of the last turn alone."""
+    model = tiny_llama(folder, context=CONTEXT, hidden=hidden)
+    path = model / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"chat_template": LAST_TURN}
+    path.write_text(json.dumps(config))
+    return model
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """-> their cluster; not begun where the agent is missing."""
@@ -32,10 +41,7 @@ def ranks(tmp_path_factory):
     def begin() -> Cluster:
         if not begun:
             folder = tmp_path_factory.mktemp("two")
-            model = tiny_llama(folder / "model", context=CONTEXT)
-            path = model / "tokenizer_config.json"
-            config = json.loads(path.read_text()) | {"chat_template": LAST_TURN}
-            path.write_text(json.dumps(config))
+            model = last_turn_model(folder / "model")
             begun.append(Cluster(2, model, folder / "run", {}))
             begun[0].wait_ready()
         return begun[0]

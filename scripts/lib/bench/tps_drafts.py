@@ -6,13 +6,12 @@ Rank 0's, on the main thread; every rank takes part in the measurement that come
 import time
 from collections.abc import Callable
 
-from server.engine.prefix_store import REUSE_CUT, reuse_kind
 from server.engine.turn import Turn
 from server.protocol.events import Token
 from server.sampling.row_state import Row
 from server.scheduler.speculation import Speculation
 from server.scheduler.step_costs import StepCosts
-from server.startup.kinds_of_drafts import DRAFTS, may_draft
+from server.startup.kinds_of_drafts import DRAFTS, agree_on_drafts
 from server.startup.loading import Shard
 from server.startup.piece_pace import at_once
 from server.startup.step_curve import measure_curve
@@ -51,9 +50,7 @@ class Drafting:
 
 def speculate(link: Link, shard: Shard, tell: Callable[[str], None]) -> Speculation:
     """As rank 0 of the server has it with SPECULATE=auto. Every rank calls it."""
-    ways = shard.last.ways
-    reuse = link.gather_bytes(bytes([reuse_kind(shard.model, ways)]))
-    drafts = may_draft("auto", ways, min(reuse)[0] == REUSE_CUT)
+    drafts = agree_on_drafts("auto", shard.model, shard.last.ways, link)
     tell(f"drafts: {drafts}")
     if drafts not in DRAFTS:
         return Speculation()
