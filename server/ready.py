@@ -313,7 +313,7 @@ class Maker:
             engine, settings, link, shard, longest, self._status, self.times.observe, agreed
         )
         row = RowBytes(mine.fixed, mine.token, mine.whole)
-        drafts = may_draft(settings.speculate, shard.last.ways, prefixes.cuttable)
+        drafts = may_draft(settings.speculate, shard.last.ways, reuse)
         ready = Ready(
             number, model, shard, need, row, memories, prefixes, opened, system, drafts, engine,
             proof.run,

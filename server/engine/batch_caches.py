@@ -87,6 +87,11 @@ class BatchCaches:
         self._shelves = Shelves(slack)
         self._parts: list[ShelvedKV] = []
 
+    @property
+    def cuttable(self) -> bool:
+        """Whether rows can give up their last tokens: there is nothing but keys and values."""
+        return bool(self._parts) and not any(_whole(self.layers))
+
     def join(self, rows: Sequence[Caches]) -> None:
         """Rows come in, behind the others. Their caches are the batch's from now on."""
         rows = [next_caches(self._ways.quantised, list(caches)) for caches in rows]

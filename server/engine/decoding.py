@@ -9,12 +9,13 @@ what was drafted wrongly is cut off again (sampling/drafts.py).
 import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from server.engine.batch_caches import BatchCaches, Caches, snapshot, trimmed
+from server.engine import rewind
+from server.engine.batch_caches import BatchCaches, Caches, states, trimmed
 from server.engine.last_logits import LastLogits
 from server.engine.prompts import Ended
 from server.engine.quantised_kv import next_caches
@@ -88,16 +89,17 @@ class Decoding:
             return
         if step.phase is Phase.PLANNED:
             self._drop_gone()
+            self._bring_back()
             for row in self.rows:
                 row.ahead = False
             tokens = [step.inputs[row] for row in self.rows]
-            drafts = self._bearable(step.drafts)
-            if drafts:
-                self._build_wide(tokens, drafts)
+            drafts, width = self._bearable(step.drafts), 1
+            if drafts or any(row.owing for row in self.rows):
+                width = self._build_wide(tokens, drafts or [()] * len(tokens))
             else:
                 self._build(mx.array(tokens, dtype=mx.int32))
             self._append(tokens)
-            self.step.width = step.width and 1 + max(map(len, drafts), default=0)
+            self.step.width = step.width and width
             step = self.step
         if step.phase is Phase.BUILT:
             step.phase, step.launched = Phase.LAUNCHED, time.monotonic()
@@ -120,9 +122,11 @@ class Decoding:
         if self._steps % STEPS_BETWEEN_SWEEPS == 0:
             mx.clear_cache()
         self._drop_gone()
-        step, rows = self.step, self.rows
+        step = self.step
         if self.room or step.drafts:
             return self._next_looking(late)
+        self._bring_back()
+        rows = self.rows
         goes_on = any(row.generated + (not row.ahead) < row.limit for row in rows)
         # Where every row has reached its limit, nobody would read what a further step makes, and
         # the next request would wait for it.
@@ -169,8 +173,8 @@ class Decoding:
         plan = Step(Phase.PLANNED, width=1)
         for i, (row, own) in enumerate(zip(rows, newest, strict=True)):
             row.state.settle(offered[i], own)
-            self._cut(i, 1 + len(offered[i]) - len(own))
             row.tokens += own[:-1]
+            self._cut(i, 1 + len(offered[i]) - len(own))
             plan.inputs[row] = own[-1]
             if fits := _before_stop(told[i][: max(0, left[i] - len(own) - 1)], row.stops):
                 plan.drafts[row] = fits
@@ -188,9 +192,9 @@ class Decoding:
         running = self.step is not None and self.step.phase is not Phase.PLANNED
         beyond = len(self.step.drafts.get(row, ())) if running else 0
         try:
-            if self._ways.rows_apart:
-                return trimmed(snapshot(row.caches), beyond)
-            return trimmed(self.caches.extract(self.rows.index(row)), beyond)
+            if row.caches is not None:
+                return rewind.copied(row, beyond, self._compute)
+            return trimmed(self.caches.extract(self.rows.index(row) - self._apart), beyond)
         except Exception as error:
             if not is_shared(error):
                 raise
@@ -231,42 +235,45 @@ class Decoding:
 
     def _build(self, inputs: mx.array) -> None:
         """The next step, lazy. inputs: the rows' last tokens, [B] int32."""
-        rows, model = list(self.rows), self.model
+        rows, model, count = list(self.rows), self.model, self._apart
         self._rest()
-        apart: list[mx.array] = []
-        if self._ways.rows_apart:
-            self._quantise(rows)
-            # Handed to MLX one by one: in a pipeline nothing else orders what ranks receive.
-            apart = [
-                model(inputs[i : i + 1, None], cache=row.caches)[:, -1, :]
-                for i, row in enumerate(rows)
-            ]
-            logits = mx.concatenate(apart)
-        else:
+        self._quantise(rows[:count])
+        # Handed to MLX one by one: in a pipeline nothing else orders what ranks receive.
+        apart = [
+            model(inputs[i : i + 1, None], cache=row.caches)[:, -1, :]
+            for i, row in enumerate(rows[:count])
+        ]
+        together = []
+        if count < len(rows):
             logits = self.caches.step(
-                lambda caches: model(inputs[:, None], cache=caches), [1] * len(rows)
+                lambda caches: model(inputs[count:, None], cache=caches), [1] * (len(rows) - count)
             )
-            logits = logits[:, -1, :]
+            together = [logits[:, -1, :]]
+        logits = mx.concatenate([*apart, *together])
         states_, alone = [row.state for row in rows], self.room > 0
         mine, extras = self._sampling.propose(logits, states_, inputs, alone=alone)
         parts = [*([one] for one in apart), [mine, *extras]]
         self.step = Step(Phase.BUILT, rows, [mine], parts=parts)
 
-    def _build_wide(self, inputs: list[int], drafts: list[Drafts]) -> None:
-        """The same with drafts, by row."""
+    def _build_wide(self, inputs: list[int], drafts: list[Drafts]) -> int:
+        """The same with drafts, by row, and with what rows owe. Returns the most places of one."""
         rows = list(self.rows)
-        self._since_drafts = 0
         texts = [[token, *own] for token, own in zip(inputs, drafts, strict=True)]
+        widths = [row.owing + len(text) for row, text in zip(rows, texts, strict=True)]
+        if any(drafts):
+            self._since_drafts = 0
         apart: list[mx.array] = []
-        if self._ways.rows_apart:
+        if self._apart:
+            if self._ways.quantised is not None:
+                for row in rows:
+                    rewind.catch_up(row, self._compute)  # as what comes next has to see it
             self._quantise(rows)
-            apart = [
-                self.model(mx.array([text]), cache=row.caches)[0]
-                for text, row in zip(texts, rows, strict=True)
-            ]
+            for row, (token, *own) in zip(rows, texts, strict=True):
+                text = rewind.begin(row, [token], own)
+                logits = self.model(mx.array([text]), cache=row.caches)
+                apart.append(logits[0, len(text) - 1 - len(own) :])
             logits = mx.concatenate(apart)
         else:
-            widths = list(map(len, texts))
             padded = mx.array([text + [0] * (max(widths) - len(text)) for text in texts])
             at = [(i, place) for i, width in enumerate(widths) for place in range(width)]
             self._last.want(*map(list, zip(*at, strict=True)))
@@ -277,6 +284,7 @@ class Decoding:
         parts = [*([one] for one in apart), [mine, *extras]]
         behind = {row: own for row, own in zip(rows, drafts, strict=True) if own}
         self.step = Step(Phase.BUILT, rows, [mine], drafts=behind, parts=parts)
+        return max(widths)
 
     def _quantise(self, rows: list[Row]) -> None:
         """Rows apart have their caches as they are for their next tokens; the batch sees to its."""
@@ -294,9 +302,11 @@ class Decoding:
         wanted = [i for i, row in enumerate(self.rows) if drafts.get(row)]
         if not wanted:
             return []
-        if self._ways.rows_apart:
-            can = set(wanted)
-        elif len(self.rows) > 1 and not self._ways.bear_widths:
+        if len(self.rows) == 1 and not self._ways.rows_apart and not self.caches.cuttable:
+            self._take_apart(self.rows[0])
+        if self._apart:
+            can = {i for i in wanted if rewind.bears(self.rows[i])}
+        elif len(self.rows) > 1 and not (self.caches.cuttable and self._ways.bear_widths):
             can = set()
         else:
             can = self.caches.spread(wanted)
@@ -312,12 +322,38 @@ class Decoding:
 
     def _cut(self, place: int, tokens: int) -> None:
         """A row gives up the last tokens in its caches."""
-        if not tokens:
+        row = self.rows[place]
+        if row.caches is not None:
+            rewind.settle(row, tokens)
+        elif tokens:
+            self.caches.cut(place - self._apart, tokens)
+
+    @property
+    def _apart(self) -> int:
+        """Rows that have caches of their own: the first ones, and all where there are drafts."""
+        return sum(row.caches is not None for row in self.rows)
+
+    def _take_apart(self, row: Row) -> None:
+        """The only row gets caches of its own, which can go back after a step with drafts."""
+        if row.caches is None:
+            row.caches = self.caches.extract(0)
+            self.caches.clear()
+
+    def _bring_back(self) -> None:
+        """A row that has company comes into the batch, since it has no drafts then."""
+        if self._ways.rows_apart or len(self.rows) == 1:
             return
-        if self._ways.rows_apart:
-            trimmed(self.rows[place].caches, tokens)
-        else:
-            self.caches.cut(place, tokens)
+        for row in self.rows[: self._apart]:
+            rewind.catch_up(row, self._compute)
+            self.caches.join([row.caches])
+            row.caches = None
+            self.rows = [*(other for other in self.rows if other is not row), row]
+
+    def _compute(self, tokens: Sequence[int], caches: Caches) -> None:
+        """Puts tokens into a row's caches, of which nobody wants to know what comes next. It goes
+        to MLX at once: in a pipeline nothing else orders what ranks receive."""
+        self.model(mx.array([list(tokens)]), cache=caches)
+        mx.async_eval(states(caches))
 
     def _append(self, tokens: list[int]) -> None:
         for row, token in zip(self.rows, tokens, strict=True):
@@ -326,9 +362,10 @@ class Decoding:
     def _drop_gone(self) -> None:
         """Takes the rows that have left out of the arrays. Steps find their own ones."""
         if any(row.gone for row in self.rows):
-            stay = [i for i, row in enumerate(self.rows) if not row.gone]
-            self.rows = [self.rows[i] for i in stay]
-            if not self._ways.rows_apart:
+            stay = [i for i, row in enumerate(self.rows[self._apart :]) if not row.gone]
+            together = len(self.rows) > self._apart
+            self.rows = [row for row in self.rows if not row.gone]
+            if together:
                 self.caches.keep(stay)
 
     def _hand_out(

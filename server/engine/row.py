@@ -12,9 +12,10 @@ from server.sampling.random_state import RandomState
 @dataclass(eq=False)
 class Row:
     """segments: what is left of the prompt; prefill stops after each of them. tokens: what is in
-    the caches. caches: mlx-lm's, of one row, one a layer; None while it is in a decoding batch.
-    limit: tokens to generate. store: its caches are wanted when it finishes. embed: it ends with
-    its prompt, whose last hidden state is all that is wanted."""
+    the caches, but for the last ones, which it may owe. caches: mlx-lm's, of one row, one a layer;
+    None while they are a decoding batch's. limit: tokens to generate. store: its caches are wanted
+    when it finishes. embed: it ends with its prompt, whose last hidden state is all that is wanted.
+    owing, before, ran: of a row that has drafts in caches of its own, as rewind.py has them."""
 
     uid: int
     segments: list[list[int]]
@@ -29,6 +30,9 @@ class Row:
     total: int = field(init=False)
     generated: int = 0  # tokens that were handed out
     ahead: bool = False  # its next token was handed out before the step that all others get it by
+    owing: int = 0  # tokens that are not in its caches
+    before: list | None = None  # what takes them back, if a draft of the step that runs is wrong
+    ran: int = 0  # tokens of that step
     gone: bool = False  # it has left, but for its place in the decoding batch
 
     def __post_init__(self) -> None:

@@ -77,9 +77,9 @@ class Step:
         return (self.over or time.monotonic()) - self.launched if self.launched else 0.0
 
     def of(self, rows: list[Row]) -> mx.array:
-        """This rank's part of the tokens of these rows, which are in the step's order."""
+        """This rank's part of the tokens of these rows."""
         mine = self.mine[0] if len(self.mine) == 1 else mx.concatenate(self.mine)
-        if len(rows) == len(self.rows):
+        if rows == self.rows:
             return mine
         places, count = {}, 0
         for row in self.rows:

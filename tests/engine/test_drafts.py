@@ -68,9 +68,11 @@ class Asked:
             return next((answers[uid] for uid, one in running if one.row is row), [])
 
         knows = Knows(answer, VOCAB, **options)
+        reuse = reuse_kind(self.shard.model, self.shard.last.ways)
         desk = Desk(
-            self.shard, max_batch, self.eos, drafter=knows, slack=8, room=9999, capacity=capacity
-        )
+            self.shard, max_batch, self.eos, drafter=knows, slack=8, room=9999 if reuse else 0,
+            capacity=capacity, cuttable=reuse == REUSE_CUT,
+        )  # fmt: skip
         desk.tickets = rows
         desk.got = desk.events(*tickets, act=lambda turn: act(turn, desk))
         desk.knows = knows

@@ -51,6 +51,27 @@ def test_shelves_of_fewer_bits_give_the_text_that_rows_apart_give(name, bits, st
     check_the_same(shard)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gemma3_text", "qwen3_next, heads of 64",
+        *(pytest.param(one, marks=pytest.mark.thorough) for one in KINDS if one != "gemma3_text"),
+    ],
+)  # fmt: skip
+def test_what_is_drafted_changes_no_text(name):
+    """Rows come, leave, are paused and go on while some have drafts; those of windows and states
+    only as long as they are alone."""
+    shard = serve(name, kv_bits=8, kv_bits_from=70) if "," in name else serve(name)
+    drafted = 0
+    for seed in (1, 4):
+        right = play(shard, seed)
+        for batch in (1, 6):
+            got = play(shard, seed, right.plan, right, max_batch=batch)
+            assert not list(differences(right, got))
+            drafted += got.drafted
+    assert drafted > 20
+
+
 def test_a_long_row_makes_short_ones_no_larger(monkeypatch):
     """Seven rows of 20 tokens beside one of 1500 were seven of 1500."""
     shard = serve("llama")

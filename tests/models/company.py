@@ -22,11 +22,13 @@ from server.protocol.events import Token
 from server.protocol.row_lengths import STEP
 from server.residents import Resident, Residents
 from server.sampling.choosers import Follows
+from server.sampling.row_state import Row
 from server.scheduler.queue import Ticket
 from server.scheduler.spectator import Spectator
 from server.wire.link import Link
 from server.wire.mailbox import Mailbox
 from tests.support.desk import Desk, choices
+from tests.support.drafting import Knows
 from tests.support.ticket_events import all_events
 from tests.support.walk_parts import Coin, Pace
 
@@ -55,13 +57,15 @@ class Act:
 @dataclass
 class Played:
     """What came of a plan. answers: by request and choice; of those whose client has left, as much
-    as they got. pauses: how many there were; reused: tokens of kept prefixes."""
+    as they got. pauses: how many there were; reused: tokens of kept prefixes; drafted: of drafts
+    that were right."""
 
     plan: list[Act] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
     answers: list[list[list[int]]] = field(default_factory=list)
     left: set[int] = field(default_factory=set)
     pauses: int = 0
+    drafted: int = 0
 
     @property
     def reused(self) -> int:
@@ -80,10 +84,24 @@ def rectangle(shard: SimpleNamespace) -> SimpleNamespace:
     return SimpleNamespace(model=shard.model, last=last, vocab=shard.vocab)
 
 
-def play(shard: SimpleNamespace, seed: int, plan: list[Act] | None = None, **options) -> Played:
-    """On rank 0. plan: None: makes one. options: of the desk."""
+def play(
+    shard: SimpleNamespace,
+    seed: int,
+    plan: list[Act] | None = None,
+    drafts: Played | None = None,
+    **options,
+) -> Played:
+    """On rank 0. plan: None: makes one. drafts: rank 0 drafts what has come of the same plan, and
+    now and then something else. options: of the desk."""
     reuse = reuse_kind(shard.model, shard.last.ways)
     sizes = {"max_batch": BATCH, "capacity": CAPACITY, "room": 2000 if reuse else 0}
+    if drafts is not None:
+
+        def answer(row: Row) -> list[int]:
+            uids = (uid for uid, one in desk.scheduler._running.items() if one.row is row)
+            return _answer_to(next(uids, None), played, drafts)
+
+        sizes["drafter"] = Knows(answer, shard.vocab, seed=seed)
     desk = Desk(shard, **sizes | {"cuttable": reuse == REUSE_CUT} | options)
     # Here and below chance, lest the clock has a say.
     desk.scheduler._pace = Pace(random.Random(seed))
@@ -113,6 +131,15 @@ def play(shard: SimpleNamespace, seed: int, plan: list[Act] | None = None, **opt
         assert number in played.left or got == {wanted}, f"request {number}: {got} of {wanted}"
     played.pauses = desk.scheduler._status.record.pauses
     return played
+
+
+def _answer_to(uid: int | None, played: Played, before: Played) -> list[int]:
+    """What a request that runs now got before, if all of it is known."""
+    for number, first in enumerate(played.tickets):
+        for choice, one in enumerate((first, *first.followers)):
+            if one.uid == uid and number not in before.left:
+                return before.answers[number][choice]
+    return []
 
 
 def follow(shard: SimpleNamespace, **options) -> None:
@@ -183,3 +210,4 @@ def _listen(played: Played) -> None:
             assert not hasattr(event, "error"), event
             if isinstance(event, Token):
                 answers[choice].append(event.id)
+                played.drafted += event.drafted
