@@ -229,7 +229,7 @@ TABLE = (
         "SPECULATE", "choice",
         "Drafts of the next tokens, several of which a step then computes: auto for as many as pay,"
         " which may be none, or off. No answer is another for it",
-        SERVER, "off", choices=("auto", "off"),
+        SERVER, "auto", choices=("auto", "off"),
     ),
     Setting(
         "DRAFT_MODEL_DIR", "path",

@@ -125,7 +125,7 @@ def test_idle_tells_the_busiest_rank_and_the_launcher():
         for process in processes:
             process.kill()
             process.wait()
-    assert result["rank"] > 0.1 > result["launcher"]
+    assert result["rank"] > result["launcher"]
 
 
 def test_failures_break_a_scene(player, monkeypatch):
