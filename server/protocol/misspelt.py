@@ -36,7 +36,15 @@ def is_slip(name: str, ours: str) -> bool:
     if name.upper().replace("_", "") == ours.replace("_", ""):
         return True
     most = 2 if len(ours) >= LONG else 1
-    return abs(len(name) - len(ours)) <= most and slips(name, ours) <= most
+    if abs(len(name) - len(ours)) > most or max(map(len, apart(name, ours))) > most:
+        return False
+    return slips(name, ours) <= most
+
+
+def apart(a: str, b: str) -> tuple[set[str], set[str]]:
+    """The letters that only one of the two has. A slip mends one of each at most, so these tell
+    most pairs apart at once: every start of a script compares the whole environment with ours."""
+    return set(a) - set(b), set(b) - set(a)
 
 
 def slips(a: str, b: str) -> int:

@@ -1,9 +1,11 @@
 """Mistyped settings in the environment, told from what is others'."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scripts.lib.settings.kept_settings import resolve
-from server.protocol.misspelt import find_misspelt, is_slip
+from server.protocol.misspelt import LONG, find_misspelt, is_slip, slips
 from server.protocol.setting import RUN, SettingError
 from server.protocol.settings import read_settings
 from server.protocol.settings_table import BY_NAME
@@ -64,3 +66,15 @@ def test_no_setting_is_a_slip_of_another():
         others = [other for other in BY_NAME if other != one and is_slip(one, other)]
         # Either with what is meant for the other is refused: a folder that is a model, or is none.
         assert others == [] or {one, *others} == {"MODEL_DIR", "MODELS_DIR"}
+
+
+# Few letters, so that many a pair is a slip or two apart.
+WORDS = st.text(alphabet="ABC_", min_size=1, max_size=20)
+
+
+@given(WORDS, WORDS, st.integers(0, 19), st.integers(0, 2))
+def test_what_is_told_apart_at_once_is_more_than_slips_apart(ours, more, place, length):
+    name = ours[:place] + more[:length] + ours[place + length :]
+    most = 2 if len(ours) >= LONG else 1
+    near = name.replace("_", "") == ours.replace("_", "") or slips(name, ours) <= most
+    assert is_slip(name, ours) == near
