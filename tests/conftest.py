@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -16,6 +17,12 @@ for folder in (ROOT, ROOT / "scripts" / "lib"):
 
 # What the developer keeps for a cluster of theirs has no say here.
 os.environ["CLUSTER_ENV"] = os.devnull
+
+# A version manager's python3.11 is a script that works out, at each start, which one is meant: four
+# times the start itself, and the scripts that are tried here start thousands.
+PYTHON = Path(sys._base_executable)
+if os.path.realpath(shutil.which(PYTHON.name) or "") != os.path.realpath(PYTHON):
+    os.environ["PATH"] = f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}"
 
 # Under nohup it is ignored, and everything that is started here would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

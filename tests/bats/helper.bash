@@ -15,11 +15,11 @@ make_checkout() {
   export CALLS REMOTE
   mkdir -p "$CHECKOUT/hostfiles" "$CHECKOUT/server" "$CHECKOUT/tests" "$STUBS" "$REMOTE"
   : >"$CALLS"
-  cp -R "$REPO/scripts" "$CHECKOUT/"
+  cp -Rp "$REPO/scripts" "$CHECKOUT/" # with their times, by which Python knows its own caches
   cp "$REPO"/requirements*.txt "$CHECKOUT/"
-  mkdir "$CHECKOUT/server/protocol" # what scripts import of it
+  # What scripts import of it.
   cp "$REPO/server/__init__.py" "$CHECKOUT/server/"
-  cp "$REPO"/server/protocol/*.py "$CHECKOUT/server/protocol/"
+  cp -Rp "$REPO/server/protocol" "$CHECKOUT/server/"
   cp "$REPO"/hostfiles/*.template.json "$CHECKOUT/hostfiles/"
   RUN=$CHECKOUT/scripts/run_openai_cluster_server.sh
   STOP=$CHECKOUT/scripts/stop_openai_cluster_server.sh
