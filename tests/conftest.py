@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,11 @@ os.environ["CLUSTER_ENV"] = os.devnull
 PYTHON = Path(sys._base_executable)
 if os.path.realpath(shutil.which(PYTHON.name) or "") != os.path.realpath(PYTHON):
     os.environ["PATH"] = f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}"
+
+# For the ranks of all processes of a session: tests/support/fault_site/kept_names.py.
+if "NAMES_KEPT" not in os.environ:
+    KEPT = tempfile.TemporaryDirectory(prefix="names-")
+    os.environ["NAMES_KEPT"] = str(Path(KEPT.name) / "transformers")
 
 # Under nohup it is ignored, and everything that is started here would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

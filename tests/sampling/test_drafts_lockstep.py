@@ -7,7 +7,7 @@ import pytest
 
 from tests.sampling.test_lockstep import REQUESTS, ask, assert_same
 from tests.support.cluster import Cluster
-from tests.support.faults import FAULT_SITE
+from tests.support.paths import FAULT_SITE
 from tests.support.tiny_models import tiny_llama
 
 pytestmark = pytest.mark.ranks

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.faults import FAULT_SITE
+from tests.support.paths import FAULT_SITE
 from tests.support.tiny_models import tiny_llama
 
 pytestmark = pytest.mark.ranks

@@ -20,12 +20,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.paths import ROOT
+from tests.support.paths import FAULT_SITE, ROOT
 from tests.support.ports import free_port
 
 RUN_SCRIPT = ROOT / "scripts" / "run_openai_cluster_server.sh"
 STOP_SCRIPT = ROOT / "scripts" / "stop_openai_cluster_server.sh"
-FAULT_SITE = ROOT / "tests" / "support" / "fault_site"
 STALL_TIMEOUT_S = 6
 START_DEADLINE_S = 120
 DEADLINE_S = 120  # for whatever has to happen after a fault

@@ -12,7 +12,7 @@ pytest.importorskip("mlx_lm")
 from tests.models import architectures
 from tests.support.fake_hub import FakeHub, files_of
 from tests.support.kimi_folder import kimi_folder
-from tests.support.paths import ROOT
+from tests.support.paths import FAULT_SITE, ROOT
 from tests.support.tiny_models import tiny_llama
 
 SCRIPT = ROOT / "scripts/check_model.sh"
@@ -20,7 +20,8 @@ SCRIPT = ROOT / "scripts/check_model.sh"
 
 def check(*arguments: object, **env: str) -> subprocess.CompletedProcess:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HOSTFILE"))}
-    clean |= {"PYTHON": sys.executable, "CLUSTER_ENV": os.devnull, "HF_HUB_OFFLINE": "0"} | env
+    clean |= {"PYTHON": sys.executable, "CLUSTER_ENV": os.devnull, "HF_HUB_OFFLINE": "0"}
+    clean |= {"PYTHONPATH": str(FAULT_SITE)} | env
     return subprocess.run(
         [SCRIPT, *map(str, arguments)], env=clean, capture_output=True, text=True, timeout=240
     )
