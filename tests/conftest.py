@@ -33,6 +33,7 @@ if "NAMES_KEPT" not in os.environ:
 # Under nohup it is ignored, and everything that is started here would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+from tests.support import sweeps  # noqa: E402
 from tests.support.cluster import Cluster  # noqa: E402
 from tests.support.nodes import NODE_NAMES, running_nodes  # noqa: E402
 
@@ -170,6 +171,7 @@ def pytest_collection():
 
 
 def pytest_configure(config):
+    sweeps.whole = config.getoption("--all")
     # A slow machine is no wrong answer.
     settings.register_profile("unhurried", deadline=None)
     settings.load_profile("unhurried")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.protocol.pieces import Parts
+from tests.support.sweeps import sample
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ class _Texts:
 
 
 def cuts(text: str):
-    """The text in two pieces, at every position; then one character at a time."""
-    for at in range(1, len(text)):
+    """The text in two pieces, at every position, of which a sample is tried; then one character at
+    a time."""
+    for at in sample(range(1, len(text)), 3):
         yield [text[:at], text[at:]]
     yield list(text)
     yield [text[at : at + 3] for at in range(0, len(text), 3)]

@@ -30,6 +30,7 @@ from tests.support.call_shapes import (
     values,
 )  # fmt: skip
 from tests.support.families import FAMILIES, Family
+from tests.support.sweeps import sample
 
 CASES = [
     json.loads(line)
@@ -135,7 +136,7 @@ def test_a_cut_call_takes_none_along_that_was_whole(family, folder):
     text = family.calls([first, family.call("write", '{"path": "/a", "text": "y"}')])
     lists = family.name in ONE_LIST
     for finish in ("stop", "length"):
-        for cut in range(len(second) // 3 + 1, len(second) // 2):
+        for cut in sample(range(len(second) // 3 + 1, len(second) // 2), 3):
             at = text.rindex("write") + cut - len(second) // 3
             got = read(
                 folder, family.name, text[:at], finish=finish, prompt=family_prompt(family),
@@ -191,7 +192,7 @@ def test_a_call_that_is_cut_anywhere_is_no_call(family, folder):
     """Not even if what is there would do for the tool."""
     text = one(family, "edit", path="/a", old="  x\n", new="y")
     for finish in ("stop", "length"):
-        for at in range(1, len(text)):
+        for at in sample(range(1, len(text)), 3):
             got = read(folder, family.name, text[:at], finish=finish, every_cut=False,
                        prompt=family_prompt(family))  # fmt: skip
             assert values(got) in ([], [("edit", {"path": "/a", "old": "  x\n", "new": "y"})])

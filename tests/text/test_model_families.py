@@ -19,6 +19,7 @@ from mlx_lm.tokenizer_utils import load
 from server.text.chat_text import ChatText
 from tests.support.answers_folded import Cut, Folded, cuts, fold
 from tests.support.families import FAMILIES, Family, write_tokenizer
+from tests.support.sweeps import sample
 
 ONE = '{"city": "Zürich 🙂", "days": 3, "where": {"lat": [1.5, -2]}}'
 TWO = '{"city": "O\'Hare \\\\ \\"quoted\\"", "days": -1}'
@@ -195,7 +196,7 @@ def test_an_answer_that_ends_anywhere_holds_whole_calls_or_text(family, folder):
     """Tokens run out anywhere: what there is, is text, reasoning or whole calls."""
     tokenizer = tokenizer_of(family.name, folder)
     text, expected, _ = transcripts(family)["two calls"]
-    for at in range(len(text)):
+    for at in sample(range(len(text)), 3):
         for reason in ("stop", "length"):
             got = fold(out_of(family, Cut(tokenizer, [text[:at]])), [0], reason)
             values = [(name, json.loads(arguments)) for name, arguments in got.calls]
