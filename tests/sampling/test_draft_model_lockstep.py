@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.faults import FAULT_SITE
+from tests.support.paths import FAULT_SITE
 from tests.support.tiny_models import tiny_llama
 
 pytestmark = pytest.mark.ranks
@@ -33,18 +33,27 @@ def serve(folder, model, **settings) -> Cluster:
     return one
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_llama(tmp_path_factory.mktemp("model") / "tiny", context=4096)
+
+
+@pytest.fixture(scope="module")
+def right(model, tmp_path_factory):
+    """What they say without."""
+    off = serve(tmp_path_factory.mktemp("off") / "run", model, SPECULATE="off")
+    try:
+        return ask(off)
+    finally:
+        off.end()
+
+
 @pytest.mark.parametrize("draft", ["itself", "another"])
-def test_two_ranks_say_with_a_draft_model_what_they_say_without(draft, tmp_path):
-    model = tiny_llama(tmp_path / "tiny", context=4096)
+def test_two_ranks_say_with_a_draft_model_what_they_say_without(draft, model, right, tmp_path):
     other = tiny_llama(tmp_path / "small", layers=1, hidden=32, context=4096, seed=9)
     (tmp_path / "eager-0").touch()
     # Rank 1 has no such folder, and needs none.
     (tmp_path / "env-1").write_text("DRAFT_MODEL_DIR=/nowhere\n")
-    off = serve(tmp_path / "off", model, SPECULATE="off")
-    try:
-        right = ask(off)
-    finally:
-        off.end()
     on = serve(
         tmp_path / "on",
         model,

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.faults import CONTEXT
-from tests.support.tiny_models import tiny_llama, tiny_pipeline
+from tests.support.tiny_models import tiny_pipeline
 
 pytestmark = pytest.mark.ranks
 
@@ -24,11 +24,20 @@ QUESTIONS = [f"What is the capital of {place}? Answer in one sentence." for plac
 
 @pytest.fixture(scope="module")
 def pair(tiny_model, tmp_path_factory):
-    """Two ranks, kept for the tests that leave them whole."""
+    """Two ranks, kept for the tests that leave them whole. phases: what /health said meanwhile."""
     one = Cluster(2, tiny_model, tmp_path_factory.mktemp("pair"), {})
-    one.wait_ready()
-    yield one
-    one.end()
+    one.phases = []
+
+    def ready() -> bool:
+        status, body = one.get("/health")
+        one.phases.append((status, body.get("status")))
+        return status == 200
+
+    try:
+        one.wait_for(ready)
+        yield one
+    finally:
+        one.end()
 
 
 def client_of(cluster) -> openai.OpenAI:
@@ -43,16 +52,14 @@ def stream_text(client: openai.OpenAI, text: str, **fields) -> str:
 
 
 @pytest.mark.parametrize("most", [2, pytest.param(4, marks=pytest.mark.thorough)])
-def test_greedy_text_is_the_same_on_any_number_of_ranks(cluster, tmp_path, most):
+def test_greedy_text_is_the_same_on_any_number_of_ranks(cluster, pair, most):
     """A small model: four ranks on two cores take turns at every collective."""
-    model = tiny_llama(tmp_path / "model")
+    others = [] if most == 2 else [cluster(most, pair.model_dir)]
     stories = []
-    for ranks in (1, most):
-        one = cluster(ranks, model)
+    for one in (pair, cluster(1, pair.model_dir), *others):
         status, body = one.get("/health")
-        assert (status, body["world_size"], len(body["ranks"])) == (200, ranks, ranks)
+        assert (status, body["world_size"], len(body["ranks"])) == (200, one.ranks, one.ranks)
         stories.append(one.chat("Tell me a story about a dog.", max_tokens=16))
-        one.end()
     assert len(set(stories)) == 1
     assert len(stories[0]) == 16
 
@@ -110,28 +117,16 @@ def test_bursts_of_leavers_leave_nothing_behind(pair):
     assert pair.chat(QUESTIONS[0], max_tokens=20) == quiet
 
 
-def test_the_loading_server_says_so_and_then_serves(cluster, tiny_model, monkeypatch):
-    phases = []
-
-    def look(self):
-        def ready():
-            status, body = self.get("/health")
-            phases.append((status, body.get("status")))
-            return status == 200
-
-        self.wait_for(ready)
-
-    monkeypatch.setattr(Cluster, "wait_ready", look)
-    one = cluster(2, tiny_model)
-    assert (503, "loading") in phases
-    assert phases[-1] == (200, "ok")
-    assert one.get("/v1/models")[1]["data"][0]["max_model_len"] == CONTEXT
+def test_the_loading_server_says_so_and_then_serves(pair):
+    assert (503, "loading") in pair.phases
+    assert pair.phases[-1] == (200, "ok")
+    assert pair.get("/v1/models")[1]["data"][0]["max_model_len"] == CONTEXT
 
 
 @pytest.fixture(scope="module")
 def narrow(tiny_model, tmp_path_factory):
-    """Two ranks, one slot, one place in the line, small prefill chunks."""
-    settings = {"MAX_BATCH": 1, "QUEUE_MAX": 1, "PREFILL_STEP": 16}
+    """Two ranks, one slot, one place in the line, small prefill chunks, a long drain."""
+    settings = {"MAX_BATCH": 1, "QUEUE_MAX": 1, "PREFILL_STEP": 16, "DRAIN_TIMEOUT": 300}
     one = Cluster(2, tiny_model, tmp_path_factory.mktemp("narrow"), settings)
     one.wait_ready()
     yield one
@@ -227,8 +222,9 @@ def test_requests_that_outgrow_the_kv_memory_take_turns(cluster, tiny_model, pen
     assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
 
 
-def test_sigterm_finishes_what_runs_and_refuses_what_comes(cluster, tiny_model):
-    one = cluster(2, tiny_model, DRAIN_TIMEOUT=300)
+def test_sigterm_finishes_what_runs_and_refuses_what_comes(narrow):
+    """Last of those with these ranks."""
+    one = narrow
     pids = one.pids()
     running = one.open_stream(max_tokens=500, ignore_eos=True, temperature=0)
     one.wait_for(lambda: one.get("/queue")[1]["running"] == 1)
@@ -246,8 +242,9 @@ def test_sigterm_finishes_what_runs_and_refuses_what_comes(cluster, tiny_model):
     assert_gone(one, pids)
 
 
-def test_a_killed_worker_ends_the_run_with_a_reason(cluster, tiny_model):
-    one = cluster(2, tiny_model)
+def test_a_killed_worker_ends_the_run_with_a_reason(pair):
+    """Last of those with these ranks."""
+    one = pair
     pids = one.pids()
     stream = one.open_stream(**LONG_ANSWER)
     while b"data:" not in stream.recv(4096):

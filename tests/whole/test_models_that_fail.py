@@ -12,39 +12,43 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.fault_checks import assert_served_again, assert_told, start
-from tests.support.faults import FAULT_SITE, Client, wait_for
+from tests.support.faults import Client, wait_for
+from tests.support.paths import FAULT_SITE
 from tests.support.tiny_models import tiny_llama
 from tests.whole.test_several_models import CONTEXT, ask, states
 
 pytestmark = pytest.mark.ranks
 
-NAMES = ("memory", "other", "twin", "list", "kind", "cut")
+# Of these each test has its own, none of which is loaded when it begins.
+NAMES = ("asked", "late", "held", "memory", "other", "twin", "list", "kind", "cut", "good")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Two ranks with a model and those of NAMES, which all fit."""
+    place = tmp_path_factory.mktemp("models")
+    tiny_llama(place / "a", context=CONTEXT)
+    named = [
+        f"{name}={tiny_llama(place / name, context=CONTEXT, seed=seed)}"
+        for seed, name in enumerate(NAMES, 1)
+    ]
+    (place / "faults").mkdir()
+    env = {
+        "MODEL_ID": "a", "MODELS": ",".join(named), "MAX_BATCH": 4,
+        "PYTHONPATH": FAULT_SITE, "FAULT_DIR": place / "faults",
+    }  # fmt: skip
+    cluster = Cluster(2, place / "a", place / "run", env)
+    try:
+        cluster.wait_ready()
+        yield cluster
+    finally:
+        cluster.end()
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    """Two ranks with a model and those of NAMES, which all fit."""
-    made: list[Cluster] = []
-
-    def make(*names: str, **settings) -> Cluster:
-        folder, faults = tmp_path / "a", tmp_path / "faults"
-        faults.mkdir()
-        tiny_llama(folder, context=CONTEXT)
-        named = [
-            f"{name}={tiny_llama(tmp_path / name, context=CONTEXT, seed=seed)}"
-            for seed, name in enumerate(names, 1)
-        ]
-        env = {
-            "MODEL_ID": "a", "MODELS": ",".join(named), "MAX_BATCH": 4,
-            "PYTHONPATH": str(FAULT_SITE), "FAULT_DIR": str(faults),
-        }  # fmt: skip
-        made.append(Cluster(2, folder, tmp_path / "run", env | settings))
-        made[-1].wait_ready()
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.end()
+def place(one):
+    """Where the folders of the models are, and that of the faults."""
+    return one.model_dir.parent
 
 
 def refusal(one: Cluster, model: str) -> str:
@@ -54,9 +58,8 @@ def refusal(one: Cluster, model: str) -> str:
     return answer["error"]["message"]
 
 
-def test_whatever_keeps_a_model_from_being_loaded_the_others_go_on(cluster, tmp_path):
-    one = cluster(*NAMES, "good")
-    faults = tmp_path / "faults"
+def test_whatever_keeps_a_model_from_being_loaded_the_others_go_on(one, place):
+    faults = place / "faults"
     right = ask(one, "a", 60)
     asking, texts = threading.Event(), []
 
@@ -70,19 +73,19 @@ def test_whatever_keeps_a_model_from_being_loaded_the_others_go_on(cluster, tmp_
         (faults / "memory-1").touch()
         assert "rank 1: RuntimeError: [malloc] Unable to allocate" in refusal(one, "memory")
         # Another size, which the files' headers show; and other numbers, which the canary does.
-        tiny_llama(tmp_path / "elsewhere", context=CONTEXT, hidden=128)
-        (faults / "elsewhere-1").write_text(f"{tmp_path / 'other'}={tmp_path / 'elsewhere'}")
+        tiny_llama(place / "elsewhere", context=CONTEXT, hidden=128)
+        (faults / "elsewhere-1").write_text(f"{place / 'other'}={place / 'elsewhere'}")
         assert "rank 1" in (said := refusal(one, "other")) and "config.json of other" in said
-        tiny_llama(tmp_path / "unlike", context=CONTEXT, seed=9)
-        (faults / "elsewhere-1").write_text(f"{tmp_path / 'twin'}={tmp_path / 'unlike'}")
+        tiny_llama(place / "unlike", context=CONTEXT, seed=99)
+        (faults / "elsewhere-1").write_text(f"{place / 'twin'}={place / 'unlike'}")
         assert "rank" in refusal(one, "twin")
         (faults / "elsewhere-1").unlink()
-        (tmp_path / "list" / "config.json").write_text("[]")
+        (place / "list" / "config.json").write_text("[]")
         refusal(one, "list")
-        config = tmp_path / "kind" / "config.json"
+        config = place / "kind" / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "odd"}))
         assert "odd" in refusal(one, "kind")
-        weights = tmp_path / "cut" / "model.safetensors"
+        weights = place / "cut" / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-4000])
         assert "model.safetensors" in refusal(one, "cut") or "exceeding the size" in one.log()
         # What was there before is what is there now; and what is whole can be loaded.
@@ -95,25 +98,24 @@ def test_whatever_keeps_a_model_from_being_loaded_the_others_go_on(cluster, tmp_
     assert "start: pid" in one.log() and one.log().count("start: pid") == 2, "no rank is new"
 
 
-def test_a_client_that_leaves_while_its_model_comes_leaves_nothing_behind(cluster, tmp_path):
-    one = cluster("b")
-    hold = tmp_path / "faults" / "piece-1"
+def test_a_client_that_leaves_while_its_model_comes_leaves_nothing_behind(one, place):
+    hold = place / "faults" / "piece-1"
     hold.touch()
-    left = one.open_stream(model="b")
-    one.wait_for(lambda: states(one)["b"] == "loading")
+    left = one.open_stream(model="late")
+    one.wait_for(lambda: states(one)["late"] == "loading")
     left.close()
-    stays = one.open_stream(model="b", max_tokens=2)
+    stays = one.open_stream(model="late", max_tokens=2)
     heard = b""
-    while b": waiting for b: loading" not in heard:  # and nobody takes it for dead
+    while b": waiting for late: loading" not in heard:  # and nobody takes it for dead
         heard += stays.recv(4096)
     assert b"200 OK" in heard and b"data:" not in heard
     hold.unlink()
-    one.wait_for(lambda: states(one)["b"] == "loaded")
+    one.wait_for(lambda: states(one)["late"] == "loaded")
     while b"[DONE]" not in heard:
         heard += stays.recv(4096)
     stays.close()
     one.wait_idle()
-    assert ask(one, "b") and one.get("/health")[0] == 200
+    assert ask(one, "late") and one.get("/health")[0] == 200
 
 
 ROUTES = {
@@ -128,29 +130,28 @@ ROUTES = {
 }
 
 
-def test_every_route_serves_the_model_that_it_is_asked_for_and_names_those_there_are(cluster):
-    one = cluster("b")
+def test_every_route_serves_the_model_that_it_is_asked_for_and_names_those_there_are(one):
     for route, body in ROUTES.items():
-        status, answer = one.post(route, body | {"model": "b"})
+        status, answer = one.post(route, body | {"model": "asked"})
         assert status == 200, (route, answer)
-        assert answer.get("model", "b") == "b", route
+        assert answer.get("model", "asked") == "asked", route
         status, answer = one.post(route, body | {"model": "odd"})
         assert status == 404 and answer["error"]["message"].count("'a'") == 1, (route, answer)
-        assert "'b'" in answer["error"]["message"] and "'odd'" in answer["error"]["message"]
+        assert "'asked'" in answer["error"]["message"] and "'odd'" in answer["error"]["message"]
     request = urllib.request.Request(f"{one.url}/v1/models", headers={"anthropic-version": "x"})
     with urllib.request.urlopen(request, timeout=60) as got:
         listed = json.load(got)
-    assert [card["type"] for card in listed["data"]] == ["model"] * 2
-    assert (listed["first_id"], listed["last_id"], listed["has_more"]) == ("a", "b", False)
+    assert [card["type"] for card in listed["data"]] == ["model"] * (1 + len(NAMES))
+    assert (listed["first_id"], listed["last_id"], listed["has_more"]) == ("a", NAMES[-1], False)
     assert "type" not in one.get("/v1/models")[1]["data"][0]
 
 
-def test_a_server_that_is_told_to_end_in_mid_load_ends_in_good_order(cluster, tmp_path):
-    one = cluster("b")
-    hold = tmp_path / "faults" / "piece-1"
+def test_a_server_that_is_told_to_end_in_mid_load_ends_in_good_order(one, place):
+    """Last of those that share the ranks."""
+    hold = place / "faults" / "piece-1"
     hold.touch()
-    waiting = Client(one.port, {"model": "b", "prompt": "x", "max_tokens": 4})
-    one.wait_for(lambda: states(one)["b"] == "loading")
+    waiting = Client(one.port, {"model": "held", "prompt": "x", "max_tokens": 4})
+    one.wait_for(lambda: states(one)["held"] == "loading")
     one.launcher.send_signal(signal.SIGTERM)
     waiting.join(60)
     assert waiting.outcome == "503" and waiting.error["code"] == "draining", waiting.error

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -32,16 +33,46 @@ def start(tmp_path, models):
     """start() is a server that has just started, with what the last one left on disk."""
     running: list[Cluster] = []
 
-    def start(split: str = "tensor", **settings) -> Cluster:
-        own = {"PREFIX_DISK_DIR": tmp_path / "kept", "PREFIX_DISK_GB": 1, "PARALLEL": split}
-        run = tmp_path / f"run{len(running)}"
-        running.append(Cluster(2, models[split], run, own | settings))
-        running[-1].wait_ready()
+    def start(split: str = "tensor") -> Cluster:
+        running.append(begin(tmp_path, models[split], split, len(running)))
         return running[-1]
 
     yield start
     for cluster in running:
         cluster.end()
+
+
+def begin(folder: Path, model: Path, split: str, number: int) -> Cluster:
+    settings = {"PREFIX_DISK_DIR": folder / "kept", "PREFIX_DISK_GB": 1, "PARALLEL": split}
+    one = Cluster(2, model, folder / f"run{number}", settings)
+    one.wait_ready()
+    return one
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a server that was stopped has left on disk, and the answer to LONGER that it gave."""
+
+    kept: Path
+    right: str
+
+    def put(self, folder: Path) -> str:
+        """A copy, for those that start there; that answer."""
+        shutil.copytree(self.kept, folder / "kept")
+        return self.right
+
+
+@pytest.fixture(scope="module")
+def left(models, tmp_path_factory):
+    """Of a server that has answered LONGER alone."""
+    folder = tmp_path_factory.mktemp("left")
+    one = begin(folder, models["tensor"], "tensor", 0)
+    try:
+        right, _ = complete(one, LONGER)
+        wait_written(one)
+    finally:
+        assert one.end() == 0
+    return Left(folder / "kept", right)
 
 
 def complete(cluster: Cluster, prompt: list[int]) -> tuple[str, int]:
@@ -118,11 +149,8 @@ def swap(tmp_path: Path) -> None:
 
 @pytest.mark.sweep(4)
 @pytest.mark.parametrize("harm", [flip_a_bit, tear, swap, empty])
-def test_a_part_of_one_rank_that_is_not_whole_is_computed_again(start, tmp_path, harm):
-    one = start()
-    right, _ = complete(one, LONGER)
-    wait_written(one)
-    assert one.end() == 0
+def test_a_part_of_one_rank_that_is_not_whole_is_computed_again(start, left, tmp_path, harm):
+    right = left.put(tmp_path)
     harm(tmp_path)
     two = start()
     assert complete(two, LONGER) == (right, 0)
@@ -144,11 +172,8 @@ def test_a_rank_without_a_folder_turns_it_off_for_all_and_says_so(start, tmp_pat
 
 
 @pytest.mark.thorough
-def test_a_rank_whose_files_go_while_it_serves_computes_with_the_others(start, tmp_path):
-    one = start()
-    right, _ = complete(one, LONGER)
-    wait_written(one)
-    assert one.end() == 0
+def test_a_rank_whose_files_go_while_it_serves_computes_with_the_others(start, left, tmp_path):
+    right = left.put(tmp_path)
     two = start()
     shutil.rmtree(tmp_path / "kept" / "rank-1")
     assert complete(two, LONGER) == (right, 0)
