@@ -4,17 +4,22 @@ that come, leave, are paused, have several choices and go on from each other, in
 import pytest
 
 from tests.models.split import on_ranks
+from tests.support import sweeps
 
 pytestmark = pytest.mark.ranks
 
-TENSOR = [
-    "llama", "gemma3_text", "qwen3_next", "deepseek_v3", "deepseek_v32", "kimi_linear", "mixtral",
-]  # fmt: skip
-PIPELINE = ["gpt_oss", "glm4"]
+# Windows, and states beside attention; a pipeline.
+PLAYED = [(["gemma3_text", "qwen3_next"], "tensor"), (["gpt_oss"], "pipeline")]
+MORE = [
+    (["llama", "deepseek_v3", "deepseek_v32", "kimi_linear", "mixtral"], "tensor"),
+    (["glm4"], "pipeline"),
+]
 
 
 def check(names, *options: str) -> list[dict]:
-    found = list(on_ranks(["tests.models.company_rank", *options, *names], 2))
+    games = "2" if sweeps.whole else "1"
+    command = ["tests.models.company_rank", "--games", games, *options, *names]
+    found = list(on_ranks(command, 2))
     assert [one["name"] for one in found] == [*names]
     for one in found:
         assert not one["differs"], one
@@ -22,7 +27,10 @@ def check(names, *options: str) -> list[dict]:
     return found
 
 
-@pytest.mark.parametrize("names, parallel", [(TENSOR, "tensor"), (PIPELINE, "pipeline")])
+@pytest.mark.parametrize(
+    "names, parallel",
+    [*PLAYED, *(pytest.param(*more, marks=pytest.mark.thorough) for more in MORE)],
+)
 def test_shelves_give_the_text_that_one_rectangle_gives(names, parallel):
     check(names, "--parallel", parallel)
 
