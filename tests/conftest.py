@@ -84,14 +84,14 @@ def nodes(_all_nodes):
 def pytest_addoption(parser):
     parser.addoption(
         "--all", action="store_true", default=os.environ.get("CI") == "true",
-        help="also what is marked thorough, all cases, and a minute of random walk",
+        help="also what is marked thorough, all cases, and half a minute of random walk",
     )  # fmt: skip
 
 
 # Begun first, so that no core is left with one of them alone at the end.
 LONGEST = (
     "scripts/test_bats_files.py", "house/test_lint.py", "engine/test_engine.py",
-    "scheduler/test_walk.py",
+    "scheduler/test_walk.py", "startup/test_pairs.py",
     "scripts/supervise/test_supervise.py", "lifecycle/test_watchdog.py",
     "agents/test_claude_code.py", "agents/test_codex.py",
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from tests.support.walk import walk_for
 
-SECONDS, ALL_SECONDS = 10, 60  # without --all, and with it
+SECONDS, ALL_SECONDS = 10, 30  # without --all, and with it
 MOST_EPISODES = 200  # of a walk that cannot see what it must
 # Each of these would make the walk blind if it never happened.
 MUST_HAPPEN = [
