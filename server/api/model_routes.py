@@ -25,7 +25,7 @@ from server.api.lanes import Lanes
 from server.api.models import Model, Models, willing_to_wait
 from server.api.notes import noting
 from server.api.requests import check_vocabulary, parse_json
-from server.api.responder import Alive, Tell, answer
+from server.api.responder import Alive, answer
 from server.observe.account import Texts
 from server.observe.phases import ENDING, LOADING, OK
 from server.observe.status import Status
@@ -90,8 +90,7 @@ class ModelRoutes:
             request = chat_api.parse(body, served)
             ids, places = self._conversation(model, request, client)
         dialect = chat_api.ChatDialect(*self._frame(model, request.common, 1))
-        tell = dialect.progress if request.common.progress else None
-        self._converse(exchange, model, request, ids, places, dialect, client, tell)
+        self._converse(exchange, model, request, ids, places, dialect, client)
 
     def completions(self, exchange: Exchange) -> None:
         with self._reading(exchange, streams=True) as (body, client, model, served):
@@ -109,8 +108,7 @@ class ModelRoutes:
             Job(ids, lambda: model.prompts.plain_out(common), constraint, echo)
             for ids, echo in prompts
         ]
-        tell = dialect.progress if common.progress else None
-        self._generate(exchange, model, common, jobs, dialect, "prompt", client, tell)
+        self._generate(exchange, model, common, jobs, dialect, "prompt", client)
 
     def responses(self, exchange: Exchange) -> None:
         kept = self._kept.of(exchange.account.key)
@@ -260,15 +258,12 @@ class ModelRoutes:
         places: Places,
         dialect: Dialect,
         client: Client,
-        tell: Tell | None = None,
     ) -> None:
         """The one way from a conversation to its answer, whatever the dialect."""
         constraint = model.prompts.chat_constraint(request, ids, client)
         out = partial(model.prompts.chat_out, request, constraint, ids)
         job = Job(ids, out, constraint, places=places)
-        self._generate(
-            exchange, model, request.common, [job], dialect, request.source, client, tell
-        )
+        self._generate(exchange, model, request.common, [job], dialect, request.source, client)
 
     def _generate(
         self,
@@ -279,7 +274,6 @@ class ModelRoutes:
         dialect: Dialect,
         param: str,
         client: Client,
-        tell: Tell | None = None,
     ) -> None:
         client.look()
         if any(job.constraint is not None and job.constraint.holds_the_answer for job in jobs):
@@ -317,7 +311,7 @@ class ModelRoutes:
             raise
         exchange.admitted(generation, common.stream)
         self._status.record.admitted(exchange.account)
-        answer(exchange, dialect, generation, common.stream, tell)
+        answer(exchange, dialect, generation, common)
 
     def _begin(
         self,

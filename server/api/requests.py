@@ -159,6 +159,9 @@ COMMON: Fields = {
     "logit_bias": Field(
         then(BIASES, _biases), "Ids of the model's vocabulary.", cost="1 ms thread"
     ),
+    "return_progress": Field(
+        FLAG, "The stream tells how far the prompt is, [as llama.cpp's](#progress)."
+    ),
 }
 GENERATING: Fields = {**MODEL, **SAMPLING, **COMMON}
 STOPS: Fields = {
@@ -178,9 +181,6 @@ CHOICES: Fields = {
     **STOPS,
     "stream_options": Field(
         record({"include_usage": FLAG}), "`include_usage`: true or false. Others are ignored."
-    ),
-    "return_progress": Field(
-        FLAG, "The stream tells how far the prompt is, [as llama.cpp's](#progress)."
     ),
 }
 
@@ -217,7 +217,6 @@ def choices_of(asked: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, A
     return {
         "max_tokens": limit_of(asked, body, "max_completion_tokens", "max_tokens"),
         "include_usage": asked.get("stream_options", {}).get("include_usage", False),
-        "progress": asked.get("return_progress", False),
     }
 
 

@@ -13,15 +13,14 @@ from typing import Protocol
 from server.observe.account import Answering, Texts
 from server.protocol.client import ClientGone
 from server.protocol.errors import ApiError
-from server.protocol.pieces import Dialect, Event, Piece, Progress
+from server.protocol.pieces import Dialect, Event, Piece
+from server.protocol.requests import Common
 from server.text.generation import Generation, Waiting
 from server.transport.http_server import Exchange
 
 PING_S = 5.0  # a stream with nothing to send begins, and says so, each time after this long
 
 PROGRESS_S = 0.5  # between two events of a prompt's progress, for those who want them
-
-Tell = Callable[[Progress], list[Event]]
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +29,17 @@ def answer(
     exchange: Exchange,
     dialect: Dialect,
     generation: Generation,
-    stream: bool,
-    tell: Tell | None = None,
+    common: Common,
 ) -> None:
-    """Sends the answer, or the error that takes its place. tell: the events of a stream that say
-    how far the prompt is, if they are wanted. Raises OSError: the client left."""
+    """Sends the answer, or the error that takes its place. common: whether it is a stream, and one
+    that says how far the prompt is. Raises OSError: the client left."""
     pieces = _noted(generation, exchange.account.texts)
     with (
         accounted(exchange, generation, partial(_send_error, exchange, dialect)),
         contextlib.closing(pieces),  # cancels, unless the answer is complete
     ):
-        if stream:
-            _stream(exchange, dialect, generation, pieces, tell)
+        if common.stream:
+            _stream(exchange, dialect, generation, pieces, common.return_progress)
         else:
             _send_whole(exchange, dialect, generation, pieces)
 
@@ -107,7 +105,7 @@ def _send_whole(exchange: Exchange, dialect: Dialect, generation: Generation, pi
 
 
 def _stream(
-    exchange: Exchange, dialect: Dialect, generation: Generation, pieces, tell: Tell | None
+    exchange: Exchange, dialect: Dialect, generation: Generation, pieces, tells: bool
 ) -> None:
     opened = begun = False  # begun: the prompt is done
     shown: tuple[int, int] | None = None  # how far the client knows it to be
@@ -123,14 +121,14 @@ def _stream(
                 _send(exchange, events)
                 heard = None
             continue
-        if tell and not begun and piece.seconds - told >= PROGRESS_S:
+        if tells and not begun and piece.seconds - told >= PROGRESS_S:
             told, progress = piece.seconds, generation.progress()
             if (progress.processed, progress.place) != shown:
                 shown, heard = (progress.processed, progress.place), told
                 if not opened:
                     _send(exchange, dialect.opening())
                     opened = True
-                _send(exchange, tell(progress))
+                _send(exchange, dialect.progress(progress))
         if heard is None:
             heard = piece.seconds
         elif piece.seconds - heard >= PING_S:

@@ -122,6 +122,10 @@ class Dialect(Protocol):
         after the opening. None: a comment has to do."""
         ...
 
+    def progress(self, progress: Progress) -> list[Event]:
+        """Events that say how far the prompt is, for who asks; between the opening and a piece."""
+        ...
+
     def piece(self, piece: Piece) -> list[Event]:
         """Events of one piece. Called for every piece, streamed or not."""
         ...

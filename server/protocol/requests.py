@@ -48,7 +48,7 @@ class Common:
     logprobs: int | None = None  # None: none; else how many alternatives beside each token
     stream: bool = False
     include_usage: bool = False
-    progress: bool = False  # the stream tells how far the prompt is
+    return_progress: bool = False  # the stream tells how far the prompt is
     speculate: bool = True  # drafts may be made for it
 
 

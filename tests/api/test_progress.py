@@ -4,6 +4,8 @@ import json
 import threading
 from collections.abc import Iterator
 
+import anthropic
+import openai
 import pytest
 
 from server.api import responder
@@ -95,28 +97,69 @@ def test_a_completion_s_stream_tells_it_too_and_without_a_choice(front_end):
     assert done == sorted(set(done)) and len(done) > 1
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/v1/responses", {"input": "Where?", "stream": True}),
-        ("/v1/messages", ASKED | {"max_tokens": 5}),
-    ],
-)
-def test_apis_without_an_event_for_it_ignore_the_field(front_end, path, body):
-    for _ in range(100):
-        front_end.steps.release()
+OWN_EVENTS = {
+    "/v1/responses": {"input": "Where?", "stream": True},
+    "/v1/messages": ASKED | {"max_tokens": 5},
+}
+
+
+@pytest.mark.parametrize("path", OWN_EVENTS)
+def test_responses_and_messages_have_an_event_of_their_own_for_it(front_end, path):
     with RawClient(front_end.server.port) as client:
-        answer = client.ask(request("POST", path, body | {"return_progress": True}))
-    assert answer.status == 200 and b'progress"' not in answer.body.replace(b"in_progress", b"")
+        client.send(request("POST", path, OWN_EVENTS[path] | {"return_progress": True}))
+        told, types, numbers = [], [], []
+        for event in chunks(client):
+            types.append(event["type"])
+            numbers.append(event.get("sequence_number"))
+            if event["type"] == "prompt_progress":
+                told.append(event["prompt_progress"])
+                front_end.steps.release()
+    assert types[0] in ("response.created", "message_start"), "SDKs take no other first event"
+    assert types[-1] in ("response.completed", "response.incomplete", "message_stop")
+    last = len(types) - 1 - types[::-1].index("prompt_progress")
+    assert not [type for type in types[:last] if "delta" in type], "only before the first token"
+    assert numbers in (list(range(len(numbers))), [None] * len(numbers))
+    done = [one["processed"] for one in told if one["place"] == 0]
+    assert done == sorted(set(done)) and len(done) > 1
+
+
+def test_openai_s_sdk_passes_the_event_on_and_gathers_the_answer(front_end):
+    sdk = openai.OpenAI(base_url=front_end.url, api_key="x", max_retries=0)
+    told = 0
+    with (
+        sdk,
+        sdk.responses.stream(
+            model="demo", input="Where?", extra_body={"return_progress": True}
+        ) as events,
+    ):
+        for event in events:
+            told += event.type == "prompt_progress"
+            front_end.steps.release()
+        assert events.get_final_response().output_text
+    assert told
+
+
+def test_anthropic_s_sdk_passes_the_event_on_and_gathers_the_answer(front_end):
+    sdk = anthropic.Anthropic(base_url=front_end.root, api_key="x", max_retries=0)
+    with sdk, sdk.messages.stream(
+        model="demo", max_tokens=5, messages=ASKED["messages"],
+        extra_body={"return_progress": True},
+    ) as events:  # fmt: skip
+        heard = []
+        for event in events:
+            heard.append(event.type)
+            front_end.steps.release(100)
+        assert events.get_final_message().content[0].text
+    assert heard[0] == "message_start" and "prompt_progress" in heard
 
 
 @pytest.mark.parametrize("asked", [{}, {"return_progress": False}, {"return_progress": None}])
-def test_nobody_who_did_not_ask_is_told(front_end, asked):
-    for _ in range(100):
-        front_end.steps.release()
+@pytest.mark.parametrize("path", ["/v1/chat/completions", *OWN_EVENTS])
+def test_nobody_who_did_not_ask_is_told(front_end, path, asked):
+    front_end.steps.release(100)
     with RawClient(front_end.server.port) as client:
-        client.send(request("POST", "/v1/chat/completions", ASKED | asked))
-        assert not [chunk for chunk in chunks(client) if "prompt_progress" in chunk]
+        client.send(request("POST", path, OWN_EVENTS.get(path, ASKED) | asked))
+        assert not [event for event in chunks(client) if "prompt_progress" in event]
 
 
 def test_a_whole_answer_has_no_progress(front_end):

@@ -158,8 +158,8 @@ def tell_usage(usage: Usage) -> dict[str, Any]:
 
 
 def tell_progress(progress: Progress) -> dict[str, Any]:
-    """What chunks of chat and completions add: llama.cpp's words, and two of ours, place and
-    seconds to go."""
+    """What the chunks and events of all APIs call it: llama.cpp's words, and two of ours, place
+    and time to go."""
     left = progress.left
     told = {
         "total": progress.total,

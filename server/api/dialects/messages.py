@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from server.api.dialects.blocks import Block, Blocks, Step
-from server.api.dialects.completions import drafts_of
+from server.api.dialects.completions import drafts_of, tell_progress
 from server.api.dialects.messages_request import Echo, parse, parse_count
 from server.api.dialects.server_tools import told_to_the_client
 from server.protocol.errors import ApiError
-from server.protocol.pieces import Event, Piece, Usage
+from server.protocol.pieces import Event, Piece, Progress, Usage
 
 __all__ = ["Echo", "MessagesDialect", "count", "error_body", "parse", "parse_count"]
 
@@ -80,6 +80,11 @@ class MessagesDialect:
         delta = {"stop_reason": None, "stop_sequence": None}
         usage = _usage(Usage(self._prompt_tokens, 0))
         return [_event("message_delta", delta=delta, usage=usage)]
+
+    def progress(self, progress: Progress) -> list[Event]:
+        """An event of our own: Anthropic says that there may be types which a client does not
+        know, and its SDKs pass them on."""
+        return [_event("prompt_progress", **tell_progress(progress))]
 
     def piece(self, piece: Piece) -> list[Event]:
         """Events of the content blocks that the piece opens, grows and closes."""

@@ -11,12 +11,12 @@ from typing import Any
 
 from server.api.dialects.blocks import Block, Blocks, Step
 from server.api.dialects.call_input import CallInput, input_of
-from server.api.dialects.completions import drafts_of
+from server.api.dialects.completions import drafts_of, tell_progress
 from server.api.dialects.own_items import told
 from server.api.dialects.responses_request import Echo, parse
 from server.api.dialects.responses_tools import Called
 from server.protocol.errors import ApiError
-from server.protocol.pieces import Event, Piece, Usage
+from server.protocol.pieces import Event, Piece, Progress, Usage
 
 __all__ = ["Echo", "ResponsesDialect", "error_body", "parse"]
 
@@ -71,6 +71,10 @@ class ResponsesDialect:
         and over."""
         response = self._response("in_progress") | {"output": []}
         return [self._event("response.in_progress", response=response)]
+
+    def progress(self, progress: Progress) -> list[Event]:
+        """An event of our own, of a type that OpenAI's API does not have."""
+        return [self._event("prompt_progress", **tell_progress(progress))]
 
     def piece(self, piece: Piece) -> list[Event]:
         """Events of the items that the piece opens, grows and closes."""

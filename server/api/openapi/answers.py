@@ -268,10 +268,15 @@ def _responses_schemas() -> dict[str, Schema]:
         "ResponseEvent": note(
             {
                 "type": "object",
-                "properties": {"type": string(), "sequence_number": integer(0)},
+                "properties": {
+                    "type": string(),
+                    "sequence_number": integer(0),
+                    "prompt_progress": ref("PromptProgress"),
+                },
                 "required": ["type", "sequence_number"],
             },
-            "response.created first; response.completed, .incomplete or .failed last.",
+            "response.created first; response.completed, .incomplete or .failed last. With "
+            "return_progress there are some of the type prompt_progress.",
         ),
     }
 
@@ -318,17 +323,20 @@ def _messages_schemas() -> dict[str, Schema]:
                     "type": enum(
                         "message_start",
                         "ping",
+                        "prompt_progress",
                         "content_block_start",
                         "content_block_delta",
                         "content_block_stop",
                         "message_delta",
                         "message_stop",
                         "error",
-                    )
+                    ),
+                    "prompt_progress": ref("PromptProgress"),
                 },
                 "required": ["type"],
             },
-            "message_start first; message_stop or error last.",
+            "message_start first; message_stop or error last. With return_progress there are some "
+            "of the type prompt_progress.",
         ),
         "TokenCount": told(input_tokens=integer(0)),
         "MessagesError": told(type=enum("error"), error=error),
