@@ -1,8 +1,8 @@
 """What each URL does. One App, called by the HTTP threads of rank 0. Imports no mlx.
 
 Routes answer with and without /v1. /health, /queue, /v1/models and answers that are kept are always
-there; the routes that need the model are in model_routes. The page at / needs no key, as it holds
-nothing but itself.
+there; the routes that need the model are in model_routes. The page at / and its parts below /page
+need no key, as they hold nothing but themselves.
 """
 
 import logging
@@ -33,7 +33,7 @@ from server.transport.cors import cross_origin
 from server.transport.cross_site import CrossSite
 from server.transport.exchange import Exchange
 from server.transport.keys import KeyRing
-from server.transport.page import Page
+from server.transport.page import SCRIPT_TYPE, Page, Part
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,8 @@ class App:
         self._status.record.received(exchange.account)
         self._cross_site.check(exchange, path)
         # Browsers send OPTIONS without a key.
-        if path not in NEED_NO_KEY and exchange.command != "OPTIONS":
+        needs_key = path not in NEED_NO_KEY and not _is_below(path, "/page/")
+        if needs_key and exchange.command != "OPTIONS":
             check_key(exchange, self._keys.now())
         methods = self._find(path)
         method = "GET" if exchange.command == "HEAD" else exchange.command
@@ -130,6 +131,9 @@ class App:
     def _find(self, path: str) -> dict[str, Callable[[Exchange], None]]:
         if path in self._routes:
             return self._routes[path]
+        if _is_below(path, "/page/") and path.removeprefix("/page/") in self._page.parts:
+            part = self._page.parts[path.removeprefix("/page/")]
+            return {"GET": lambda exchange: self._send_part(exchange, part)}
         if path.startswith("/models/"):
             name = unquote(path.removeprefix("/models/"))
             return {"GET": lambda exchange: self._one_model(exchange, name)}
@@ -179,6 +183,8 @@ class App:
         """A route's name for the record: one of few, whatever clients ask for."""
         if path in self._routes:
             return path if path in BARE else "/v1" + path
+        if _is_below(path, "/page/"):
+            return "/page/{name}"
         if _is_below(path, "/requests/"):
             return "/v1/requests/{id}"
         if _is_below(path, "/responses/"):
@@ -189,6 +195,10 @@ class App:
 
     def _send_page(self, exchange: Exchange) -> None:
         exchange.send_body(200, Page.content_type, self._page.body, self._page.headers)
+
+    def _send_part(self, exchange: Exchange, part: Part) -> None:
+        status = 304 if part.known(exchange.headers.get("If-None-Match", "")) else 200
+        exchange.send_body(status, SCRIPT_TYPE, part.body, part.headers)
 
     def _health(self, exchange: Exchange) -> None:
         view = self._status.look()

@@ -10,6 +10,7 @@ import json
 import logging
 import socket
 import uuid
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
@@ -232,7 +233,7 @@ class Exchange(BaseHTTPRequestHandler):
     def send_body(
         self, status: int, content_type: str, data: bytes, headers: dict[str, str] | None = None
     ) -> None:
-        """One body of whatever kind. HEAD gets the headers alone."""
+        """One body of whatever kind. HEAD, and who has it already, get the headers alone."""
         self._answered = True
         self.send_response(status)
         self.send_header("Content-Type", content_type)
@@ -240,7 +241,7 @@ class Exchange(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self._finish_headers()
-        if self.command != "HEAD":
+        if self.command != "HEAD" and status != HTTPStatus.NOT_MODIFIED:
             self._write(data)
 
     def admitted(self, generation: Answering, stream: bool) -> None:

@@ -1,4 +1,5 @@
-"""The page at `/`: one answer that fetches nothing, and the headers that keep it harmless.
+"""The page at `/`: one answer, a few large files that it asks for when they are needed, and the
+headers that keep it harmless.
 
 Its parts are files in page/ (those in page/vendor are others' work, see the manifest there), joined
 when the App is built, then sent as they are by rank 0's HTTP threads. Holds no data of the cluster:
@@ -8,11 +9,14 @@ the page asks GET /cluster for that, with the key that its user gives it. Import
 import base64
 import hashlib
 import html
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 PARTS = Path(__file__).resolve().parent / "page"
 CLIENTS = Path(__file__).resolve().parents[2] / "docs" / "clients.md"  # what the page says of them
 CLIENTS_PLACE = '<template id="clients"></template>'
+PARTS_PLACE = '<template id="parts"></template>'
 # Each kind's files, in the order in which the page has them. What a script does at once uses only
 # what is above it.
 STYLES = ("base.css", "operator.css", "chat.css")
@@ -21,10 +25,30 @@ SCRIPTS = (
     "operator_state.js", "operator_ranks.js", "operator_links.js", "operator_models.js",
     "operator_requests.js",
     "operator_charts.js", "operator_history.js",
-    "chat_markdown.js", "chat_store.js", "chat_files.js", "chat_view.js", "chat_stream.js",
-    "chat.js", "chat_kept.js", "connect.js",
+    "chat_parts.js", "chat_formulas.js", "chat_math.js", "chat_markdown.js", "chat_store.js",
+    "chat_pdf.js", "chat_files.js", "chat_view.js", "chat_stream.js",
+    "chat.js", "chat_place.js", "chat_windows.js", "chat_kept.js", "connect.js",
     "start.js",
 )  # fmt: skip
+# What few need and is larger than the page: sent at /page/NAME when the page asks for it.
+LATER = ("katex.js", "pdf.js")
+WORKERS = ("pdf.worker.js",)
+SCRIPT_TYPE = "text/javascript; charset=utf-8"
+NOTHING = "default-src 'none'"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file that the page asks for when it needs it."""
+
+    body: bytes
+    headers: dict[str, str]
+
+    def known(self, tags: str) -> bool:
+        """Whether a client has it already. tags: its If-None-Match."""
+        # A proxy that compresses makes a weak one of ours.
+        given = {tag.strip().removeprefix("W/") for tag in tags.split(",")}
+        return bool(given & {self.headers["ETag"], "*"})
 
 
 class Page:
@@ -39,37 +63,53 @@ class Page:
         # A checkout may come without its docs: the page then has no snippets.
         told = html.escape(clients.read_text("utf-8")) if clients.exists() else ""
         index = index.replace(CLIENTS_PLACE, CLIENTS_PLACE.replace("><", f">{told}<"))
+        later = {name: (parts / "vendor" / name).read_bytes() for name in (*LATER, *WORKERS)}
+        hashes = {name: _hash(body) for name, body in later.items()}
+        index = index.replace(PARTS_PLACE, PARTS_PLACE.replace("><", f">{json.dumps(hashes)}<"))
         self.body = _fill(_fill(index, "style", style), "script", script).encode()
-        self.headers = {
-            "Content-Security-Policy": _policy(script, style),
-            "X-Content-Type-Options": "nosniff",
-            "X-Frame-Options": "DENY",  # for browsers that do not know frame-ancestors
-            "Referrer-Policy": "no-referrer",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            # Asked for anew each time: it changes with the server's version, and is small.
-            "Cache-Control": "no-cache",
-        }
+        scripts = [_hash(script.encode()), *(hashes[name] for name in LATER)]
+        policy = _policy(scripts, _hash(style.encode()))
+        self.headers = _headers(policy) | {"X-Frame-Options": "DENY"}  # as frame-ancestors
+        self.parts = {name: _part(body, hashes[name]) for name, body in later.items()}
 
 
 def _join(parts: Path, names: tuple[str, ...]) -> str:
     return "\n".join((parts / name).read_text("utf-8") for name in names)
 
 
-def _policy(script: str, style: str) -> str:
-    """Allows this script, this style and requests to this server; nothing else."""
+def _headers(policy: str) -> dict[str, str]:
+    return {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        # Asked for anew each time: it changes with the server's version.
+        "Cache-Control": "no-cache",
+    }
+
+
+def _part(body: bytes, digest: str) -> Part:
+    # A worker has the policy that it comes with: this one may fetch, load and evaluate nothing.
+    return Part(body, _headers(NOTHING) | {"ETag": f'"{digest}"'})
+
+
+def _policy(scripts: list[str], style: str) -> str:
+    """Allows these scripts, this style and requests to this server; nothing else."""
     return "; ".join(
         [
-            "default-src 'none'",
-            f"script-src {_hash(script)}",
-            f"style-src {_hash(style)}",
+            NOTHING,
+            f"script-src {' '.join(map(_quoted, scripts))}",
+            f"style-src {_quoted(style)}",
             "connect-src 'self'",
+            "worker-src 'self'",  # no browser compares a worker with a hash
             "img-src data:",  # the icon, which is written into the page
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",
-            # Text can never be taken for markup, even by a mistake in the script.
+            # Text can never be taken for markup, even by a mistake in the script, nor an address
+            # for a script's, but by the one way in chat_parts.js that knows our own.
             "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
+            "trusted-types parts",
         ]
     )
 
@@ -84,6 +124,9 @@ def _fill(index: str, tag: str, content: str) -> str:
     return index.replace(place, f"<{tag}>{content}</{tag}>")
 
 
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
+def _hash(content: bytes) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}"
+
+
+def _quoted(digest: str) -> str:
+    return f"'{digest}'"

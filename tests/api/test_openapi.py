@@ -70,6 +70,7 @@ def test_every_route_is_described_and_nothing_else(front_end):
     known = {(path, method) for path, methods in routes for method in methods}
     by_name = {
         ("/models/{model}", "GET"),
+        ("/page/{name}", "GET"),
         ("/responses/{id}", "GET"),
         ("/responses/{id}", "DELETE"),
         ("/requests/{id}", "DELETE"),

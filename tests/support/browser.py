@@ -97,7 +97,39 @@ class Browser:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path}: {json.load(error)['value']['message']}") from None
 
+    # Its windows, which share what the browser keeps; what is below is of one at a time.
+
+    def window(self) -> str:
+        """The window that is looked at."""
+        return self._ask("GET", "/window")
+
+    def windows(self) -> list[str]:
+        return self._ask("GET", "/window/handles")
+
+    def new_window(self) -> str:
+        """Another one, empty, which is looked at from now on."""
+        self.look_at(self._ask("POST", "/window/new", {"type": "window"})["handle"])
+        self.devtools("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
+        return self.window()
+
+    def look_at(self, window: str) -> None:
+        self._ask("POST", "/window", {"handle": window})
+
+    def close_others(self, window: str) -> None:
+        """All windows but this one."""
+        for other in self.windows():
+            if other != window:
+                self.look_at(other)
+                self._ask("DELETE", "/window")
+        self.look_at(window)
+
     # The page.
+
+    def back(self) -> None:
+        self._ask("POST", "/back", {})
+
+    def forward(self) -> None:
+        self._ask("POST", "/forward", {})
 
     def open(self, url: str) -> None:
         """Returns when the page is loaded."""

@@ -8,7 +8,7 @@ from typing import Any
 from server.api.requests import parse_json
 from server.protocol.errors import ApiError
 from server.transport.http_server import Exchange, Server
-from server.transport.page import Page
+from server.transport.page import SCRIPT_TYPE, Page
 
 GIB = 2**30
 DEADLINE_S = 60  # against a hang
@@ -77,7 +77,8 @@ def rank(number: int, **fields: Any) -> dict[str, Any]:
 
 
 class ScriptedCluster:
-    """`body` is what GET /cluster says; None: 401. `events` are what a chat streams."""
+    """`body` is what GET /cluster says; None: 401. `events` are what a chat streams; where one is a
+    threading.Event, the stream waits for it."""
 
     def __init__(self) -> None:
         self.body: dict[str, Any] | None = state()
@@ -89,6 +90,10 @@ class ScriptedCluster:
         self.stopped: list[str] = []  # ids of requests
         self.models = ["demo"]
         self.asked: list[dict[str, Any]] = []
+        self.parts: list[str] = []  # of the page, that were asked for
+        self.lacks_parts = False
+        self.sends_parts = threading.Event()
+        self.sends_parts.set()
         self._page = Page()
         self.server = Server("127.0.0.1", 0, self._answer)
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
@@ -114,6 +119,12 @@ class ScriptedCluster:
             raise ConnectionAbortedError
         if exchange.path == "/":
             exchange.send_body(200, Page.content_type, self._page.body, self._page.headers)
+        elif exchange.path.startswith("/page/") and not self.lacks_parts:
+            name = exchange.path.removeprefix("/page/").partition("?")[0]
+            self.parts.append(name)
+            self.sends_parts.wait(DEADLINE_S)
+            part = self._page.parts[name]
+            exchange.send_body(200, SCRIPT_TYPE, part.body, part.headers)
         elif exchange.path == "/cluster":
             if self.body is None:
                 raise ApiError(401, "Missing or wrong API key.")
@@ -129,7 +140,10 @@ class ScriptedCluster:
                 raise self.refusal
             exchange.begin_stream()
             for event in self.events:
-                exchange.send_event(event)
+                if isinstance(event, threading.Event):
+                    event.wait(DEADLINE_S)
+                else:
+                    exchange.send_event(event)
             self.hold.wait(DEADLINE_S)
             exchange.end_stream()
         else:

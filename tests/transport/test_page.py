@@ -15,7 +15,7 @@ from server.observe.status import Status
 from server.protocol.settings import read_settings
 from server.scheduler.queue import Line
 from server.transport.http_server import Server
-from server.transport.page import CLIENTS, PARTS, SCRIPTS, STYLES, Page
+from server.transport.page import CLIENTS, LATER, PARTS, SCRIPTS, STYLES, WORKERS, Page
 from tests.support.raw_http import RawAnswer, RawClient, request
 
 TEXT = Page().body.decode()
@@ -41,6 +41,15 @@ def port(tmp_path_factory):
 def ask(port: int, method: str, path: str) -> RawAnswer:
     with RawClient(port) as client:
         return client.ask(request(method, path), head=method == "HEAD")
+
+
+def ask_again(port: int, path: str, tags: str) -> tuple[int, str]:
+    """The status for who has what has one of these tags, and the tag; a 304 has no body."""
+    with RawClient(port) as client:
+        asked = request("GET", path, None, f"If-None-Match: {tags}")
+        answer = client.ask(asked, head=True)
+        assert answer.status != 304 or client.ask(asked, head=True).status == 304
+        return answer.status, answer.headers["etag"]
 
 
 def policy(answer: RawAnswer) -> dict[str, str]:
@@ -69,13 +78,57 @@ def test_only_its_own_script_and_style_may_run(port):
     rules = policy(answer)
     for rule, tag in (("script-src", "script"), ("style-src", "style")):
         ((inside),) = re.findall(f"<{tag}>(.*?)</{tag}>", TEXT, re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
-        assert rules[rule] == f"'sha256-{digest}'"
+        assert rules[rule].split(" ")[0] == f"'{digest_of(inside.encode())}'"
+    assert rules["style-src"].count(" ") == 0
+    parts = [digest_of((PARTS / "vendor" / name).read_bytes()) for name in LATER]
+    assert rules["script-src"].split(" ")[1:] == [f"'{digest}'" for digest in parts]
+    assert rules["worker-src"] == "'self'", "and the page has one way to name one"
+    assert rules["trusted-types"] == "parts"
     assert rules["default-src"] == "'none'" and rules["connect-src"] == "'self'"
-    for rule in ("base-uri", "form-action", "frame-ancestors", "trusted-types"):
+    for rule in ("base-uri", "form-action", "frame-ancestors"):
         assert rules[rule] == "'none'"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}"
+
+
+@pytest.mark.parametrize("name", [*LATER, *WORKERS])
+def test_a_part_needs_no_key_and_is_known_by_its_tag(port, name):
+    for path in (f"/page/{name}", f"/v1/page/{name}"):
+        answer = ask(port, "GET", path)
+        assert answer.status == 200
+        assert answer.body == (PARTS / "vendor" / name).read_bytes()
+        assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert answer.headers["content-security-policy"] == "default-src 'none'", "a worker's own"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert answer.headers["cache-control"] == "no-cache"
+    tag = answer.headers["etag"]
+    for known in (tag, f"W/{tag}", f'"old", {tag}', "*"):
+        assert ask_again(port, f"/page/{name}", known) == (304, tag)
+    assert ask_again(port, f"/page/{name}", '"old"') == (200, tag)
+    told = json.loads(re.search(r'<template id="parts">(.*?)</template>', TEXT)[1])
+    assert f'"{told[name]}"' == tag
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/", "/page/none.js", "/page/marked.js", "/page/../page.py", "/page/katex.js/x"]
+)
+def test_nothing_else_is_there(port, path):
+    assert ask(port, "GET", path).status in (401, 404)
+
+
+def test_a_part_is_read_and_nothing_else(port):
+    assert ask(port, "POST", "/page/katex.js").status == 405
+
+
+def test_the_first_answer_is_as_small_as_without_its_parts():
+    assert len(TEXT) < 330_000
+    for name in (*LATER, *WORKERS):
+        assert (PARTS / "vendor" / name).read_text("utf-8")[:2000] not in TEXT
 
 
 def test_it_is_one_file_that_fetches_nothing_from_outside():
@@ -83,7 +136,8 @@ def test_it_is_one_file_that_fetches_nothing_from_outside():
     links = re.findall(r'<(?:a|link)\b[^>]*\bhref="([^"]*)"', TEXT.partition("<script>")[0])
     assert links and all(link.startswith(("#", "data:")) for link in links)
     addresses = set(re.findall(r"\b(?:https?|wss?)://[^\s'\"`]+", OWN))
-    assert addresses == {"http://www.w3.org/2000/svg"}, "a name, not an address"
+    names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1998/Math/MathML"}
+    assert addresses == names, "names, not addresses"
     assert "@import" not in OWN and "url(" not in TEXT.split("</style>")[0]
 
 
@@ -91,7 +145,7 @@ def test_every_file_of_the_page_is_part_of_it():
     files = {
         str(path.relative_to(PARTS)) for path in PARTS.rglob("*") if path.suffix in (".css", ".js")
     }
-    assert files == {*STYLES, *SCRIPTS}
+    assert files == {*STYLES, *SCRIPTS, *(f"vendor/{name}" for name in (*LATER, *WORKERS))}
 
 
 def test_no_two_scripts_of_the_page_have_one_name_for_two_things():
@@ -108,9 +162,10 @@ def test_what_is_vendored_is_as_its_packages_have_it():
     told = {"manifest.json"}
     for entry in manifest.values():
         assert entry["package"] and re.fullmatch(r"\d+\.\d+\.\d+", entry["version"])
-        assert entry["licence"] in ("MIT", "BSD-3-Clause")
+        assert entry["licence"] in ("MIT", "BSD-3-Clause", "Apache-2.0")
         files = {name: digest for name, digest in entry.items() if "." in name}
-        assert len(files) == 2, "the code and its licence"
+        kinds = [name.rpartition(".")[2] for name in files]
+        assert kinds[-1] == "LICENSE" and set(kinds[:-1]) == {"js"}
         for name, digest in files.items():
             assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
         told |= set(files)
@@ -150,7 +205,7 @@ def test_the_clients_of_the_docs_are_part_of_it(tmp_path):
 )
 def test_files_that_are_no_page_are_refused(tmp_path, index, script):
     (tmp_path / "vendor").mkdir()
-    for name in (*STYLES, *SCRIPTS):
+    for name in (*STYLES, *SCRIPTS, *(f"vendor/{name}" for name in (*LATER, *WORKERS))):
         (tmp_path / name).write_text("")
     (tmp_path / "index.html").write_text(index)
     (tmp_path / SCRIPTS[-1]).write_text(script)

@@ -1,6 +1,7 @@
 """The chat of the page in a browser: what a model writes, branches, and what is kept of it all."""
 
 import json
+import threading
 
 import pytest
 
@@ -229,13 +230,12 @@ def test_text_files_are_sent_as_text_and_others_refused_in_words(browser, cluste
     """
     files = [
         ("notes.txt", "text/plain", list("héllo".encode())),
-        ("paper.pdf", "application/pdf", list(b"%PDF-1.7")),
         ("me.png", "image/png", [137, 80]),
         ("odd.bin", "", [0, 255, 1]),
     ]
     browser.run(attach, *files)
     told = browser.text("#files-trouble")
-    for words in ("paper.pdf is a PDF", "me.png is an image", "odd.bin is no text in UTF-8"):
+    for words in ("me.png is an image", "odd.bin is no text in UTF-8"):
         assert words in told
     assert browser.text("#files") == "Remove notes.txt"
     cluster.say({"content": "ok"})
@@ -254,6 +254,27 @@ def test_the_model_is_chosen_among_those_that_are_listed(browser, cluster):
     cluster.say({"content": "ok"})
     say(browser, "hello")
     assert cluster.asked[0]["model"] == "m" * 200
+
+
+def test_a_model_that_is_loaded_for_the_answer_is_told(browser, cluster):
+    go_on = threading.Event()
+    cluster.say({"content": "ok"})
+    cluster.events.insert(0, go_on)
+    browser.type("#prompt", "hello")
+    browser.click("#send")
+    browser.wait_text(".turn.assistant", "Waiting for the first token.")
+    model = {"id": "demo", "state": "unloaded", "loaded_share": 0}
+    for more, words in (
+        ({}, "The model is not loaded."),
+        ({"state": "loading", "loaded_share": 0.4}, "The model is loading, 40 %."),
+        ({"state": "loaded"}, "Waiting for the first token."),
+    ):
+        cluster.body = state(models=[model | more])
+        browser.run(POLL)
+        browser.wait_text(".turn.assistant", words)
+    go_on.set()
+    wait_answer(browser)
+    assert browser.text(".turn.assistant .text") == "ok"
 
 
 def test_connect_shows_each_client_of_the_docs_with_the_real_values(browser, cluster):

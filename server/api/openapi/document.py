@@ -50,12 +50,18 @@ def _paths() -> dict[str, Any]:
     page = _get("The page for people", None, errors=())
     page["responses"]["200"]["content"] = {"text/html": {"schema": string()}}
     page["security"] = []
+    part = _get("A script that the page asks for when it needs it", None, errors=(404,))
+    part["responses"]["200"]["content"] = {"text/javascript": {"schema": string()}}
+    part["responses"]["304"] = {"description": "The one with this ETag is still the one"}
+    part["security"] = []
+    name = {"name": "name", "in": "path", "required": True, "schema": string(minLength=1)}
     metrics = _get("What Prometheus scrapes", None)
     metrics["responses"]["200"]["content"] = {
         kind: {"schema": string()} for kind in ("text/plain", "application/openmetrics-text")
     }
     return {
         "/": {"get": page},
+        "/page/{name}": {"parameters": [name], "get": part},
         "/health": {"get": health},
         "/queue": {"get": _get("How many requests wait and run", "Queue")},
         "/cluster": {"get": _get("The whole cluster at a glance", "Cluster")},

@@ -3,9 +3,13 @@
 const KEEP_MS = 500; // between two writes of an answer that grows
 const RESUMES_MOST = 8; // of one answer, each after twice the time; then by the button
 const RESUME_MS = 500;
+const WAITING_NOTE = "Waiting for the first token.";
+const PROMPT_NOTE = byId("prompt-note").textContent;
 const NUMBERS = ["temperature", "top_p", "max_tokens", "seed"];
 let talk = newConversation(); // the one in view
 let answering = null; // the AbortController of the answer that is on its way
+let answered = null; // the conversation that it is of, in view or not
+let answeredTurn = null;
 let waiting = null; // an answer that goes on as soon as the server serves again
 let tries = 0; // to go on with it
 
@@ -18,7 +22,7 @@ function remembered(name, value) { // of this tab; a reload keeps it
   }
 }
 
-const TAB = remembered("tab") || remembered("tab", newId());
+let TAB = remembered("tab") || remembered("tab", newId()); // whose turns are ours
 
 function ready() {
   return Boolean(cluster && !trouble && !wantsKey && cluster.status === "ok" && !answering);
@@ -28,12 +32,22 @@ function showSend() {
   const held = [byId("send"), byId("stop")].find((button) => button === document.activeElement);
   byId("send").hidden = Boolean(answering);
   byId("stop").hidden = !answering && !waiting;
-  byId("send").disabled = !ready();
+  byId("send").disabled = !ready() || reading.size > 0;
   if (held && (held.hidden || held.disabled)) (answering ? byId("stop") : byId("prompt")).focus(); // the one in its place
   byId("clear").disabled = Boolean(answering) || !talk.leaf;
+  put(byId("prompt-note"), answered && answered !== talk ? "An answer goes on in another conversation; Stop ends it." : PROMPT_NOTE);
+  tellLoading();
   showModels();
   showConnect();
   if (waiting && ready() && reached > waiting.due) goOn(waiting.turn);
+}
+
+function tellLoading() { // of the model that is to answer: the stream has no events before it is there
+  const turn = answeredTurn, model = cluster?.models?.find((one) => one.id === answered?.model);
+  if (!turn || !model || turn.content || turn.reasoning || turn.progress) return;
+  const part = model.state === "loading" ? `, ${digits(100 * (model.loaded_share || 0))} %` : "";
+  turn.note = model.state === "loaded" ? WAITING_NOTE : `The model is ${MODEL_STATES[model.state]?.[1] || model.state}${part}.`;
+  if (answered === talk) viewOf(turn).later();
 }
 
 function parameters() {
@@ -50,6 +64,8 @@ function takeSettings() { // from the fields into the conversation
   talk.parameters = Object.fromEntries(NUMBERS.map((name) => [name, byId(name).value.trim()]));
   talk.model = chosenModel();
 }
+
+const settingsOf = ({ system, parameters, model, settled }) => ({ system, parameters, model, settled });
 
 function showSettings() {
   byId("system").value = talk.system;
@@ -82,6 +98,11 @@ function regenerate(turn) {
   if (ready()) answerTo(talk.turns[turn.parent]);
 }
 
+async function goOnAsked(turn, button) { // by the button, which another window's answer has, too
+  if (turn.state === "running" && turn.owner !== TAB && await isElsewhere(turn.owner)) tell(button, "Another window is at it.");
+  else goOn(turn);
+}
+
 function goOn(turn) { // from what there is of it; of a thought alone nothing can go on
   if (!ready()) return;
   if (!turn.content) turn.reasoning = "";
@@ -105,19 +126,21 @@ async function run(turn, continues) {
   takeSettings();
   remembered("conversation", talk.id);
   const one = talk, log = byId("log"), body = bodyFor(turn, continues);
-  Object.assign(turn, { state: "running", owner: TAB, waits: false, trouble: "", note: continues ? "It goes on." : "Waiting for the first token." });
+  Object.assign(turn, { state: "running", owner: TAB, waits: false, trouble: "", note: continues ? "It goes on." : WAITING_NOTE });
   answering = new AbortController();
+  answered = one;
+  answeredTurn = turn;
+  markPlace();
   put(byId("curl"), curl(body));
   byId("curl-box").hidden = false;
   showTalk();
   log.setAttribute("aria-busy", "true"); // read out when it is whole, not token by token
   showSend();
-  const view = viewOf(turn);
   let kept = performance.now();
   keepConversation(one);
   try {
     const finish = await stream(body, turn, answering.signal, () => {
-      view.later();
+      if (one === talk) viewOf(turn).later();
       if (performance.now() - kept < KEEP_MS) return;
       kept = performance.now();
       keepConversation(one);
@@ -126,9 +149,9 @@ async function run(turn, continues) {
     turn.note = finish === "length" ? "cut at the token limit" : "";
     tries = 0;
   } catch (error) {
-    failed(turn, error);
+    failed(one, turn, error);
   }
-  answering = null;
+  answering = answered = answeredTurn = null;
   delete turn.progress;
   log.removeAttribute("aria-busy");
   await keepConversation(one);
@@ -140,7 +163,8 @@ async function run(turn, continues) {
   showKept();
 }
 
-function failed(turn, error) {
+function failed(one, turn, error) {
+  if (turn.owner !== TAB) return; // another window goes on with it
   const stopped = answering.signal.aborted;
   turn.note = stopped ? "stopped by you" : "";
   turn.state = stopped ? "stopped" : "failed";
@@ -149,11 +173,11 @@ function failed(turn, error) {
   turn.trouble = lost ? "The connection to the server was lost." : error.message;
   tries += 1;
   if (turn.content && tries <= RESUMES_MOST && !(error instanceof Refused && cluster?.status === "ok" && !wantsKey)) {
-    waiting = { turn, due: performance.now() + RESUME_MS * 2 ** tries };
-    turn.waits = true; // over a reload, too
+    if (one === talk) waiting = { turn, due: performance.now() + RESUME_MS * 2 ** tries };
+    turn.waits = true; // over a reload, too, and until it is in view again
     turn.trouble += " The answer goes on as soon as the server does.";
-  } else if (!turn.content) { // to try again without typing
-    const question = talk.turns[turn.parent];
+  } else if (!turn.content && one === talk) { // to try again without typing
+    const question = one.turns[turn.parent];
     byId("prompt").value ||= question.content;
     if (!attached.length) attached = question.files || [];
     showAttached();
@@ -163,7 +187,7 @@ function failed(turn, error) {
 
 async function send() {
   const text = byId("prompt").value;
-  if ((!text.trim() && !attached.length) || !ready()) return;
+  if ((!text.trim() && !attached.length) || !ready() || reading.size) return;
   byId("prompt").value = "";
   const files = attached;
   attached = [];
@@ -171,18 +195,20 @@ async function send() {
   await ask(text, files, talk.leaf);
 }
 
-function openTalk(one) { // puts a conversation in view
+function openTalk(one, how = "pushState") { // puts a conversation in view
   talk = one;
   waiting = null;
   views.clear();
   remembered("conversation", one.id);
+  put(byId("hint"), HINT);
+  markPlace(how);
   showSettings();
   chooseModel(one.model);
   showTalk();
   const turn = talk.turns[talk.leaf];
   // One that another tab may be at is left to it, and to the button.
   // A page that is left sees its request fail, so that an answer which waits is one, too.
-  if ((turn?.state === "running" || turn?.waits) && turn.owner === TAB) waiting = { turn, due: 0 };
+  if (one !== answered && (turn?.state === "running" || turn?.waits) && turn.owner === TAB) waiting = { turn, due: 0 };
   showSend();
 }
 
@@ -209,6 +235,7 @@ byId("chat-form").addEventListener("invalid", () => {
 }, true);
 byId("options").addEventListener("change", () => {
   takeSettings();
+  talk.settled = Date.now();
   if (talk.leaf) keepConversation(talk);
 });
 byId("prompt").addEventListener("keydown", (event) => {
@@ -225,7 +252,7 @@ byId("stop").addEventListener("click", () => {
   byId("prompt").focus();
 });
 addEventListener("pagehide", () => {
-  if (answering) keepConversation(talk);
+  if (answered) keepConversation(answered);
 });
 byId("clear").addEventListener("click", () => {
   openTalk(newConversation());

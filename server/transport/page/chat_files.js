@@ -1,16 +1,15 @@
-// Text files beside a message. They are read here and sent as text.
+// Files beside a message: text and PDFs. They are read here and sent as text.
 
 const FILES_MOST = 8;
-const FILE_BYTES = 1024 * 1024; // of one; the server has limits of its own
+const FILE_BYTES = 1024 * 1024; // of one with text; the server has limits of its own
 const PASTE_CHARS = 50000; // more is attached as a file: a field with megabytes of text stops a browser for minutes
-let attached = []; // {name, text}
+let attached = []; // {name, text, note}
+const reading = new Set(); // what is shown of each PDF that is read; until then nothing is sent
 
-async function readFile(file) { // throws what is wrong with it, in words
+async function readFile(file) { // throws what is wrong with it, in words; nothing if its reader was stopped
   const name = file.name;
   if (file.type.startsWith("image/")) throw new Error(`${name} is an image, and the model is given text alone.`);
-  if (file.type === "application/pdf" || /\.pdf$/i.test(name)) {
-    throw new Error(`${name} is a PDF, which this server does not read: attach its text (pdftotext makes it).`);
-  }
+  if (await isPdf(file)) return readShown(file);
   if (file.size > FILE_BYTES) throw new Error(`${name} has ${memory(file.size)}; a file may have ${memory(FILE_BYTES)}.`);
   const bytes = new Uint8Array(await file.arrayBuffer());
   try {
@@ -22,25 +21,61 @@ async function readFile(file) { // throws what is wrong with it, in words
   throw new Error(`${name} is no text in UTF-8.`);
 }
 
+async function readShown(file) { // a PDF, with how far it is
+  const stop = new AbortController(), item = make("li", "reading"), words = make("small", "", `Reading ${file.name}`);
+  const bar = make("progress"), button = make("button", "small", "Cancel");
+  bar.setAttribute("aria-label", `Read of ${file.name}`);
+  bar.value = 0;
+  button.type = "button";
+  button.setAttribute("aria-label", `Cancel reading ${file.name}`);
+  button.addEventListener("click", () => {
+    stop.abort();
+    byId("prompt").focus();
+  });
+  item.append(words, button, bar);
+  reading.add(item);
+  put(byId("files-told"), `Reading ${file.name}.`);
+  showAttached();
+  try {
+    return await readPdf(file, (page, pages) => {
+      put(words, `Reading ${file.name}: page ${digits(page)} of ${digits(pages)}`);
+      bar.value = (page - 1) / pages;
+    }, stop.signal);
+  } catch (error) {
+    if (stop.signal.aborted) return null;
+    throw error;
+  } finally {
+    reading.delete(item);
+    put(byId("files-told"), "");
+    showAttached();
+  }
+}
+
 async function attach(files) {
   const troubles = [];
+  tellOfFiles(troubles);
   for (const file of files) {
     try {
       const read = await readFile(file);
+      if (!read) continue;
       if (attached.length >= FILES_MOST) throw new Error(`${file.name} is one too many: a message has ${FILES_MOST} files at most.`);
       attached.push(read);
     } catch (error) {
       troubles.push(error.message);
     }
+    tellOfFiles(troubles);
+    showAttached();
   }
+}
+
+function tellOfFiles(troubles) {
   put(byId("files-trouble"), troubles.join(" "));
   byId("files-trouble").hidden = !troubles.length;
-  showAttached();
 }
 
 function showAttached() {
   byId("files").replaceChildren(...attached.map((file) => {
-    const item = make("li"), button = make("button", "small", `Remove ${file.name}`);
+    const item = make("li"), button = make("button", "small", `Remove ${file.name}${file.note ? ` (${file.note})` : ""}`);
     button.type = "button";
     button.addEventListener("click", () => {
       attached = attached.filter((other) => other !== file);
@@ -49,7 +84,8 @@ function showAttached() {
     });
     item.append(button);
     return item;
-  }));
+  }), ...reading);
+  showSend();
 }
 
 byId("attach").addEventListener("click", () => byId("file").click());

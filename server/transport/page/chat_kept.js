@@ -62,10 +62,10 @@ async function showKept() {
 }
 
 async function forgetKept(id) {
+  dropAnswer(id);
   if (!id || id === talk.id) {
-    talk.gone = true; // an answer that ends now does not bring it back
-    stopAnswer();
-    openTalk(newConversation());
+    talk.gone = true;
+    openTalk(newConversation(), "replaceState");
   }
   await dropConversations(id);
   await showKept();

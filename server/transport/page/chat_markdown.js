@@ -1,5 +1,6 @@
 // Markdown as nodes. marked reads it and highlight.js tells the words of code apart; every node is made
-// here, and every text is put in as text: there is no markup between, and nothing to clean.
+// here (a formula's in chat_math.js), and every text is put in as text: there is no markup between, and
+// nothing to clean.
 
 const MARKDOWN_CHARS = 200000; // longer ones stay text
 const HIGHLIGHT_CHARS = 50000; // of one block of code
@@ -51,6 +52,7 @@ function inline(tokens) {
     }
     switch (token.type) {
       case "codespan": return make("code", "", token.text);
+      case "formula": return formulaOf(token);
       case "br": return make("br");
       case "link": return makeLink(token, inline(token.tokens));
       case "image": return makeLink(token, [`[${token.text || "image"}]`]); // nothing is fetched
@@ -73,13 +75,15 @@ function tell(node, text) { // for a moment, in place of a button's word
   setTimeout(() => put(node, before), 2000);
 }
 
-async function copyOf(node, button) {
+async function copyOf(node, button, text = node.textContent) {
   try {
-    await navigator.clipboard.writeText(node.textContent);
+    await navigator.clipboard.writeText(text);
     tell(button, "Copied.");
   } catch { // there is no clipboard on plain http: select it, for Ctrl+C or the phone's menu
     getSelection().selectAllChildren(node);
+    copying = text;
     tell(button, document.execCommand("copy") ? "Copied." : "Selected: copy it now.");
+    copying = null;
   }
 }
 
@@ -157,6 +161,10 @@ function block(token) {
       node = make("p");
       node.append(...inline(token.tokens));
       break;
+    case "formula":
+      node = make("p");
+      node.append(formulaOf(token));
+      return node;
     case "text": case "checkbox": // of a tight list
       node = make("span");
       node.append(...inline([token]));
@@ -186,19 +194,22 @@ function ranked(tokens) { // each heading has its rank
 const blocks = (tokens) => ranked(tokens).map(block);
 
 // Shows text in the node. What has not changed since the last time keeps its nodes, so that a selection
-// outlives the next tokens.
-function showMarkdown(node, text) {
-  if (node.source === text) return;
-  node.source = text;
+// outlives the next tokens. goesOn: there is more to come.
+function showMarkdown(node, text, goesOn = false) {
+  const source = text + (goesOn ? "\0" : "");
+  if (node.source === source) return;
+  node.source = source;
+  shownFormulas = 0;
   try {
     if (text.length > MARKDOWN_CHARS) throw new RangeError("long");
-    const tokens = ranked(marked.lexer(text)), known = node.shown || [];
+    const tokens = ranked(readMarkdown(text, goesOn)), known = node.shown || [];
+    const shown = tokens.map((token, n) => token.raw + token.level + (goesOn && n === tokens.length - 1));
     let same = 0;
-    while (same < known.length && same < tokens.length && known[same] === tokens[same].raw + tokens[same].level) same += 1;
+    while (same < known.length && same < shown.length && known[same] === shown[same]) same += 1;
     const nodes = tokens.slice(same).map(block); // of a long answer most are there already
     while (node.childNodes.length > same) node.lastChild.remove();
     node.append(...nodes.map((one) => (one === "" ? document.createTextNode("") : one)));
-    node.shown = tokens.map((token) => token.raw + token.level);
+    node.shown = shown;
     node.classList.remove("plain");
   } catch { // too long, or nested too deep
     node.shown = [];

@@ -1,6 +1,6 @@
 // Conversations, kept by this browser alone: in IndexedDB, or in memory where that is barred.
 //
-// A conversation: {id, title, changed, model, system, parameters, turns: {id: turn}, leaf}. A turn:
+// A conversation: {id, title, changed, model, system, parameters, settled, turns: {id: turn}, leaf}. A turn:
 // {id, parent, role, content, reasoning, calls, files, state, owner, note, figures}; turns with the same
 // parent are branches, and leaf is the last turn of the one in view.
 
@@ -34,21 +34,31 @@ async function inStore(mode, work) { // what the request of work returns; throws
 }
 
 async function keepConversation(one) {
-  if (one.gone) return undefined;
+  if (one.gone) return;
   one.changed = Date.now();
   try {
-    if (await opened) return await inStore("readwrite", (shop) => putMerged(shop, one));
+    if (await opened) {
+      await inStore("readwrite", (shop) => putMerged(shop, one));
+      if (one.gone) dropGone(one.id);
+      else tellOthers("kept", one.id);
+      return;
+    }
   } catch (error) { // no room, most likely
     tellOfKept(`This conversation could not be kept: ${error.message}`);
   }
   inMemory.set(one.id, one);
-  return undefined;
 }
 
 function putMerged(shop, one) { // another tab may have added turns to the same conversation
   const before = shop.get(one.id);
   before.onsuccess = () => {
+    if (!before.result && one.kept) { // another window has deleted it
+      one.gone = true;
+      return;
+    }
+    one.kept = true;
     const kept = before.result?.turns || {};
+    if (before.result) takeSettingsOf(one, before.result);
     one.turns = { ...kept, ...one.turns };
     const theirs = Object.values(kept).filter((turn) => turn.owner && turn.owner !== TAB && one.turns[turn.id].owner !== TAB);
     const turns = { ...one.turns, ...Object.fromEntries(theirs.map((turn) => [turn.id, turn])) };
@@ -72,6 +82,7 @@ async function dropConversations(id) { // all of them without one
   if (id) inMemory.delete(id);
   else inMemory.clear();
   if (await opened) await inStore("readwrite", (shop) => (id ? shop.delete(id) : shop.clear()));
+  tellOthers("gone", id);
 }
 
 // What one is made of.

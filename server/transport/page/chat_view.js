@@ -84,7 +84,7 @@ class View { // one turn
       this.text.classList.add("plain");
       this.showFiles();
     } else {
-      showMarkdown(this.text, turn.content);
+      showMarkdown(this.text, turn.content, running);
       this.showFolded("thoughts", "reasoning", "Reasoning", turn.reasoning, this.text);
       const calls = (turn.calls || []).map((call) => `${call.name}(${call.arguments})`).join("\n\n");
       this.showFolded("called", "calls", `Tool calls: ${(turn.calls || []).map((call) => call.name).join(", ")}`, calls, this.bar);
@@ -140,9 +140,12 @@ class View { // one turn
     }
     if (turn.role === "user" && free) nodes.push(action("Edit", "", () => this.edit()));
     if (turn.role === "assistant" && free) {
-      const copy = action("Copy", "Copy the answer", () => copyOf(this.text, copy));
+      const copy = action("Copy", "Copy the answer", () => copyOf(this.text, copy, turn.content));
       nodes.push(copy, action("Regenerate", "", () => regenerate(turn)));
-      if (["stopped", "failed", "cut", "running"].includes(turn.state) && turn.content) nodes.push(action("Continue", "", () => goOn(turn)));
+      if (["stopped", "failed", "cut", "running"].includes(turn.state) && turn.content) {
+        const button = action("Continue", "", () => goOnAsked(turn, button));
+        nodes.push(button);
+      }
     }
     holding(this.actions, () => this.actions.replaceChildren(...nodes));
   }

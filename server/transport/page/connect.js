@@ -27,7 +27,7 @@ function showConnect() {
   showMarkdown(byId("snippets"), text);
 }
 
-function showTab(name, focus) {
+function showTab(name, focus, how = "pushState") {
   for (const other of ["chat", "connect"]) {
     const chosen = other === name, tab = byId(`tab-${other}`);
     tab.setAttribute("aria-selected", String(chosen));
@@ -36,6 +36,7 @@ function showTab(name, focus) {
     if (chosen && focus) tab.focus();
   }
   byId("clear").hidden = name !== "chat";
+  if (how) markPlace(how);
   showConnect();
 }
 

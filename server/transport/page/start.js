@@ -2,6 +2,12 @@
 
 poll();
 (async () => {
-  const id = remembered("conversation"), kept = id && await conversationOf(id).catch(() => null);
-  if (kept && !talk.leaf && !answering) openTalk(kept);
+  await nameTab();
+  if (talk.leaf) return; // somebody was faster
+  if (location.hash && placeAsked()) {
+    await goToPlace();
+    return;
+  }
+  const kept = await foundTalk(remembered("conversation"));
+  if (kept && !talk.leaf) openTalk(kept, "replaceState");
 })();
