@@ -1,4 +1,4 @@
-"""One rank of a few that play the same requests in mlx-lm's caches and on shelves.
+"""One rank of a few that play the same requests in mlx-lm's caches and on shelves, and there with drafts.
 
 Started by test_company.py, once for each rank. Rank 0 writes a line of JSON for each model: what
 differs, if anything, and what has happened.
@@ -37,16 +37,20 @@ def main() -> None:
     link = Link(mx.distributed.init(strict=True))
     for name in options.names:
         shard = load(name, options, link)
-        found = {"name": name, "ways": str(shard.last.ways), "differs": [], "pauses": 0}
+        found = {"name": name, "ways": str(shard.last.ways), "differs": []}
+        found |= {"pauses": 0, "drafted": 0}
         for seed in SEEDS[: options.games]:
             if link.rank:
-                follow(rectangle(shard))
-                follow(shard)
+                for one in (rectangle(shard), shard, shard):
+                    follow(one)
                 continue
             right = play(rectangle(shard), seed)
             got = play(shard, seed, right.plan)
             found["differs"] += differences(right, got)
             found["pauses"] += got.pauses
+            got = play(shard, seed, right.plan, right)
+            found["differs"] += differences(right, got)
+            found["drafted"] += got.drafted
         if link.rank == 0:
             print(json.dumps(found | {"precision": shard.last.ways.precision}), flush=True)
 

@@ -1,5 +1,6 @@
-"""On two real ranks, too, a request gets the same text on shelves as in mlx-lm's caches, with others
-that come, leave, are paused, have several choices and go on from each other, in any order."""
+"""On two real ranks, too, a request gets the same text on shelves as in mlx-lm's caches, and with
+drafts, with others that come, leave, are paused, have several choices and go on from each other, in
+any order."""
 
 import pytest
 
@@ -23,7 +24,7 @@ def check(names, *options: str) -> list[dict]:
     assert [one["name"] for one in found] == [*names]
     for one in found:
         assert not one["differs"], one
-        assert one["pauses"] and one["ways"].startswith("together")
+        assert one["drafted"] and one["pauses"] and one["ways"].startswith("together")
     return found
 
 
