@@ -67,8 +67,8 @@ def test_a_reload_and_a_link_lead_to_the_same_conversation_and_tab(browser, clus
     assert there.partition("#")[2].startswith("connect/")
     browser.run("location.reload()")
     browser.wait_text("#panel-connect", "Client")
-    wait_shown(browser, "", "")  # under the other tab
-    assert browser.run("return talk.id") == there.rpartition("/")[2]
+    browser.wait("return talk.id === arguments[0]", there.rpartition("/")[2])
+    assert browser.run("return location.href") == there and not browser.text("#panel-chat")
     browser.new_window()
     browser.open(first)
     wait_shown(browser, "one?", "one.")

@@ -136,14 +136,15 @@ async function run(turn, continues) {
   showTalk();
   log.setAttribute("aria-busy", "true"); // read out when it is whole, not token by token
   showSend();
-  let kept = performance.now();
+  let keeping = 0; // soon, also when nothing more comes: another window shows what is kept
   keepConversation(one);
   try {
     const finish = await stream(body, turn, answering.signal, () => {
       if (one === talk) viewOf(turn).later();
-      if (performance.now() - kept < KEEP_MS) return;
-      kept = performance.now();
-      keepConversation(one);
+      keeping ||= setTimeout(() => {
+        keeping = 0;
+        keepConversation(one);
+      }, KEEP_MS);
     });
     turn.state = finish === "length" ? "cut" : "done";
     turn.note = finish === "length" ? "cut at the token limit" : "";
@@ -151,6 +152,7 @@ async function run(turn, continues) {
   } catch (error) {
     failed(one, turn, error);
   }
+  clearTimeout(keeping);
   answering = answered = answeredTurn = null;
   delete turn.progress;
   log.removeAttribute("aria-busy");
