@@ -39,6 +39,7 @@ async function keepConversation(one) {
   try {
     if (await opened) {
       await inStore("readwrite", (shop) => putMerged(shop, one));
+      one.kept = true;
       if (one.gone) dropGone(one.id);
       else tellOthers("kept", one.id);
       return;
@@ -56,7 +57,6 @@ function putMerged(shop, one) { // another tab may have added turns to the same 
       one.gone = true;
       return;
     }
-    one.kept = true;
     const kept = before.result?.turns || {};
     if (before.result) takeSettingsOf(one, before.result);
     one.turns = { ...kept, ...one.turns };
@@ -69,12 +69,14 @@ function putMerged(shop, one) { // another tab may have added turns to the same 
 
 async function conversations() { // the newest first
   const kept = (await opened) ? await inStore("readonly", (shop) => shop.getAll()) : [];
+  for (const one of kept) one.kept = true;
   const ids = new Set(kept.map((one) => one.id));
   return [...kept, ...[...inMemory.values()].filter((one) => !ids.has(one.id))].sort((a, b) => b.changed - a.changed);
 }
 
 async function conversationOf(id) {
   const kept = (await opened) && await inStore("readonly", (shop) => shop.get(id));
+  if (kept) kept.kept = true;
   return kept || inMemory.get(id);
 }
 
