@@ -158,6 +158,11 @@ def test_what_is_drawn_has_nothing_but_what_mathml_needs(browser, cluster):
     assert set(tags) <= TAGS and set(attributes) <= ATTRIBUTES and hacked == 0
     assert spaces == ["http://www.w3.org/1998/Math/MathML"]
     assert max(map(abs, widths)) <= 20
+    sizes = browser.run(
+        "return [...document.querySelectorAll('[mathsize]')]"
+        ".map(n => parseFloat(getComputedStyle(n).fontSize))"
+    )
+    assert sizes and max(sizes) < 3 * 16, "not one times the other"
     assert "𝐱" in browser.text(".assistant") and "ℱ" in browser.text(".assistant")
     assert browser.complaints() == []
 

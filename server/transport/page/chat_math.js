@@ -101,9 +101,15 @@ function dressTable(node, told) { // what only attributes say that browsers have
 function rowOf(one, room, depth) { // one of ROWS, and what is in it
   const { style, ...attributes } = one.attributes;
   if (attributes.mathbackground === "black") attributes.mathbackground = "currentcolor"; // a rule's own
+  const around = room.size, size = parseFloat(attributes.mathsize);
+  if (size) { // TeX's is of the formula, MathML's of what is around it
+    attributes.mathsize = `${(size / around).toFixed(4)}em`;
+    room.size = size;
+  }
   const node = makeMath(one.type, attributes);
   if (style?.startsWith("border")) node.setAttribute("class", "box"); // \fcolorbox
   node.append(...mathNodes(one.children, room, depth + 1));
+  room.size = around;
   if (one.type === "mtable") dressTable(node, one.attributes);
   return node;
 }
@@ -135,7 +141,7 @@ function drawnFormula(text, display) { // throws where it is none
   });
   const [content] = tree.children[0].children[0].children; // of <semantics>: beside it stands the source
   const node = makeMath("math", display ? { display: "block" } : {});
-  node.append(...mathNodes([content], { nodes: FORMULA_NODES }, 0));
+  node.append(...mathNodes([content], { nodes: FORMULA_NODES, size: 1 }, 0));
   return node;
 }
 
