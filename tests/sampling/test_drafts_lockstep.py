@@ -12,6 +12,8 @@ from tests.support.tiny_models import tiny_llama
 
 pytestmark = pytest.mark.ranks
 
+FEW = ["greedy", "bias", "four choices", "schema", "forced call"]
+
 
 def serve(folder, model, ranks: int, **settings) -> Cluster:
     settings = {"QUEUE_MAX": 64, "MAX_BATCH": 6, "PREFILL_STEP": 64} | settings
@@ -22,11 +24,13 @@ def serve(folder, model, ranks: int, **settings) -> Cluster:
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.thorough)])
 def test_all_kinds_of_requests_get_with_drafts_what_they_get_without(ranks, tmp_path):
+    # Four ranks on two cores take minutes for all of them, nearly all of it waiting for each other.
+    names = list(REQUESTS) if ranks == 2 else FEW
     model = tiny_llama(tmp_path / "tiny", context=4096)
     (tmp_path / "eager-0").touch()
     off = serve(tmp_path, model, ranks, SPECULATE="off")
     try:
-        alone = {name: ask(off, name) for name in REQUESTS}
+        alone = {name: ask(off, name) for name in names}
         assert off.get("/cluster")[1]["drafts"]["drafted"] == 0
     finally:
         off.end()
@@ -34,13 +38,13 @@ def test_all_kinds_of_requests_get_with_drafts_what_they_get_without(ranks, tmp_
     on = serve(tmp_path, model, ranks, SPECULATE="auto", **faults)
     try:
         pids = on.pids()
-        for name in REQUESTS:
+        for name in names:
             assert_same(ask(on, name), alone[name], name)
         drafts = on.get("/cluster")[1]["drafts"]
-        assert drafts["on"] == "of any row" and drafts["right"] > 20, drafts
-        with ThreadPoolExecutor(len(REQUESTS)) as pool:
+        assert drafts["on"] == "of any row" and drafts["right"] > (20 if ranks == 2 else 5), drafts
+        with ThreadPoolExecutor(len(names)) as pool:
             leavers = [on.open_stream(max_tokens=2000, ignore_eos=True) for _ in range(3)]
-            together = {name: pool.submit(ask, on, name) for name in REQUESTS}
+            together = {name: pool.submit(ask, on, name) for name in names}
             for leaver in leavers:
                 leaver.close()
             for name, future in together.items():

@@ -31,6 +31,10 @@ def engine_environment() -> dict[str, str]:
     return own | settings
 
 
+# A tiny model goes round in circles, and with drafts an answer that should take long ends at once.
+NO_DRAFTS = "off"
+
+
 class Cluster:
     """Ranks of one server. settings are environment variables."""
 
@@ -51,6 +55,7 @@ class Cluster:
             # A canary of 512 tokens at every start would be most of the suite's time.
             "PREFILL_STEP": "128",
             "HTTP_PORT": str(first),
+            "SPECULATE": NO_DRAFTS,
             **{name: str(value) for name, value in settings.items()},
         }
         command = [

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.cluster import NO_DRAFTS
 from tests.support.paths import FAULT_SITE, ROOT
 from tests.support.ports import free_port
 
@@ -138,6 +139,7 @@ class Server:
         self._small_disk = False
         self._place = ["--local", "2"]
         self._settings = {
+            "SPECULATE": NO_DRAFTS,
             "MODEL_DIR": model_dir,
             "MODEL_ID": "tiny",
             "PYTHON": sys.executable,

@@ -359,9 +359,9 @@ def test_two_real_ranks_are_shown_and_stream_an_answer(page, server):
         " {childList: true, subtree: true, characterData: true})"
     )
     page.click("#options summary")
-    page.type("#max_tokens", "40")
+    page.type("#max_tokens", "200")
     told = say(page, MARKUP)
-    assert " tokens in, 40 out" in told and "cut at the token limit" in told and "tokens/s" in told
+    assert " tokens in, 200 out" in told and "cut at the token limit" in told and "tokens/s" in told
     assert page.run("return sizes.size") > 2, "it grows bit by bit"
     assert page.text(".turn.user .text") == MARKUP
     page.click("#curl-box summary")

@@ -165,7 +165,7 @@ class Run:
             samples[side].append(sample)
             shown = ["broken"]
             if sample is not None:
-                shown = [f"{one.key} {one.show(sample[one.key])}" for one in check.measures]
+                shown = [f"{one.key} {one.show(sample.get(one.key))}" for one in check.measures]
             self.tell(f"round {number}, {check.id}, {contender.name}: {', '.join(shown)}")
 
     def note(self, text: str) -> None:
