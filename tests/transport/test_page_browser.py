@@ -321,6 +321,8 @@ def page(browser, server):
         browser.type("#key", KEY)
         browser.click("#key-form button")
     browser.wait_text("#state", "Serving")
+    # The last conversation comes into view, with its parameters, which would join what is typed.
+    browser.wait("return !remembered('conversation') || Boolean(talk.leaf)")
     return browser
 
 
