@@ -269,7 +269,7 @@ class Decoding:
                     rewind.catch_up(row, self._compute)  # as what comes next has to see it
             self._quantise(rows)
             for row, (token, *own) in zip(rows, texts, strict=True):
-                text = rewind.begin(row, [token], own)
+                text = rewind.begin(row, token, own)
                 logits = self.model(mx.array([text]), cache=row.caches)
                 apart.append(logits[0, len(text) - 1 - len(own) :])
             logits = mx.concatenate(apart)
@@ -302,8 +302,8 @@ class Decoding:
         wanted = [i for i, row in enumerate(self.rows) if drafts.get(row)]
         if not wanted:
             return []
-        if len(self.rows) == 1 and not self._ways.rows_apart and not self.caches.cuttable:
-            self._take_apart(self.rows[0])
+        if len(self.rows) == 1 and not self._apart and not self.caches.cuttable:
+            self._take_apart()
         if self._apart:
             can = {i for i in wanted if rewind.bears(self.rows[i])}
         elif len(self.rows) > 1 and not (self.caches.cuttable and self._ways.bear_widths):
@@ -333,11 +333,10 @@ class Decoding:
         """Rows that have caches of their own: the first ones, and all where there are drafts."""
         return sum(row.caches is not None for row in self.rows)
 
-    def _take_apart(self, row: Row) -> None:
+    def _take_apart(self) -> None:
         """The only row gets caches of its own, which can go back after a step with drafts."""
-        if row.caches is None:
-            row.caches = self.caches.extract(0)
-            self.caches.clear()
+        self.rows[0].caches = self.caches.extract(0)
+        self.caches.clear()
 
     def _bring_back(self) -> None:
         """A row that has company comes into the batch, since it has no drafts then."""

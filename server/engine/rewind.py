@@ -24,9 +24,9 @@ OWED_MOST = 16  # tokens, with which a step may have drafts
 Compute = Callable[[Sequence[int], Caches], None]  # puts tokens into a row's caches
 
 
-def begin(row: Row, tokens: Sequence[int], drafts: Sequence[int]) -> list[int]:
-    """What a step computes for a row: what it owes, its tokens, and its drafts."""
-    text = [*owed(row), *tokens, *drafts]
+def begin(row: Row, token: int, drafts: Sequence[int]) -> list[int]:
+    """What a step computes for a row: what it owes, its last token, and its drafts."""
+    text = [*_last(row, row.owing), token, *drafts]
     row.owing = 0
     row.before, row.ran = (_kept(row.caches), len(text)) if drafts else (None, 0)
     return text
@@ -39,11 +39,6 @@ def settle(row: Row, wrong: int) -> None:
     row.before, row.ran = None, 0
 
 
-def owed(row: Row) -> list[int]:
-    """The last of its tokens, that are not in its caches."""
-    return row.tokens[len(row.tokens) - row.owing :]
-
-
 def bears(row: Row) -> bool:
     """Whether it may have drafts."""
     return row.owing <= OWED_MOST
@@ -52,7 +47,7 @@ def bears(row: Row) -> bool:
 def catch_up(row: Row, compute: Compute) -> None:
     """Nothing is owed any more."""
     if row.owing:
-        compute(owed(row), row.caches)
+        compute(_last(row, row.owing), row.caches)
         row.owing = 0
 
 
@@ -63,8 +58,12 @@ def copied(row: Row, beyond: int, compute: Compute) -> Caches:
     if beyond:
         caches, owing = _gone_back(row, caches, beyond)
     if owing:
-        compute(row.tokens[len(row.tokens) - owing :], caches)
+        compute(_last(row, owing), caches)
     return caches
+
+
+def _last(row: Row, count: int) -> list[int]:
+    return row.tokens[len(row.tokens) - count :]
 
 
 def _gone_back(row: Row, caches: Caches, tokens: int) -> tuple[Caches, int]:

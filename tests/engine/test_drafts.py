@@ -12,8 +12,8 @@ from server.scheduler.speculation import Speculation
 from server.scheduler.step_costs import StepCosts
 from server.startup.loading import load_shard
 from server.wire.link import Link
-from tests.models.served import serve
-from tests.support.desk import Desk, choices, ids_of, ticket
+from tests.models.served import keeping, serve
+from tests.support.desk import Desk, choices, ids_of, shapes_of, ticket
 from tests.support.drafting import Knows
 from tests.support.tiny_models import VOCAB, tiny_llama
 from tests.support.walk_parts import Multiples
@@ -68,10 +68,9 @@ class Asked:
             return next((answers[uid] for uid, one in running if one.row is row), [])
 
         knows = Knows(answer, VOCAB, **options)
-        reuse = reuse_kind(self.shard.model, self.shard.last.ways)
         desk = Desk(
-            self.shard, max_batch, self.eos, drafter=knows, slack=8, room=9999 if reuse else 0,
-            capacity=capacity, cuttable=reuse == REUSE_CUT,
+            self.shard, max_batch, self.eos, drafter=knows, slack=8, capacity=capacity,
+            **keeping(self.shard, 9999),
         )  # fmt: skip
         desk.tickets = rows
         desk.got = desk.events(*tickets, act=lambda turn: act(turn, desk))
@@ -114,14 +113,7 @@ def test_answers_are_the_same_with_and_without_drafts(shard, ways, wrong, monkey
 
 def test_right_drafts_save_steps(shard, monkeypatch):
     asked = Asked(shard, lambda: ticket(max_tokens=60))
-    calls = []
-    call = type(shard.model).__call__
-
-    def spy(self, inputs, cache=None, **rest):
-        calls.append(inputs.shape)
-        return call(self, inputs, cache=cache, **rest)
-
-    monkeypatch.setattr(type(shard.model), "__call__", spy)
+    calls = shapes_of(shard, monkeypatch)
     asked.check(asked.with_drafts(wrong=0.0).got)
     assert len(calls) < 40
     assert max(width for _, width in calls[1:]) > 1

@@ -11,7 +11,7 @@ from server.sampling.choosers import Follows
 from server.scheduler.queue import Ticket
 from server.startup.loading import load_shard
 from server.wire.link import Link
-from tests.support.desk import Desk, choices, ids_of, ticket
+from tests.support.desk import Desk, choices, ids_of, shapes_of, ticket
 from tests.support.ticket_events import all_events
 from tests.support.tiny_models import tiny_llama
 
@@ -159,14 +159,7 @@ def test_choices_from_one_prefill_are_what_they_are_alone(shard, length):
 
 
 def test_a_prompt_is_prefilled_once_for_all_its_choices(shard, monkeypatch):
-    shapes = []
-    call = type(shard.model).__call__
-
-    def spy(self, inputs, cache=None, **rest):
-        shapes.append(inputs.shape)
-        return call(self, inputs, cache=cache, **rest)
-
-    monkeypatch.setattr(type(shard.model), "__call__", spy)
+    shapes = shapes_of(shard, monkeypatch)
     Desk(shard).run(choices(4, prompt=[7] * 130, max_tokens=3))
     prefill = [shape for shape in shapes if shape[1] > 1]
     assert prefill == [(1, 64), (1, 64)], "129 tokens: two chunks, and one of a single token"

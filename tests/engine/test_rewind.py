@@ -10,7 +10,7 @@ from server.engine.prefix_store import REUSE_CUT, leaves, reuse_kind
 from server.protocol.events import Token
 from tests.engine.test_drafts import KINDS, Asked, check_same
 from tests.models.served import serve
-from tests.support.desk import ticket
+from tests.support.desk import shapes_of, ticket
 
 # Windows; with sinks; states beside full layers, alone, beside windows, and beside latents.
 NAMES = ["gemma3_text", "gpt_oss", "qwen3_next", "mamba2", "recurrent_gemma", "kimi_linear"]
@@ -62,14 +62,7 @@ def test_answers_are_the_same_with_and_without_drafts(name, wrong):
 def test_right_drafts_save_steps(name, monkeypatch):
     shard = serve(name)
     asked = Asked(shard, lambda: ticket(prompts(9)[0], max_tokens=60))
-    calls = []
-    call = type(shard.model).__call__
-
-    def spy(self, inputs, cache=None, **rest):
-        calls.append(inputs.shape)
-        return call(self, inputs, cache=cache, **rest)
-
-    monkeypatch.setattr(type(shard.model), "__call__", spy)
+    calls = shapes_of(shard, monkeypatch)
     asked.check(asked.with_drafts(wrong=0.0).got)
     assert len(calls) < 40
 
@@ -80,9 +73,9 @@ def test_what_is_owed_has_an_end(monkeypatch):
     owing = []
     begin = rewind.begin
 
-    def noted(row, tokens, drafts):
+    def noted(row, token, drafts):
         owing.append((row.owing, len(drafts)))
-        return begin(row, tokens, drafts)
+        return begin(row, token, drafts)
 
     monkeypatch.setattr(rewind, "begin", noted)
     monkeypatch.setattr(rewind, "OWED_MOST", 4)

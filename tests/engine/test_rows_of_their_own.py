@@ -10,7 +10,7 @@ from server.engine.prefix_store import REUSE_CUT, reuse_kind
 from server.engine.shelved_kv import ShelvedKV
 from tests.models.company import differences, play, rectangle
 from tests.models.served import desk_of, serve
-from tests.support.desk import Desk, ticket
+from tests.support.desk import Desk, shapes_of, ticket
 
 # A model of each kind of cache: full, full with experts, sinks and windows, windows, states beside
 # full ones, states alone, latents, latents with a choice of what to look at, latents beside states,
@@ -141,14 +141,7 @@ def test_latent_prompts_share_a_pass_only_where_they_have_come_about_as_far(monk
     """In it their keys are one array: a long text that is continued would make short ones as long
     as itself."""
     shard = serve("deepseek_v3")
-    shapes: list[tuple[int, int]] = []
-    call = type(shard.model).__call__
-
-    def spy(self, inputs, cache=None, **rest):
-        shapes.append(inputs.shape)
-        return call(self, inputs, cache=cache, **rest)
-
-    monkeypatch.setattr(type(shard.model), "__call__", spy)
+    shapes = shapes_of(shard, monkeypatch)
     desk = Desk(shard, room=10**6, cuttable=False)
     text = [n % 200 + 3 for n in range(900)]
     desk.run(ticket(prompt=text, max_tokens=3))

@@ -15,7 +15,6 @@ from unittest import mock
 import mlx.core as mx
 
 from server.engine.engine import Engine
-from server.engine.prefix_store import REUSE_CUT, reuse_kind
 from server.engine.rows_apart import Ways
 from server.loop import run_lockstep
 from server.protocol.events import Token
@@ -27,6 +26,7 @@ from server.scheduler.queue import Ticket
 from server.scheduler.spectator import Spectator
 from server.wire.link import Link
 from server.wire.mailbox import Mailbox
+from tests.models.served import keeping
 from tests.support.desk import Desk, choices
 from tests.support.drafting import Knows
 from tests.support.ticket_events import all_events
@@ -93,8 +93,7 @@ def play(
 ) -> Played:
     """On rank 0. plan: None: makes one. drafts: rank 0 drafts what has come of the same plan, and
     now and then something else. options: of the desk."""
-    reuse = reuse_kind(shard.model, shard.last.ways)
-    sizes = {"max_batch": BATCH, "capacity": CAPACITY, "room": 2000 if reuse else 0}
+    sizes = {"max_batch": BATCH, "capacity": CAPACITY} | keeping(shard, 2000)
     if drafts is not None:
 
         def answer(row: Row) -> list[int]:
@@ -102,7 +101,7 @@ def play(
             return _answer_to(next(uids, None), played, drafts)
 
         sizes["drafter"] = Knows(answer, shard.vocab, seed=seed)
-    desk = Desk(shard, **sizes | {"cuttable": reuse == REUSE_CUT} | options)
+    desk = Desk(shard, **sizes | options)
     # Here and below chance, lest the clock has a say.
     desk.scheduler._pace = Pace(random.Random(seed))
     desk.scheduler._reserve = lambda one: one.length  # takes more in than there is room for

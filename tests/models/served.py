@@ -2,6 +2,7 @@
 
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -39,9 +40,13 @@ def serve(
 
 
 def desk_of(shard: SimpleNamespace, **options) -> Desk:
+    return Desk(shard, **{"max_batch": 8} | keeping(shard, 10**6) | options)
+
+
+def keeping(shard: SimpleNamespace, room: int) -> dict[str, Any]:
+    """A desk's options for prefixes, of so many tokens if the model bears any."""
     reuse = reuse_kind(shard.model, shard.last.ways)
-    room = 10**6 if reuse else 0
-    return Desk(shard, **{"max_batch": 8, "room": room, "cuttable": reuse == REUSE_CUT} | options)
+    return {"room": room if reuse else 0, "cuttable": reuse == REUSE_CUT}
 
 
 def prompt(seed: int, length: int) -> list[int]:

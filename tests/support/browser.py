@@ -188,6 +188,11 @@ class Browser:
             " v.nodes.slice(0, 3).map(n => n.html + n.failureSummary)]))", css,
         )  # fmt: skip
 
+    def colours(self, scheme: str = "") -> None:
+        """What the page takes its user to prefer, light or dark; empty: what the browser has."""
+        media = [{"name": "prefers-color-scheme", "value": scheme}] if scheme else []
+        self.devtools("Emulation.setEmulatedMedia", features=media)
+
     def screen(self, width: int, height: int, phone: bool = False) -> None:
         """The size of the screen in CSS pixels."""
         self.devtools(

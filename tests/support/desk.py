@@ -125,6 +125,18 @@ def precision_of(shard) -> Precision:
     return Precision(quantised.start if quantised else 0)
 
 
+def shapes_of(shard, monkeypatch) -> list[tuple[int, int]]:
+    """The rows and tokens of each call of its model from now on."""
+    shapes, call = [], type(shard.model).__call__
+
+    def noted(self, inputs, cache=None, **rest):
+        shapes.append(inputs.shape)
+        return call(self, inputs, cache=cache, **rest)
+
+    monkeypatch.setattr(type(shard.model), "__call__", noted)
+    return shapes
+
+
 def ids_of(events: Iterable[Event]) -> list[int] | Failed:
     events = list(events)
     failures = [event for event in events if isinstance(event, Failed)]

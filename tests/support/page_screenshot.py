@@ -61,8 +61,7 @@ def shoot(cluster: Cluster, profile: Path, options: argparse.Namespace) -> bytes
     browser = Browser(profile)
     try:
         scheme = "dark" if options.dark else "light"
-        media = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.devtools("Emulation.setEmulatedMedia", features=media)
+        browser.colours(scheme)
         phone = options.width < 600
         browser.screen(options.width, 844 if phone else 960, phone)
         browser.open(cluster.url)

@@ -143,8 +143,7 @@ def test_markup_is_shown_as_text(browser, cluster):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_needs_no_sideways_scrolling(browser, cluster, scheme):
     browser.screen(390, 844, phone=True)
-    media = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.devtools("Emulation.setEmulatedMedia", features=media)
+    browser.colours(scheme)
     long = "x" * 300
     show(
         browser, cluster, model=long, last_failure=long, events=[{"t": 0, "text": long}],
@@ -162,7 +161,7 @@ def test_a_phone_needs_no_sideways_scrolling(browser, cluster, scheme):
     assert max(widths) <= 390
     paint = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", paint))) > 380) == (scheme == "light")
-    browser.devtools("Emulation.setEmulatedMedia", features=[])
+    browser.colours()
 
 
 def test_texts_stand_out_from_their_grounds():

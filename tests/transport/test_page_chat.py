@@ -297,8 +297,7 @@ def test_connect_shows_each_client_of_the_docs_with_the_real_values(browser, clu
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_nothing_in_the_chat(browser, cluster, scheme, width):
     browser.screen(width, 844, phone=width < 600)
-    media = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.devtools("Emulation.setEmulatedMedia", features=media)
+    browser.colours(scheme)
 
     def clean() -> None:
         assert browser.violations("#chat") == []
@@ -321,4 +320,4 @@ def test_axe_finds_nothing_in_the_chat(browser, cluster, scheme, width):
     assert widths[0] <= width and max(widths[1:]) <= 0
     browser.run("document.querySelector('#tab-connect').click()")
     clean()
-    browser.devtools("Emulation.setEmulatedMedia", features=[])
+    browser.colours()

@@ -275,8 +275,7 @@ def test_many_formulas_and_many_marks_do_not_stop_the_page(browser, cluster):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(browser, cluster, scheme, width):
     browser.screen(width, 844, phone=width < 600)
-    media = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.devtools("Emulation.setEmulatedMedia", features=media)
+    browser.colours(scheme)
     wide = " + ".join(f"x_{{{n}}}" for n in range(60))
     cluster.say({"content": f"{FORMULAS}\n\nWide \\({wide}\\) and $$ {wide} $$ \\frac $${{$$"})
     say(browser, "Show me.")
@@ -287,4 +286,4 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(browser, cluster
         "'#log, #chat, .turn')].map(n => n.scrollWidth - n.clientWidth)]"
     )
     assert widths[0] <= width and max(widths[1:]) <= 0
-    browser.devtools("Emulation.setEmulatedMedia", features=[])
+    browser.colours()

@@ -105,8 +105,7 @@ def test_a_chart_leaves_out_the_time_in_which_the_server_was_away(browser, clust
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_operator_s_half_fits_a_phone(browser, cluster, scheme):
     browser.screen(390, 844, phone=True)
-    media = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.devtools("Emulation.setEmulatedMedia", features=media)
+    browser.colours(scheme)
     long = "x" * 200
     key = dict.fromkeys(
         ("answered", "prompt_tokens", "cached_tokens", "generated_tokens"), 10**9
@@ -119,7 +118,7 @@ def test_the_operator_s_half_fits_a_phone(browser, cluster, scheme):
         "return [document.documentElement.scrollWidth,"
         " ...[...document.querySelectorAll('.card')].map(n => n.scrollWidth)]"
     )
-    browser.devtools("Emulation.setEmulatedMedia", features=[])
+    browser.colours()
     assert max(widths) <= 390
 
 

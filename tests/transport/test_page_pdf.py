@@ -151,8 +151,7 @@ def test_its_worker_can_fetch_load_and_evaluate_nothing(browser, cluster):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_nothing_while_one_is_read_attached_or_refused(browser, cluster, scheme, width):
     browser.screen(width, 844, phone=width < 600)
-    media = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.devtools("Emulation.setEmulatedMedia", features=media)
+    browser.colours(scheme)
     cluster.sends_parts.clear()
     long = "long" * 40
     browser.run("attach([new File(['%PDF-1.7'], arguments[0])])", f"{long}.pdf")
@@ -167,7 +166,7 @@ def test_axe_finds_nothing_while_one_is_read_attached_or_refused(browser, cluste
         clean(browser)
     finally:
         cluster.sends_parts.set()
-        browser.devtools("Emulation.setEmulatedMedia", features=[])
+        browser.colours()
 
 
 def clean(browser) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.transport.test_page_browser import say, wait_answer
 
-SHOWN = "return [...document.querySelectorAll('.turn .text')].map(n => n.innerText)"
+SHOWN = "[...document.querySelectorAll('.turn .text')].map(n => n.innerText)"
 KEPT = """
 return conversationOf(arguments[0]).then(one => one &&
   Object.values(one.turns).map(turn => [turn.role, turn.content, turn.state ?? ""]))
@@ -30,11 +30,20 @@ def talked(browser, cluster, question: str, answer: str) -> str:
     return browser.run("return location.href")
 
 
+def half_answered(browser, cluster, question: str, begin: str, end: str) -> threading.Event:
+    """Asks, and sees the beginning of the answer; whose end comes when the event is set."""
+    go_on = threading.Event()
+    cluster.say({"content": begin}, {"content": end})
+    cluster.events.insert(1, go_on)
+    browser.type("#prompt", question)
+    browser.click("#send")
+    browser.wait_text(".turn.assistant .text", begin.strip())
+    return go_on
+
+
 def wait_shown(browser, *texts: str) -> None:
-    browser.wait(
-        "return JSON.stringify([...document.querySelectorAll('.turn .text')].map(n => n.innerText))"
-        " === JSON.stringify(arguments[0])", list(texts),
-    )  # fmt: skip
+    same = f"return JSON.stringify({SHOWN}) === JSON.stringify(arguments[0])"
+    browser.wait(same, list(texts))
 
 
 def test_back_and_forward_lead_from_conversation_to_conversation(browser, cluster):
@@ -89,12 +98,7 @@ def test_the_link_to_the_chat_keeps_the_conversation(browser, cluster):
 def test_an_answer_goes_on_while_another_conversation_is_in_view(browser, cluster):
     talked(browser, cluster, "one?", "one.")
     browser.click("#clear")
-    cluster.say({"content": "two "}, {"content": "and a half."})
-    go_on = threading.Event()
-    cluster.events.insert(1, go_on)
-    browser.type("#prompt", "two?")
-    browser.click("#send")
-    browser.wait_text(".turn.assistant .text", "two")
+    go_on = half_answered(browser, cluster, "two?", "two ", "and a half.")
     browser.back()
     wait_shown(browser, "one?", "one.")
     assert "in another conversation" in browser.text("#prompt-note")
@@ -113,12 +117,7 @@ def test_an_answer_goes_on_while_another_conversation_is_in_view(browser, cluste
 
 def test_one_window_streams_while_another_one_edits(browser, cluster):
     one = browser.window()
-    cluster.say({"content": "slow "}, {"content": "answer."})
-    go_on = threading.Event()
-    cluster.events.insert(1, go_on)
-    browser.type("#prompt", "first?")
-    browser.click("#send")
-    browser.wait_text(".turn.assistant .text", "slow")
+    go_on = half_answered(browser, cluster, "first?", "slow ", "answer.")
     address = browser.run("return location.href")
     other = browser.new_window()
     browser.open(address)
@@ -172,12 +171,7 @@ def test_one_window_follows_what_another_one_asks(browser, cluster):
 
 def test_what_another_window_answers_is_left_to_it(browser, cluster):
     one = browser.window()
-    cluster.say({"content": "slow "}, {"content": "answer."})
-    go_on = threading.Event()
-    cluster.events.insert(1, go_on)
-    browser.type("#prompt", "first?")
-    browser.click("#send")
-    browser.wait_text(".turn.assistant .text", "slow")
+    go_on = half_answered(browser, cluster, "first?", "slow ", "answer.")
     address = browser.run("return location.href")
     browser.run("window.open(location.href)")  # which copies what the tab remembers
     (copy,) = [window for window in browser.windows() if window != one]
@@ -201,12 +195,7 @@ def test_what_another_window_answers_is_left_to_it(browser, cluster):
 @pytest.mark.parametrize("what", ["this one", "all"])
 def test_one_window_deletes_what_another_one_shows_and_answers(browser, cluster, what):
     one = browser.window()
-    cluster.say({"content": "slow "}, {"content": "answer."})
-    go_on = threading.Event()
-    cluster.events.insert(1, go_on)
-    browser.type("#prompt", "first?")
-    browser.click("#send")
-    browser.wait_text(".turn.assistant .text", "slow")
+    go_on = half_answered(browser, cluster, "first?", "slow ", "answer.")
     address = browser.run("return location.href")
     browser.new_window()
     browser.open(address)
@@ -221,7 +210,7 @@ def test_one_window_deletes_what_another_one_shows_and_answers(browser, cluster,
     browser.wait_text("#hint", "That conversation was deleted in another window.")
     wait_answer(browser)
     go_on.set()
-    assert browser.run(SHOWN) == []
+    assert browser.run(f"return {SHOWN}") == []
     assert browser.run("return conversations().then(all => all.length)") == 0
     cluster.say({"content": "new."})
     assert "new." in say(browser, "again?")

@@ -166,10 +166,7 @@ LOOKS = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 390
 
 
 def look(browser, scheme: str, width: int) -> None:
-    browser.devtools(
-        "Emulation.setEmulatedMedia",
-        features=[{"name": "prefers-color-scheme", "value": scheme}],
-    )
+    browser.colours(scheme)
     browser.screen(width, 844, phone=width < 600)
 
 
@@ -182,4 +179,4 @@ def test_every_state_is_told_to_everybody(browser, cluster, state):
             assert browser.violations() == [], (scheme, width)
             assert max(browser.run(OVERFLOW)) <= 0, (scheme, width)
     finally:
-        browser.devtools("Emulation.setEmulatedMedia", features=[])
+        browser.colours()
