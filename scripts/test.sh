@@ -8,8 +8,8 @@
 #   ARGUMENT...   For pytest: -k NAME, -x, --durations=20, or files and folders instead of all of
 #                 tests/.
 #
-# With nothing but options of two dashes it runs pytest twice: several processes for the tests that
-# need none to themselves, then the others ("ranks"), one after another.
+# With nothing but options of two dashes it runs pytest twice, each time in several processes: first
+# the tests without real ranks, then those with ("ranks").
 #
 # Makes .venv with requirements.txt and requirements-dev.txt. Some tests also use shellcheck,
 # bats, sshd and coding agents (npm install in tests/agents) where they are installed, and are skipped,
@@ -29,7 +29,7 @@ run_pytest() {
 }
 
 main() {
-  local argument setting code=0 paths=tests shared=true
+  local argument setting part code=0 paths=tests shared=true
   case ${1-} in
     -h | --help)
       usage
@@ -47,12 +47,12 @@ main() {
     case $argument in --*) ;; *) shared=false ;; esac
   done
   if "$shared"; then
-    # One process more than cores, as many a test waits. Not with real ranks: two groups of them at
-    # once take many times as long, since each waits for the other's turn in every collective.
-    run_pytest "$ROOT/tests" -m "not ranks" -n "$(($(getconf _NPROCESSORS_ONLN) + 1))" \
-      --dist loadfile --no-loadscope-reorder "$@" || code=$?
-    [ "$code" != 2 ] || exit 2 # Ctrl-C
-    run_pytest "$ROOT/tests" -m ranks "$@" || code=$?
+    # How many processes: tests/conftest.py.
+    for part in "not ranks" ranks; do
+      run_pytest "$ROOT/tests" -m "$part" -n auto --dist loadfile --no-loadscope-reorder "$@" ||
+        code=$?
+      [ "$code" != 2 ] || exit 2 # Ctrl-C
+    done
     exit "$code"
   fi
   # Paths are meant from where the user stands, so only the default one is made absolute.

@@ -25,17 +25,25 @@ PYTHON = Path(sys._base_executable)
 if os.path.realpath(shutil.which(PYTHON.name) or "") != os.path.realpath(PYTHON):
     os.environ["PATH"] = f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}"
 
-# For the ranks of all processes of a session: tests/support/fault_site/kept_names.py.
-if "NAMES_KEPT" not in os.environ:
-    KEPT = tempfile.TemporaryDirectory(prefix="names-")
-    os.environ["NAMES_KEPT"] = str(Path(KEPT.name) / "transformers")
-
 # Under nohup it is ignored, and everything that is started here would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-from tests.support import sweeps  # noqa: E402
-from tests.support.cluster import Cluster  # noqa: E402
+# MLX hands its thread one operation after another. Else that thread, woken for each, takes the core
+# from the one that is about to hand it the next: a third of the time of an engine's tests.
+if hasattr(os, "SCHED_BATCH"):
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+from tests.support import ring_waits, sweeps  # noqa: E402
+from tests.support.cluster import Cluster, blas_environment  # noqa: E402
 from tests.support.nodes import NODE_NAMES, running_nodes  # noqa: E402
+
+# For the ranks of all processes of a session: fault_site/kept_names.py, ring_waits.py.
+if "NAMES_KEPT" not in os.environ:
+    KEPT = tempfile.TemporaryDirectory(prefix="kept-")
+    os.chmod(KEPT.name, 0o755)  # other users' programs are tried, too
+    os.environ["NAMES_KEPT"] = str(Path(KEPT.name) / "transformers")
+    os.environ |= blas_environment()
+    ring_waits.prepare(Path(KEPT.name))
 
 
 @pytest.fixture(scope="session")
@@ -88,12 +96,22 @@ def pytest_addoption(parser):
     )  # fmt: skip
 
 
+def pytest_xdist_auto_num_workers(config):
+    """One process more than cores, as many a test waits. Of groups of ranks two at once, or one if
+    every rank that waits would take a core from those of the other group."""
+    if config.getoption("markexpr") != "ranks":
+        return os.cpu_count() + 1
+    return 2 if ring_waits.library() else 0
+
+
 # Begun first, so that no core is left with one of them alone at the end.
 LONGEST = (
     "scripts/test_bats_files.py", "house/test_lint.py", "engine/test_engine.py",
     "scheduler/test_walk.py", "startup/test_pairs.py",
     "scripts/supervise/test_supervise.py", "lifecycle/test_watchdog.py",
-    "agents/test_claude_code.py", "agents/test_codex.py",
+    "agents/test_claude_code.py", "agents/test_codex.py", "engine/test_conversations.py",
+    "whole/test_faults.py", "whole/test_two_users.py", "models/test_company.py",
+    "models/test_ranks.py", "whole/test_garbled_link.py", "whole/test_several_models.py",
 )  # fmt: skip
 
 

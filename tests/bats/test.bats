@@ -22,9 +22,8 @@ STUB
   run "$TEST"
   [ "$status" -eq 0 ]
   called "-m pip install --disable-pip-version-check -r $CHECKOUT/requirements.txt -r $CHECKOUT/requirements-dev.txt"
-  workers=$(($(getconf _NPROCESSORS_ONLN) + 1))
-  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m not ranks -n $workers --dist loadfile --no-loadscope-reorder"
-  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m ranks"
+  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m not ranks -n auto --dist loadfile --no-loadscope-reorder"
+  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m ranks -n auto --dist loadfile --no-loadscope-reorder"
   : >"$CALLS"
   run "$TEST"
   run called "pip"
@@ -33,7 +32,7 @@ STUB
 
 @test "--all is for both runs" {
   run "$TEST" --all
-  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m ranks --all"
+  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m ranks -n auto --dist loadfile --no-loadscope-reorder --all"
 }
 
 @test "arguments go to pytest; a path replaces the whole folder" {
@@ -48,7 +47,7 @@ STUB
 @test "pytest's verdict is the script's" {
   PYTEST_CODE=1 run "$TEST"
   [ "$status" -eq 1 ]
-  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m ranks"
+  called "$CHECKOUT/tests -m ranks"
   PYTEST_CODE=1 run "$TEST" -k queue
   [ "$status" -eq 1 ]
 }

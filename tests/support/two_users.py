@@ -28,6 +28,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import ring_waits
 from tests.support.launch_helpers import wait_until
 from tests.support.nodes import no_views
 from tests.support.ports import free_port
@@ -112,7 +113,7 @@ class TwoUsers:
             "PidFile none\nUsePAM no\nPrintMotd no\nUseDNS no\nMaxStartups 100\n"
             f"StrictModes no\nAllowUsers {self.users[place]}\n"
             # Where it is a library it has been linked by a path that they may not read.
-            f"SetEnv LD_LIBRARY_PATH={self.base / 'lib'}\n"
+            f"SetEnv LD_LIBRARY_PATH={self.base / 'lib'} LD_PRELOAD={ring_waits.library()}\n"
         )
 
     def _start(self, host: str) -> subprocess.Popen:
