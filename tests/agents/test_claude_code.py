@@ -132,6 +132,7 @@ def test_it_waits_in_a_queue_that_is_longer_than_its_timer_and_for_a_place_in_it
     assert model.refused(429) and len(model.prompts_seen) == 4
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("said", ("", "I mend"))
 def test_it_goes_on_after_the_end_of_a_rank(agent_model, repository, run, said):
     model = agent_model("kimi-k2")

@@ -101,6 +101,7 @@ def test_it_mends_a_bug_with_an_mcp_server_and_goes_on_after_a_screenshot(
     assert all(one.error is None for one in model.closed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["mistral", "glm-4.x"])
 def test_another_family_does_it_too(agent_model, repository, run, titles, family):
     model = agent_model(family)
@@ -110,6 +111,7 @@ def test_another_family_does_it_too(agent_model, repository, run, titles, family
     assert titles
 
 
+@pytest.mark.thorough
 def test_it_waits_in_a_queue_that_is_longer_than_its_timer_and_for_a_place_in_it(
     agent_model, repository, run, tmp_path, keep_waiting
 ):
@@ -124,6 +126,7 @@ def test_it_waits_in_a_queue_that_is_longer_than_its_timer_and_for_a_place_in_it
     assert model.refused(429)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("said", ["", "I mend"])
 def test_it_goes_on_after_the_end_of_a_rank(agent_model, repository, run, said):
     model = agent_model("kimi-k2")

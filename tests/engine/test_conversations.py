@@ -21,7 +21,13 @@ THOUGHT = "so\n</think>\n\n"
 CALL = '<tool_call>\n{"name": "r", "arguments": {"n": %d}}\n</tool_call>'
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
+# No more than states can windows be cut.
+@pytest.fixture(
+    params=[
+        KINDS["cut"], KINDS["states"], pytest.param(KINDS["window"], marks=pytest.mark.thorough),
+    ],
+    ids=KINDS,
+)  # fmt: skip
 def talk(request, tmp_path):
     return Talk(tmp_path, request.param)
 

@@ -19,7 +19,7 @@ def ask(one, prompt):
     return answer["choices"][0]["text"]
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     ("name", "parallel"),
     [

@@ -48,6 +48,7 @@ def right(model, tmp_path_factory):
         off.end()
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("draft", ["itself", "another"])
 def test_two_ranks_say_with_a_draft_model_what_they_say_without(draft, model, right, tmp_path):
     other = tiny_llama(tmp_path / "small", layers=1, hidden=32, context=4096, seed=9)

@@ -10,10 +10,24 @@ import pytest
 from tests.support.paths import ROOT
 
 FILES = sorted((ROOT / "tests" / "bats").glob("*.bats"))
+# What these scripts work out is Python's, and tried there.
+THOROUGH = (
+    "bench", "bench_compare", "bench_link", "install_service", "kept_settings", "logs",
+    "run_hosts_and_keys", "several_models", "sync_model",
+)  # fmt: skip
 LIMIT_S = 600  # against a hang
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+@pytest.mark.sweep(1)
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(
+            file, id=file.stem, marks=[pytest.mark.thorough] if file.stem in THOROUGH else []
+        )
+        for file in FILES
+    ],
+)
 def test_script_behaves(file):
     bats = shutil.which("bats")
     if bats is None:

@@ -126,6 +126,7 @@ def bare(tmp_path_factory):
     return Bare(tmp_path_factory.mktemp("bare"))
 
 
+@pytest.mark.thorough
 def test_without_ps_a_server_is_started_once_seen_and_ended(bare):
     """stop said "nothing is running", deleted the records, and nothing could end it any more."""
     done = bare.run(LIFE)

@@ -26,7 +26,11 @@ def folder(tmp_path_factory):
     return tiny_embedder(tmp_path_factory.mktemp("model") / "tiny")
 
 
-@pytest.fixture(scope="module", params=WAYS, ids=[f"{ranks}-{way}" for ranks, way in WAYS])
+@pytest.fixture(
+    scope="module",
+    params=[WAYS[0], pytest.param(WAYS[1], marks=pytest.mark.thorough)],
+    ids=[f"{ranks}-{way}" for ranks, way in WAYS],
+)
 def ranks(request, folder, tmp_path_factory):
     count, way = request.param
     settings = {"PARALLEL": way, "MAX_BATCH": 2, "QUEUE_MAX": 6, "PREFILL_STEP": 64}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import sweeps
 from tests.support.cluster import Cluster
 from tests.support.tiny_models import tiny_llama
 
@@ -181,6 +180,7 @@ def test_a_model_that_nobody_uses_goes_and_comes_again(several):
     assert ask(one, "a") == right
 
 
+@pytest.mark.thorough
 def test_the_demo_and_two_tiny_ones_in_turns_with_clients_that_leave(
     several, tmp_path, demo_model_dir
 ):
@@ -192,8 +192,7 @@ def test_the_demo_and_two_tiny_ones_in_turns_with_clients_that_leave(
     right = {name: ask(one, name, 12) for name in ("a", "b", "demo", "c")}
     precision = {card["id"]: card["kv_precision"] for card in one.get("/cluster")[1]["models"]}
     assert precision["demo"].startswith("8 bits") and precision["b"].startswith("full: ")
-    # Each turn loads the demo model anew.
-    turns, leavers = (3, ("demo", "b", "demo", "a")) if sweeps.whole else (1, ("b", "demo"))
+    turns, leavers = 2, ("demo", "b", "demo", "a")  # each turn loads the demo model anew
     with ThreadPoolExecutor(8) as pool:
         order = ("a", "demo", "b", "c") * turns
         asked = [(name, pool.submit(ask, one, name, 12)) for name in order]

@@ -47,11 +47,11 @@ def test_a_rank_that_joins_and_falls_silent_is_named(server, mute):
     assert not one.left()
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("deed", ["talks", "leaves"])
 def test_a_stranger_at_a_ring_port_costs_a_start_one_more_try(server, deed):
     """MLX takes whoever calls for a neighbour. The start stood for LOAD_TIMEOUT, and was lost."""
-    one = server(JOIN_TIMEOUT=25)
+    one = server(JOIN_TIMEOUT=12)
     with Stranger(one, deed) as stranger:
         assert one.start() == 0, one.output
     assert stranger.called.is_set()

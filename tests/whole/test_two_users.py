@@ -22,6 +22,7 @@ def macs():
         yield both
 
 
+@pytest.mark.thorough
 def test_users_of_other_names_make_a_cluster_in_a_folder_that_all_macs_have(macs):
     desk = Desk(macs, macs.shared / HARD_NAME)
     desk.make_venv()
@@ -66,6 +67,7 @@ def test_a_folder_that_is_one_user_s_own_is_refused_with_both_ways_out(macs):
     assert (macs.view(1, Path(desk.env["MODEL_DIR"])) / "config.json").exists()
 
 
+@pytest.mark.thorough
 def test_one_command_leads_from_nothing_to_an_answer_and_then_has_nothing_to_do(macs):
     desk = Desk(macs, macs.shared / HARD_NAME)
     desk.make_venv()

@@ -313,6 +313,7 @@ def test_a_copier_writes_its_file_again_with_one_line_changed(demo_model_dir, tm
     assert len(text) > changed + words
 
 
+@pytest.mark.thorough
 def test_one_row_is_measured_on_real_servers(demo_model_dir, tmp_path):
     """Both servers and the bare engine start, play, are stopped and go on, and leave nothing."""
     results = tmp_path / "results.json"
