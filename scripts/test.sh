@@ -13,8 +13,8 @@
 #
 # Makes .venv with requirements.txt and requirements-dev.txt. Some tests also use shellcheck,
 # bats, sshd and coding agents (npm install in tests/agents) where they are installed, and are skipped,
-# with the reason, where they aren't.
-# With CI=true a missing one is a failure.
+# with the reason, where they aren't. With CI=true a missing one is a failure. On a Linux with a C
+# compiler (cc) two groups of ranks run at once (tests/support/ring_waits.py).
 #
 # Exit codes: pytest's, but 3 if a tool or a file is missing.
 set -euo pipefail
