@@ -158,7 +158,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 # Of a test's cases the first, then every n-th, are a sample. The house's own are cheap.
-FIRST_CASES, THEN_EVERY = 4, 6
+FIRST_CASES, THEN_EVERY = 2, 8
 
 
 def _beyond_the_sample(items):

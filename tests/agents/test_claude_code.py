@@ -148,6 +148,7 @@ def numbers(model: AgentModel, n: int, lines: int) -> Step:
     return model.call("Bash", command=f"seq {n}000 {n * 1000 + lines}")
 
 
+@pytest.mark.thorough
 def test_it_goes_on_with_a_summary_when_the_context_is_full(agent_model, repository, run):
     """By what it is told when a prompt is refused; it holds an unknown model's context for a
     million tokens."""

@@ -126,7 +126,7 @@ def test_it_waits_in_a_queue_that_is_longer_than_its_timer_and_for_a_place_in_it
     assert model.refused(429)
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("said", ["", "I mend"])
 def test_it_goes_on_after_the_end_of_a_rank(agent_model, repository, run, said):
     model = agent_model("kimi-k2")
@@ -137,6 +137,7 @@ def test_it_goes_on_after_the_end_of_a_rank(agent_model, repository, run, said):
     assert model.refused(503) >= 2
 
 
+@pytest.mark.thorough
 def test_it_goes_on_with_a_summary_when_the_context_is_full(agent_model, repository, run):
     model = agent_model("qwen3.5")
     first, *others = steps(model, repository)

@@ -37,6 +37,7 @@ def check_the_same(shard) -> None:
         assert any(played.reused for played in seen)
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("name", KINDS)
 def test_shelves_give_the_text_that_one_rectangle_gives(name):
     shard = serve(name)
@@ -44,6 +45,7 @@ def test_shelves_give_the_text_that_one_rectangle_gives(name):
     check_the_same(shard)
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("name, bits, start", QUANTISED)
 def test_shelves_of_fewer_bits_give_the_text_that_rows_apart_give(name, bits, start):
     shard = serve(name, kv_bits=bits, kv_bits_from=start)
@@ -51,6 +53,7 @@ def test_shelves_of_fewer_bits_give_the_text_that_rows_apart_give(name, bits, st
     check_the_same(shard)
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize(
     "name",
     [

@@ -34,6 +34,7 @@ def test_two_models_that_fit_run_beside_each_other(tmp_path):
     House(tmp_path).run(act)
 
 
+@pytest.mark.thorough
 def test_after_many_switches_no_more_memory_is_used_than_after_the_first(tmp_path):
     used = []
 

@@ -130,6 +130,7 @@ def test_a_stopped_child_is_noticed_and_ended(large, monkeypatch):
     assert ask(large, TEXT)
 
 
+@pytest.mark.thorough
 def test_a_working_child_is_not_taken_for_a_stopped_one(large, monkeypatch):
     monkeypatch.setattr(encoder, "SILENCE_S", 4 * encode_child.ALIVE_S)
     ask(large, "hello")

@@ -256,6 +256,7 @@ def test_without_what_draws_them_formulas_stay_as_they_are_written(browser, clus
     assert drawn(browser) == ["$x^2$"]
 
 
+@pytest.mark.thorough
 def test_many_formulas_and_many_marks_do_not_stop_the_page(browser, cluster):
     for text in (
         "$x$ " * 5000,

@@ -57,6 +57,7 @@ def base_of(site: Checkout) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.thorough
 def test_it_goes_with_the_environment_to_hosts_that_have_no_such_python(site, alone):
     made_with(site, alone / "bin" / NAME)
     site.nodes["node-2"].replace(alone / "bin" / NAME, b"#!/bin/sh\necho 3.11.0\n")

@@ -202,6 +202,7 @@ def test_failed_starts_in_a_row_come_to_an_end(server):
     assert not server.left()
 
 
+@pytest.mark.thorough
 def test_one_that_gets_ready_each_time_is_not_given_up(server):
     tweak = """
 import dataclasses

@@ -216,6 +216,7 @@ def test_one_bad_host_does_not_stop_the_others(site):
     assert done.stderr.splitlines()[-1] == "sync_model.sh: failed on node-2, node-3, node-gone"
 
 
+@pytest.mark.thorough
 def test_several_models_arrive_one_after_the_other_if_there_is_room_for_all(site):
     write_model(site.models / "ORG/One-4bit")
     write_model(site.models / "Two")
