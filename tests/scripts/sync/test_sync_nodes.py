@@ -459,5 +459,7 @@ def test_a_folder_for_models_that_cannot_be_written_is_a_sentence(tmp_path, monk
         raise PermissionError(errno.EACCES, "Permission denied", "/models/.token")
 
     monkeypatch.setattr(sync_model, "choose_source", denied)
+    # The lock of the checkout is for all tests that run now.
+    monkeypatch.setattr(sync_model, "ROOT", tmp_path)
     assert sync_model.main([str(tmp_path), "127.0.0.1"]) == 3
     assert capsys.readouterr().err == "sync_model.sh: /models/.token: Permission denied\n"
