@@ -234,6 +234,8 @@ def test_what_rank_0_drafts_by_itself_changes_nothing_and_is_right_where_a_text_
 ):
     """The tiny model soon goes round in circles."""
     monkeypatch.setattr("server.scheduler.speculation.WORTH", 0.0)  # whatever the clock says
+    monkeypatch.setattr("server.scheduler.speculation.FIRST", 1e9)
+    monkeypatch.setattr("server.scheduler.speculation.WON_MOST", 1e9)
 
     def ask_all():
         return [ticket([40 + n] * 20, max_tokens=150) for n in range(rows)]

@@ -12,8 +12,6 @@ import pytest
 from tests.support.cluster import ROOT, Cluster
 from tests.support.tiny_models import tiny_llama
 
-pytestmark = pytest.mark.ranks
-
 WARM_S, SECONDS = 8, 25
 
 
@@ -33,6 +31,7 @@ def cluster(tmp_path_factory):
     one.end()
 
 
+@pytest.mark.ranks
 @pytest.mark.thorough
 def test_a_short_soak_finds_the_server_whole(cluster):
     pids = cluster.pids()
@@ -53,6 +52,7 @@ def test_a_short_soak_finds_the_server_whole(cluster):
     assert cluster.pids() == pids
 
 
+@pytest.mark.ranks
 @pytest.mark.thorough
 def test_a_rank_that_dies_is_found(cluster):
     """Last in this file: it ends the cluster."""

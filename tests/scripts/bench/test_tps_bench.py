@@ -60,6 +60,7 @@ def test_with_drafts_each_run_has_as_many_tokens_in_fewer_steps(tmp_path, monkey
     """The tiny model soon goes round in circles."""
     monkeypatch.setattr("server.scheduler.speculation.WORTH", 0.0)  # whatever the clock says
     monkeypatch.setattr("server.scheduler.speculation.FIRST", 1e9)
+    monkeypatch.setattr("server.scheduler.speculation.WON_MOST", 1e9)
     link = Link(mx.distributed.init())
     shard = load_shard(tiny_llama(tmp_path / "tiny"), "tensor", link, None, lambda stage: None)
     request = Submit(1, [40] * 20, 150, True)
