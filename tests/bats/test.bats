@@ -47,7 +47,7 @@ STUB
 @test "pytest's verdict is the script's" {
   PYTEST_CODE=1 run "$TEST"
   [ "$status" -eq 1 ]
-  called "$CHECKOUT/tests -m ranks"
+  called "-m pytest -c $CHECKOUT/tests/pytest.ini $CHECKOUT/tests -m ranks -n auto --dist loadfile --no-loadscope-reorder"
   PYTEST_CODE=1 run "$TEST" -k queue
   [ "$status" -eq 1 ]
 }

@@ -25,6 +25,7 @@ def serve(folder, model, ranks: int, **settings) -> Cluster:
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.thorough)])
 def test_all_kinds_of_requests_get_with_drafts_what_they_get_without(ranks, tmp_path):
+    # Four ranks on two cores take long for all of them.
     names = list(REQUESTS) if ranks == 2 and sweeps.whole else FEW
     model = tiny_llama(tmp_path / "tiny", context=4096)
     (tmp_path / "eager-0").touch()
@@ -41,7 +42,8 @@ def test_all_kinds_of_requests_get_with_drafts_what_they_get_without(ranks, tmp_
         for name in names:
             assert_same(ask(on, name), alone[name], name)
         drafts = on.get("/cluster")[1]["drafts"]
-        assert drafts["on"] == "of any row" and drafts["right"] > 5, drafts
+        assert drafts["on"] == "of any row", drafts
+        assert drafts["right"] > (5 if names is FEW else 20), drafts
         with ThreadPoolExecutor(len(names)) as pool:
             leavers = [on.open_stream(max_tokens=2000, ignore_eos=True) for _ in range(3)]
             together = {name: pool.submit(ask, on, name) for name in names}

@@ -192,7 +192,7 @@ def test_the_demo_and_two_tiny_ones_in_turns_with_clients_that_leave(
     right = {name: ask(one, name, 12) for name in ("a", "b", "demo", "c")}
     precision = {card["id"]: card["kv_precision"] for card in one.get("/cluster")[1]["models"]}
     assert precision["demo"].startswith("8 bits") and precision["b"].startswith("full: ")
-    turns, leavers = 2, ("demo", "b", "demo", "a")  # each turn loads the demo model anew
+    turns, leavers = 3, ("demo", "b", "demo", "a")  # each turn loads the demo model anew
     with ThreadPoolExecutor(8) as pool:
         order = ("a", "demo", "b", "c") * turns
         asked = [(name, pool.submit(ask, one, name, 12)) for name in order]
