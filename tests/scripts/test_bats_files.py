@@ -22,11 +22,10 @@ LIMIT_S = 600  # against a hang
 @pytest.mark.parametrize(
     "file",
     [
-        pytest.param(
-            file, id=file.stem, marks=[pytest.mark.thorough] if file.stem in THOROUGH else []
-        )
+        pytest.param(file, marks=pytest.mark.thorough if file.stem in THOROUGH else ())
         for file in FILES
     ],
+    ids=lambda path: path.stem,
 )
 def test_script_behaves(file):
     bats = shutil.which("bats")

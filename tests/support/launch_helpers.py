@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
+from tests.support.processes import processes
 
 REPO = ROOT
 LIB = REPO / "scripts" / "lib"
@@ -43,10 +44,8 @@ def command_of(pid: int) -> str:
 
 
 def pids_of(text: str) -> list[int]:
-    """Return the processes that have `text` in their command line, this one's ps apart."""
-    ps = subprocess.run(["ps", "-Aww", "-o", "pid=,stat=,command="], capture_output=True, text=True)
-    lines = [line.split(None, 2) for line in ps.stdout.splitlines()]
-    return [int(x[0]) for x in lines if len(x) == 3 and text in x[2] and not x[1].startswith("Z")]
+    """Return the processes that have `text` in their command line."""
+    return list(processes(text))
 
 
 def cpu_seconds(pid: int) -> float:

@@ -2,9 +2,9 @@
 
 A thread of MLX's ring asks its socket for the next bytes without pause, as long as there are none.
 On a Mac with cores to spare nothing waits for that; here the rank that the bytes come from waits,
-for its turn on that core. A library (ring_waits.c, preloaded into everything that the tests start)
-puts a short sleep where there is nothing yet. Where no C compiler is, tests take several times as
-long.
+for its turn on that core. A library (ring_waits.c, preloaded into everything that the tests start,
+at work in ranks) puts a short sleep where there is nothing yet. Without a C compiler the tests take
+several times as long.
 """
 
 import os

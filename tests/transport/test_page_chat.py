@@ -73,8 +73,7 @@ def f(x: int) -> str:  # a comment
 
 
 def test_what_a_model_writes_stays_harmless(browser, cluster):
-    for number in sample(range(len(XSS)), 3):
-        text = XSS[number]
+    for text in sample(XSS, 3):
         cluster.say({"reasoning": text}, {"content": text}, {"tool_calls": [
             {"index": 0, "id": "1", "function": {"name": text, "arguments": text}}]})  # fmt: skip
         browser.run("document.querySelector('#clear').click()")
