@@ -119,16 +119,18 @@ class Residents:
         number, pieces = self._loading
         try:
             next(pieces)
+            return None
         except StopIteration as done:
             self._here[number] = done.value
             self._loading = None
+            return None
         except NotLoaded as error:
             self._loading = None
             reason = str(error)
-            del error, pieces  # with what was loaded of it
-            _give_back()
-            return number, reason
-        return None
+        # Not within the handler: there the exception, and all that it came through, is still held.
+        del pieces
+        _give_back()
+        return number, reason
 
     def unload(self, number: int) -> None:
         """Lets go of a model that has no work, and of all that is kept for it."""

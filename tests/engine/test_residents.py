@@ -1,9 +1,10 @@
 """Models that a rank holds: what goes is gone, with its memory, before the next one comes."""
 
+import gc
 import weakref
 
 from server.loop import turn
-from server.residents import Resident, Residents
+from server.residents import NotLoaded, Resident, Residents
 from server.scheduler.spectator import Spectator
 from server.wire.mailbox import Header
 from server.wire.messages import Load, Message, Unload
@@ -63,6 +64,32 @@ def test_a_model_is_gone_before_the_one_that_it_makes_room_for_is_begun():
         turn(residents, post, Spectator(), lambda stage: None)
     assert seen == [(1, True)]
     assert residents[1].engine.steered
+
+
+def test_a_model_that_cannot_be_loaded_leaves_nothing():
+    """It hung on the exception that was still being handled while cycles were collected."""
+    gone = []
+
+    def load(number: int):
+        here = a_resident()
+        here.engine.itself = here.engine  # models are full of cycles
+        gone.append(weakref.ref(here.engine))
+        yield
+        try:
+            raise ValueError("what was met")
+        except ValueError as error:
+            raise NotLoaded("no sense in it") from error
+
+    residents = Residents(a_resident(), load)
+    residents.load(1)
+    gc.collect()
+    gc.disable()  # whatever it does by itself would come too late
+    try:
+        assert residents.advance() is None
+        assert residents.advance() == (1, "no sense in it")
+        assert gone[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_an_engine_knows_whether_others_had_turns_since_its_last():
