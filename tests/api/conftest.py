@@ -1,11 +1,16 @@
 """A front end whose model is a stub, and the openai client for it."""
 
 import contextlib
+import functools
+import ssl
 
 import openai
 import pytest
 
 from tests.support.api_service import Service
+
+# A client of an SDK reads the certificates of all authorities when it is made, to ask loopback.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ forced calls and structured output are as real as with a model, and as quick as 
 """
 
 import contextlib
+import functools
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -94,6 +95,14 @@ def _score(token: int, alternatives: int | None) -> Score:
     return Score(token, -0.5, top)
 
 
+@functools.cache
+def _tokenizer(model_dir: Path) -> Any:
+    """Read once by a process: it takes longer than what most tests ask of it."""
+    from mlx_lm.tokenizer_utils import load
+
+    return load(model_dir)
+
+
 class FrontEnd:
     """App, server and engine, wired as rank 0 wires them, ready to be asked."""
 
@@ -108,12 +117,10 @@ class FrontEnd:
         **env: str,
     ) -> None:
         """loading: until load() it says that it is."""
-        from mlx_lm.tokenizer_utils import load
-
         from server.text.prompts import TokenizerPrompts
 
         settings = read_settings({"MODEL_DIR": str(model_dir), "MODEL_ID": MODEL} | env)
-        tokenizer = load(model_dir)
+        tokenizer = _tokenizer(model_dir)
         vocab = len(tokenizer.get_vocab())
         status = self.status = Status(MODEL, "run-1", record=record)
         self.line = Line(settings.max_batch, settings.queue_max, lambda: status.load.slot_free_s)
