@@ -23,7 +23,7 @@ from server.protocol.failures import is_shared
 from server.protocol.fingerprint import fingerprint, fingerprint_files
 from server.protocol.model_list import ServedModel
 from server.protocol.settings import Settings, bits_of
-from server.residents import FIRST, NotLoaded
+from server.residents import FIRST, NotLoaded, give_back
 from server.sampling.choosers import Chooser
 from server.scheduler.embeddings import IN_FLIGHT
 from server.scheduler.kv_budget import KvBudget, RankMemory
@@ -117,6 +117,7 @@ class Maker:
         self._check_link(shard)
         draft = at_once(self._beside.load(FIRST, shard, AllAtOnce(), tell))
         tell("measuring the KV cache")
+        give_back()  # what was given up on the way would count as used for as long as this runs
         ranks = self._measure(shard, draft)
         need = need_of(shard, ranks)
         spent = 0.0 if settings.kv_budget_gb else SPARE_SHARE

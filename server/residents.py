@@ -129,7 +129,7 @@ class Residents:
             reason = str(error)
         # Not within the handler: there the exception, and all that it came through, is still held.
         del pieces
-        _give_back()
+        give_back()
         return number, reason
 
     def unload(self, number: int) -> None:
@@ -141,10 +141,11 @@ class Residents:
             resident.disk.close()
         del resident
         self._let_go(number)
-        _give_back()
+        give_back()
 
 
-def _give_back() -> None:
-    """Models are full of cycles; and what MLX keeps for reuse is of sizes that the next has not."""
+def give_back() -> None:
+    """Frees what nobody uses. Models are full of cycles; and what MLX keeps for reuse is of sizes
+    that the next has not."""
     gc.collect()
     mx.clear_cache()

@@ -1,19 +1,23 @@
 """Which draft models are taken: rank 0's folder alone counts, and all ranks hear of it alike."""
 
+import gc
 import json
 import logging
 import shutil
 
+import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_tokenizer
 
 from scripts.lib.model.check_model import check
+from server import ready
 from server.protocol.settings import SettingError, read_settings
 from server.startup import draft_model
 from server.startup.draft_model import ROOM_SHARE, load_draft, room_for
 from server.startup.loading import Unloadable
 from server.startup.piece_pace import at_once
 from server.startup.vocabulary import difference, read_vocabulary
+from tests.support.house import House
 from tests.support.linked import on_links
 from tests.support.tiny_models import VOCAB, tiny_llama
 
@@ -144,3 +148,28 @@ def test_the_check_before_a_launch_refuses_what_rank_0_would(folder, renamed, tm
     assert "no such folder" in reason
     (renamed / "config.json").unlink()
     assert not check(folder, 1, draft=renamed).ok
+
+
+def test_one_that_cannot_be_computed_takes_no_memory_from_the_caches(tmp_path, monkeypatch):
+    """Nobody has it, but its weights counted as used when the room for caches was measured."""
+    used, room = [], ready.kv_memory
+
+    def looking(*of):
+        used.append(mx.get_active_memory())
+        return room(*of)
+
+    def fail(model):
+        raise RuntimeError("no kernel for that")
+
+    monkeypatch.setattr(ready, "kv_memory", looking)
+    monkeypatch.setattr(draft_model, "measure_draft", fail)
+    gc.collect()
+    gc.disable()  # whatever it does by itself might come too late
+    try:
+        folder = House(tmp_path / "without").folders["b"]
+        for draft in ({}, {"DRAFT_MODEL_DIR": str(folder)}):
+            House(tmp_path / str(len(draft)), **draft).run(lambda house: None)
+    finally:
+        gc.enable()
+    without, with_one = used
+    assert with_one < without + 2**16
