@@ -128,7 +128,6 @@ class Residents:
             self._loading = None
             reason = str(error)
         # Not within the handler: there the exception, and all that it came through, is still held.
-        del pieces
         give_back()
         return number, reason
 

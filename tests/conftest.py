@@ -76,6 +76,15 @@ def cluster(tmp_path):
         one.end()
 
 
+@pytest.fixture
+def uncollected():
+    """Python looks for no cycles by itself: it may, or not, before a test sees what is left."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.fixture(scope="session")
 def _all_nodes(tmp_path_factory):
     with running_nodes(tmp_path_factory.mktemp("nodes") / "n", NODE_NAMES) as nodes:

@@ -21,6 +21,7 @@ from server.scheduler.step_costs import StepCosts
 from server.startup.loading import load_shard
 from server.wire.link import Link
 from tests.support.desk import Desk, choices, ticket
+from tests.support.drafting import draft_whatever_it_costs
 from tests.support.tiny_models import VOCAB, tiny_llama
 
 TOKEN_BYTES = 2 * 2 * 64 * 4  # of two layers, keys and values of 64 numbers of 32 bits
@@ -66,9 +67,7 @@ def asking(model: DraftModel, tokens=16) -> ModelDrafts:
 
 @pytest.fixture
 def eager(monkeypatch):
-    monkeypatch.setattr("server.scheduler.speculation.WORTH", 0.0)
-    monkeypatch.setattr("server.scheduler.speculation.FIRST", 1e9)  # nor does any draft
-    monkeypatch.setattr("server.scheduler.speculation.WON_MOST", 1e9)
+    draft_whatever_it_costs(monkeypatch)
     monkeypatch.setattr("server.scheduler.model_drafts.WEIGHT", 0.0)  # it costs nothing
     monkeypatch.setattr("server.scheduler.guesses.Guess.expect", lambda guess, most: ([], []))
 

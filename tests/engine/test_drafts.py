@@ -14,7 +14,7 @@ from server.startup.loading import load_shard
 from server.wire.link import Link
 from tests.models.served import keeping, serve
 from tests.support.desk import Desk, choices, ids_of, shapes_of, ticket
-from tests.support.drafting import Knows
+from tests.support.drafting import Knows, draft_whatever_it_costs
 from tests.support.tiny_models import VOCAB, tiny_llama
 from tests.support.walk_parts import Multiples
 
@@ -233,9 +233,7 @@ def test_what_rank_0_drafts_by_itself_changes_nothing_and_is_right_where_a_text_
     shard, rows, monkeypatch
 ):
     """The tiny model soon goes round in circles."""
-    monkeypatch.setattr("server.scheduler.speculation.WORTH", 0.0)  # whatever the clock says
-    monkeypatch.setattr("server.scheduler.speculation.FIRST", 1e9)
-    monkeypatch.setattr("server.scheduler.speculation.WON_MOST", 1e9)
+    draft_whatever_it_costs(monkeypatch)
 
     def ask_all():
         return [ticket([40 + n] * 20, max_tokens=150) for n in range(rows)]

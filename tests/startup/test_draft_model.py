@@ -1,6 +1,5 @@
 """Which draft models are taken: rank 0's folder alone counts, and all ranks hear of it alike."""
 
-import gc
 import json
 import logging
 import shutil
@@ -150,7 +149,9 @@ def test_the_check_before_a_launch_refuses_what_rank_0_would(folder, renamed, tm
     assert not check(folder, 1, draft=renamed).ok
 
 
-def test_one_that_cannot_be_computed_takes_no_memory_from_the_caches(tmp_path, monkeypatch):
+def test_one_that_cannot_be_computed_takes_no_memory_from_the_caches(
+    folder, tmp_path, monkeypatch, uncollected
+):
     """Nobody has it, but its weights counted as used when the room for caches was measured."""
     used, room = [], ready.kv_memory
 
@@ -163,13 +164,7 @@ def test_one_that_cannot_be_computed_takes_no_memory_from_the_caches(tmp_path, m
 
     monkeypatch.setattr(ready, "kv_memory", looking)
     monkeypatch.setattr(draft_model, "measure_draft", fail)
-    gc.collect()
-    gc.disable()  # whatever it does by itself might come too late
-    try:
-        folder = House(tmp_path / "without").folders["b"]
-        for draft in ({}, {"DRAFT_MODEL_DIR": str(folder)}):
-            House(tmp_path / str(len(draft)), **draft).run(lambda house: None)
-    finally:
-        gc.enable()
+    for draft in ({}, {"DRAFT_MODEL_DIR": str(folder)}):
+        House(tmp_path / str(len(draft)), **draft).run(lambda house: None)
     without, with_one = used
     assert with_one < without + 2**16

@@ -11,7 +11,8 @@ from server.wire.link import Link
 
 @pytest.fixture
 def measure(monkeypatch):
-    """measure(seconds of a pass by its tokens, what is borne) -> (curve, tokens of each pass)."""
+    """measure(seconds of a pass by its tokens, what is borne) -> (pieces, which return the curve;
+    tokens of each pass)."""
 
     def measure(takes, *bearable):
         passes = []
@@ -22,13 +23,14 @@ def measure(monkeypatch):
 
         monkeypatch.setattr(step_curve, "_time", time_one)
         link = Link(mx.distributed.init())
-        return at_once(measure_curve(None, link, lambda stage: None, *bearable)), passes
+        return measure_curve(None, link, lambda stage: None, *bearable), passes
 
     return measure
 
 
 def test_every_size_is_measured_while_passes_are_short(measure):
-    curve, passes = measure(lambda tokens: tokens / 1024)
+    pieces, passes = measure(lambda tokens: tokens / 1024)
+    curve = at_once(pieces)
     assert [tokens for tokens, _ in curve] == list(SIZES)
     assert [seconds for _, seconds in curve] == pytest.approx([n / 1024 for n in SIZES], rel=2e-3)
     assert len(passes) == len(SIZES) * (1 + REPEATS)
@@ -36,19 +38,18 @@ def test_every_size_is_measured_while_passes_are_short(measure):
 
 @pytest.mark.parametrize(("borne_s", "largest"), [(0.0, 2), (0.1, 4), (0.3, 16)])
 def test_no_larger_pass_than_twice_one_that_was_too_long_for_who_waits(measure, borne_s, largest):
-    curve, passes = measure(lambda tokens: tokens / 32, lambda: borne_s)
+    pieces, passes = measure(lambda tokens: tokens / 32, lambda: borne_s)
+    curve = at_once(pieces)
     assert curve[-1][0] == max(passes) == largest
 
 
 def test_a_pass_is_as_long_as_the_shortest_and_no_shorter_than_a_smaller_one(measure):
     takes = {1: [0.9, 0.25, 0.3, 0.4], 2: [0.125] * 4}
-    curve, _ = measure(lambda tokens: takes[tokens].pop(0), lambda: 0.0)
-    assert curve == [(1, 0.25), (2, 0.25)]
+    pieces, _ = measure(lambda tokens: takes[tokens].pop(0), lambda: 0.0)
+    assert at_once(pieces) == [(1, 0.25), (2, 0.25)]
 
 
-def test_it_gives_way_after_every_pass(monkeypatch):
-    passes = []
-    monkeypatch.setattr(step_curve, "_time", lambda model, link, n: passes.append(n) or 0.001)
-    pieces = measure_curve(None, Link(mx.distributed.init()), lambda stage: None)
+def test_it_gives_way_after_every_pass(measure):
+    pieces, passes = measure(lambda tokens: 0.001)
     for done, _ in enumerate(pieces, 1):
         assert len(passes) == done

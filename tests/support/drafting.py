@@ -3,11 +3,20 @@
 import random
 from collections.abc import Callable, Sequence
 
+import pytest
+
 from server.protocol.events import Token
 from server.sampling.choosers import Wanting
 from server.sampling.row_state import Row
 from server.scheduler.guesses import Guess
 from server.scheduler.speculation import Speculation
+
+
+def draft_whatever_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0's drafts are made whatever the clock says."""
+    speculation = "server.scheduler.speculation"
+    for name, value in {"WORTH": 0.0, "FIRST": 1e9, "WON_MOST": 1e9}.items():
+        monkeypatch.setattr(f"{speculation}.{name}", value)
 
 
 class ByChance(Speculation):

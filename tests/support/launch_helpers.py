@@ -43,11 +43,6 @@ def command_of(pid: int) -> str:
     return "" if found.startswith("Z") else found
 
 
-def pids_of(text: str) -> list[int]:
-    """Return the processes that have `text` in their command line."""
-    return list(processes(text))
-
-
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time that a running process has used."""
     stat = Path(f"/proc/{pid}/stat")
@@ -140,7 +135,7 @@ class StubRanks:
 
     def left(self) -> list[int]:
         """Return the processes of this run that are still there."""
-        return pids_of(self.run_id)
+        return list(processes(self.run_id))
 
     def wait_for_none(self) -> None:
         wait_until(lambda: not self.left(), "every process of the run to end")

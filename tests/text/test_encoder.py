@@ -131,10 +131,9 @@ def test_a_stopped_child_is_noticed_and_ended(large, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_a_working_child_is_not_taken_for_a_stopped_one(large, monkeypatch, tmp_path):
-    _child_with(monkeypatch, tmp_path, ALIVE_S=0.02)
+def test_a_working_child_is_not_taken_for_a_stopped_one(large, monkeypatch):
     ask(large, "hello")  # while it starts it says nothing
-    monkeypatch.setattr(encoder, "SILENCE_S", 2.0)
+    monkeypatch.setattr(encoder, "SILENCE_S", 4 * encode_child.ALIVE_S)
     assert len(ask(large, "a" * 2**22)) > 0
 
 

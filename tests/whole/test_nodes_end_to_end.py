@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch_helpers import pids_of, wait_until
+from tests.support.launch_helpers import wait_until
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
+from tests.support.processes import processes
 from tests.support.tiny_models import tiny_llama
 
 pytestmark = pytest.mark.ranks
@@ -89,6 +90,6 @@ def test_nodes_get_everything_answer_together_and_stop(tmp_path, nodes):
         assert not (site.root / "run" / str(site.port) / "rank-1.pid").exists()
         site.run("stop_openai_cluster_server.sh")
         assert not (own / "rank-1.pid").exists()
-        wait_until(lambda: not pids_of(f"{site.root}/server"), "every rank to be gone")
+        wait_until(lambda: not processes(f"{site.root}/server"), "every rank to be gone")
     # The same model, however many ranks it is split over.
     assert answers[0] == answers[1] != ""

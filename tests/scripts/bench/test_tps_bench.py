@@ -16,6 +16,7 @@ from server.scheduler.step_costs import StepCosts
 from server.startup.loading import load_shard
 from server.wire.link import Link
 from server.wire.messages import Submit
+from tests.support.drafting import draft_whatever_it_costs
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.tiny_models import tiny_llama
@@ -58,9 +59,7 @@ def test_two_ranks_are_measured_and_all_figures_fit_together(tmp_path):
 
 def test_with_drafts_each_run_has_as_many_tokens_in_fewer_steps(tmp_path, monkeypatch):
     """The tiny model soon goes round in circles."""
-    monkeypatch.setattr("server.scheduler.speculation.WORTH", 0.0)  # whatever the clock says
-    monkeypatch.setattr("server.scheduler.speculation.FIRST", 1e9)
-    monkeypatch.setattr("server.scheduler.speculation.WON_MOST", 1e9)
+    draft_whatever_it_costs(monkeypatch)
     link = Link(mx.distributed.init())
     shard = load_shard(tiny_llama(tmp_path / "tiny"), "tensor", link, None, lambda stage: None)
     request = Submit(1, [40] * 20, 150, True)

@@ -20,9 +20,10 @@ from scripts.lib.setup.look_hosts import sudo_lines
 from scripts.lib.setup.state import StateError, read_state
 from scripts.lib.setup.steps import NAMES, as_root
 from tests.scripts.sync.test_sync_nodes import make_environment
-from tests.support.launch_helpers import PATIENCE_S, pids_of, wait_until
+from tests.support.launch_helpers import PATIENCE_S, wait_until
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
+from tests.support.processes import processes
 from tests.support.wiring import mesh
 
 GENERATED = shutil.ignore_patterns("__pycache__", ".*")
@@ -490,7 +491,7 @@ def test_ctrl_c_is_one_line_and_ends_what_was_running(place):
     line = "setup_cluster.sh: interrupted at verify; to go on: scripts/setup_cluster.sh --yes"
     assert said == f"^C{line} --skip answer\n"
     assert code == 130
-    assert pids_of(str(place.root / "scripts/verify_cluster.sh")) == []
+    assert not processes(str(place.root / "scripts/verify_cluster.sh"))
     (place.state / "slow").unlink()
     place.run("--yes")
     assert place.called()[-1].startswith("run_openai_cluster_server.sh")
